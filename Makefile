@@ -1,0 +1,29 @@
+# make demo: a first trained, evaluated, exported and used network. make test: lint and all tests.
+# Both make .venv and install what they need; PYTHON names another interpreter.
+
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: demo test lint format clean
+
+demo: .venv/demo.stamp
+	$(BIN)/python -m resnet_tf.demo --flagfile=flags/demo.cfg --out=runs/demo
+
+test: .venv/dev.stamp lint
+	$(BIN)/python -m pytest
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/%.stamp: setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	touch $@
+
+clean:
+	rm -rf .venv runs build *.egg-info

@@ -1,0 +1,110 @@
+"""What every command shares: flags in groups, errors of one line, and one JSON line last on stdout.
+
+Exit codes: 0 done; 1 bad input (a file, a folder, a combination of flags); 2 a flag that does not
+exist or cannot hold its value; 130 interrupted.
+"""
+
+import errno
+import json
+import logging
+import os
+import sys
+import tempfile
+import textwrap
+
+from absl import flags
+
+from resnet_tf import config
+from resnet_tf.errors import InputError
+
+# Errors of the machine, not of the program, that a person can mend: disk full, quota, file limit, read-only, no access.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+
+
+def launch(description, config_type, run, argv=None, positional=""):
+    """Parse flags, call the command, print its result.
+
+    Args:
+        description: what the command does, shown by --help.
+        config_type: a dataclass of sections; see `config`.
+        run: function(configuration, arguments) that returns the result, a dict for the JSON line.
+        argv: the command line without the program; None for the process's own.
+        positional: how --help names the arguments that are no flags; "" where there are none.
+
+    Returns:
+        The exit code.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    values = flags.FlagValues()
+    config.define_flags(config_type, values)
+    if {"--help", "-help", "-h", "--helpfull"} & set(arguments):
+        print(_help(description, config_type, values, positional))
+        return 0
+    try:
+        rest = values(["resnet_tf", *arguments])[1:]
+        if rest and not positional:
+            raise flags.UnrecognizedFlagError(rest[0], message=f"unexpected argument '{rest[0]}': flags begin with --")
+        settings = config.read_flags(config_type, values)
+    except flags.Error as error:
+        return _fail(error, 2)
+    except InputError as error:
+        return _fail(error, 1)
+    _import_tensorflow()
+    try:
+        result = run(settings, rest)
+    except InputError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        return _fail(f"{error.filename or 'writing'}: {error.strerror}", 1)
+    print(json.dumps(result), flush=True)
+    return 0
+
+
+def _import_tensorflow():
+    """Import TensorFlow and look for GPUs without its notes to stderr, which no setting turns off."""
+    with tempfile.TemporaryFile() as notes:
+        stderr = os.dup(2)
+        sys.stderr.flush()
+        os.dup2(notes.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices("GPU")
+        except BaseException:
+            notes.seek(0)
+            os.write(stderr, notes.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def _fail(error, code):
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    return code
+
+
+def _help(description, config_type, values, positional):
+    lines = [
+        f"{description}\n",
+        f"usage: python -m resnet_tf.COMMAND [--flagfile=FILE] [--flag=value ...] {positional}",
+    ]
+    for section in config.section_types(config_type).values():
+        group = section.__doc__.strip().rstrip(".")
+        lines.append(f"\n{group}:")
+        for flag in values.get_key_flags_for_module(group) or values.flags_by_module_dict()[group]:
+            default = flag.default_as_str or "''"
+            choices = getattr(flag.parser, "enum_values", None)
+            allowed = f" One of {', '.join(choice or repr('') for choice in choices)}." if choices else ""
+            text = f"{flag.help}{allowed} (default: {default.strip(chr(39)) or 'unset'})"
+            lines.append(f"  --{flag.name}")
+            lines.extend(textwrap.wrap(text, 100, initial_indent=" " * 6, subsequent_indent=" " * 6))
+    return "\n".join(lines)

@@ -1,0 +1,330 @@
+"""What a run is: frozen dataclasses, and the flags that fill them.
+
+Every field is one flag of the same name. A section (a dataclass) is a group of `--help`. A recipe is
+a file of flags, `--flagfile=flags/NAME.cfg`; flags that come later win.
+"""
+
+import dataclasses
+import typing
+
+from absl import flags
+
+from resnet_tf.errors import InputError
+
+# Precision names and the Keras policies behind them: variables and logits stay float32 in all three.
+PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+
+
+def setting(default, help, *, choices=None, low=None, high=None, changes_result=True):
+    """Declare a field that is a flag.
+
+    Args:
+        default: its value where no flag is given; None where the flag must be given.
+        help: one sentence, with unit and source.
+        choices: the strings it may be.
+        low: the smallest allowed number.
+        high: the largest allowed number.
+        changes_result: whether a run may not be resumed with another value.
+    """
+    metadata = {"help": help, "choices": choices, "low": low, "high": high, "changes_result": changes_result}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Model."""
+
+    model: str = setting("cifar_resnet20_v1", "Name of the network: cifar_resnetN_v1 or cifar_plainN, N = 6n+2.")
+    shortcut: str = setting(
+        "",
+        "Shortcuts where shapes change: A pads with zeros, B projects, C projects everywhere. Unset: the row's own.",
+        choices=("", "A", "B", "C"),
+    )
+    sync_bn: bool = setting(False, "Batch normalisation over the global batch, not each replica's part of it.")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Data."""
+
+    dataset: str = setting(
+        "cifar10", "Source of images.", choices=("cifar10", "cifar100", "digits", "folder", "synthetic")
+    )
+    data_dir: str = setting("", "Folder or archive of the images.", changes_result=False)
+    image_size: int = setting(32, "Height and width of the images in pixels; others are resized and cropped.", low=8)
+    validation_examples: int = setting(
+        0, "Hold that many training examples out and evaluate on them, not on the test split.", low=0
+    )
+    normalization: str = setting(
+        "channel",
+        "channel: mean and standard deviation of each channel; pixel: the mean image (He 2015).",
+        choices=("channel", "pixel"),
+    )
+    pad: int = setting(4, "Pad training images by that many pixels on each side, then crop at random.", low=0)
+    mirror: bool = setting(True, "Mirror training images with probability 0.5.")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimization."""
+
+    train_steps: int = setting(0, "Length of the training in steps.", low=0)
+    train_epochs: float = setting(0.0, "Length of the training in epochs, where --train_steps is 0.", low=0.0)
+    batch_size: int = setting(128, "Global batch: examples of one step over all replicas.", low=1)
+    momentum: float = setting(0.9, "Momentum of SGD.", low=0.0, high=1.0)
+    nesterov: bool = setting(False, "Nesterov's form of the momentum.")
+    lr: float = setting(0.1, "Learning rate.", low=0.0)
+    lr_steps: tuple[int, ...] = setting((), "Steps after which the rate is multiplied by --lr_factor.")
+    lr_epochs: tuple[float, ...] = setting((), "The same in epochs.")
+    lr_factor: float = setting(0.1, "Factor of the rate at each of --lr_steps or --lr_epochs.", low=0.0)
+    warmup_lr: float = setting(
+        0.0, "Rate until the training error has fallen below --warmup_until_error (ResNet-110: 0.01).", low=0.0
+    )
+    warmup_until_error: float = setting(
+        0.0, "Top-1 error, a running mean over some 50 steps, that ends the warm-up (0.8).", low=0.0, high=1.0
+    )
+    weight_decay: float = setting(1e-4, "L2 penalty, added to the gradient: lambda of lambda/2 |w|^2.", low=0.0)
+    decay: str = setting(
+        "kernels",
+        "What decays: kernels (of convolutions and dense layers), all (also biases, gamma, beta), none.",
+        choices=("kernels", "all", "none"),
+    )
+    seed: int = setting(0, "Seed of initial weights, order of examples and augmentation.", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceConfig:
+    """Devices."""
+
+    precision: str = setting("float32", "Precision of activations; weights stay float32.", choices=tuple(PRECISIONS))
+    replicas: int = setting(0, "Replicas: GPUs, or parts of the CPU where there is none. 0: every GPU, or one.", low=0)
+    steps_per_call: int = setting(
+        0, "Steps of one call into the compiled program. 0: 100 on a GPU, 10 on a CPU.", low=0, changes_result=False
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordConfig:
+    """Record."""
+
+    out: str = setting("", "Folder of the run. Unset: runs/ and a name made of the flags.", changes_result=False)
+    log_every: int = setting(100, "Steps between rows of metrics.csv.", low=1, changes_result=False)
+    eval_every: int = setting(0, "Steps between evaluations. 0: at the end only.", low=0, changes_result=False)
+    checkpoint_every: int = setting(2000, "Steps between checkpoints; one is written at the end too.", low=1)
+    results: str = setting("", "CSV file to append a row with the result to.", changes_result=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """All of a training run: the sections above."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    device: DeviceConfig = DeviceConfig()
+    record: RecordConfig = RecordConfig()
+
+    def __post_init__(self):
+        """Refuse combinations that make no sense, before anything is read."""
+        optimizer = self.optimizer
+        if bool(optimizer.train_steps) == bool(optimizer.train_epochs):
+            raise InputError(
+                f"--train_steps={optimizer.train_steps} and --train_epochs={optimizer.train_epochs:g}: "
+                "set one of them and the other to 0"
+            )
+        if optimizer.lr_steps and optimizer.lr_epochs:
+            raise InputError("--lr_steps and --lr_epochs are both set: empty one of them")
+        for name in ("lr_steps", "lr_epochs"):
+            values = getattr(optimizer, name)
+            if list(values) != sorted(set(values)) or any(value <= 0 for value in values):
+                raise InputError(f"--{name}={','.join(map(str, values))}: not positive and rising")
+        if bool(optimizer.warmup_lr) != bool(optimizer.warmup_until_error):
+            raise InputError("--warmup_lr and --warmup_until_error go together: one of them is 0")
+        if optimizer.nesterov and not optimizer.momentum:
+            raise InputError("--nesterov needs --momentum above 0")
+        if optimizer.weight_decay and optimizer.decay == "none":
+            raise InputError(f"--decay=none leaves --weight_decay={optimizer.weight_decay:g} unused: set it to 0")
+        replicas = max(1, self.device.replicas)
+        if optimizer.batch_size % replicas:
+            raise InputError(f"--batch_size={optimizer.batch_size} does not divide by --replicas={replicas}")
+        if self.data.dataset in ("digits", "synthetic") and self.data.data_dir:
+            raise InputError(f"--data_dir={self.data.data_dir} is not used by --dataset={self.data.dataset}")
+        if self.data.dataset not in ("digits", "synthetic") and not self.data.data_dir:
+            raise InputError(f"--dataset={self.data.dataset} needs --data_dir: the folder or archive of the images")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSection:
+    """Evaluation."""
+
+    run: str = setting("", "Folder of the run.")
+    split: str = setting("test", "Split of its data.", choices=("test", "validation", "train"))
+    data_dir: str = setting("", "Where the data are now, if not where they were in training.")
+    batch_size: int = setting(500, "Images at a time, over all replicas.", low=1)
+    replicas: int = setting(0, "Replicas, as in training.", low=0)
+    results: str = setting("", "CSV file to append a row with the result to.")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """The evaluate command."""
+
+    evaluation: EvaluationSection = EvaluationSection()
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportSection:
+    """Export."""
+
+    run: str = setting("", "Folder of the run.")
+    out: str = setting("", "Folder of the SavedModel, which must not exist yet.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """The export command."""
+
+    export: ExportSection = ExportSection()
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictionSection:
+    """Prediction."""
+
+    model: str = setting("", "Folder of an exported model.")
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictConfig:
+    """The predict command."""
+
+    prediction: PredictionSection = PredictionSection()
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkSection:
+    """Benchmark."""
+
+    peers: tuple[str, ...] = setting(
+        ("keras_fit",), "Peers to measure in the same run: keras_fit, keras_fit_our_layers."
+    )
+    batch_size: int = setting(128, "Examples of a step over all replicas.", low=1)
+    image_size: int = setting(32, "Height and width of the images in pixels.", low=8)
+    steps: int = setting(10, "Steps of one measurement.", low=1)
+    repeats: int = setting(5, "Measurements of each system in turn; the median is reported.", low=1)
+    results: str = setting("", "CSV file to append a row for each system to.")
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig:
+    """The benchmark command."""
+
+    model: ModelConfig = ModelConfig()
+    device: DeviceConfig = DeviceConfig()
+    benchmark: BenchmarkSection = BenchmarkSection()
+
+
+def section_types(config_type):
+    """The sections of a configuration: {attribute: dataclass}."""
+    return typing.get_type_hints(config_type)
+
+
+def settings_of(config):
+    """Flatten a configuration of sections into {flag name: value}, in the order of declaration."""
+    return {
+        field.name: getattr(section, field.name)
+        for section in (getattr(config, name) for name in section_types(type(config)))
+        for field in dataclasses.fields(section)
+    }
+
+
+def fields_of(config_type):
+    """The fields of all sections: {flag name: dataclasses.Field}."""
+    sections = section_types(config_type).values()
+    return {field.name: field for section in sections for field in dataclasses.fields(section)}
+
+
+def from_settings(config_type, values, origin):
+    """Build a configuration from {flag name: value}, as a manifest holds it.
+
+    Args:
+        config_type: a dataclass of sections, such as `TrainConfig`.
+        values: the settings; those that are missing take their defaults.
+        origin: what to name in an error: a file or "the flags".
+
+    Raises:
+        InputError: a setting that does not exist.
+    """
+    unknown = set(values) - set(fields_of(config_type))
+    if unknown:
+        raise InputError(f"{origin}: unknown setting {', '.join(sorted(unknown))}")
+    sections = {}
+    for name, section in section_types(config_type).items():
+        hints = typing.get_type_hints(section)
+        chosen = {key: values[key] for key in hints if key in values}
+        for key, value in chosen.items():
+            if typing.get_origin(hints[key]) is tuple:
+                chosen[key] = tuple(value)
+        sections[name] = section(**chosen)
+    return config_type(**sections)
+
+
+def define_flags(config_type, flag_values):
+    """Define one flag for every field of every section of `config_type`."""
+    for section in section_types(config_type).values():
+        group = section.__doc__.strip().rstrip(".")
+        hints = typing.get_type_hints(section)
+        for field in dataclasses.fields(section):
+            _define_flag(field, hints[field.name], group, flag_values)
+
+
+def _define_flag(field, hint, group, flag_values):
+    limits = {"lower_bound": field.metadata["low"], "upper_bound": field.metadata["high"]}
+    common = {
+        "name": field.name,
+        "default": field.default,
+        "help": field.metadata["help"],
+        "flag_values": flag_values,
+        "module_name": group,
+    }
+    if hint is bool:
+        flags.DEFINE_boolean(**common)
+    elif hint is int:
+        flags.DEFINE_integer(**common, **limits)
+    elif hint is float:
+        flags.DEFINE_float(**common, **limits)
+    elif hint is str and field.metadata["choices"]:
+        flags.DEFINE_enum(enum_values=list(field.metadata["choices"]), **common)
+    elif hint is str:
+        flags.DEFINE_string(**common)
+    else:  # tuple[int, ...], tuple[float, ...] or tuple[str, ...]
+        flags.DEFINE(_ListParser(typing.get_args(hint)[0]), serializer=flags.CsvListSerializer(","), **common)
+
+
+class _ListParser(flags.ArgumentParser):
+    """Parses values separated by commas, such as 32000,48000, into a tuple."""
+
+    def __init__(self, value_type):
+        self.value_type = value_type
+        self.syntactic_help = f"{value_type.__name__} values separated by commas"
+
+    def parse(self, argument):
+        if not isinstance(argument, str):
+            return tuple(argument)
+        try:
+            return tuple(self.value_type(part.strip()) for part in argument.split(",") if part.strip())
+        except ValueError:
+            raise ValueError(f"not {self.syntactic_help}") from None
+
+    def flag_type(self):
+        return f"{self.value_type.__name__} list"
+
+
+def read_flags(config_type, flag_values):
+    """The configuration that parsed flags describe.
+
+    Raises:
+        InputError: a combination that makes no sense.
+    """
+    values = {name: getattr(flag_values, name) for name in fields_of(config_type)}
+    return from_settings(config_type, values, "the flags")

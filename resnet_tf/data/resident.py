@@ -1,0 +1,87 @@
+"""Small sets that live on the device whole: order of examples, and the random view of each.
+
+Everything random is stateless, a function of (seed, epoch) or (seed, step), and is drawn for the
+global batch before replicas take their parts. So neither the number of replicas nor a resume
+changes what is drawn.
+"""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(examples, seed, epoch):
+    return np.random.default_rng((seed, epoch)).permutation(examples).astype(np.int32)
+
+
+def order(examples, batch, first_step, steps, seed):
+    """Which examples make the batches of some steps.
+
+    Each epoch is a permutation of its own; a batch may span the border between two.
+
+    Args:
+        examples: size of the training set.
+        batch: examples of a global batch.
+        first_step: the first step wanted, from 0.
+        steps: how many.
+        seed: of the run.
+
+    Returns:
+        int32 [steps, batch], indices below `examples`.
+    """
+    start, stop = first_step * batch, (first_step + steps) * batch
+    parts = []
+    for epoch in range(start // examples, -(-stop // examples)):
+        origin = epoch * examples
+        permutation = _permutation(examples, seed, epoch)
+        parts.append(permutation[max(start - origin, 0) : min(stop - origin, examples)])
+    return np.concatenate(parts).reshape(steps, batch) if parts else np.zeros((0, batch), np.int32)
+
+
+def draw_views(batch, pad, mirror, seed, step):
+    """Draw the crop and the mirroring of each image of a step.
+
+    Args:
+        batch: examples of the global batch.
+        pad: pixels added on each side before the crop.
+        mirror: whether images are mirrored with probability 0.5.
+        seed: of the run, a Python integer.
+        step: int64 tensor.
+
+    Returns:
+        offsets, int32 [batch, 2], top and left of the crop in [0, 2 pad]; mirrored, bool [batch].
+    """
+    seeds = tf.stack([tf.constant(seed, tf.int64), step])
+    draws = tf.random.stateless_uniform(
+        [batch, 3], seeds, 0, 2 * (2 * pad + 1), tf.int32, alg=tf.random.Algorithm.PHILOX
+    )
+    mirrored = draws[:, 2] % 2 == 1 if mirror else tf.zeros([batch], tf.bool)
+    return draws[:, :2] // 2, mirrored
+
+
+def pad_crop_mirror(images, offsets, mirrored, pad):
+    """Pad with zeros, crop to the size before, and mirror (He et al. 2015, section 4.2).
+
+    One gather of pixels instead of a padded copy. Normalise first: zero is then the mean colour.
+
+    Args:
+        images: float [batch, height, width, channels].
+        offsets: int32 [batch, 2]; see `draw_views`.
+        mirrored: bool [batch].
+        pad: pixels on each side.
+
+    Returns:
+        Images of the same shape.
+    """
+    batch, height, width, channels = images.shape
+    columns = tf.range(width)
+    columns = tf.where(mirrored[:, None], width - 1 - columns, columns) + offsets[:, 1:] - pad
+    rows = tf.range(height) + offsets[:, :1] - pad
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    rows, columns = tf.clip_by_value(rows, 0, height - 1), tf.clip_by_value(columns, 0, width - 1)
+    first = tf.range(batch)[:, None] * height  # row number of each image's first row in the flat batch
+    pixels = (first + rows)[:, :, None] * width + columns[:, None, :]
+    cropped = tf.gather(tf.reshape(images, [-1, channels]), pixels)
+    return tf.where(inside[..., None], cropped, tf.zeros([], images.dtype))

@@ -1,0 +1,221 @@
+"""Padding, convolution, normalisation, stems and shortcuts: what blocks are made of.
+
+Where a layer has a stride it pads explicitly, the same on each side, and then convolves without
+padding, as the reference implementations do. Keras' padding="same" pads nothing before and one
+after on even sizes: other pixels, other outputs.
+"""
+
+import dataclasses
+import zlib
+
+import keras
+import tensorflow as tf
+
+# He et al. 2015; Keras' momentum is the share that stays, one minus PyTorch's.
+BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
+
+
+@keras.saving.register_keras_serializable("resnet_tf")
+class PaddedIdentity(keras.layers.Layer):
+    """Shortcut A (He et al. 2015): every `stride`-th pixel, new channels filled with zeros. No parameters.
+
+    Args:
+        filters: channels of the output, at least those of the input.
+        stride: in pixels, of both axes.
+    """
+
+    def __init__(self, filters, stride, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.stride = stride
+
+    def call(self, inputs):
+        """[batch, height, width, channels] to [batch, ceil(height / stride), ceil(width / stride), filters]."""
+        # A pool of 1x1 takes every stride-th pixel and is four times as fast as a strided slice on a CPU.
+        outputs = keras.ops.average_pool(inputs, 1, self.stride) if self.stride > 1 else inputs
+        return keras.ops.pad(outputs, [[0, 0]] * 3 + [[0, self.filters - inputs.shape[-1]]])
+
+    def compute_output_shape(self, input_shape):
+        """Static shape of the output, None where the input's is."""
+        batch, *size, _ = input_shape
+        size = [None if side is None else -(-side // self.stride) for side in size]
+        return (batch, *size, self.filters)
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        return {**super().get_config(), "filters": self.filters, "stride": self.stride}
+
+
+@keras.saving.register_keras_serializable("resnet_tf")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Keras' layer on TensorFlow's fused kernel, for channels last.
+
+    Keras computes moments and scaling as a chain of elementwise operations, each a pass over memory on a
+    CPU. The fused kernel gives the same numbers in one operation, and in inference TensorFlow can fold it
+    into the convolution before it. Synchronised statistics take Keras' way.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        """float [batch, height, width, channels] to the same; statistics in float32."""
+        training = bool(training and self.trainable)
+        if training and self.synchronized:
+            return super().call(inputs, training=training, mask=mask)
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=self.gamma,
+            offset=self.beta,
+            mean=[] if training else self.moving_mean,
+            variance=[] if training else self.moving_variance,
+            epsilon=self.epsilon,
+            is_training=training,
+        )
+        if training:
+            # The kernel's variance is that of a sample, n / (n - 1) times Keras'.
+            count = tf.cast(tf.size(inputs) // inputs.shape[-1], "float32")
+            variance = variance * ((count - 1) / count)
+            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                moving.assign(moving * self.momentum + batch * (1 - self.momentum))
+        return outputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """Makes the layers of one network, all with the same precision and initializer.
+
+    Attributes:
+        dtype: a Keras dtype policy, such as "float32" or "mixed_bfloat16".
+        sync_bn: batch statistics over all replicas.
+        seed: of the initial weights. Each kernel draws from (seed, its name), so that a layer's start
+            does not depend on what else the network holds.
+    """
+
+    dtype: str = "float32"
+    sync_bn: bool = False
+    seed: int = 0
+
+    def conv(self, x, filters, kernel, stride=1, *, name):
+        """Convolution without bias, padded by (kernel - 1) / 2 on each side; He initialisation.
+
+        Gaussian with standard deviation sqrt(2 / (kernel^2 filters)): fan-out (He et al. 2015b,
+        arXiv 1502.01852, and the code of the ResNet paper's authors).
+        """
+        pad = (kernel - 1) // 2
+        if stride > 1 and pad:
+            x = self.pad(x, pad, name=f"{name}_pad")
+        return keras.layers.Conv2D(
+            filters,
+            kernel,
+            stride,
+            padding="valid" if stride > 1 else "same",
+            use_bias=False,
+            kernel_initializer=keras.initializers.VarianceScaling(
+                2.0, "fan_out", "untruncated_normal", seed=self._seed(name)
+            ),
+            dtype=self.dtype,
+            name=name,
+        )(x)
+
+    def pad(self, x, pixels, *, name):
+        """Zeros around each image."""
+        return keras.layers.ZeroPadding2D(pixels, dtype=self.dtype, name=name)(x)
+
+    def norm(self, x, *, name):
+        """Batch normalisation over channels."""
+        return BatchNormalization(**BATCH_NORM, synchronized=self.sync_bn, dtype=self.dtype, name=name)(x)
+
+    def relu(self, x, *, name):
+        """max(x, 0)."""
+        return keras.layers.ReLU(dtype=self.dtype, name=name)(x)
+
+    def add(self, x, y, *, name):
+        """The sum of the two paths of a block."""
+        return keras.layers.Add(dtype=self.dtype, name=name)([x, y])
+
+    def max_pool(self, x, *, name, activated):
+        """3x3 max pool of stride 2 that pads 1 on each side.
+
+        Args:
+            x: [batch, height, width, channels].
+            name: of the layer.
+            activated: whether a ReLU came before. If so, zeros can stand for minus infinity.
+        """
+        if activated:
+            x = self.pad(x, 1, name=f"{name}_pad")
+        else:
+            x = MinusInfinityPadding(1, dtype=self.dtype, name=f"{name}_pad")(x)
+        return keras.layers.MaxPooling2D(3, 2, padding="valid", dtype=self.dtype, name=name)(x)
+
+    def shortcut(self, x, row, filters, stride, *, name):
+        """Bring a block's input to the shape of its output, as the row's shortcut does.
+
+        Shortcut D pools before it projects: kernel 2, stride 2; at an odd edge it averages only the
+        pixels that there are (Keras' "same" average pool does not count padding).
+        """
+        if row.shortcut == "A":
+            if x.shape[-1] == filters and stride == 1:
+                return x
+            return PaddedIdentity(filters, stride, dtype=self.dtype, name=f"{name}_pad")(x)
+        if row.shortcut == "B" and x.shape[-1] == filters and stride == 1:
+            return x
+        if row.downsample == "avg_pool" and stride > 1:
+            pool = keras.layers.AveragePooling2D(stride, stride, "same", dtype=self.dtype, name=f"{name}_pool")
+            x, stride = pool(x), 1
+        x = self.conv(x, filters, 1, stride, name=f"{name}_conv")
+        return x if row.preactivation else self.norm(x, name=f"{name}_bn")
+
+    def stem(self, x, row):
+        """Everything before the first stage. A v2 leaves its last BN-ReLU to the first block."""
+        if row.stem == "3x3":
+            return self._stem_end(self.conv(x, row.filters[0], 3, name="stem_conv"), row, "")
+        if row.stem == "7x7":
+            x = self._stem_end(self.conv(x, 64, 7, 2, name="stem_conv"), row, "")
+        else:
+            for index, (filters, stride) in enumerate(((32, 2), (32, 1), (64, 1)), start=1):
+                x = self.conv(x, filters, 3, stride, name=f"stem_conv{index}")
+                x = self.relu(self.norm(x, name=f"stem_bn{index}"), name=f"stem_relu{index}")
+        return self.max_pool(x, name="stem_pool", activated=not row.preactivation)
+
+    def _stem_end(self, x, row, suffix):
+        if row.preactivation:
+            return x
+        return self.relu(self.norm(x, name=f"stem_bn{suffix}"), name=f"stem_relu{suffix}")
+
+    def logits(self, x, classes):
+        """Global average pool and dense layer; logits are float32 in every precision.
+
+        The kernel is Gaussian with standard deviation sqrt(1 / fan_in), since no ReLU follows; biases 0.
+        """
+        x = keras.layers.GlobalAveragePooling2D(dtype=self.dtype, name="pool")(x)
+        return keras.layers.Dense(
+            classes,
+            kernel_initializer=keras.initializers.VarianceScaling(
+                1.0, "fan_in", "untruncated_normal", seed=self._seed("logits")
+            ),
+            dtype="float32",
+            name="logits",
+        )(x)
+
+    def _seed(self, name):
+        return zlib.crc32(f"{self.seed}/{name}".encode())
+
+
+@keras.saving.register_keras_serializable("resnet_tf")
+class MinusInfinityPadding(keras.layers.Layer):
+    """Pad images with the lowest number, so that a max pool never chooses the padding.
+
+    Args:
+        pixels: on each side.
+    """
+
+    def __init__(self, pixels, **kwargs):
+        super().__init__(**kwargs)
+        self.pixels = pixels
+
+    def call(self, inputs):
+        """[batch, height, width, channels] to the same with 2 * pixels more rows and columns."""
+        sides = [[0, 0], [self.pixels] * 2, [self.pixels] * 2, [0, 0]]
+        return keras.ops.pad(inputs, sides, constant_values=float("-inf"))
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        return {**super().get_config(), "pixels": self.pixels}

@@ -1,0 +1,89 @@
+"""A run -> a SavedModel that answers what its evaluation answered.
+
+Signatures:
+
+    serving_default  image_bytes: string [batch], each a JPEG, PNG, BMP or GIF
+    images           images: uint8 [batch, height, width, 3] of any size
+
+Both go through the view of evaluation (`images.resize_center`) and return
+
+    classes        string [batch, k]: names of the k = min(5, classes) likeliest, best first
+    scores         float32 [batch, k]: their probabilities
+    probabilities  float32 [batch, classes], in the order of the training labels
+"""
+
+import os
+import pathlib
+import shutil
+
+import keras
+import tensorflow as tf
+
+from resnet_tf.data import images as views
+from resnet_tf.errors import InputError
+from resnet_tf.training import restore
+
+
+def export(run_folder, out):
+    """Write the SavedModel of a run, whole or not at all.
+
+    Args:
+        run_folder: of the run.
+        out: folder to make; refused where it exists.
+
+    Returns:
+        {"model": the folder, "run": the run's folder, "classes": how many, "signatures": their names}.
+
+    Raises:
+        InputError: no such run, or `out` exists.
+    """
+    out = pathlib.Path(out)
+    if out.exists():
+        raise InputError(f"--out={out}: exists already; remove it or choose another")
+    run, values, normalization = restore.load(run_folder)
+    model = restore.build_model(run, values)
+    classes = run.manifest["classes"]
+    classify = _classifier(model, normalization, classes)
+    size = run.config.data.image_size
+
+    def from_bytes(image_bytes):
+        def view(data):
+            return views.resize_center(views.decode_tensor(data), size)
+
+        signature = tf.TensorSpec([size, size, 3], tf.uint8)
+        return classify(tf.map_fn(view, image_bytes, fn_output_signature=signature))
+
+    def from_images(images):
+        return classify(views.resize_center(images, size))
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint("serving_default", from_bytes, [tf.TensorSpec([None], tf.string, name="image_bytes")])
+    archive.add_endpoint("images", from_images, [tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        archive.write_out(str(partial), verbose=False)
+        os.rename(partial, out)
+    except tf.errors.OpError as error:  # TensorFlow writes the files and has errors of its own for a full disk
+        raise InputError(f"--out={out}: {error.message}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return {
+        "model": str(out),
+        "run": str(run.folder),
+        "classes": len(classes),
+        "signatures": ["serving_default", "images"],
+    }
+
+
+def _classifier(model, normalization, classes):
+    names = tf.constant(classes)
+
+    def classify(pixels):
+        probabilities = tf.nn.softmax(model(normalization(pixels), training=False))
+        scores, indices = tf.math.top_k(probabilities, k=min(5, len(classes)))
+        return {"classes": tf.gather(names, indices), "scores": scores, "probabilities": probabilities}
+
+    return classify

@@ -1,0 +1,1 @@
+"""Optimisation: one step, the loop around it, and what a run leaves behind."""

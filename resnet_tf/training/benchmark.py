@@ -1,0 +1,156 @@
+"""Speed of training beside peers: one process, one model, one batch, the systems in turn."""
+
+import statistics
+import sys
+import time
+
+import keras
+import numpy as np
+
+from resnet_tf import config as configuration
+from resnet_tf.data import colour, resident
+from resnet_tf.errors import InputError
+from resnet_tf.models import create_model
+from resnet_tf.models.layers import BatchNormalization
+from resnet_tf.training import devices, optimizer, record
+from resnet_tf.training.schedule import Schedule
+from resnet_tf.training.step import Engine, Views
+
+_RECIPE = configuration.OptimizerConfig(train_steps=1)  # He et al.: SGD, momentum, L2 on kernels
+
+
+def benchmark_train(config):
+    """Images per second of training steps, ours and each peer's.
+
+    Ours reads uint8 images on the device and pads, crops, mirrors and normalises them in the step;
+    peers are given normalised float images, which costs them less. The peer keras_fit is the same
+    network of Keras' own layers alone, trained by `Model.fit`; keras_fit_our_layers has ours.
+
+    Args:
+        config: a `config.BenchmarkConfig`.
+
+    Returns:
+        {"benchmark", "model", "ours", "unit", "peers", "ratio", "spread"}; the spread is (largest -
+        smallest) / median of each system's measurements.
+
+    Raises:
+        InputError: an unknown peer.
+    """
+    settings = config.benchmark
+    unknown = set(settings.peers) - set(_PEERS)
+    if unknown:
+        raise InputError(f"--peers={','.join(sorted(unknown))}: not one of {', '.join(_PEERS)}")
+    if settings.results:
+        record.check_results(settings.results, record.SPEED_COLUMNS)
+    strategy = devices.make_strategy(config.device.replicas)
+    if settings.batch_size % strategy.num_replicas_in_sync:
+        raise InputError(f"--batch_size={settings.batch_size} does not divide by the replicas")
+    started = time.monotonic()
+    rng = np.random.default_rng(0)
+    images, labels = _random_examples(rng, settings.batch_size * settings.steps, settings.image_size)
+    systems = {"ours": _ours(config, strategy, images, labels)}
+    systems |= {name: _PEERS[name](config, images, labels) for name in settings.peers}
+    for name, measure in systems.items():
+        measure()
+        print(f"{name}: compiled and warm", file=sys.stderr, flush=True)
+    rates = {name: [] for name in systems}
+    for _ in range(settings.repeats):
+        for name, measure in systems.items():
+            begun = time.perf_counter()
+            measure()
+            rates[name].append(len(labels) / (time.perf_counter() - begun))
+            print(f"{name}: {rates[name][-1]:,.1f} images/s", file=sys.stderr, flush=True)
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    ratios = {name: medians["ours"] / medians[name] for name in settings.peers}
+    result = {
+        "benchmark": "train",
+        "model": config.model.model,
+        "ours": round(medians["ours"], 1),
+        "unit": "images/s",
+        "peers": {name: round(medians[name], 1) for name in settings.peers},
+        "ratio": {name: round(ratio, 3) for name, ratio in ratios.items()},
+        "spread": {name: round((max(values) - min(values)) / medians[name], 3) for name, values in rates.items()},
+    }
+    if settings.results:
+        common = record.provenance(0, time.monotonic() - started) | {
+            "benchmark": "train",
+            "model": config.model.model,
+            "batch": settings.batch_size,
+            "precision": config.device.precision,
+            "strategy": f"mirrored x{strategy.num_replicas_in_sync}",
+        }
+        for name, rate in medians.items():
+            figures = {"images_per_second": round(rate, 1), "ratio": round(ratios[name], 3) if name in ratios else ""}
+            record.append_result(settings.results, record.SPEED_COLUMNS, common | {"system": name} | figures)
+    return result
+
+
+def _random_examples(rng, count, size):
+    classes = 10
+    images = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    return images, rng.integers(0, classes, count, dtype=np.int32)
+
+
+def _network(config, labels):
+    size = config.benchmark.image_size
+    return create_model(
+        config.model.model,
+        num_classes=int(labels.max()) + 1,
+        input_shape=(size, size, 3),
+        shortcut=config.model.shortcut,
+        sync_bn=config.model.sync_bn,
+        dtype=configuration.PRECISIONS[config.device.precision],
+    )
+
+
+def _ours(config, strategy, images, labels):
+    settings = config.benchmark
+    with strategy.scope():
+        model = _network(config, labels)
+        engine = Engine(
+            strategy,
+            model,
+            colour.normalization("channel", images),
+            optimizer=optimizer.from_config(_RECIPE, model),
+            schedule=Schedule(_RECIPE.lr),
+            loss_scale=optimizer.LossScale() if config.device.precision == "float16" else None,
+            views=Views(pad=4, mirror=True),
+        )
+    data = engine.place(images, labels)
+
+    def measure():
+        order = resident.order(len(labels), settings.batch_size, engine.step, settings.steps, seed=0)
+        return engine.train(data, order, settings.steps).numpy()  # waits for the device
+
+    return measure
+
+
+def _keras_fit(config, images, labels):
+    def as_keras_has_it(layer):
+        if not isinstance(layer, BatchNormalization):
+            return type(layer).from_config(layer.get_config())
+        return keras.layers.BatchNormalization.from_config(layer.get_config())
+
+    return _fit(
+        config, keras.models.clone_model(_network(config, labels), clone_function=as_keras_has_it), images, labels
+    )
+
+
+def _fit(config, model, images, labels):
+    model.compile(
+        keras.optimizers.SGD(_RECIPE.lr, momentum=_RECIPE.momentum, weight_decay=_RECIPE.weight_decay),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    normalised = colour.normalization("channel", images)(images).numpy()
+
+    def measure():
+        model.fit(normalised, labels, batch_size=config.benchmark.batch_size, verbose=0)
+
+    return measure
+
+
+def _keras_fit_our_layers(config, images, labels):
+    return _fit(config, _network(config, labels), images, labels)
+
+
+_PEERS = {"keras_fit": _keras_fit, "keras_fit_our_layers": _keras_fit_our_layers}

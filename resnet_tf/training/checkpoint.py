@@ -1,0 +1,114 @@
+"""Checkpoints: one NumPy archive each, whole or absent, with a checksum on every array.
+
+A file is written beside its place, forced to disk and renamed, so a checkpoint that has its name is
+complete. Reading verifies the CRC-32 that the archive holds of each array.
+"""
+
+import json
+import logging
+import os
+import pathlib
+import re
+import zipfile
+import zlib
+
+import numpy as np
+
+from resnet_tf.errors import InputError
+
+KEEP = 2  # the newest, and the one before in case it is damaged
+_NAME = re.compile(r"step-(\d+)\.npz")
+_log = logging.getLogger(__name__)
+
+
+def replace_atomically(path, write):
+    """Write a file so that `path` holds all of the new content, or what it held before.
+
+    Args:
+        path: of the file.
+        write: function(binary file) that writes the content.
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def save(folder, step, arrays):
+    """Write the checkpoint of a step, then remove all but the newest `KEEP`.
+
+    Args:
+        folder: of the checkpoints; made if missing.
+        step: steps done.
+        arrays: {name: NumPy array}.
+
+    Returns:
+        Path of the checkpoint.
+
+    Raises:
+        OSError: disk full or not writable; the checkpoints from before are untouched.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{step:08d}.npz"
+    replace_atomically(path, lambda file: np.savez(file, **arrays))
+    for old in _paths(folder)[:-KEEP]:
+        old.unlink()
+    return path
+
+
+def _paths(folder):
+    """Checkpoints of a folder, oldest first."""
+    return sorted(path for path in pathlib.Path(folder).glob("step-*.npz") if _NAME.fullmatch(path.name))
+
+
+def steps(folder):
+    """The steps that have a checkpoint, rising."""
+    return [int(_NAME.fullmatch(path.name)[1]) for path in _paths(folder)]
+
+
+def load(path):
+    """Read one checkpoint: {name: NumPy array}.
+
+    Raises:
+        InputError: missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such checkpoint") from None
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError, OSError) as error:
+        raise InputError(f"{path}: damaged checkpoint ({error})") from None
+
+
+def load_latest(folder):
+    """Read the newest checkpoint that is whole, passing over damaged ones with a warning.
+
+    Returns:
+        {name: array}, or None where the folder has no checkpoint.
+
+    Raises:
+        InputError: there are checkpoints and all are damaged.
+    """
+    paths = _paths(folder)
+    for path in reversed(paths):
+        try:
+            return load(path)
+        except InputError as error:
+            _log.warning("warning: %s; the one before it is used", error)
+    if paths:
+        raise InputError(f"{folder}: all {len(paths)} checkpoints are damaged")
+    return None
+
+
+def write_json(path, content):
+    """Write a JSON file atomically."""
+    replace_atomically(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))

@@ -1,0 +1,338 @@
+"""What a run leaves behind: its folder, manifest, metrics, TensorBoard events, and the progress line."""
+
+import csv
+import datetime
+import io
+import logging
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+import time
+
+import yaml
+
+from resnet_tf import config as configuration
+from resnet_tf.errors import InputError
+from resnet_tf.training import checkpoint, devices
+
+METRICS_COLUMNS = (
+    "step", "epoch", "wall_seconds", "split", "loss", "top1", "top5", "lr", "images_per_second"
+)  # fmt: skip
+RESULT_COLUMNS = ("date", "commit", "command", "hardware", "versions", "seed", "wall_seconds")
+ACCURACY_COLUMNS = (*RESULT_COLUMNS, "model", "recipe", "dataset", "steps", "epochs", "examples", "top1", "top5")
+SPEED_COLUMNS = (
+    *RESULT_COLUMNS, "benchmark", "model", "batch", "precision", "strategy", "system", "images_per_second", "ratio"
+)  # fmt: skip
+MANIFEST = "manifest.yaml"
+_log = logging.getLogger(__name__)
+
+
+# --- Where a number comes from ---------------------------------------------------------------------------------------
+
+
+def provenance(seed, wall_seconds):
+    """The columns that every results file has: {column: value}."""
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "command": command(),
+        "hardware": devices.hardware(),
+        "versions": versions(),
+        "seed": seed,
+        "wall_seconds": round(wall_seconds, 1),
+    }
+
+
+def commit():
+    """Commit of the source, with "-dirty" after it where files differ; $RESNET_TF_COMMIT where there is no git."""
+    package = pathlib.Path(__file__).parent.parent
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", "-C", package, *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        name = git("rev-parse", "--short=12", "HEAD")
+        return name + ("-dirty" if git("status", "--porcelain", "--untracked-files=no", "--", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return os.environ.get("RESNET_TF_COMMIT", "unknown")
+
+
+def command():
+    """The command line of this process, as one would type it."""
+    main = sys.modules["__main__"]
+    module = getattr(getattr(main, "__spec__", None), "name", None)
+    program = ["python", "-m", module] if module else [os.path.basename(sys.argv[0])]
+    return shlex.join([*program, *sys.argv[1:]])
+
+
+def versions():
+    """Versions of Python, TensorFlow, Keras and this package, in one string."""
+    import keras
+    import tensorflow as tf
+
+    import resnet_tf
+
+    return (
+        f"python {platform.python_version()}; tensorflow {tf.__version__}; keras {keras.__version__}; "
+        f"resnet_tf {resnet_tf.__version__}"
+    )
+
+
+def append_result(path, columns, row):
+    """Append one row to a results file, with a header where the file is new.
+
+    Args:
+        path: of the CSV file.
+        columns: its columns in order.
+        row: {column: value}, all of them.
+
+    Raises:
+        InputError: the file has other columns.
+        OSError: it cannot be written.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    if path.exists() and path.stat().st_size:
+        check_results(path, columns)
+    else:
+        writer.writeheader()
+    writer.writerow(row)
+    try:
+        with open(path, "a", newline="") as file:
+            file.write(text.getvalue())  # one write: rows of several processes do not mix
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def check_results(path, columns):
+    """Refuse a results file that exists and has other columns, before the work whose result goes there.
+
+    Raises:
+        InputError: names the file and its columns.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise InputError(f"--results={path}: a folder, not a CSV file")
+    if path.is_file() and path.stat().st_size:
+        with open(path, newline="") as file:
+            header = next(csv.reader(file), [])
+        if tuple(header) != tuple(columns):
+            raise InputError(f"--results={path}: its columns are {','.join(header)}, not {','.join(columns)}")
+
+
+# --- The run folder --------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """A run's folder.
+
+    Attributes:
+        folder: path.
+        manifest: what manifest.yaml holds.
+        config: the `TrainConfig` of the run.
+    """
+
+    def __init__(self, folder, manifest, config):
+        """Use `create` or `open_run`."""
+        self.folder, self.manifest, self.config = pathlib.Path(folder), manifest, config
+
+    @property
+    def checkpoints(self):
+        """Folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    def finish(self, evaluation):
+        """Write evaluation.json."""
+        checkpoint.write_json(self.folder / "evaluation.json", evaluation)
+
+
+def open_run(folder):
+    """Open an existing run.
+
+    Raises:
+        InputError: no such folder, or not a run's.
+    """
+    folder = pathlib.Path(folder)
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise InputError(f"--run={folder}: no such folder")
+    try:
+        manifest = yaml.safe_load(path.read_text())
+        settings = manifest["flags"]
+    except FileNotFoundError:
+        raise InputError(f"--run={folder}: not a run's folder, it has no {MANIFEST}") from None
+    except (yaml.YAMLError, TypeError, KeyError, UnicodeDecodeError):
+        raise InputError(f"{path}: damaged manifest") from None
+    return Run(folder, manifest, configuration.from_settings(configuration.TrainConfig, settings, path))
+
+
+def check_folder(folder, config):
+    """Whether a run's folder exists and belongs to these flags; nothing is written.
+
+    Returns:
+        True where a run with the same flags is there, False where nothing is.
+
+    Raises:
+        InputError: it belongs to a run of other flags (says which), or is something else.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    if not folder.is_dir():
+        raise InputError(f"--out={folder}: a file, not a folder")
+    if not (folder / MANIFEST).exists():
+        raise InputError(f"--out={folder}: not empty and not a run's folder; choose another")
+    ours, theirs = _plain(config), _plain(open_run(folder).config)
+    fields = configuration.fields_of(type(config))
+    differing = [
+        f"--{name}={theirs[name]!r} there, {ours[name]!r} here"
+        for name in ours
+        if fields[name].metadata["changes_result"] and ours[name] != theirs[name]
+    ]
+    if differing:
+        raise InputError(f"--out={folder}: a run of other flags: {'; '.join(differing)}")
+    return True
+
+
+def _plain(config):
+    """Settings as YAML holds them."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in configuration.settings_of(config).items()
+    }
+
+
+def create(folder, config, source, model_summary):
+    """Make a run's folder with its manifest.
+
+    Args:
+        folder: path; made with its parents.
+        config: a `TrainConfig`.
+        source: the `sources.Source` that was loaded.
+        model_summary: plain facts of the model for the manifest.
+    """
+    folder = pathlib.Path(folder)
+    manifest = {
+        "command": command(),
+        "commit": commit(),
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "hardware": devices.hardware(),
+        "versions": versions(),
+        "model": model_summary,
+        "data": {
+            "examples": {name: len(split) for name, split in source.splits.items()},
+            "checksum": source.checksum(),
+        },
+        "classes": list(source.classes),
+        "flags": _plain(config),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"--out={folder}: a file is in the way") from None
+    text = yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True)
+    checkpoint.replace_atomically(folder / MANIFEST, lambda file: file.write(text.encode()))
+    return Run(folder, manifest, config)
+
+
+# --- Metrics and progress --------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """Writes metrics.csv, TensorBoard scalars, and progress to stderr."""
+
+    def __init__(self, run, total_steps, resumed_step):
+        """Open the files; rows after the step that a run goes on from are dropped, since they will come again."""
+        import tensorflow as tf
+
+        self._tf = tf
+        self._path = run.folder / "metrics.csv"
+        self.rows = [row for row in read_metrics(self._path) if row["step"] <= resumed_step]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, METRICS_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        checkpoint.replace_atomically(self._path, lambda file: file.write(text.getvalue().encode()))
+        self._file = open(self._path, "a", newline="")
+        self._writer = csv.DictWriter(self._file, METRICS_COLUMNS, lineterminator="\n")
+        self._events = {}
+        self._folder = run.folder
+        self._total = total_steps
+        self._terminal = sys.stderr.isatty()
+        self._started = time.monotonic() - (self.rows[-1]["wall_seconds"] if self.rows else 0.0)
+
+    @property
+    def wall_seconds(self):
+        """Seconds of the run, those before a resume included."""
+        return time.monotonic() - self._started
+
+    def write(self, step, epoch, split, **values):
+        """Write one row: metrics of a split ("train": the steps since its row before) at a step."""
+        row = dict.fromkeys(METRICS_COLUMNS, "")
+        row |= {"step": step, "epoch": round(epoch, 4), "wall_seconds": round(self.wall_seconds, 2), "split": split}
+        row |= {name: float(f"{value:.6g}") for name, value in values.items()}
+        self.rows.append(row)
+        self._writer.writerow(row)
+        self._file.flush()
+        if split not in self._events:
+            self._events[split] = self._tf.summary.create_file_writer(str(self._folder / "events" / split))
+        with self._events[split].as_default(step):
+            for name, value in values.items():
+                self._tf.summary.scalar(name, value)
+            if "top1" in values:
+                self._tf.summary.scalar("error", 1 - values["top1"])
+        self._events[split].flush()
+        self._say(row)
+
+    def _say(self, row):
+        parts = [f"step {row['step']}/{self._total}", f"epoch {row['epoch']:.2f}", row["split"]]
+        parts += [f"loss {row['loss']:.4f}", f"top-1 {row['top1']:.4f}"]
+        if row["images_per_second"]:
+            parts.append(f"lr {row['lr']:g}")
+        self.message("  ".join(parts + self._pace(row["step"], row["images_per_second"])))
+
+    def progress(self, step, loss, top1, images_per_second, seconds_left):
+        """Show where the run is, on one line that is written over; nothing where stderr is a file."""
+        if self._terminal:
+            minutes, seconds = divmod(int(seconds_left), 60)
+            line = (
+                f"step {step}/{self._total}  loss {loss:.4f}  top-1 {top1:.4f}  "
+                f"{images_per_second:,.0f} images/s  {minutes}:{seconds:02d} left"
+            )
+            print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
+
+    def _pace(self, step, images_per_second):
+        if not images_per_second:
+            return []
+        return [f"{images_per_second:,.0f} images/s"]
+
+    def message(self, text):
+        """A line of its own on stderr."""
+        print(f"\r\x1b[2K{text}" if self._terminal else text, file=sys.stderr, flush=True)
+
+    def close(self):
+        """Close the files."""
+        self._file.close()
+        for events in self._events.values():
+            events.close()
+
+
+def read_metrics(path):
+    """Rows of a metrics.csv: [{column: number, or "" where there is none}]; [] where there is no file."""
+    path = pathlib.Path(path)
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        for name in METRICS_COLUMNS:
+            if name != "split" and row[name]:
+                row[name] = int(row[name]) if name == "step" else float(row[name])
+    return rows

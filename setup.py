@@ -1,0 +1,35 @@
+"""Install resnet_tf: `pip install -e .[dev]` for work on it, `pip install .[gpu]` for training on GPUs."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+EXTRAS = {
+    "gpu": ["tensorflow[and-cuda]==2.21.*"],
+    "demo": ["scikit-learn>=1.4"],
+    "plot": ["matplotlib>=3.8"],
+}
+EXTRAS["dev"] = [*EXTRAS["demo"], *EXTRAS["plot"], "hypothesis>=6.100", "pillow>=10", "pytest>=8", "ruff==0.14.*"]
+
+setup(
+    name="resnet_tf",
+    version=re.search(r'__version__ = "(.+)"', (HERE / "resnet_tf" / "__init__.py").read_text())[1],
+    description="The ResNet family for TensorFlow: graphs of the papers, fast training, honest numbers.",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    packages=find_packages(include=["resnet_tf", "resnet_tf.*"]),
+    python_requires=">=3.10,<3.14",
+    install_requires=[
+        "tensorflow==2.21.*",
+        "keras==3.15.*",
+        "absl-py>=2.1",
+        "pyyaml>=6",
+        "tensorboard>=2.20",  # tf.summary lives there
+        "tensorflow-datasets>=4.9.9",
+        "importlib_resources>=6",  # tensorflow-datasets needs it and does not say so
+        "keras-cv>=0.9",
+    ],
+    extras_require=EXTRAS,
+)
