@@ -76,9 +76,8 @@ def test_checksum_depends_on_all_but_the_order_of_splits():
         images = np.zeros((2, 4, 4, 3), np.uint8)
         images[1, 3, 3, 2] = pixel
         first = Split(images, np.array([0, label], np.int32))
-        return Source(
-            "folder", classes, dict(zip(names, (first, Split(images[:1], first.labels[:1])), strict=True))
-        )
+        second = Split(images[:1], first.labels[:1])
+        return Source("folder", classes, dict(zip(names, (first, second), strict=True)))
 
     sums = [
         source(),
@@ -291,10 +290,8 @@ def test_damaged_cifar_batches_are_named(dataset, version, tmp_path):
     root = unpack(tmp_path, files) / folder
     for name in [name for name in os.listdir(root) if name != "readme.html"]:
         intact = (root / name).read_bytes()
-        damages = (
-            [b"", b"\x80"] if name == meta else [b"", intact[:-1], intact[: len(intact) // 2], intact[:1]]
-        )
-        if name == meta and version == "bin":
+        damages = [b"", intact[:-1], intact[: len(intact) // 2], intact[:1]]
+        if name == meta and version == "bin":  # where a shorter text is a valid one
             damages = [b"", b"a\na\n", b"\n".join(name.encode() for name in classes[:-1])]
         for damage in damages:
             (root / name).write_bytes(damage)

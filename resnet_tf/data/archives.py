@@ -62,7 +62,7 @@ _DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, Valu
 
 def _read_tar(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
     try:
-        tar = tarfile.open(path, "r:*", tarinfo=_Member)
+        tar = tarfile.open(path, "r:*", tarinfo=_Member)  # noqa: SIM115 (closed below)
     except PermissionError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     except _DAMAGE as error:

@@ -165,9 +165,7 @@ def _load_digits(data_dir: str, image_size: int) -> _Loaded:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError as error:
-        raise InputError(
-            "--dataset: digits needs scikit-learn, which pip install 'resnet_tf[demo]' adds"
-        ) from error
+        raise InputError("--dataset: digits needs scikit-learn: pip install 'resnet_tf[demo]'") from error
     digits = load_digits()
     grey = np.round(digits.images * (255 / 16)).astype(np.uint8)  # values are 0 to 16
     rgb = np.repeat(grey[..., None], 3, axis=-1)
@@ -499,9 +497,8 @@ def _name_splits(root: Path, found: dict[tuple[str, str], dict]) -> dict[str, di
     if "test" not in named and "validation" in named:
         named["test"] = named.pop("validation")
     if not {"train", "test"} <= named.keys():
-        raise InputError(
-            f"{root} needs images in train/CLASS/ and test/CLASS/ or val/CLASS/; found of such folders: {folders}"
-        )
+        needed = "train/CLASS/ and in test/CLASS/ or val/CLASS/"
+        raise InputError(f"{root} needs images in {needed}; found of such folders: {folders}")
     return {name: named[name] for name in ("train", "test", "validation") if name in named}
 
 
