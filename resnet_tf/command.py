@@ -44,7 +44,7 @@ def launch(description, config_type, run, argv=None, positional=""):
     try:
         rest = values(["resnet_tf", *arguments])[1:]
         if rest and not positional:
-            raise flags.UnrecognizedFlagError(rest[0], message=f"unexpected argument '{rest[0]}': flags begin with --")
+            raise flags.Error(f"unexpected argument '{rest[0]}': flags begin with --")
         settings = config.read_flags(config_type, values)
     except flags.Error as error:
         return _fail(error, 2)

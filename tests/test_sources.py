@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_tf.data import DATASETS, Source, Split, archives, load, read_members, sources
+from resnet_tf.data import DATASETS, Source, Split, archives, decode, folder, load, read_members, resize_center
 from resnet_tf.errors import InputError
 
 # The files of the official archives, classes last.
@@ -418,6 +418,21 @@ def pixels_of(data):
     return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
+@pytest.fixture
+def decoded_once(monkeypatch):
+    """Decodes the same images only once, wherever they are read from: small sets take long to set up."""
+    decode_all, known = folder._decode_all, {}
+
+    def decode_new(root, files, image_size):
+        key = tuple(data for _, data in files), image_size
+        if key not in known:
+            known[key] = decode_all(root, files, image_size)
+        return known[key]
+
+    monkeypatch.setattr(folder, "_decode_all", decode_new)
+
+
+@pytest.mark.usefixtures("decoded_once")
 def test_folder_and_archives_of_it_are_equal(tree, tmp_path):
     tree["set/train/b/notes.txt"] = b"ignored"
     tree["set/train/b/.hidden.png"] = b"ignored"
@@ -450,8 +465,7 @@ def test_folder_formats_and_sizes(tmp_path):
         }
     images = load("folder", str(unpack(tmp_path, files)), image_size=8).splits["train"].images
     for image, (name, data) in zip(images, files.items(), strict=False):
-        whole = sources.images.decode(data, name)
-        assert np.array_equal(image, sources.images.resize_center(whole, 8))
+        assert np.array_equal(image, resize_center(decode(data, name), 8))
     assert np.ptp(images[1], axis=-1).max() == 0  # the grey one
 
 
@@ -463,18 +477,19 @@ def test_a_damaged_image_is_named(tree, damage, packed, tmp_path):
     assert f"{place}: set/train/b/10.png: " in refused(place)
 
 
+@pytest.mark.usefixtures("decoded_once")
 def test_validation_folders(tree, tmp_path):
     for number, name in enumerate(("val", "valid", "validation")):
         root = tmp_path / name
         unpack(root, {path.replace("/test/", f"/{name}/"): data for path, data in tree.items()})
-        assert set(load("folder", str(root)).splits) == {"train", "test"}
+        assert set(load("folder", str(root), image_size=8).splits) == {"train", "test"}
         both = unpack(root, tree)
         unpack(root, {f"set/{name}/{label}/new.png": picture(100 + number) for label in "ab"})
         source = load("folder", str(both), image_size=8)
         assert list(map(len, source.splits.values())) == [6, 6, 8]
         assert set(source.splits) == {"train", "test", "validation"}
         assert pixels_of(picture(100 + number)).tolist() in source.splits["validation"].images.tolist()
-        assert "--validation_examples" in refused(both, validation_examples=2)
+        assert "--validation_examples" in refused(both, image_size=8, validation_examples=2)
     unpack(root, {f"set/val/{label}/1.png": picture(0) for label in "ab"})
     assert "set/val, set/validation" in refused(root)
 
@@ -511,12 +526,17 @@ def test_empty_class_is_refused(tree, tmp_path):
     assert "no images of class c in train" in refused(tmp_path / "c.tar")
 
 
+def limit_bytes(monkeypatch, limit):
+    for module in ("splits", "folder"):
+        monkeypatch.setattr(f"resnet_tf.data.{module}.MAX_BYTES", limit)
+
+
 def test_too_large_sets_are_refused_before_decoding(tree, tmp_path, monkeypatch):
     place = pack(tmp_path / "c.tar", tree, "w")
     assert "4 GiB" in refused(place, image_size=20_000)
-    monkeypatch.setattr(sources, "MAX_BYTES", 12 * 8 * 8 * 3)
+    limit_bytes(monkeypatch, 12 * 8 * 8 * 3)
     assert "GiB of images" in refused(place, image_size=1)  # the encoded ones: small but all held
-    monkeypatch.setattr(sources, "MAX_BYTES", sum(map(len, tree.values())))
+    limit_bytes(monkeypatch, sum(map(len, tree.values())))
     load("folder", str(place), image_size=8)
 
 

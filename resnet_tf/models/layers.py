@@ -56,7 +56,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs, training=None, mask=None):
-        """float [batch, height, width, channels] to the same; statistics in float32."""
+        """Images [batch, height, width, channels] to the same; statistics in float32."""
         training = bool(training and self.trainable)
         if training and self.synchronized:
             return super().call(inputs, training=training, mask=mask)

@@ -1,0 +1,1 @@
+"""Networks in use: export and prediction, with the view of evaluation."""

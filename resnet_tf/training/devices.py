@@ -1,6 +1,10 @@
 """Replicas: GPUs where there are some, else parts of the CPU."""
 
+import contextlib
+import functools
 import logging
+import os
+import platform
 
 import tensorflow as tf
 
@@ -16,6 +20,13 @@ def make_strategy(replicas=0):
     Raises:
         InputError: more than there are. Parts of the CPU have to be made before TensorFlow is first used.
     """
+    return _make_strategy(replicas)
+
+
+# One strategy for the same devices: a second one would number its collectives from the start again, and
+# TensorFlow takes those of equal number for the same ("Shape mismatch in the collective instance").
+@functools.cache
+def _make_strategy(replicas):
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
@@ -31,19 +42,15 @@ def make_strategy(replicas=0):
 
 
 def _set_memory_growth(gpu):
-    try:  # several small trainings may share a card
-        tf.config.experimental.set_memory_growth(gpu, True)
-    except RuntimeError:  # in use already, as it was set then
-        pass
+    with contextlib.suppress(RuntimeError):  # in use already, as it was set then
+        tf.config.experimental.set_memory_growth(gpu, True)  # several small trainings may share a card
 
 
 def _split_cpu(count):
     cpu = tf.config.list_physical_devices("CPU")[0]
     if count > 1 and len(tf.config.get_logical_device_configuration(cpu) or ()) < count:
-        try:
+        with contextlib.suppress(RuntimeError):  # in use already: the number below tells
             tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
-        except RuntimeError:
-            pass  # in use already: the number below tells
     return len(tf.config.list_logical_devices("CPU"))
 
 
@@ -58,9 +65,6 @@ def hardware():
     if gpus:
         name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
         return f"{name} x{len(gpus)}"
-    import os
-    import platform
-
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo") as file:

@@ -63,14 +63,14 @@ def train(config):
     Raises:
         InputError: bad flags, files or data; or the loss is no longer a number.
     """
-    # --- Refuse what cannot work before anything is read or written ---------------------------------------------------
+    # --- Refuse what cannot work before anything is read or written --------------------------------------------------
     find(config.model.model)
     folder = run_folder(config)
     resume = record.check_folder(folder, config)
     if config.record.results:
         record.check_results(config.record.results, record.ACCURACY_COLUMNS)
 
-    # --- Data: the training set and the split to evaluate on -----------------------------------------------------------
+    # --- Data: the training set and the split to evaluate on ----------------------------------------------------------
     strategy = devices.make_strategy(config.device.replicas)
     batch_size, replicas = config.optimizer.batch_size, strategy.num_replicas_in_sync
     if batch_size % replicas:
@@ -84,7 +84,7 @@ def train(config):
     steps_per_epoch = len(training) / batch_size
     total = config.optimizer.train_steps or math.ceil(config.optimizer.train_epochs * steps_per_epoch)
 
-    # --- Model, optimizer, compiled step -------------------------------------------------------------------------------
+    # --- Model, optimizer, compiled step ------------------------------------------------------------------------------
     with strategy.scope():
         model = build_model(config, len(source.classes), replicas)
         normalization = colour.normalization(config.data.normalization, training.images)
@@ -99,7 +99,7 @@ def train(config):
             seed=config.optimizer.seed,
         )
 
-    # --- Run folder, resume --------------------------------------------------------------------------------------------
+    # --- Run folder, resume -------------------------------------------------------------------------------------------
     # What a checkpoint holds is all there is: weights, moving statistics, momentum, step, schedule and loss scale.
     # The position in the data and every random choice follow from the seed and the step.
     if resume:
@@ -124,7 +124,7 @@ def train(config):
             raise AssertionError(f"{figures['examples']} of {len(evaluated)} examples were scored")
         return figures
 
-    # --- The loop ------------------------------------------------------------------------------------------------------
+    # --- The loop -----------------------------------------------------------------------------------------------------
     data = engine.place(training.images, training.labels)
     evaluation_images = engine.place(evaluated.images)
     asynchronous = devices.on_gpu(strategy)
@@ -162,7 +162,7 @@ def train(config):
                 recorder.write(step, step / steps_per_epoch, held_out, **values)
             window.pause()
 
-        # --- Result ----------------------------------------------------------------------------------------------------
+        # --- Result --------------------------------------------------------------------------------------------------
         trained = figures is not None
         figures = figures or evaluate()
         result = {

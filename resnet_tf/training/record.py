@@ -260,7 +260,7 @@ class Recorder:
         writer.writeheader()
         writer.writerows(self.rows)
         checkpoint.replace_atomically(self._path, lambda file: file.write(text.getvalue().encode()))
-        self._file = open(self._path, "a", newline="")
+        self._file = open(self._path, "a", newline="")  # noqa: SIM115 (open for the length of the run)
         self._writer = csv.DictWriter(self._file, METRICS_COLUMNS, lineterminator="\n")
         self._events = {}
         self._folder = run.folder

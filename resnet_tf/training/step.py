@@ -228,7 +228,8 @@ class Engine:
     def _predict_batches(self, data, order):
         def body(index, parts):
             new = self._each_replica(self._replica_predict, data, order[index])
-            return index + 1, [tf.tensor_scatter_nd_update(part, [[index]], row[None]) for part, row in zip(parts, new)]
+            rows = zip(parts, new, strict=True)
+            return index + 1, [tf.tensor_scatter_nd_update(part, [[index]], row[None]) for part, row in rows]
 
         batches, batch = order.shape
         empty = [tf.zeros([batches, batch // self.replicas, self.model.output_shape[-1]])] * self.replicas

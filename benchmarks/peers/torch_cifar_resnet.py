@@ -1,0 +1,177 @@
+"""An independent ResNet for CIFAR in PyTorch alone: what the same recipe gives on the same files.
+
+    python benchmarks/peers/torch_cifar_resnet.py --data=DIR_OR_TAR --depth=20 --seed=0
+
+The data are a folder or tar of SPLIT/CLASS/IMAGE. He et al. 2015, section 4.2: shortcut A, batch 128, 64,000
+steps, 0.1 divided by 10 at 32k and 48k, momentum 0.9, decay 1e-4 on kernels; pad 4, crop, mirror. On a GPU a
+whole step is one CUDA graph. Prints one JSON line. Needs torch and Pillow, and nothing of resnet_tf.
+"""
+
+import argparse
+import io
+import json
+import pathlib
+import tarfile
+import time
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions and shortcut A."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride, self.extra = stride, outputs - inputs
+
+    def forward(self, x):
+        """Sum of both paths, activated."""
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        shortcut = x[:, :, :: self.stride, :: self.stride]
+        return F.relu(y + F.pad(shortcut, (0, 0, 0, 0, 0, self.extra)))
+
+
+def network(depth, classes):
+    """CIFAR ResNet of depth 6n+2, He (fan-out) initialisation."""
+    layers, width = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()], 16
+    for stage, filters in enumerate((16, 32, 64)):
+        for index in range((depth - 2) // 6):
+            layers.append(Block(width, filters, 2 if stage and not index else 1))
+            width = filters
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes))
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return model
+
+
+def read(path, split):
+    """Images uint8 [n, 3, 32, 32] and labels of a split, classes in the order of their names."""
+    path, found = pathlib.Path(path), []
+    if path.is_dir():
+        found = [(file.parts[-3:], file.read_bytes()) for file in path.rglob("*/*/*") if file.is_file()]
+    else:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.isfile():
+                    found.append((pathlib.PurePosixPath(member.name).parts[-3:], archive.extractfile(member).read()))
+    found = sorted((part for part in found if len(part[0]) == 3 and part[0][0] == split), key=lambda part: part[0])
+    names = sorted({name for (_, name, _), _ in found})
+    images = np.stack([np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for _, data in found])
+    labels = np.array([names.index(name) for (_, name, _), _ in found])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)
+
+
+def train(arguments):
+    """Train and test; returns the result."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(arguments.seed)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    (images, labels), test = read(arguments.data, "train"), read(arguments.data, "test")
+    pixels = images.double()
+    mean = pixels.mean((0, 2, 3)).float().view(1, 3, 1, 1).to(device)
+    std = pixels.std((0, 2, 3)).float().view(1, 3, 1, 1).to(device)
+    del pixels
+    images, labels = images.to(device), labels.to(device)
+    model = network(arguments.depth, int(labels.max()) + 1).to(device)
+    weights = list(model.parameters())
+    momenta = [torch.zeros_like(weight) for weight in weights]
+    decays = [arguments.decay if weight.ndim > 1 else 0.0 for weight in weights]
+    rate = torch.tensor(0.1, device=device)
+    chosen = torch.zeros(128, dtype=torch.long, device=device)
+    total = torch.zeros(2, device=device)
+    grid = torch.arange(32, device=device)
+
+    def step():
+        x, y = (images[chosen].float() - mean) / std, labels[chosen]
+        x = F.pad(x, (4, 4, 4, 4))
+        top, left = (torch.randint(0, 9, (128, 1), device=device) for _ in range(2))
+        columns = torch.where(torch.rand(128, 1, device=device) < 0.5, grid, 31 - grid) + left
+        rows = grid + top
+        first = torch.arange(128, device=device).view(-1, 1, 1, 1)
+        channel = torch.arange(3, device=device).view(1, -1, 1, 1)
+        x = x[first, channel, rows[:, None, :, None], columns[:, None, None, :]]
+        logits = model(x)
+        loss = F.cross_entropy(logits, y)
+        gradients = torch.autograd.grad(loss, weights)
+        with torch.no_grad():
+            for weight, momentum, gradient, decay in zip(weights, momenta, gradients, decays, strict=True):
+                momentum.mul_(0.9).add_(gradient + decay * weight)
+                weight.sub_(rate * momentum)
+            total.add_(torch.stack([loss.detach(), (logits.argmax(1) == y).float().mean()]))
+
+    run = step
+    if device.type == "cuda":
+        kept = [value.clone() for value in model.state_dict().values()]
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                step()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        with torch.no_grad():  # the warm-up counts for nothing
+            for value, old in zip(model.state_dict().values(), kept, strict=True):
+                value.copy_(old)
+            for momentum in momenta:
+                momentum.zero_()
+        total.zero_()
+        run = graph.replay
+    started = time.monotonic()
+    order = torch.empty(0, dtype=torch.long)
+    for number in range(arguments.steps):
+        if len(order) < 128:
+            order = torch.cat([order, torch.randperm(len(images))])
+        chosen.copy_(order[:128])
+        order = order[128:]
+        if number in (arguments.steps // 2, arguments.steps * 3 // 4):
+            rate.mul_(0.1)
+        run()
+        if (number + 1) % arguments.log_every == 0:
+            loss, top1 = (total / arguments.log_every).tolist()
+            total.zero_()
+            print(f"step {number + 1}  loss {loss:.4f}  top-1 {top1:.4f}", flush=True)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.monotonic() - started
+    model.eval()
+    right = 0
+    with torch.no_grad():
+        for x, y in zip(test[0].split(1000), test[1].split(1000), strict=True):
+            x = (x.to(device).float() - mean) / std
+            right += (model(x).argmax(1) == y.to(device)).sum().item()
+    return {
+        "system": f"torch {torch.__version__}",
+        "depth": arguments.depth,
+        "seed": arguments.seed,
+        "steps": arguments.steps,
+        "examples": len(test[1]),
+        "top1": right / len(test[1]),
+        "seconds": round(seconds, 1),
+    }
+
+
+def main():
+    """Parse the command line and print the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--depth", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=64000)
+    parser.add_argument("--decay", type=float, default=1e-4)
+    parser.add_argument("--log_every", type=int, default=4000)
+    print(json.dumps(train(parser.parse_args())))
+
+
+if __name__ == "__main__":
+    main()

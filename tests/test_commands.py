@@ -1,0 +1,258 @@
+"""The commands as a person meets them: flags, one-line errors, and the way from training to an answer."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import resnet_tf
+from resnet_tf import benchmark, config, evaluate, export, predict, train
+from resnet_tf.data import images as views
+from resnet_tf.data import sources
+from resnet_tf.evaluation import metrics
+from resnet_tf.training import devices, restore
+
+ROOT = pathlib.Path(__file__).parent.parent
+FLAGFILES = sorted((ROOT / "flags").glob("*.cfg"))
+COMMANDS = {"train": train, "evaluate": evaluate, "export": export, "predict": predict, "benchmark": benchmark}
+SMALL = (
+    "--dataset=synthetic", "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=32", "--train_steps=16",
+    "--lr=0.05", "--pad=0", "--mirror=false",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("commands") / "run"
+    assert train.main([*SMALL, f"--out={folder}"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    folder = run.parent / "model"
+    assert export.main([f"--run={run}", f"--out={folder}"]) == 0
+    return folder
+
+
+def refused(main, flags, capsys, code=1):
+    """The one line with which a command refuses."""
+    capsys.readouterr()
+    assert main(flags) == code
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert captured.out == "" and lines[-1].startswith("error: ") and "Traceback" not in captured.err
+    return lines[-1]
+
+
+# --- From training to an answer --------------------------------------------------------------------------------------
+
+
+def test_evaluate_counts_every_example(run, last_json, tmp_path):
+    assert evaluate.main([f"--run={run}", "--batch_size=100", f"--results={tmp_path}/r.csv"]) == 0
+    result = last_json()
+    assert result["examples"] == 256 and 0 <= result["top1"] <= result["top5"] <= 1
+    assert json.loads((run / "evaluation.json").read_text()) == result
+    assert evaluate.main([f"--run={run}", "--batch_size=7"]) == 0
+    assert last_json()["top1"] == result["top1"]
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 2
+
+
+def test_exported_model_answers_as_evaluated(run, exported, tmp_path):
+    """In a process of its own, that knows nothing of this package."""
+    test = sources.load("synthetic", image_size=16).splits["test"]
+    stored, values, normalization = restore.load(run)
+    engine = restore.build_engine(stored, values, normalization, devices.make_strategy(1))
+    expected = metrics.probabilities(engine.predict(test.images, 100))
+    larger = np.repeat(np.repeat(test.images[:3], 3, axis=1), 2, axis=2)  # 48x32: resized and cropped
+    np.savez(tmp_path / "in.npz", images=test.images, larger=larger)
+    script = """
+import sys, numpy as np, tensorflow as tf
+data, model = np.load(sys.argv[2]), tf.saved_model.load(sys.argv[1])
+png = [tf.io.encode_png(image).numpy() for image in data["images"]]
+by_bytes = model.signatures["serving_default"](image_bytes=tf.constant(png))
+by_images = model.signatures["images"](images=tf.constant(data["images"]))
+larger = model.signatures["images"](images=tf.constant(data["larger"]))
+assert "resnet_tf" not in sys.modules
+np.savez(sys.argv[3], bytes=by_bytes["probabilities"], images=by_images["probabilities"],
+         larger=larger["probabilities"], classes=by_bytes["classes"].numpy().astype("S"), scores=by_bytes["scores"])
+"""
+    arguments = [sys.executable, "-c", script, str(exported), str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
+    subprocess.run(arguments, check=True, capture_output=True, cwd=tmp_path)
+    answers = np.load(tmp_path / "out.npz")
+    np.testing.assert_allclose(answers["bytes"], expected, atol=1e-5)
+    np.testing.assert_allclose(answers["images"], expected, atol=1e-5)
+    viewed = views.resize_center(larger, 16).numpy()
+    np.testing.assert_allclose(answers["larger"], metrics.probabilities(engine.predict(viewed, 3)), atol=1e-5)
+    best = expected.argsort(axis=1)[:, ::-1][:, :5]
+    assert answers["classes"].shape == (256, 5)
+    assert (answers["classes"] == np.array([f"class{i}".encode() for i in range(10)])[best]).mean() > 0.99
+    np.testing.assert_allclose(answers["scores"], np.take_along_axis(expected, best, 1), atol=1e-5)
+
+
+def test_predict_names_files_and_goes_on_after_a_bad_one(exported, tmp_path, capsys):
+    test = sources.load("synthetic", image_size=16).splits["test"]
+    good = tmp_path / "good.png"
+    good.write_bytes(tf.io.encode_png(test.images[0]).numpy())
+    jpeg = tmp_path / "other.jpg"
+    jpeg.write_bytes(tf.io.encode_jpeg(np.repeat(test.images[1], 2, axis=0), quality=95).numpy())
+    assert predict.main([f"--model={exported}", str(good), str(jpeg)]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) == 3 and lines[0].startswith(str(good)) and lines[1].startswith(str(jpeg))
+    answer = json.loads(lines[-1])
+    assert answer["images"] == 2 and answer["predictions"][0]["class"] in lines[0]
+
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(good.read_bytes()[:60])
+    assert predict.main([f"--model={exported}", str(bad), str(good), str(tmp_path / "absent.png")]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.startswith(str(good)) and len(captured.out.strip().splitlines()) == 1
+    assert "2 of 3 files" in captured.err and f"{bad}: " in captured.err and "absent.png: No such file" in captured.err
+
+
+def test_export_refuses_to_overwrite(run, exported, capsys):
+    before = sorted(path.name for path in exported.rglob("*"))
+    assert f"--out={exported}" in refused(export.main, [f"--run={run}", f"--out={exported}"], capsys)
+    assert sorted(path.name for path in exported.rglob("*")) == before
+
+
+def test_benchmark_reports_a_ratio_for_each_peer(capsys, tmp_path):
+    flags = ["train", "--model=cifar_resnet8_v1", "--image_size=16", "--batch_size=8", "--steps=2", "--repeats=1"]
+    assert benchmark.main([*flags, f"--results={tmp_path}/speed.csv"]) == 0
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert result["ratio"]["keras_fit"] == pytest.approx(result["ours"] / result["peers"]["keras_fit"], rel=0.01)
+    rows = (tmp_path / "speed.csv").read_text().splitlines()
+    assert len(rows) == 3 and ",ours," in rows[1] and rows[1].endswith(",")
+    assert "--peers=torch" in refused(benchmark.main, [*flags, "--peers=torch"], capsys)
+
+
+# --- Flags -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.stem)
+def test_flagfile_is_complete(path, capsys):
+    """Header with command, expectation and time; flags that exist and go together; a network that exists."""
+    text = path.read_text()
+    header = "".join(line for line in text.splitlines() if line.startswith("#"))
+    assert f"python -m resnet_tf.train --flagfile=flags/{path.name}" in header
+    assert "Expected: " in header and "Run time: " in header
+    data = [] if "--dataset=digits" in text else ["--data_dir=/nowhere/at/all"]
+    line = refused(train.main, [f"--flagfile={path}", *data, "--out=", "--lr=oops"], capsys, code=2)
+    assert "--lr=oops" in line  # all flags before it were taken
+    if data:
+        assert "/nowhere/at/all" in refused(train.main, [f"--flagfile={path}", *data], capsys)
+
+
+def test_flags_are_few_and_have_help(capsys):
+    assert len(config.fields_of(config.TrainConfig)) < 60
+    for name, command in COMMANDS.items():
+        assert command.main(["--help"]) == 0
+        text = capsys.readouterr().out
+        assert "usage:" in text, name
+    assert train.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name, field in config.fields_of(config.TrainConfig).items():
+        assert f"  --{name}\n" in text and len(field.metadata["help"]) > 10
+    for group in ("Model:", "Data:", "Optimization:", "Devices:", "Record:"):
+        assert f"\n{group}\n" in text
+
+
+@pytest.mark.parametrize(
+    "flags, code, named",
+    [
+        (["--learning_rate=1"], 2, "learning_rate"),
+        (["--lr=fast"], 2, "--lr=fast"),
+        (["--shortcut=D"], 2, "--shortcut=D"),
+        (["--batch_size=0"], 2, "--batch_size=0"),
+        (["--lr_steps=1,x"], 2, "--lr_steps"),
+        (["--flagfile=/no/such.cfg"], 2, "/no/such.cfg"),
+        (["stray"], 2, "'stray'"),
+        ([], 1, "--train_steps"),
+        (["--train_steps=1", "--train_epochs=1"], 1, "--train_epochs=1"),
+        (["--train_steps=1", "--lr_steps=5,3"], 1, "--lr_steps=5,3"),
+        (["--train_steps=1", "--lr_steps=5", "--lr_epochs=3"], 1, "--lr_epochs"),
+        (["--train_steps=1", "--warmup_lr=0.1"], 1, "--warmup_until_error"),
+        (["--train_steps=1", "--decay=none"], 1, "--decay=none"),
+        (["--train_steps=1", "--nesterov", "--momentum=0"], 1, "--nesterov"),
+        (["--train_steps=1", "--dataset=digits", "--data_dir=x"], 1, "--data_dir=x"),
+        (["--train_steps=1", "--dataset=cifar10"], 1, "--data_dir"),
+        (["--train_steps=1", "--batch_size=9", "--replicas=2"], 1, "--batch_size=9"),
+        (["--train_steps=1", "--dataset=synthetic", "--model=cifar_resnet21_v1"], 1, "cifar_resnet20_v1"),
+        (["--train_steps=1", "--dataset=synthetic", "--replicas=3", "--batch_size=9"], 1, "--replicas=3"),
+        (["--train_steps=1", "--dataset=synthetic", "--batch_size=513"], 1, "--batch_size=513"),
+        (["--train_steps=1", "--dataset=synthetic", "--validation_examples=512"], 1, "--validation_examples"),
+        (["--train_steps=1", "--dataset=synthetic", "--model=cifar_plain8", "--shortcut=B"], 1, "--shortcut=B"),
+        (["--train_steps=1", "--dataset=folder", "--data_dir=/no/such"], 1, "/no/such"),
+        (["--train_steps=1", "--dataset=cifar10", "--data_dir=."], 1, "--data_dir"),
+    ],
+)  # fmt: skip
+def test_bad_flags_are_one_line_and_leave_nothing(flags, code, named, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert named in refused(train.main, flags, capsys, code)
+    assert not list(tmp_path.iterdir())
+
+
+def test_run_folder_of_other_flags_is_refused(run, capsys):
+    before = (run / "metrics.csv").read_text()
+    line = refused(train.main, [*SMALL, "--lr=0.5", f"--out={run}"], capsys)
+    assert "--lr=0.05 there, 0.5 here" in line and "--model" not in line
+    assert (run / "metrics.csv").read_text() == before
+
+
+def test_folder_that_is_no_run_is_left_alone(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert f"--out={tmp_path}" in refused(train.main, [*SMALL, f"--out={tmp_path}"], capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    assert "--run=" in refused(evaluate.main, [f"--run={tmp_path}"], capsys)
+    assert "--run=" in refused(evaluate.main, [f"--run={tmp_path}/absent"], capsys)
+    assert "--model=" in refused(predict.main, [f"--model={tmp_path}", "x.png"], capsys)
+    assert "--split=validation" in refused(evaluate.main, ["--split=validation", f"--run={_run_of(tmp_path)}"], capsys)
+
+
+def _run_of(tmp_path):
+    folder = tmp_path / "run"
+    assert train.main([*SMALL, "--train_steps=1", f"--out={folder}"]) == 0
+    return folder
+
+
+def test_default_run_folder_follows_from_the_flags():
+    from resnet_tf.training import loop
+
+    def folder(**values):
+        settings = {"train_steps": 5, "dataset": "synthetic", **values}
+        return loop.run_folder(config.from_settings(config.TrainConfig, settings, "test"))
+
+    assert folder() == folder(log_every=7, steps_per_call=3)
+    assert folder() != folder(lr=0.2)
+    assert folder().parts[0] == "runs"
+
+
+def test_help_and_bad_flags_do_not_wait_for_tensorflow():
+    script = "import sys\nfrom resnet_tf import train\ntrain.main(['--nope'])\nassert 'tensorflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_package_exports():
+    assert resnet_tf.list_models("cifar_resnet2*") == ["cifar_resnet20_v1", "cifar_resnet20_v2"]
+    with pytest.raises(AttributeError):
+        resnet_tf.no_such_thing  # noqa: B018
+
+
+# --- Real images -----------------------------------------------------------------------------------------------------
+
+
+def test_cifar10_recipe_runs_on_real_images(real_data, tmp_path, last_json):
+    archive = real_data / "cifar10_jpegq75.tar.xz"
+    flags = [f"--flagfile={ROOT}/flags/cifar10_resnet20.cfg", "--dataset=folder", f"--data_dir={archive}"]
+    assert train.main([*flags, "--train_steps=60", "--log_every=20", f"--out={tmp_path}/run"]) == 0
+    result = last_json()
+    assert result["examples"] == 10_000
+    from resnet_tf.training import record
+
+    losses = [row["loss"] for row in record.read_metrics(tmp_path / "run" / "metrics.csv") if row["split"] == "train"]
+    # A network that learns nothing stays at ln 10 = 2.30; 60 steps of this recipe reach about 1.8.
+    assert losses[-1] < 2.05 and losses[-1] < losses[0]

@@ -1,0 +1,280 @@
+"""The engine and the loop: replicas, precision, resume, faults."""
+
+import csv
+import dataclasses
+import os
+import resource
+
+import numpy as np
+import pytest
+import yaml
+
+import resnet_tf
+from resnet_tf import config as configuration
+from resnet_tf import train
+from resnet_tf.data import colour, resident
+from resnet_tf.errors import InputError
+from resnet_tf.training import checkpoint, devices, loop, optimizer, record, schedule
+from resnet_tf.training.step import Engine, Views
+
+BATCH = 16
+
+
+def make_engine(replicas, sync_bn=True, dtype="float32", initial_scale=2.0**15, lr=0.02):
+    images = np.random.default_rng(1).integers(0, 256, (64, 16, 16, 3), dtype=np.uint8)
+    labels = np.arange(64, dtype=np.int32) % 10
+    strategy = devices.make_strategy(replicas)
+    with strategy.scope():
+        model = resnet_tf.create_model("cifar_resnet8_v1", input_shape=(16, 16, 3), sync_bn=sync_bn, dtype=dtype)
+        engine = Engine(
+            strategy,
+            model,
+            colour.normalization("channel", images),
+            optimizer=optimizer.from_config(configuration.OptimizerConfig(), model),
+            schedule=schedule.Schedule(lr),
+            loss_scale=optimizer.LossScale(initial_scale) if dtype == "mixed_float16" else None,
+            views=Views(2, True),
+        )
+    return engine, images, labels
+
+
+def run_steps(engine, images, labels, steps):
+    data = engine.place(images, labels)
+    return engine.train(data, resident.order(64, BATCH, 0, steps, seed=0), steps).numpy()
+
+
+@pytest.fixture(scope="module")
+def one_and_two():
+    results = []
+    for replicas in (1, 2):
+        engine, images, labels = make_engine(replicas)
+        metrics = run_steps(engine, images, labels, 4)
+        results.append((engine, metrics, engine.get_state(), engine.predict(images, 10), images))
+    return results
+
+
+def test_one_and_two_replicas_agree(one_and_two):
+    (_, metrics_one, state_one, logits_one, _), (_, metrics_two, state_two, logits_two, _) = one_and_two
+    # Sums in another order: 1e-7 a step, amplified by four steps of training through BN.
+    np.testing.assert_allclose(metrics_one, metrics_two, rtol=1e-5)
+    assert state_one.keys() == state_two.keys() and state_one["state/step"] == 4
+    for name, value in state_one.items():
+        np.testing.assert_allclose(value, state_two[name], rtol=1e-3, atol=2e-5, err_msg=name)
+    np.testing.assert_allclose(logits_one, logits_two, atol=5e-4)
+
+
+def test_replicas_hold_the_same_bits(one_and_two):
+    engine = one_and_two[1][0]
+    for name, variable in engine.state.items():
+        first, second = (engine._local(variable, replica).numpy() for replica in (0, 1))
+        np.testing.assert_array_equal(first, second, err_msg=name)
+
+
+def test_predict_answers_every_image_once_at_any_batch(one_and_two):
+    for engine, _, _, logits, images in one_and_two:
+        assert logits.shape == (64, 10)
+        np.testing.assert_allclose(engine.predict(images, 64), logits, atol=1e-5)
+        np.testing.assert_allclose(engine.predict(images[:7], 4), logits[:7], atol=1e-5)
+
+
+def test_statistics_that_are_not_synchronised_are_averaged():
+    engine, images, labels = make_engine(2, sync_bn=False)
+    run_steps(engine, images, labels, 1)
+    name = "model/stem_bn/moving_mean"
+    stem = engine.model.get_layer("stem_conv")
+    initial = make_engine(1)[0].get_state()["model/stem_conv/kernel"]
+    stem.kernel.assign(initial)
+    order = resident.order(64, BATCH, 0, 1, seed=0)[0]
+    pixels = engine._normalization(images[order])
+    viewed = resident.pad_crop_mirror(pixels, *resident.draw_views(BATCH, 2, True, 0, np.int64(0)), 2)
+    halves = [np.mean(stem(half), axis=(0, 1, 2)) for half in np.split(viewed.numpy(), 2)]
+    for replica in (0, 1):
+        local = engine._local(engine.state[name], replica).numpy()
+        np.testing.assert_allclose(local, 0.1 * np.mean(halves, axis=0), atol=1e-6)
+
+
+def test_float16_step_that_overflows_is_skipped_on_every_replica():
+    engine, images, labels = make_engine(2, sync_bn=False, dtype="mixed_float16", initial_scale=2.0**24)
+    before = engine.get_state()
+    run_steps(engine, images, labels, 1)
+    after = engine.get_state()
+    assert after["state/skipped_steps"] == 1 and after["state/scale"] == 2.0**23 and after["state/step"] == 1
+    for name in before:
+        if not name.startswith("state/"):
+            np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+    run_steps(engine, images, labels, 14)
+    final = engine.get_state()
+    assert final["state/skipped_steps"] < 15 and np.isfinite(final["model/logits/kernel"]).all()
+    assert (final["model/logits/kernel"] != before["model/logits/kernel"]).any()
+
+
+# --- The loop --------------------------------------------------------------------------------------------------------
+
+SMALL = (
+    "--dataset=synthetic", "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=32", "--lr=0.05",
+    "--train_epochs=0", "--train_steps=24", "--lr_steps=20", "--log_every=6", "--eval_every=12",
+    "--checkpoint_every=8", "--pad=2", "--steps_per_call=6",
+)  # fmt: skip
+
+
+def interrupt_after(monkeypatch, step):
+    """Make the run end like a killed process right after the checkpoint of a step."""
+    save = checkpoint.save
+
+    def save_and_stop(folder, at, arrays):
+        save(folder, at, arrays)
+        if at == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", save_and_stop)
+
+
+def train_rows(folder):
+    keys = ("step", "epoch", "split", "loss", "top1", "top5", "lr")
+    return [{key: row[key] for key in keys} for row in record.read_metrics(folder / "metrics.csv")]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "unbroken"
+    flags = [*SMALL, "--warmup_lr=0.01", "--warmup_until_error=0.85"]
+    assert train.main([*flags, f"--out={folder}"]) == 0
+    return folder, flags
+
+
+def test_resumed_run_equals_the_unbroken_bit_for_bit(unbroken, tmp_path, monkeypatch, capsys):
+    folder, flags = unbroken
+    broken = tmp_path / "broken"
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 8)
+        assert train.main([*flags, f"--out={broken}"]) == 130
+    assert checkpoint.steps(broken / "checkpoints") == [8]
+    assert train.main([*flags, f"--out={broken}"]) == 0
+    assert "goes on from step 8" in capsys.readouterr().err
+    whole, resumed = (checkpoint.load_latest(path / "checkpoints") for path in (folder, broken))
+    assert whole.keys() == resumed.keys() and int(whole["state/step"]) == 24
+    for name in whole:
+        np.testing.assert_array_equal(whole[name], resumed[name], err_msg=name)
+    assert train_rows(folder) == train_rows(broken)
+
+
+def test_run_folder_explains_itself(unbroken):
+    folder, _ = unbroken
+    manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
+    assert manifest["flags"]["lr_steps"] == [20] and manifest["flags"]["model"] == "cifar_resnet8_v1"
+    assert manifest["data"]["examples"] == {"train": 512, "test": 256}
+    assert len(manifest["classes"]) == 10 and manifest["model"]["trainable_parameters"] == 75_290
+    rows = train_rows(folder)
+    assert [row["step"] for row in rows if row["split"] == "train"] == [6, 8, 12, 16, 18, 24]
+    assert [row["step"] for row in rows if row["split"] == "test"] == [12, 24]
+    # The running error starts at 1 and needs more than 24 steps to pass 85%: still the rate of the warm-up.
+    assert [row["lr"] for row in rows if row["step"] == 24 and row["lr"]] == pytest.approx([0.01])
+    assert checkpoint.steps(folder / "checkpoints") == [16, 24]
+    assert list(folder.glob("events/*/events*"))
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_finished_run_answers_again_and_appends_nothing(unbroken, last_json, tmp_path):
+    folder, flags = unbroken
+    before = (folder / "metrics.csv").read_text()
+    assert train.main([*flags, f"--out={folder}", f"--results={tmp_path}/r.csv"]) == 0
+    result = last_json()
+    assert result["steps"] == 24 and result["examples"] == 256
+    assert (folder / "metrics.csv").read_text() == before and not (tmp_path / "r.csv").exists()
+
+
+def test_damaged_checkpoint_is_passed_over_aloud(unbroken, caplog, tmp_path):
+    folder, _ = unbroken
+    for path in (folder / "checkpoints").iterdir():
+        content = bytearray(path.read_bytes())
+        if "24" in path.name:
+            content[len(content) // 2] ^= 1
+        (tmp_path / path.name).write_bytes(content)
+    assert int(checkpoint.load_latest(tmp_path)["state/step"]) == 16
+    assert "step-00000024.npz: damaged" in caplog.text
+    (tmp_path / "step-00000016.npz").write_bytes(b"")
+    with pytest.raises(InputError, match="all 2 checkpoints are damaged"):
+        checkpoint.load_latest(tmp_path)
+
+
+def test_full_disk_keeps_the_last_checkpoint(tmp_path):
+    arrays = {"a": np.zeros(100_000)}
+    checkpoint.save(tmp_path, 1, arrays)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(OSError) as error:
+            checkpoint.save(tmp_path, 2, arrays)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.value.filename.endswith("step-00000002.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.npz"]
+    np.testing.assert_array_equal(checkpoint.load_latest(tmp_path)["a"], arrays["a"])
+
+
+def test_disk_full_in_training_is_one_line(tmp_path, monkeypatch, capsys):
+    def full(folder, step, arrays):
+        raise OSError(28, os.strerror(28), str(folder / "step.npz"))
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    assert train.main([*SMALL, f"--out={tmp_path}/run"]) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == f"error: {tmp_path}/run/checkpoints/step.npz: No space left on device"
+
+
+def test_loss_that_is_no_number_stops_with_step_and_cause(tmp_path, capsys):
+    flags = [flag for flag in SMALL if not flag.startswith(("--lr", "--checkpoint"))]
+    assert train.main([*flags, "--lr=1e25", "--checkpoint_every=1", f"--out={tmp_path}/run"]) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: loss is ") and "--lr=1e+25" in last and "at step " in last
+    saved = checkpoint.steps(tmp_path / "run" / "checkpoints")
+    assert saved and f"last good checkpoint is of step {saved[-1]}" in last
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        assert checkpoint.load(path)
+
+
+def test_results_row(tmp_path):
+    path = tmp_path / "results" / "cifar10.csv"
+    row = dict.fromkeys(record.ACCURACY_COLUMNS, 1)
+    record.append_result(path, record.ACCURACY_COLUMNS, row)
+    record.append_result(path, record.ACCURACY_COLUMNS, row | {"model": "a,b"})
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [r["model"] for r in rows] == ["1", "a,b"] and tuple(rows[0]) == record.ACCURACY_COLUMNS
+    with pytest.raises(InputError, match="its columns are"):
+        record.check_results(path, record.SPEED_COLUMNS)
+
+
+def test_validation_split_is_held_out_and_test_is_not_looked_at(tmp_path, last_json):
+    flags = [*SMALL, "--train_steps=2", "--validation_examples=100", f"--out={tmp_path}/run"]
+    assert train.main(flags) == 0
+    result = last_json()
+    assert result["split"] == "validation" and result["examples"] == 100
+    assert {row["split"] for row in train_rows(tmp_path / "run")} == {"train", "validation"}
+
+
+def test_every_setting_is_read(tmp_path, monkeypatch):
+    """A flag that nothing reads is a promise not kept."""
+    read, plain = set(), configuration.settings_of
+
+    def recorder(section):
+        class Recording(type(section)):
+            def __getattribute__(self, name):
+                read.add(name)
+                return super().__getattribute__(name)
+
+        return Recording(**{f.name: getattr(section, f.name) for f in dataclasses.fields(section)})
+
+    values = {
+        "dataset": "synthetic", "image_size": 16, "model": "cifar_resnet8_v1", "batch_size": 32, "train_steps": 2,
+        "out": str(tmp_path / "run"), "results": str(tmp_path / "r.csv"),
+    }  # fmt: skip
+    bare = configuration.from_settings(configuration.TrainConfig, values, "test")
+    recording = configuration.TrainConfig(
+        **{name: recorder(getattr(bare, name)) for name in configuration.section_types(configuration.TrainConfig)}
+    )
+    read.clear()
+    monkeypatch.setattr(configuration, "settings_of", lambda _: plain(bare))  # the manifest reads all of them
+    loop.train(recording)
+    unread = set(configuration.fields_of(configuration.TrainConfig)) - read
+    assert unread == {"train_epochs", "lr_epochs"} & unread  # not reached where the same is given in steps
