@@ -1,5 +1,6 @@
 """Data sets that are folders of images, packed or not."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -100,9 +101,12 @@ def _decode_all(root: Path, files: list[tuple[str, bytes]], image_size: int) -> 
 
     result = np.empty((len(files), image_size, image_size, 3), np.uint8)
     done = 0
-    encoded = tf.data.Dataset.from_tensor_slices([data for _, data in files])
+    options = tf.data.Options()
+    # TensorFlow 2.21 may wait for the tuning thread when an iterator ends, for as long as the iterator has lived.
+    options.autotune.enabled = False
+    encoded = tf.data.Dataset.from_tensor_slices([data for _, data in files]).with_options(options)
     try:
-        for batch in encoded.map(view, num_parallel_calls=tf.data.AUTOTUNE).batch(256).prefetch(1):
+        for batch in encoded.map(view, num_parallel_calls=os.cpu_count()).batch(256).prefetch(2):
             result[done : done + len(batch)] = batch.numpy()
             done += len(batch)
     except tf.errors.OpError:
