@@ -9,9 +9,18 @@ HERE = pathlib.Path(__file__).parent
 EXTRAS = {
     "gpu": ["tensorflow[and-cuda]==2.21.*"],
     "demo": ["scikit-learn>=1.4"],
+    "convert": ["huggingface_hub>=0.23", "safetensors>=0.4"],
     "plot": ["matplotlib>=3.8"],
 }
-EXTRAS["dev"] = [*EXTRAS["demo"], *EXTRAS["plot"], "hypothesis>=6.100", "pillow>=10", "pytest>=8", "ruff==0.14.*"]
+EXTRAS["dev"] = [
+    *EXTRAS["demo"],
+    *EXTRAS["plot"],
+    *EXTRAS["convert"],
+    "hypothesis>=6.100",
+    "pillow>=10",
+    "pytest>=8",
+    "ruff==0.14.*",
+]
 
 setup(
     name="resnet_tf",

@@ -11,8 +11,8 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "create_model", "list_models"]
-_MODELS = ("create_model", "list_models")
+_MODELS = ("cost", "create_backbone", "create_model", "list_models")
+__all__ = ["InputError", *_MODELS]
 
 
 def __getattr__(name):

@@ -34,11 +34,15 @@ def setting(default, help, *, choices=None, low=None, high=None, changes_result=
 class ModelConfig:
     """Model."""
 
-    model: str = setting("cifar_resnet20_v1", "Name of the network: cifar_resnetN_v1 or cifar_plainN, N = 6n+2.")
+    model: str = setting("cifar_resnet20_v1", "Name of the network; python -m resnet_tf.models lists them.")
     shortcut: str = setting(
         "",
         "Shortcuts where shapes change: A pads with zeros, B projects, C projects everywhere. Unset: the row's own.",
         choices=("", "A", "B", "C"),
+    )
+    zero_gamma: bool = setting(False, "Start every residual branch at zero (Bag of Tricks, section 3.1).")
+    initializer: str = setting(
+        "he", "he: Gaussian, fan-out (He et al. 2015); xavier: uniform (Bag of Tricks).", choices=("he", "xavier")
     )
     sync_bn: bool = setting(False, "Batch normalisation over the global batch, not each replica's part of it.")
 
@@ -199,6 +203,40 @@ class PredictConfig:
     """The predict command."""
 
     prediction: PredictionSection = PredictionSection()
+
+
+@dataclasses.dataclass(frozen=True)
+class ConversionSection:
+    """Conversion."""
+
+    model: str = setting("", "Name of the network.")
+    source: str = setting("", "Weights: .safetensors or .pth of timm or torchvision, .h5 of Keras, or ours.")
+    out: str = setting("", "File to write: .weights.h5 (ours) or .safetensors (timm's names).")
+    num_classes: int = setting(0, "Classes of the weights. 0: the paper's.", low=0)
+    shortcut: str = setting("", "Shortcut, as in training.", choices=("", "A", "B", "C"))
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertConfig:
+    """The convert command."""
+
+    conversion: ConversionSection = ConversionSection()
+
+
+@dataclasses.dataclass(frozen=True)
+class ListingSection:
+    """Listing."""
+
+    json: bool = setting(False, "Print everything in the JSON line, and no table.")
+    diagram: str = setting("", "Draw that network by block instead.")
+    out: str = setting("", "File of the drawing, .png or .svg. Unset: the network's name.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelsConfig:
+    """The models command."""
+
+    listing: ListingSection = ListingSection()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A row of the table -> a Keras functional graph."""
+"""A row of the table -> a Keras functional graph: a classifier, or a backbone with outputs at several strides."""
 
 import dataclasses
 
@@ -9,41 +9,141 @@ from resnet_tf.models import blocks
 from resnet_tf.models.architectures import find
 from resnet_tf.models.layers import Layers
 
+INITIALIZERS = ("he", "xavier")
 
-def create_model(name, *, num_classes=None, input_shape=None, shortcut=None, sync_bn=False, dtype="float32", seed=0):
+
+def create_model(
+    name,
+    *,
+    num_classes=None,
+    input_shape=None,
+    shortcut=None,
+    zero_gamma=False,
+    initializer="he",
+    dropout=None,
+    sync_bn=False,
+    dtype="float32",
+    seed=0,
+    weights=None,
+):
     """Build a network of the table, or a CIFAR net of any valid depth.
 
     Args:
-        name: such as "cifar_resnet20_v1"; see `architectures`.
+        name: such as "resnet50_v1d" or "cifar_resnet20_v1"; see `architectures`.
         num_classes: of the data; the paper's where None.
-        input_shape: (height, width, channels); height and width may be None.
+        input_shape: (height, width, channels); height and width may be None, for any size.
         shortcut: "A", "B" or "C" instead of the row's own.
+        zero_gamma: start every residual branch at zero (Bag of Tricks, section 3.1); see `blocks`.
+        initializer: "he" or "xavier", exactly as `layers.Layers` says.
+        dropout: rate before the logits in (0, 1); None for none, as the papers have it.
         sync_bn: batch statistics over all replicas of a distribution strategy.
         dtype: Keras policy: "float32", "mixed_bfloat16" or "mixed_float16".
         seed: of the initial weights.
+        weights: None; a file (.weights.h5 of this network, or what `convert` reads); or "imagenet" for
+            the best known published ones.
 
     Returns:
         A `keras.Model` from normalised images, float [batch, height, width, channels], to logits,
         float32 [batch, num_classes].
 
     Raises:
-        InputError: an unknown name, or an option that the network cannot have.
+        InputError: an unknown name, or an option that the network cannot have. It is a ValueError.
     """
-    row = _with_shortcut(name, find(name), shortcut)
+    row = _row(name, shortcut)
+    if initializer not in INITIALIZERS:
+        raise InputError(f"--initializer={initializer}: not one of {', '.join(INITIALIZERS)}")
+    if dropout is not None and not 0 < dropout < 1:
+        raise InputError(f"dropout={dropout}: not between 0 and 1; None for none")
+    layers = Layers(dtype, sync_bn, zero_gamma, initializer, seed)
+    images, stages = _trunk(name, row, layers, input_shape)
+    logits = layers.head(stages[-1], row, num_classes or row.classes, dropout)
+    model = keras.Model(images, logits, name=name)
+    if weights:
+        from resnet_tf.models.weights import load
+
+        load(model, weights)
+    return model
+
+
+def create_backbone(
+    name,
+    levels=(2, 3, 4, 5),
+    *,
+    output_stride=None,
+    input_shape=(None, None, 3),
+    shortcut=None,
+    sync_bn=False,
+    dtype="float32",
+    seed=0,
+):
+    """Build the stages of a network for detection and segmentation.
+
+    Args:
+        name: of a network of the table.
+        levels: which outputs: level k is the last one at stride 2^k of the undilated network, so 2 to 5
+            are the four stages of an ImageNet net, 0 to 2 the three of a CIFAR net. A v2 stage is
+            activated by a BN-ReLU where it ends the network; the inner ones are raw sums.
+        output_stride: 16 or 8 instead of 32: later strides become dilations (Bag of Tricks, section
+            6.2, after DeepLab), such that the values at the old positions stay what they were.
+        input_shape: (height, width, channels), None for any size.
+        shortcut: as for `create_model`.
+        sync_bn: likewise.
+        dtype: likewise.
+        seed: likewise.
+
+    Returns:
+        A `keras.Model` from normalised images to {level: float [batch, height / stride, width / stride,
+        channels]}. Layers have the names, and weights the paths, that they have in `create_model`.
+
+    Raises:
+        InputError: levels or an output stride that the network does not have.
+    """
+    row = _row(name, shortcut)
+    first = 0 if row.stem == "3x3" else 2
+    available = {str(first + index): index for index in range(len(row.blocks))}
+    wanted = [str(level) for level in levels]
+    missing = [level for level in wanted if level not in available]
+    if missing or not wanted:
+        raise InputError(f"levels {', '.join(missing) or 'none'}: {name} has {', '.join(available)}")
+    last = 2 ** (first + len(row.blocks) - 1)
+    allowed = [last >> shift for shift in range(3) if last >> shift >= 2**first]
+    if output_stride is not None and output_stride not in allowed:
+        raise InputError(f"output_stride={output_stride}: {name} has {', '.join(map(str, allowed))}")
     layers = Layers(dtype=dtype, sync_bn=sync_bn, seed=seed)
-    images = keras.Input(input_shape or (row.input_size, row.input_size, 3), name="images")
+    images, stages = _trunk(name, row, layers, input_shape, output_stride)
+    if row.preactivation:
+        stages[-1] = layers.relu(layers.norm(stages[-1], name="head_bn"), name="head_relu")
+    return keras.Model(images, {level: stages[available[level]] for level in wanted}, name=f"{name}_backbone")
+
+
+def grow(layers, row, images, output_stride=None):
+    """Put stem and stages after `images`; returns the output of each stage."""
     x = layers.stem(images, row)
     block = blocks.preactivation if row.preactivation else blocks.postactivation
+    stride, dilation, stages = 1 if row.stem == "3x3" else 4, 1, []
     for stage, (count, filters) in enumerate(zip(row.blocks, row.filters, strict=True), start=1):
         for index in range(1, count + 1):
-            stride = 2 if index == 1 and stage > 1 else 1
-            x = block(layers, x, row, filters, stride, f"stage{stage}_block{index}")
-    if row.preactivation:
-        x = layers.relu(layers.norm(x, name="head_bn"), name="head_relu")
-    return keras.Model(images, layers.logits(x, num_classes or row.classes), name=name)
+            step = blocks.Step(dilation=dilation)
+            if index == 1 and stage > 1:
+                step = blocks.Step(2, dilation, removed=output_stride is not None and stride >= output_stride)
+                stride, dilation = stride * step.kept, dilation * (2 if step.removed else 1)
+            x = block(layers, x, row, filters, step, f"stage{stage}_block{index}")
+        stages.append(x)
+    return stages
 
 
-def _with_shortcut(name, row, shortcut):
+def _trunk(name, row, layers, input_shape, output_stride=None):
+    shape = tuple(input_shape or (row.input_size, row.input_size, 3))
+    # Every layer takes what a 3x3 makes of one pixel, but an image that the strides shrink to nothing is a mistake.
+    smallest = 2 ** (len(row.blocks) - 1) * (1 if row.stem == "3x3" else 4)
+    if len(shape) != 3 or any(side is not None and side < smallest for side in shape[:2]):
+        raise InputError(f"input_shape={shape}: {name} needs (height, width, channels) of at least {smallest} pixels")
+    images = keras.Input(shape, name="images")
+    return images, grow(layers, row, images, output_stride)
+
+
+def _row(name, shortcut):
+    row = find(name)
     if not shortcut or shortcut == row.shortcut:
         return row
     if row.shortcut == "none":

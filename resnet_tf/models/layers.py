@@ -14,6 +14,13 @@ import tensorflow as tf
 # He et al. 2015; Keras' momentum is the share that stays, one minus PyTorch's.
 BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
 
+# Convolutions before the first stage: (filters, kernel, stride).
+STEMS = {
+    "3x3": ((16, 3, 1),),
+    "7x7": ((64, 7, 2),),
+    "deep": ((32, 3, 2), (32, 3, 1), (64, 3, 1)),
+}
+
 
 @keras.saving.register_keras_serializable("resnet_tf")
 class PaddedIdentity(keras.layers.Layer):
@@ -85,20 +92,22 @@ class Layers:
     Attributes:
         dtype: a Keras dtype policy, such as "float32" or "mixed_bfloat16".
         sync_bn: batch statistics over all replicas.
+        zero_gamma: start every residual branch at zero.
+        initializer: "he" or "xavier"; see `_initializer`.
         seed: of the initial weights. Each kernel draws from (seed, its name), so that a layer's start
             does not depend on what else the network holds.
     """
 
     dtype: str = "float32"
     sync_bn: bool = False
+    zero_gamma: bool = False
+    initializer: str = "he"
     seed: int = 0
 
-    def conv(self, x, filters, kernel, stride=1, *, name):
-        """Convolution without bias, padded by (kernel - 1) / 2 on each side; He initialisation.
+    # --- Single layers -----------------------------------------------------------------------------------------------
 
-        Gaussian with standard deviation sqrt(2 / (kernel^2 filters)): fan-out (He et al. 2015b,
-        arXiv 1502.01852, and the code of the ResNet paper's authors).
-        """
+    def conv(self, x, filters, kernel, stride=1, dilation=1, zero=False, *, name):
+        """Convolution without bias, padded by dilation (kernel - 1) / 2 on each side; `zero`: starts at zero."""
         pad = (kernel - 1) // 2
         if stride > 1 and pad:
             x = self.pad(x, pad, name=f"{name}_pad")
@@ -107,10 +116,9 @@ class Layers:
             kernel,
             stride,
             padding="valid" if stride > 1 else "same",
+            dilation_rate=dilation,
             use_bias=False,
-            kernel_initializer=keras.initializers.VarianceScaling(
-                2.0, "fan_out", "untruncated_normal", seed=self._seed(name)
-            ),
+            kernel_initializer="zeros" if zero else self._initializer(name),
             dtype=self.dtype,
             name=name,
         )(x)
@@ -119,9 +127,19 @@ class Layers:
         """Zeros around each image."""
         return keras.layers.ZeroPadding2D(pixels, dtype=self.dtype, name=name)(x)
 
-    def norm(self, x, *, name):
-        """Batch normalisation over channels."""
-        return BatchNormalization(**BATCH_NORM, synchronized=self.sync_bn, dtype=self.dtype, name=name)(x)
+    def pad_identity(self, x, filters, stride, *, name):
+        """Shortcut A."""
+        return PaddedIdentity(filters, stride, dtype=self.dtype, name=name)(x)
+
+    def norm(self, x, zero=False, *, name):
+        """Batch normalisation over channels; `zero`: gamma starts at zero."""
+        return BatchNormalization(
+            **BATCH_NORM,
+            gamma_initializer="zeros" if zero else "ones",
+            synchronized=self.sync_bn,
+            dtype=self.dtype,
+            name=name,
+        )(x)
 
     def relu(self, x, *, name):
         """max(x, 0)."""
@@ -145,58 +163,80 @@ class Layers:
             x = MinusInfinityPadding(1, dtype=self.dtype, name=f"{name}_pad")(x)
         return keras.layers.MaxPooling2D(3, 2, padding="valid", dtype=self.dtype, name=name)(x)
 
-    def shortcut(self, x, row, filters, stride, *, name):
+    def average_pool(self, x, stride, *, name):
+        """2x2 average; at an odd edge of only the pixels that there are (Keras' "same" does not count padding)."""
+        return keras.layers.AveragePooling2D(2, stride, "same", dtype=self.dtype, name=name)(x)
+
+    def global_pool(self, x, *, name):
+        """Mean over height and width."""
+        return keras.layers.GlobalAveragePooling2D(dtype=self.dtype, name=name)(x)
+
+    def dropout(self, x, rate, *, name):
+        """Drop features in training."""
+        return keras.layers.Dropout(rate, dtype=self.dtype, name=name)(x)
+
+    def dense(self, x, units, *, name):
+        """Float32 in every precision; biases start at 0."""
+        return keras.layers.Dense(units, kernel_initializer=self._initializer(name, True), dtype="float32", name=name)(
+            x
+        )
+
+    # --- What is made of them ----------------------------------------------------------------------------------------
+
+    def shortcut(self, x, row, filters, stride, removed, *, name):
         """Bring a block's input to the shape of its output, as the row's shortcut does.
 
-        Shortcut D pools before it projects: kernel 2, stride 2; at an odd edge it averages only the
-        pixels that there are (Keras' "same" average pool does not count padding).
+        Args:
+            x: input of the block, or its activation in a v2.
+            row: the network's.
+            filters: channels of the output.
+            stride: of the block.
+            removed: whether a dilation stands for the block's stride of 2.
+            name: prefix of the layers.
         """
-        if row.shortcut == "A":
-            if x.shape[-1] == filters and stride == 1:
-                return x
-            return PaddedIdentity(filters, stride, dtype=self.dtype, name=f"{name}_pad")(x)
-        if row.shortcut == "B" and x.shape[-1] == filters and stride == 1:
+        if row.shortcut != "C" and stride == 1 and x.shape[-1] == filters:
             return x
-        if row.downsample == "avg_pool" and stride > 1:
-            pool = keras.layers.AveragePooling2D(stride, stride, "same", dtype=self.dtype, name=f"{name}_pool")
-            x, stride = pool(x), 1
+        if row.shortcut == "A":
+            return self.pad_identity(x, filters, stride, name=f"{name}_pad")
+        if row.downsample == "avg_pool" and (stride > 1 or removed):
+            x, stride = self.average_pool(x, stride, name=f"{name}_pool"), 1
         x = self.conv(x, filters, 1, stride, name=f"{name}_conv")
         return x if row.preactivation else self.norm(x, name=f"{name}_bn")
 
     def stem(self, x, row):
         """Everything before the first stage. A v2 leaves its last BN-ReLU to the first block."""
+        plan = STEMS[row.stem]
+        for index, (filters, kernel, stride) in enumerate(plan, start=1):
+            suffix = index if len(plan) > 1 else ""
+            x = self.conv(x, filters, kernel, stride, name=f"stem_conv{suffix}")
+            if index < len(plan) or not row.preactivation:
+                x = self.relu(self.norm(x, name=f"stem_bn{suffix}"), name=f"stem_relu{suffix}")
         if row.stem == "3x3":
-            return self._stem_end(self.conv(x, row.filters[0], 3, name="stem_conv"), row, "")
-        if row.stem == "7x7":
-            x = self._stem_end(self.conv(x, 64, 7, 2, name="stem_conv"), row, "")
-        else:
-            for index, (filters, stride) in enumerate(((32, 2), (32, 1), (64, 1)), start=1):
-                x = self.conv(x, filters, 3, stride, name=f"stem_conv{index}")
-                x = self.relu(self.norm(x, name=f"stem_bn{index}"), name=f"stem_relu{index}")
+            return x
         return self.max_pool(x, name="stem_pool", activated=not row.preactivation)
 
-    def _stem_end(self, x, row, suffix):
+    def head(self, x, row, classes, dropout):
+        """Last BN-ReLU of a v2, global average pool, logits."""
         if row.preactivation:
-            return x
-        return self.relu(self.norm(x, name=f"stem_bn{suffix}"), name=f"stem_relu{suffix}")
+            x = self.relu(self.norm(x, name="head_bn"), name="head_relu")
+        x = self.global_pool(x, name="pool")
+        if dropout:
+            x = self.dropout(x, dropout, name="dropout")
+        return self.dense(x, classes, name="logits")
 
-    def logits(self, x, classes):
-        """Global average pool and dense layer; logits are float32 in every precision.
+    def _initializer(self, name, dense=False):
+        """How a kernel starts.
 
-        The kernel is Gaussian with standard deviation sqrt(1 / fan_in), since no ReLU follows; biases 0.
+        he: Gaussian with standard deviation sqrt(2 / fan_out), fan_out = kernel^2 filters (He et al.
+        2015b, arXiv 1502.01852, and the code of the ResNet paper's authors); sqrt(1 / fan_in) for the
+        dense layer, which no ReLU follows. xavier: uniform in +-sqrt(6 / (fan_in + fan_out)) (Bag of
+        Tricks, section 2.1).
         """
-        x = keras.layers.GlobalAveragePooling2D(dtype=self.dtype, name="pool")(x)
-        return keras.layers.Dense(
-            classes,
-            kernel_initializer=keras.initializers.VarianceScaling(
-                1.0, "fan_in", "untruncated_normal", seed=self._seed("logits")
-            ),
-            dtype="float32",
-            name="logits",
-        )(x)
-
-    def _seed(self, name):
-        return zlib.crc32(f"{self.seed}/{name}".encode())
+        seed = zlib.crc32(f"{self.seed}/{name}".encode())
+        if self.initializer == "xavier":
+            return keras.initializers.GlorotUniform(seed=seed)
+        scale, mode = (1.0, "fan_in") if dense else (2.0, "fan_out")
+        return keras.initializers.VarianceScaling(scale, mode, "untruncated_normal", seed=seed)
 
 
 @keras.saving.register_keras_serializable("resnet_tf")

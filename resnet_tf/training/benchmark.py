@@ -96,6 +96,8 @@ def _network(config, labels):
         num_classes=int(labels.max()) + 1,
         input_shape=(size, size, 3),
         shortcut=config.model.shortcut,
+        zero_gamma=config.model.zero_gamma,
+        initializer=config.model.initializer,
         sync_bn=config.model.sync_bn,
         dtype=configuration.PRECISIONS[config.device.precision],
     )

@@ -1,0 +1,55 @@
+"""List the networks and what they cost: `python -m resnet_tf.models [PATTERN]`."""
+
+import sys
+
+from resnet_tf import command, config
+from resnet_tf.errors import InputError
+
+
+def main(argv=None):
+    """Run the command; returns its exit code."""
+    return command.launch("List the networks and what they cost.", config.ModelsConfig, _run, argv, "[PATTERN]")
+
+
+def _run(settings, patterns):
+    from resnet_tf.models import cost_by_name, find, list_models
+
+    section = settings.listing
+    if section.diagram:
+        from resnet_tf.models import diagram
+
+        find(section.diagram)
+        out = section.out or f"{section.diagram}.png"
+        diagram.draw(section.diagram, out)
+        return {"model": section.diagram, "out": out}
+    names = [name for pattern in patterns or ["*"] for name in list_models(pattern)]
+    if not names:
+        raise InputError(
+            f"{' '.join(patterns)}: no network has such a name; *{patterns[0].strip('*')[:6]}* may find more"
+        )
+    rows = []
+    for name in names:
+        size, figures = find(name).input_size, cost_by_name(name)
+        rows.append(
+            {
+                "name": name,
+                "trainable_parameters": figures.trainable_parameters,
+                "gmacs": round(figures.gmacs, 4),
+                "mib_float32": round(figures.mib_float32, 2),
+                "mib_float16": round(figures.mib_float16, 2),
+                "activations": figures.activations,
+                "input": [size, size, 3],
+                "classes": find(name).classes,
+            }
+        )
+    if not section.json:
+        print(f"{'name':22} {'parameters':>12} {'GMACs':>8} {'MiB (32 bit)':>13}  input")
+        for row in rows:
+            figures = f"{row['trainable_parameters']:12,} {row['gmacs']:8.3f} {row['mib_float32']:13.2f}"
+            print(f"{row['name']:22} {figures}  {'x'.join(map(str, row['input']))}")
+        return {"models": len(rows)}
+    return {"models": rows}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""Weights and images drawn the same wherever NumPy is, for comparing implementations. Needs NumPy alone.
+
+`numpy.random.RandomState` is used because its stream never changes. Weights are drawn in the order of a
+PyTorch state dict, one after another from one stream, in PyTorch's layout.
+"""
+
+import zlib
+
+import numpy as np
+
+
+def weights(shapes, seed):
+    """Draw a state dict.
+
+    Args:
+        shapes: {name: shape} in the order of the state dict, without "num_batches_tracked".
+        seed: a string, such as the network's name.
+
+    Returns:
+        {name: float32 array}: kernels Gaussian by fan-out; scales and variances uniform in [0.7, 1.3],
+        shifts, means and biases Gaussian of 0.1, so that no order or epsilon stays hidden.
+    """
+    random = np.random.RandomState(zlib.crc32(seed.encode()))
+    drawn = {}
+    for name, shape in shapes.items():
+        if len(shape) == 4 and shape[2:] != (1, 1):
+            value = random.standard_normal(shape) * np.sqrt(2 / (shape[0] * shape[2] * shape[3]))
+        elif len(shape) >= 2:
+            value = random.standard_normal(shape) / np.sqrt(shape[1])
+        elif name.endswith(("weight", "running_var")):
+            value = random.uniform(0.7, 1.3, shape)
+        else:
+            value = random.standard_normal(shape) * 0.1
+        drawn[name] = value.astype(np.float32)
+    return drawn
+
+
+def images(height, width):
+    """Two images, float32 [2, height, width, 3], Gaussian."""
+    return np.random.RandomState(height * 1000 + width).standard_normal((2, height, width, 3)).astype(np.float32)
