@@ -10,7 +10,7 @@ demo: .venv/demo.stamp
 	$(BIN)/python -m resnet_tf.demo --flagfile=flags/demo.cfg --out=runs/demo
 
 test: .venv/dev.stamp lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -1,4 +1,8 @@
-"""Measure speed against peers in one run: `python -m resnet_tf.benchmark train --model=... --peers=keras_fit`."""
+"""Measure speed against peers in one run.
+
+`python -m resnet_tf.benchmark train --model=cifar_resnet20_v1 --peers=keras_fit`
+`python -m resnet_tf.benchmark build --model=resnet50_v1d --peers=keras_applications`
+"""
 
 import sys
 
@@ -9,15 +13,19 @@ from resnet_tf.errors import InputError
 def main(argv=None):
     """Run the command; returns its exit code."""
     description = "Measure speed against peers: alternating, warm, median of several."
-    return command.launch(description, config.BenchmarkConfig, _run, argv, positional="train")
+    return command.launch(description, config.BenchmarkConfig, _run, argv, positional="train|build")
 
 
 def _run(settings, kinds):
-    if kinds != ["train"]:
-        raise InputError(f"{' '.join(kinds) or 'nothing'} to measure: say train")
-    from resnet_tf.training import benchmark
+    if kinds == ["train"]:
+        from resnet_tf.training import benchmark
 
-    return benchmark.benchmark_train(settings)
+        return benchmark.benchmark_train(settings)
+    if kinds == ["build"]:
+        from resnet_tf.models import benchmark
+
+        return benchmark.benchmark_build(settings)
+    raise InputError(f"{' '.join(kinds) or 'nothing'} to measure: say train or build")
 
 
 if __name__ == "__main__":

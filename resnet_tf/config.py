@@ -244,7 +244,7 @@ class BenchmarkSection:
     """Benchmark."""
 
     peers: tuple[str, ...] = setting(
-        ("keras_fit",), "Peers to measure in the same run: keras_fit, keras_fit_our_layers."
+        ("keras_fit",), "Peers: keras_fit, keras_fit_our_layers (train); keras_applications (build)."
     )
     batch_size: int = setting(128, "Examples of a step over all replicas.", low=1)
     image_size: int = setting(32, "Height and width of the images in pixels.", low=8)

@@ -130,6 +130,16 @@ def test_benchmark_reports_a_ratio_for_each_peer(capsys, tmp_path):
     assert "--peers=torch" in refused(benchmark.main, [*flags, "--peers=torch"], capsys)
 
 
+def test_benchmark_of_building(capsys):
+    flags = ["build", "--model=cifar_resnet8_v1", "--peers=keras_applications", "--repeats=1"]
+    assert benchmark.main(flags) == 0
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert result["ratio"]["keras_applications"] > 1  # 8 layers beside 50
+    assert "--peers=keras_fit" in refused(benchmark.main, [*flags, "--peers=keras_fit"], capsys)
+    assert "--results" in refused(benchmark.main, [*flags, "--results=x.csv"], capsys)
+    assert "train or build" in refused(benchmark.main, ["fly"], capsys)
+
+
 # --- Flags -----------------------------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,6 @@
 import sys
 
 from resnet_tf import command, config
-from resnet_tf.errors import InputError
 
 
 def main(argv=None):
@@ -22,11 +21,10 @@ def _run(settings, patterns):
         out = section.out or f"{section.diagram}.png"
         diagram.draw(section.diagram, out)
         return {"model": section.diagram, "out": out}
-    names = [name for pattern in patterns or ["*"] for name in list_models(pattern)]
-    if not names:
-        raise InputError(
-            f"{' '.join(patterns)}: no network has such a name; *{patterns[0].strip('*')[:6]}* may find more"
-        )
+    names = []
+    for pattern in patterns or ["*"]:
+        found = list_models(pattern) or ([pattern] if find(pattern) else [])  # a CIFAR net of any depth, or an error
+        names += [name for name in found if name not in names]
     rows = []
     for name in names:
         size, figures = find(name).input_size, cost_by_name(name)

@@ -57,7 +57,7 @@ def postactivation(layers, x, row, filters, step, name):
         if not last:
             y = layers.relu(y, name=f"{name}_relu{index}")
     if row.shortcut != "none":
-        shortcut = layers.shortcut(x, row, plan[-1][1], step.kept, step.removed, name=f"{name}_shortcut")
+        shortcut = layers.shortcut(x, row, plan[-1][1], step, name=f"{name}_shortcut")
         y = layers.add(shortcut, y, name=f"{name}_add")
     return layers.relu(y, name=f"{name}_relu")
 
@@ -77,5 +77,5 @@ def preactivation(layers, x, row, filters, step, name):
         y = layers.conv(y, width, kernel, stride, dilation, zero, name=f"{name}_conv{index}")
     identity = row.shortcut != "C" and step.kept == 1 and x.shape[-1] == plan[-1][1]
     source = x if identity else activated
-    shortcut = layers.shortcut(source, row, plan[-1][1], step.kept, step.removed, name=f"{name}_shortcut")
+    shortcut = layers.shortcut(source, row, plan[-1][1], step, name=f"{name}_shortcut")
     return layers.add(shortcut, y, name=f"{name}_add")

@@ -1,6 +1,7 @@
 """A row of the table -> a Keras functional graph: a classifier, or a backbone with outputs at several strides."""
 
 import dataclasses
+import sys
 
 import keras
 
@@ -57,7 +58,7 @@ def create_model(
     layers = Layers(dtype, sync_bn, zero_gamma, initializer, seed)
     images, stages = _trunk(name, row, layers, input_shape)
     logits = layers.head(stages[-1], row, num_classes or row.classes, dropout)
-    model = keras.Model(images, logits, name=name)
+    model = _close(row, images, logits, name)
     if weights:
         from resnet_tf.models.weights import load
 
@@ -113,7 +114,7 @@ def create_backbone(
     images, stages = _trunk(name, row, layers, input_shape, output_stride)
     if row.preactivation:
         stages[-1] = layers.relu(layers.norm(stages[-1], name="head_bn"), name="head_relu")
-    return keras.Model(images, {level: stages[available[level]] for level in wanted}, name=f"{name}_backbone")
+    return _close(row, images, {level: stages[available[level]] for level in wanted}, f"{name}_backbone")
 
 
 def grow(layers, row, images, output_stride=None):
@@ -140,6 +141,16 @@ def _trunk(name, row, layers, input_shape, output_stride=None):
         raise InputError(f"input_shape={shape}: {name} needs (height, width, channels) of at least {smallest} pixels")
     images = keras.Input(shape, name="images")
     return images, grow(layers, row, images, output_stride)
+
+
+def _close(row, inputs, outputs, name):
+    """Make the model; Keras walks the graph by recursion, two calls a block and more than Python allows at 1,202."""
+    allowed = sys.getrecursionlimit()
+    sys.setrecursionlimit(allowed + 10 * sum(row.blocks))
+    try:
+        return keras.Model(inputs, outputs, name=name)
+    finally:
+        sys.setrecursionlimit(allowed)
 
 
 def _row(name, shortcut):

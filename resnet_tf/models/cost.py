@@ -120,7 +120,7 @@ class _Counter(Layers):
     def max_pool(self, x, *, name, activated):
         return self.average_pool(x, 2, name=name)
 
-    def average_pool(self, x, stride, *, name):
+    def average_pool(self, x, stride, dilation=1, *, name):
         return _Tensor((-(-x.shape[0] // stride), -(-x.shape[1] // stride), x.shape[2]))
 
     def pad_identity(self, x, filters, stride, *, name):

@@ -86,7 +86,8 @@ def draw(name, path):
         colour = _COLOURS[(part.stage - 1) % 4] if part.stage else "#bbbbbb"
         axes.add_patch(pyplot.Rectangle((-1, top - height), 2, height, facecolor=colour, alpha=0.35, edgecolor=colour))
         axes.text(0, top - height / 2, part.text, ha="center", va="center", fontsize=8)
-        axes.annotate("", (0, top - height - 0.22), (0, top - height), arrowprops={"arrowstyle": "->", "lw": 0.8})
+        if part is not parts[-1]:
+            axes.annotate("", (0, top - height - 0.22), (0, top - height), arrowprops={"arrowstyle": "->", "lw": 0.8})
         if part.shortcut:
             dashed = "--" if part.shortcut == "projection" else (":" if part.shortcut == "padded" else "-")
             axes.plot([0, 1.35, 1.35, 0], [top + 0.12, top + 0.12, top - height - 0.1, top - height - 0.1], dashed,

@@ -163,8 +163,10 @@ class Layers:
             x = MinusInfinityPadding(1, dtype=self.dtype, name=f"{name}_pad")(x)
         return keras.layers.MaxPooling2D(3, 2, padding="valid", dtype=self.dtype, name=name)(x)
 
-    def average_pool(self, x, stride, *, name):
+    def average_pool(self, x, stride, dilation=1, *, name):
         """2x2 average; at an odd edge of only the pixels that there are (Keras' "same" does not count padding)."""
+        if dilation > 1:
+            return DilatedAveragePool(dilation, dtype=self.dtype, name=name)(x)
         return keras.layers.AveragePooling2D(2, stride, "same", dtype=self.dtype, name=name)(x)
 
     def global_pool(self, x, *, name):
@@ -183,23 +185,23 @@ class Layers:
 
     # --- What is made of them ----------------------------------------------------------------------------------------
 
-    def shortcut(self, x, row, filters, stride, removed, *, name):
+    def shortcut(self, x, row, filters, step, *, name):
         """Bring a block's input to the shape of its output, as the row's shortcut does.
 
         Args:
             x: input of the block, or its activation in a v2.
             row: the network's.
             filters: channels of the output.
-            stride: of the block.
-            removed: whether a dilation stands for the block's stride of 2.
+            step: the `blocks.Step` of the block.
             name: prefix of the layers.
         """
+        stride = step.kept
         if row.shortcut != "C" and stride == 1 and x.shape[-1] == filters:
             return x
         if row.shortcut == "A":
             return self.pad_identity(x, filters, stride, name=f"{name}_pad")
-        if row.downsample == "avg_pool" and (stride > 1 or removed):
-            x, stride = self.average_pool(x, stride, name=f"{name}_pool"), 1
+        if row.downsample == "avg_pool" and step.stride > 1:
+            x, stride = self.average_pool(x, stride, step.dilation, name=f"{name}_pool"), 1
         x = self.conv(x, filters, 1, stride, name=f"{name}_conv")
         return x if row.preactivation else self.norm(x, name=f"{name}_bn")
 
@@ -259,3 +261,32 @@ class MinusInfinityPadding(keras.layers.Layer):
     def get_config(self):
         """Arguments of the constructor."""
         return {**super().get_config(), "pixels": self.pixels}
+
+
+@keras.saving.register_keras_serializable("resnet_tf")
+class DilatedAveragePool(keras.layers.Layer):
+    """2x2 average of stride 1 whose pixels are `dilation` apart; at the edge of only those that there are.
+
+    It stands for the pool of shortcut D in a network whose strides have become dilations.
+
+    Args:
+        dilation: in pixels.
+    """
+
+    def __init__(self, dilation, **kwargs):
+        super().__init__(**kwargs)
+        self.dilation = dilation
+
+    def call(self, inputs):
+        """[batch, height, width, channels] to the same shape."""
+        return self._sum(inputs) / self._sum(keras.ops.ones_like(inputs[:1, :, :, :1]))
+
+    def _sum(self, x):
+        apart = self.dilation
+        padded = keras.ops.pad(x, [[0, 0], [0, apart], [0, apart], [0, 0]])
+        rows = padded[:, :-apart] + padded[:, apart:]
+        return rows[:, :, :-apart] + rows[:, :, apart:]
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        return {**super().get_config(), "dilation": self.dilation}

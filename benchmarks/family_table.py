@@ -1,0 +1,90 @@
+"""Write docs/family.md: what every network costs, and how far it is from other implementations.
+
+    python benchmarks/family_table.py
+
+Differences are the largest over logits of two images, over their standard deviation, with random weights and
+statistics: from timm by tests/golden (50 logits), and from tests/reference.py, the papers' graphs in plain tf.nn
+operations (all logits).
+"""
+
+import json
+import pathlib
+import re
+import sys
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+import drawn  # noqa: E402
+import reference  # noqa: E402
+from test_family import SIZES, randomise, relative  # noqa: E402
+
+import resnet_tf  # noqa: E402
+from resnet_tf.models import cost_by_name, find, weights  # noqa: E402
+
+
+def from_timm(name):
+    """Largest relative difference from timm at each size, or None where timm has no such network."""
+    path = ROOT / "tests" / "golden" / f"{name}.npz"
+    if not path.exists():
+        return None
+    golden = np.load(path)
+    shapes = {key: tuple(shape) for key, shape in json.loads(str(golden["shapes"])).items()}
+    model = resnet_tf.create_model(name, input_shape=(None, None, 3))
+    weights.assign(model, weights.convert(model, drawn.weights(shapes, name)))
+    worst = 0.0
+    for height, width in SIZES:
+        logits = model(drawn.images(height, width), training=False)[:, :50]
+        worst = max(worst, relative(logits, golden[f"{height}x{width}/logits"], golden[f"{height}x{width}/std"]))
+    return worst
+
+
+def from_plain_operations(name):
+    """The same from the reference, or None where it has no such depth."""
+    depth = int(re.search(r"\d+", name)[0])
+    if depth > 170:
+        return None
+    model = resnet_tf.create_model(name, input_shape=(None, None, 3))
+    written, row = reference.Reference(randomise(model)), find(name)
+    letter = name.split("_")[-1] if "_v" in name else "v1"
+    worst = 0.0
+    for height, width in ((32, 32), (33, 47)) if row.stem == "3x3" else SIZES:
+        images = drawn.images(height, width)
+        if row.stem == "3x3":
+            expected = written.cifar(images, row.blocks[0], letter, row.shortcut, row.bottleneck)
+        else:
+            expected = written.imagenet(images, depth, letter, row.shortcut)
+        worst = max(worst, relative(model(images, training=False), expected))
+    return worst
+
+
+def main():
+    """Write the table."""
+    lines = [
+        "# The family",
+        "",
+        "Made by `python benchmarks/family_table.py`. Parameters are the trainable ones, MACs are of one image of the",
+        "paper's size (one multiply and one add), MiB are of the parameters at 4 bytes. Differences: largest over the",
+        "logits of two images, over their standard deviation, with random weights and statistics, worst of 224, 225,",
+        "160x192 and 97 pixels (CIFAR nets: 32 and 33x47); from timm, and from the papers' graphs in plain tf.nn",
+        "operations with explicit padding.",
+        "",
+        "| network | parameters | GMACs | MiB | from timm | from plain operations |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in resnet_tf.list_models():
+        figures = cost_by_name(name)
+        differences = [from_timm(name), from_plain_operations(name)]
+        cells = ["" if difference is None else f"{difference:.1e}" for difference in differences]
+        lines.append(
+            f"| {name} | {figures.trainable_parameters:,} | {figures.gmacs:.3f} | {figures.mib_float32:.2f} | "
+            f"{' | '.join(cells)} |"
+        )
+        print(lines[-1], file=sys.stderr, flush=True)
+    (ROOT / "docs" / "family.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
