@@ -1,13 +1,12 @@
 """Speed of training beside peers: one process, one model, one batch, the systems in turn."""
 
-import statistics
-import sys
 import time
 
 import keras
 import numpy as np
 
 from resnet_tf import config as configuration
+from resnet_tf import measure
 from resnet_tf.data import colour, resident
 from resnet_tf.errors import InputError
 from resnet_tf.models import create_model
@@ -30,16 +29,13 @@ def benchmark_train(config):
         config: a `config.BenchmarkConfig`.
 
     Returns:
-        {"benchmark", "model", "ours", "unit", "peers", "ratio", "spread"}; the spread is (largest -
-        smallest) / median of each system's measurements.
+        What `measure.summary` makes of it, in images per second.
 
     Raises:
         InputError: an unknown peer.
     """
     settings = config.benchmark
-    unknown = set(settings.peers) - set(_PEERS)
-    if unknown:
-        raise InputError(f"--peers={','.join(sorted(unknown))}: not one of {', '.join(_PEERS)}")
+    measure.check_peers(settings.peers, _PEERS)
     if settings.results:
         record.check_results(settings.results, record.SPEED_COLUMNS)
     strategy = devices.make_strategy(config.device.replicas)
@@ -50,25 +46,9 @@ def benchmark_train(config):
     images, labels = _random_examples(rng, settings.batch_size * settings.steps, settings.image_size)
     systems = {"ours": _ours(config, strategy, images, labels)}
     systems |= {name: _PEERS[name](config, images, labels) for name in settings.peers}
-    for name, measure in systems.items():
-        measure()
-        print(f"{name}: compiled and warm", file=sys.stderr, flush=True)
-    rates = {name: [] for name in systems}
-    for _ in range(settings.repeats):
-        for name, measure in systems.items():
-            rates[name].append(len(labels) / measure())
-            print(f"{name}: {rates[name][-1]:,.1f} images/s", file=sys.stderr, flush=True)
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    ratios = {name: medians["ours"] / medians[name] for name in settings.peers}
-    result = {
-        "benchmark": "train",
-        "model": config.model.model,
-        "ours": round(medians["ours"], 1),
-        "unit": "images/s",
-        "peers": {name: round(medians[name], 1) for name in settings.peers},
-        "ratio": {name: round(ratio, 3) for name, ratio in ratios.items()},
-        "spread": {name: round((max(values) - min(values)) / medians[name], 3) for name, values in rates.items()},
-    }
+    seconds = measure.in_turn(systems, settings.repeats)
+    rates = {name: [len(labels) / taken for taken in values] for name, values in seconds.items()}
+    result = measure.summary("train", config.model.model, "images/s", rates, higher_is_better=True)
     if settings.results:
         common = record.provenance(0, time.monotonic() - started) | {
             "benchmark": "train",
@@ -77,8 +57,8 @@ def benchmark_train(config):
             "precision": config.device.precision,
             "strategy": f"mirrored x{strategy.num_replicas_in_sync}",
         }
-        for name, rate in medians.items():
-            figures = {"images_per_second": round(rate, 1), "ratio": round(ratios[name], 3) if name in ratios else ""}
+        for name, rate in {"ours": result["ours"], **result["peers"]}.items():
+            figures = {"images_per_second": round(rate, 1), "ratio": result["ratio"].get(name, "")}
             record.append_result(settings.results, record.SPEED_COLUMNS, common | {"system": name} | figures)
     return result
 
@@ -118,13 +98,13 @@ def _ours(config, strategy, images, labels):
         )
     data = engine.place(images, labels)
 
-    def measure():
+    def run():
         begun = time.perf_counter()
         order = resident.order(len(labels), settings.batch_size, engine.step, settings.steps, seed=0)
         engine.train(data, order, settings.steps).numpy()  # waits for the device
         return time.perf_counter() - begun
 
-    return measure
+    return run
 
 
 def _keras_fit(config, images, labels):
@@ -147,11 +127,11 @@ def _fit(config, model, images, labels):
 
     clock = _EpochClock()
 
-    def measure():
+    def run():
         model.fit(normalised, labels, batch_size=config.benchmark.batch_size, verbose=0, callbacks=[clock])
         return clock.seconds
 
-    return measure
+    return run
 
 
 class _EpochClock(keras.callbacks.Callback):

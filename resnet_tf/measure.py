@@ -1,0 +1,67 @@
+"""What all benchmarks share: peers that exist, systems measured in turn, medians, ratios, spreads."""
+
+import statistics
+import sys
+
+from resnet_tf.errors import InputError
+
+
+def check_peers(chosen, known):
+    """Refuse peers that a benchmark does not have.
+
+    Raises:
+        InputError: names them and those there are.
+    """
+    unknown = set(chosen) - set(known)
+    if unknown:
+        raise InputError(f"--peers={','.join(sorted(unknown))}: not one of {', '.join(known)}")
+
+
+def in_turn(systems, repeats):
+    """Measure systems A B C A B C ..., after one round that warms up, so that a drift meets all alike.
+
+    Args:
+        systems: {name: function that does the work and returns its seconds}.
+        repeats: measurements of each.
+
+    Returns:
+        {name: list of seconds}.
+    """
+    seconds = {name: [] for name in systems}
+    for repeat in range(repeats + 1):
+        for name, measure in systems.items():
+            taken = measure()
+            if repeat:
+                seconds[name].append(taken)
+            print(f"{name}: {taken:.3f} s{'' if repeat else ' (warm-up)'}", file=sys.stderr, flush=True)
+    return seconds
+
+
+def summary(benchmark, model, unit, figures, higher_is_better):
+    """The result of a benchmark.
+
+    Args:
+        benchmark: its name.
+        model: the network's name.
+        unit: of the figures.
+        figures: {system: list of measurements}, "ours" among them.
+        higher_is_better: False for times.
+
+    Returns:
+        {"benchmark", "model", "ours", "unit", "peers", "ratio", "spread"}: medians; how many times better ours
+        is than each peer; (largest - smallest) / median of each system.
+    """
+    medians = {name: statistics.median(values) for name, values in figures.items()}
+    peers = [name for name in figures if name != "ours"]
+    ratios = {name: medians["ours"] / medians[name] for name in peers}
+    if not higher_is_better:
+        ratios = {name: 1 / ratio for name, ratio in ratios.items()}
+    return {
+        "benchmark": benchmark,
+        "model": model,
+        "ours": round(medians["ours"], 3),
+        "unit": unit,
+        "peers": {name: round(medians[name], 3) for name in peers},
+        "ratio": {name: round(ratios[name], 3) for name in peers},
+        "spread": {name: round((max(values) - min(values)) / medians[name], 3) for name, values in figures.items()},
+    }
