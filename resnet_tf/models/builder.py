@@ -55,7 +55,7 @@ def create_model(
         raise InputError(f"--initializer={initializer}: not one of {', '.join(INITIALIZERS)}")
     if dropout is not None and not 0 < dropout < 1:
         raise InputError(f"dropout={dropout}: not between 0 and 1; None for none")
-    layers = Layers(dtype, sync_bn, zero_gamma, initializer, seed)
+    layers = Layers(keras.dtype_policies.get(dtype), sync_bn, zero_gamma, initializer, seed)
     images, stages = _trunk(name, row, layers, input_shape)
     logits = layers.head(stages[-1], row, num_classes or row.classes, dropout)
     model = _close(row, images, logits, name)

@@ -6,9 +6,11 @@ after on even sizes: other pixels, other outputs.
 """
 
 import dataclasses
+import math
 import zlib
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 # He et al. 2015; Keras' momentum is the share that stays, one minus PyTorch's.
@@ -20,6 +22,35 @@ STEMS = {
     "7x7": ((64, 7, 2),),
     "deep": ((32, 3, 2), (32, 3, 1), (64, 3, 1)),
 }
+
+
+@keras.saving.register_keras_serializable("resnet_tf")
+class HeNormal(keras.initializers.Initializer):
+    """Gaussian with standard deviation sqrt(scale / fan), not truncated.
+
+    Drawn by NumPy, which is faster at it than TensorFlow; it was a fifth of the time that a ResNet-50 takes to build.
+
+    Args:
+        scale: 2 where a ReLU follows (He et al. 2015b), 1 where none does.
+        fan: "fan_in" or "fan_out" of the kernel, [..., in, out].
+        seed: a non-negative integer.
+    """
+
+    def __init__(self, scale, fan, seed):
+        self.scale = scale
+        self.fan = fan
+        self.seed = seed
+
+    def __call__(self, shape, dtype=None):
+        """A kernel of the shape."""
+        fan = math.prod(shape[:-2]) * (shape[-2] if self.fan == "fan_in" else shape[-1])
+        values = np.random.Generator(np.random.SFC64(self.seed)).standard_normal(shape, np.float32)
+        values *= np.float32(math.sqrt(self.scale / fan))
+        return keras.ops.convert_to_tensor(values, dtype)
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        return {"scale": self.scale, "fan": self.fan, "seed": self.seed}
 
 
 @keras.saving.register_keras_serializable("resnet_tf")
@@ -237,8 +268,7 @@ class Layers:
         seed = zlib.crc32(f"{self.seed}/{name}".encode())
         if self.initializer == "xavier":
             return keras.initializers.GlorotUniform(seed=seed)
-        scale, mode = (1.0, "fan_in") if dense else (2.0, "fan_out")
-        return keras.initializers.VarianceScaling(scale, mode, "untruncated_normal", seed=seed)
+        return HeNormal(1.0, "fan_in", seed) if dense else HeNormal(2.0, "fan_out", seed)
 
 
 @keras.saving.register_keras_serializable("resnet_tf")
