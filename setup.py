@@ -19,6 +19,7 @@ EXTRAS["dev"] = [
     "hypothesis>=6.100",
     "pillow>=10",
     "pytest>=8",
+    "pytest-xdist>=3.6",
     "ruff==0.14.*",
 ]
 
