@@ -11,6 +11,9 @@ from absl import flags
 
 from resnet_tf.errors import InputError
 
+SMALL_DATASETS = ("cifar10", "cifar100", "digits", "synthetic")
+DATASETS = (*SMALL_DATASETS, "folder", "records", "tfds", "voc")
+
 # Precision names and the Keras policies behind them: variables and logits stay float32 in all three.
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
@@ -51,21 +54,57 @@ class ModelConfig:
 class DataConfig:
     """Data."""
 
-    dataset: str = setting(
-        "cifar10", "Source of images.", choices=("cifar10", "cifar100", "digits", "folder", "synthetic")
-    )
+    dataset: str = setting("cifar10", "Source of images; README, section Data.", choices=DATASETS)
     data_dir: str = setting("", "Folder or archive of the images.", changes_result=False)
-    image_size: int = setting(32, "Height and width of the images in pixels; others are resized and cropped.", low=8)
+    tfds_name: str = setting(
+        "", "Name of the set in --data_dir, for --dataset=tfds: imagenet2012, imagenette/320px-v2."
+    )
+    classes: tuple[str, ...] = setting((), "Class names in the order of their labels. Unset: the source's own order.")
     validation_examples: int = setting(
         0, "Hold that many training examples out and evaluate on them, not on the test split.", low=0
     )
+    skip_bad_images: int = setting(0, "Leave out up to that many images that cannot be decoded, and name them.", low=0)
+    image_size: int = setting(32, "Height and width of the network's input in pixels.", low=8)
+    resize: int = setting(
+        0, "Shorter side to which evaluation scales an image before its central crop. 0: --image_size.", low=0
+    )
     normalization: str = setting(
         "channel",
-        "channel: mean and standard deviation of each channel; pixel: the mean image (He 2015).",
-        choices=("channel", "pixel"),
+        "channel: mean and standard deviation of each channel; pixel: the mean image (He 2015); imagenet: the "
+        "constants of Bag of Tricks.",
+        choices=("channel", "pixel", "imagenet"),
     )
-    pad: int = setting(4, "Pad training images by that many pixels on each side, then crop at random.", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewConfig:
+    """Training views."""
+
+    view: str = setting(
+        "pad_crop",
+        "pad_crop: a small set, held on the device (CIFAR); the others decode each image anew: random_resized_crop "
+        "(Bag of Tricks), scale_jitter (He 2015), resize_crop.",
+        choices=("pad_crop", "random_resized_crop", "scale_jitter", "resize_crop"),
+    )
+    pad: int = setting(4, "pad_crop: pixels added on each side before the crop.", low=0)
+    area: tuple[float, ...] = setting((0.08, 1.0), "random_resized_crop: smallest and largest part of the image.")
+    aspect: tuple[float, ...] = setting((0.75, 4 / 3), "random_resized_crop: smallest and largest width over height.")
+    scale: tuple[int, ...] = setting(
+        (256, 480), "scale_jitter: smallest and largest shorter side in pixels; resize_crop: the one."
+    )
     mirror: bool = setting(True, "Mirror training images with probability 0.5.")
+    repeats: int = setting(1, "Views of an image in a batch, in as many fewer images an epoch (Hoffer 2020).", low=1)
+    rand_augment: tuple[float, ...] = setting(
+        (), "RandAugment: operations an image and their magnitude of 10, such as 2,9."
+    )
+    color_jitter: tuple[float, ...] = setting(
+        (), "Ranges of the factors of brightness, contrast, saturation, hue; Bag of Tricks: 0.4,0,0.4,0.4."
+    )
+    lighting: float = setting(0.0, "Deviation of the PCA noise's coefficients (AlexNet, Bag of Tricks: 0.1).", low=0.0)
+    erasing: float = setting(0.0, "Probability that a random rectangle is erased (Zhong 2017).", low=0.0, high=1.0)
+    mixup: float = setting(0.0, "Alpha of mixup's Beta distribution (Zhang 2017; Bag of Tricks: 0.2).", low=0.0)
+    cutmix: float = setting(0.0, "Alpha of CutMix's Beta distribution (Yun 2019: 1.0).", low=0.0)
+    threads: int = setting(0, "Threads that decode images. 0: one for each core.", low=0, changes_result=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +163,7 @@ class TrainConfig:
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    views: ViewConfig = ViewConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     device: DeviceConfig = DeviceConfig()
     record: RecordConfig = RecordConfig()
@@ -151,10 +191,72 @@ class TrainConfig:
         replicas = max(1, self.device.replicas)
         if optimizer.batch_size % replicas:
             raise InputError(f"--batch_size={optimizer.batch_size} does not divide by --replicas={replicas}")
-        if self.data.dataset in ("digits", "synthetic") and self.data.data_dir:
-            raise InputError(f"--data_dir={self.data.data_dir} is not used by --dataset={self.data.dataset}")
-        if self.data.dataset not in ("digits", "synthetic") and not self.data.data_dir:
-            raise InputError(f"--dataset={self.data.dataset} needs --data_dir: the folder or archive of the images")
+        check_data(self.data)
+        check_views(self.views, self.data, self.optimizer.batch_size // replicas)
+
+
+def check_data(data):
+    """Refuse settings of a `DataConfig` that make no sense together."""
+    needs_none = data.dataset in ("digits", "synthetic")
+    if needs_none and data.data_dir:
+        raise InputError(f"--data_dir={data.data_dir} is not used by --dataset={data.dataset}")
+    if not needs_none and not data.data_dir:
+        raise InputError(f"--dataset={data.dataset} needs --data_dir: the folder or archive of the images")
+    if data.tfds_name and data.dataset != "tfds":
+        raise InputError(f"--tfds_name={data.tfds_name} is not used by --dataset={data.dataset}")
+    if data.resize and data.resize < data.image_size:
+        raise InputError(f"--resize={data.resize} is less than --image_size={data.image_size}")
+    streamed = data.dataset not in SMALL_DATASETS
+    for name in ("classes", "skip_bad_images"):
+        if getattr(data, name) and not streamed:
+            raise InputError(f"--{name} is not used by --dataset={data.dataset}")
+
+
+_VIEW_SETTINGS = {  # which view uses what, of the settings that not all views use
+    "pad_crop": {"pad"},
+    "random_resized_crop": {"area", "aspect", "repeats", "rand_augment", "threads"},
+    "scale_jitter": {"scale", "repeats", "rand_augment", "threads"},
+    "resize_crop": {"scale", "repeats", "rand_augment", "threads"},
+}
+
+
+def check_views(views, data, batch):
+    """Refuse settings of a `ViewConfig` that make no sense together, for a replica's batch of so many examples."""
+    used, some = _VIEW_SETTINGS[views.view], set().union(*_VIEW_SETTINGS.values())
+    for field in dataclasses.fields(views):
+        if field.name in some - used and getattr(views, field.name) != field.default:
+            raise InputError(f"--{field.name} is not used by --view={views.view}")
+    if views.view == "pad_crop" and data.skip_bad_images:
+        raise InputError("--skip_bad_images is not used by --view=pad_crop")
+    if views.view == "pad_crop" and data.resize not in (0, data.image_size):
+        raise InputError("--resize is not used by --view=pad_crop: its images are held at --image_size")
+    if views.view != "pad_crop" and data.dataset in set(SMALL_DATASETS) - {"synthetic"}:
+        raise InputError(f"--view={views.view}: {data.dataset} is small and held on the device: --view=pad_crop")
+    for name in ("area", "aspect"):
+        low_high = getattr(views, name)
+        if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1]:
+            raise InputError(f"--{name}={_listed(low_high)}: not two positive rising numbers")
+    if views.area[1] > 1:
+        raise InputError(f"--area={_listed(views.area)}: more than the whole image")
+    if "scale" in used:
+        count = 1 if views.view == "resize_crop" else 2
+        if len(views.scale) != count or list(views.scale) != sorted(views.scale):
+            raise InputError(f"--scale={_listed(views.scale)}: --view={views.view} takes {count} rising number(s)")
+        if views.scale[0] < data.image_size:
+            raise InputError(f"--scale={_listed(views.scale)} is less than --image_size={data.image_size}")
+    jitter = views.color_jitter
+    if jitter and (len(jitter) != 4 or any(not 0 <= value <= 1 for value in jitter)):
+        raise InputError(f"--color_jitter={_listed(jitter)}: not four numbers in the range 0 to 1")
+    randomly = views.rand_augment
+    if randomly and (len(randomly) != 2 or randomly[0] != int(randomly[0]) or randomly[0] < 1 or randomly[1] < 0):
+        raise InputError(f"--rand_augment={_listed(randomly)}: not a number of operations and a magnitude, as in 2,9")
+    for name in ("mixup", "cutmix"):
+        if getattr(views, name) and batch % 2:
+            raise InputError(f"--{name} pairs examples: --batch_size must be even on each replica")
+
+
+def _listed(values):
+    return ",".join(f"{value:g}" for value in values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +266,15 @@ class EvaluationSection:
     run: str = setting("", "Folder of the run.")
     split: str = setting("test", "Split of its data.", choices=("test", "validation", "train"))
     data_dir: str = setting("", "Where the data are now, if not where they were in training.")
-    batch_size: int = setting(500, "Images at a time, over all replicas.", low=1)
+    views: str = setting(
+        "center",
+        "center: one central crop; ten_crop: corners, centre, and these mirrored.",
+        choices=("center", "ten_crop"),
+    )
+    average: str = setting(
+        "softmax", "Averaged over views: softmax (He 2015) or logits.", choices=("softmax", "logits")
+    )
+    batch_size: int = setting(0, "Images at a time, over all replicas. 0: 500 small ones, 64 large ones.", low=0)
     replicas: int = setting(0, "Replicas, as in training.", low=0)
     results: str = setting("", "CSV file to append a row with the result to.")
 
@@ -260,6 +370,30 @@ class BenchmarkConfig:
     model: ModelConfig = ModelConfig()
     device: DeviceConfig = DeviceConfig()
     benchmark: BenchmarkSection = BenchmarkSection()
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparationSection:
+    """Preparation."""
+
+    dataset: str = setting("folder", "Source of images, as in training.", choices=("folder", "records", "tfds", "voc"))
+    data_dir: str = setting("", "Folder or archive of the images.")
+    tfds_name: str = setting("", "Name of the set in --data_dir, for --dataset=tfds.")
+    classes: tuple[str, ...] = setting((), "Class names in the order of their labels, as in training.")
+    out: str = setting("", "Folder to write; --dataset=records reads it.")
+    shorter_side: int = setting(
+        288, "Scale images down whose shorter side is longer, in pixels. 0: keep every image as it is.", low=0
+    )
+    quality: int = setting(90, "Quality of the JPEGs that are written.", low=1, high=100)
+    shards: int = setting(0, "Files of each split. 0: one for some 200 MB of the source.", low=0)
+    skip_bad_images: int = setting(0, "Leave out up to that many bad images, and name them in report.csv.", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareConfig:
+    """The prepare command."""
+
+    preparation: PreparationSection = PreparationSection()
 
 
 def section_types(config_type):

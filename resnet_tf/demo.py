@@ -23,7 +23,7 @@ def _run(settings, _):
 
     from resnet_tf.evaluation import evaluate
     from resnet_tf.serving import predict, savedmodel
-    from resnet_tf.training import loop
+    from resnet_tf.training import feed, loop
 
     run = loop.run_folder(settings)
     trained = loop.train(settings)
@@ -34,7 +34,7 @@ def _run(settings, _):
     shutil.rmtree(exported, ignore_errors=True)  # of a demo before this one
     savedmodel.export(run, exported)
 
-    source = loop.load_source(dataclasses.replace(settings.data, validation_examples=0))
+    source, _ = feed.load(dataclasses.replace(settings, data=dataclasses.replace(settings.data, validation_examples=0)))
     test = source.splits["test"]
     folder = pathlib.Path(f"{run}-images")
     folder.mkdir(exist_ok=True)

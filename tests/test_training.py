@@ -12,7 +12,7 @@ import yaml
 import resnet_tf
 from resnet_tf import config as configuration
 from resnet_tf import train
-from resnet_tf.data import colour, resident
+from resnet_tf.data import colour, draws, resident
 from resnet_tf.errors import InputError
 from resnet_tf.training import checkpoint, devices, loop, optimizer, record, schedule
 from resnet_tf.training.step import Engine, Views
@@ -86,7 +86,8 @@ def test_statistics_that_are_not_synchronised_are_averaged():
     stem.kernel.assign(initial)
     order = resident.order(64, BATCH, 0, 1, seed=0)[0]
     pixels = engine._normalization(images[order])
-    viewed = resident.pad_crop_mirror(pixels, *resident.draw_views(BATCH, 2, True, 0, np.int64(0)), 2)
+    keys = draws.keys(0, 0, order.astype(np.int64))
+    viewed = resident.pad_crop_mirror(pixels, *resident.draw_views(keys, 2, True), 2)
     halves = [np.mean(stem(half), axis=(0, 1, 2)) for half in np.split(viewed.numpy(), 2)]
     for replica in (0, 1):
         local = engine._local(engine.state[name], replica).numpy()
@@ -255,7 +256,7 @@ def test_validation_split_is_held_out_and_test_is_not_looked_at(tmp_path, last_j
 
 def test_every_setting_is_read(tmp_path, monkeypatch):
     """A flag that nothing reads is a promise not kept."""
-    read, plain = set(), configuration.settings_of
+    read, counted, plain = set(), set(), configuration.settings_of
 
     def recorder(section):
         class Recording(type(section)):
@@ -269,12 +270,14 @@ def test_every_setting_is_read(tmp_path, monkeypatch):
         "dataset": "synthetic", "image_size": 16, "model": "cifar_resnet8_v1", "batch_size": 32, "train_steps": 2,
         "out": str(tmp_path / "run"), "results": str(tmp_path / "r.csv"),
     }  # fmt: skip
-    bare = configuration.from_settings(configuration.TrainConfig, values, "test")
-    recording = configuration.TrainConfig(
-        **{name: recorder(getattr(bare, name)) for name in configuration.section_types(configuration.TrainConfig)}
-    )
-    read.clear()
-    monkeypatch.setattr(configuration, "settings_of", lambda _: plain(bare))  # the manifest reads all of them
-    loop.train(recording)
-    unread = set(configuration.fields_of(configuration.TrainConfig)) - read
+    for changed in ({}, {"view": "resize_crop", "scale": (20,), "out": str(tmp_path / "streamed")}):
+        bare = configuration.from_settings(configuration.TrainConfig, values | changed, "test")
+        recording = configuration.TrainConfig(
+            **{name: recorder(getattr(bare, name)) for name in configuration.section_types(configuration.TrainConfig)}
+        )
+        read.clear()  # of what the checks of the flags read
+        monkeypatch.setattr(configuration, "settings_of", lambda _, bare=bare: plain(bare))  # so does the manifest
+        loop.train(recording)
+        counted |= read
+    unread = set(configuration.fields_of(configuration.TrainConfig)) - counted
     assert unread == {"train_epochs", "lr_epochs"} & unread  # not reached where the same is given in steps

@@ -1,7 +1,26 @@
-"""Where images come from: archives, image decoding and labelled data sets."""
+"""Where images come from: sources, decoding, views, and batches of them."""
 
 from resnet_tf.data.archives import read_members
+from resnet_tf.data.augmentation import Augmentation
+from resnet_tf.data.batches import pipeline
+from resnet_tf.data.examples import Examples
+from resnet_tf.data.geometry import View
 from resnet_tf.data.images import decode, decode_tensor, resize_center
-from resnet_tf.data.sources import DATASETS, Source, Split, load
+from resnet_tf.data.sources import DATASETS, index, load
+from resnet_tf.data.splits import Source, Split
 
-__all__ = ["DATASETS", "Source", "Split", "decode", "decode_tensor", "load", "read_members", "resize_center"]
+__all__ = [
+    "DATASETS",
+    "Augmentation",
+    "Examples",
+    "Source",
+    "Split",
+    "View",
+    "decode",
+    "decode_tensor",
+    "index",
+    "load",
+    "pipeline",
+    "read_members",
+    "resize_center",
+]

@@ -1,4 +1,4 @@
-"""Reading the files of a tar archive or of a folder, one by one and without unpacking."""
+"""The files of a tar archive or of a folder, one by one and without unpacking."""
 
 import lzma
 import os
@@ -109,14 +109,51 @@ def _read_folder(root: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[st
             name, path = (relative / file).as_posix(), Path(folder, file)
             if not wanted(name):
                 continue
-            if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-                raise InputError(f"{path}: refused, a link that leads outside of {root}")
+            if path.is_symlink():
+                _check_link(root, path)
             try:
                 if path.is_file():  # no pipe or device, where reading could wait for ever
                     _check_size(root, name, path.stat().st_size)
                     yield name, path.read_bytes()
             except OSError as error:
                 fail(error)
+
+
+def list_files(root: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, int]]:
+    """Yields the wanted files of a folder tree and their sizes, without opening them.
+
+    Args:
+        root: the folder.
+        wanted: see `read_members`.
+
+    Yields:
+        Pairs of name and size in bytes, in no order; folders as in `read_members`, of size 0.
+
+    Raises:
+        InputError: a folder cannot be read, or a wanted file is a link that leads outside of `root`.
+    """
+    folders = [""]
+    try:
+        while folders:
+            above = folders.pop()
+            with os.scandir(root / above) as entries:
+                for entry in entries:
+                    name = above + entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(name + "/")
+                        if wanted(name + "/"):
+                            yield name + "/", 0
+                    elif wanted(name) and entry.is_file():  # no pipe or device
+                        if entry.is_symlink():
+                            _check_link(root, Path(entry.path))
+                        yield name, entry.stat().st_size
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}") from error
+
+
+def _check_link(root: Path, path: Path) -> None:
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"{path}: refused, a link that leads outside of {root}")
 
 
 def _check_size(path: Path, name: str, size: int) -> None:

@@ -1,17 +1,17 @@
 """Data sets that are folders of images, packed or not."""
 
-import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
-from resnet_tf.data import archives, images
-from resnet_tf.data.splits import MAX_BYTES, Loaded, Split, check_total, existing
+from resnet_tf.data import archives
+from resnet_tf.data.examples import Examples, Files, Memory
+from resnet_tf.data.splits import Indexed, arranged, check_encoded, existing, with_test
 from resnet_tf.errors import InputError
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-_SPLIT_FOLDERS = {
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+SPLIT_NAMES = {
     "train": "train",
     "test": "test",
     "val": "validation",
@@ -19,71 +19,75 @@ _SPLIT_FOLDERS = {
     "validation": "validation",
 }
 
+# Encoded images, or sizes of files, by class and by name.
+_Members = dict[str, dict[str, bytes | int]]
 
-def load(data_dir: str, image_size: int) -> Loaded:
-    """Loads a folder or tar archive of [anything/]SPLIT/CLASS/IMAGE.
+
+def index(data_dir: str, classes: tuple[str, ...] = ()) -> Indexed:
+    """Finds the images of a folder or tar archive of [anything/]SPLIT/CLASS/IMAGE.
 
     Args:
-        data_dir: where it is; see `sources.load`.
-        image_size: side of the images, which go through `images.resize_center`.
+        data_dir: where it is; see `sources.index`.
+        classes: their order, instead of the alphabet's.
 
     Returns:
-        The sorted classes, and "train", "test" and, where there is one, "validation".
+        The classes, and "train", "test" and, where there is one, "validation", in the order of classes and names. Of
+        a folder no file is read; of an archive the images are held in memory, encoded.
 
     Raises:
-        InputError: the data are missing, damaged, in other folders than these or too large.
+        InputError: the data are missing, in other folders than these, or too large; a damaged archive.
     """
     root = existing(data_dir, "folder")
-    # Contents by (what is above the split, split), then by class, then by name.
-    found: dict[tuple[str, str], dict[str, dict[str, bytes]]] = {}
-
-    def place(name: str) -> tuple[tuple[str, str], str] | None:
-        """The key above and the class of an image or, with a "/" at the end, of a class's folder."""
-        parts = name.rstrip("/").split("/")
-        folders = parts if name.endswith("/") else parts[:-1]
-        image = name.endswith("/") or name.lower().endswith(_IMAGE_SUFFIXES)
-        hidden = any(part.startswith(".") for part in parts)
-        if not image or hidden or len(folders) < 2 or folders[-2] not in _SPLIT_FOLDERS:
-            return None
-        return ("/".join(folders[:-2]), folders[-2]), folders[-1]
-
-    count = size = 0
-    for name, data in archives.read_members(root, lambda name: place(name) is not None):
-        key, label = place(name)
+    found: dict[tuple[str, str], _Members] = {}  # by what is above the split, and split
+    for name, content in _files(root):
+        key, label = _place(name)
         files = found.setdefault(key, {}).setdefault(label, {})
         if not name.endswith("/"):
-            images.check_header(data, f"{root}: {name}")
-            files[name] = data
-            count, size = count + 1, size + len(data)
-            check_total(count, image_size, f"{root}")
-            if size > MAX_BYTES:
-                raise InputError(f"{root} holds over {MAX_BYTES / 2**30:.0f} GiB of images")
-
+            files[name] = content
     named = _name_splits(root, found)
-    classes = _common_classes(root, named)
-    splits = {}
-    for name, members in named.items():
-        files = [(file, data) for label in classes for file, data in sorted(members[label].items())]
-        labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(members[c]) for c in classes])
-        splits[name] = Split(_decode_all(root, files, image_size), labels)
-    return classes, splits
+    names = _common_classes(root, named)
+    return arranged(classes, names, {split: _examples(root, members, names) for split, members in named.items()})
 
 
-def _name_splits(root: Path, found: dict[tuple[str, str], dict]) -> dict[str, dict[str, dict[str, bytes]]]:
+def _files(root: Path) -> Iterator[tuple[str, bytes | int]]:
+    def wanted(name: str) -> bool:
+        return _place(name) is not None
+
+    if root.is_dir():
+        yield from archives.list_files(root, wanted)
+        return
+    size = 0
+    for name, data in archives.read_members(root, wanted):
+        size += len(data)
+        check_encoded(size, root)
+        yield name, data
+
+
+def _place(name: str) -> tuple[tuple[str, str], str] | None:
+    """What is above the split, the split, and the class, of an image or of a class's folder (with a "/" at the end)."""
+    if not name.endswith("/") and not name.lower().endswith(IMAGE_SUFFIXES):
+        return None
+    parts = name.rstrip("/").split("/")
+    folders = parts if name.endswith("/") else parts[:-1]
+    if len(folders) < 2 or folders[-2] not in SPLIT_NAMES or any(part.startswith(".") for part in parts):
+        return None
+    return ("/".join(folders[:-2]), folders[-2]), folders[-1]
+
+
+def _name_splits(root: Path, found: dict[tuple[str, str], _Members]) -> dict[str, _Members]:
     """Tells which folder is which split."""
     folders = ", ".join("/".join(key).lstrip("/") for key in sorted(found)) or "none"
-    named = {_SPLIT_FOLDERS[split]: classes for (_, split), classes in found.items()}
+    named = {SPLIT_NAMES[split]: members for (_, split), members in found.items()}
     if len({above for above, _ in found}) > 1 or len(named) < len(found):
         raise InputError(f"{root} holds more than one data set or split of a kind: {folders}")
-    if "test" not in named and "validation" in named:
-        named["test"] = named.pop("validation")
-    if not {"train", "test"} <= named.keys():
+    named = with_test(named)
+    if named is None:
         needed = "train/CLASS/ and in test/CLASS/ or val/CLASS/"
         raise InputError(f"{root} needs images in {needed}; found of such folders: {folders}")
-    return {name: named[name] for name in ("train", "test", "validation") if name in named}
+    return named
 
 
-def _common_classes(root: Path, named: dict[str, dict[str, dict[str, bytes]]]) -> list[str]:
+def _common_classes(root: Path, named: dict[str, _Members]) -> list[str]:
     """The sorted classes, of which every split must have the same, and none be empty."""
     for name, members in named.items():
         empty = sorted(label for label, files in members.items() if not files)
@@ -95,22 +99,16 @@ def _common_classes(root: Path, named: dict[str, dict[str, dict[str, bytes]]]) -
     return sorted(named["train"])
 
 
-def _decode_all(root: Path, files: list[tuple[str, bytes]], image_size: int) -> np.ndarray:
-    def view(data: tf.Tensor) -> tf.Tensor:
-        return images.resize_center(images.decode_tensor(data), image_size)
+def _examples(root: Path, members: _Members, classes: list[str]) -> Examples:
+    counts = [len(members[label]) for label in classes]
+    files = [item for label in classes for item in sorted(members[label].items())]
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
+    return Examples(store(root, files), np.arange(len(files), dtype=np.int64), labels)
 
-    result = np.empty((len(files), image_size, image_size, 3), np.uint8)
-    done = 0
-    options = tf.data.Options()
-    # TensorFlow 2.21 may wait for the tuning thread when an iterator ends, for as long as the iterator has lived.
-    options.autotune.enabled = False
-    encoded = tf.data.Dataset.from_tensor_slices([data for _, data in files]).with_options(options)
-    try:
-        for batch in encoded.map(view, num_parallel_calls=os.cpu_count()).batch(256).prefetch(2):
-            result[done : done + len(batch)] = batch.numpy()
-            done += len(batch)
-    except tf.errors.OpError:
-        for name, data in files[done:]:  # which one was it?
-            images.decode(data, f"{root}: {name}")
-        raise
-    return result
+
+def store(root: Path, files: list[tuple[str, bytes | int]]) -> Files | Memory:
+    """Returns the storage of images of a folder (names and sizes) or of an archive (names and contents)."""
+    names, contents = [name for name, _ in files], [content for _, content in files]
+    if root.is_dir():
+        return Files(str(root), names, np.array(contents, np.int64))
+    return Memory(str(root), names, contents)

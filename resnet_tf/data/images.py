@@ -38,19 +38,56 @@ def decode_tensor(data: tf.Tensor) -> tf.Tensor:
         data: scalar string, an encoded JPEG, PNG, BMP or GIF.
 
     Returns:
-        uint8 [None, None, 3], as `decode`, but without the checks of `check_header`.
+        uint8 [None, None, 3], as `decode`.
 
     Raises:
-        tf.errors.InvalidArgumentError: when the graph runs, for data that cannot be decoded.
+        tf.errors.InvalidArgumentError: when the graph runs, for data that are of another format, declare more than
+            MAX_PIXELS pixels, which are not allocated, or cannot be decoded.
     """
-    # decode_image alone takes the fast transform, which is off by one level in the mean of red and blue.
-    image = tf.cond(
-        tf.io.is_jpeg(data),
-        lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
-    )
+
+    def from_jpeg():
+        shape = tf.io.extract_jpeg_shape(data)
+        with tf.control_dependencies([check_pixels(shape[0], shape[1])]):
+            # decode_image takes the fast transform, which is off by one level in the mean of red and blue.
+            return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+
+    def from_other():
+        with tf.control_dependencies([check_pixels(*_declared_size(data))]):
+            return tf.io.decode_image(data, channels=3, expand_animations=False)
+
+    image = tf.cond(tf.io.is_jpeg(data), from_jpeg, from_other)
     image.set_shape([None, None, 3])
     return image
+
+
+def check_pixels(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
+    """Makes an operation that fails, with InvalidArgumentError, where an image declares too many pixels."""
+    pixels = tf.abs(tf.cast(height, tf.int64) * tf.cast(width, tf.int64))
+    return tf.debugging.Assert(pixels <= MAX_PIXELS, ["too many pixels:", height, width])
+
+
+def _declared_size(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Height and width that the header of a PNG, BMP or GIF declares, in any order; fails for other data."""
+
+    def numbers(at, count, dtype, little):
+        values = tf.io.decode_raw(tf.strings.substr(data, at, count), dtype, little_endian=little)
+        return tf.cast(values, tf.int64)
+
+    def unknown():
+        with tf.control_dependencies([tf.debugging.Assert(False, ["not a JPEG, PNG, BMP or GIF image"])]):
+            return tf.zeros([2], tf.int64)
+
+    # TensorFlow's own message for a short string holds its bytes, which Python then cannot read as text.
+    with tf.control_dependencies([tf.debugging.Assert(tf.strings.length(data) >= 26, ["truncated image"])]):
+        data = tf.identity(data)
+    start = tf.strings.substr(data, 0, 4)
+    kinds = [
+        (tf.equal(start, b"\x89PNG"), lambda: numbers(16, 8, tf.int32, False)),
+        (tf.equal(start, b"GIF8"), lambda: numbers(6, 4, tf.uint16, True)),
+        (tf.equal(tf.strings.substr(data, 0, 2), b"BM"), lambda: numbers(18, 8, tf.int32, True)),
+    ]
+    size = tf.case(kinds, default=unknown)
+    return size[0], size[1]
 
 
 def check_header(data: bytes, name: str = "image") -> None:
@@ -107,50 +144,103 @@ def _check_bmp(data: bytes, name: str) -> None:
         raise InputError(f"{name}: a BMP with a colour palette is not supported; save it as PNG")
 
 
-def resize_center(image: tf.Tensor | np.ndarray, size: int) -> tf.Tensor:
-    """Scales the shorter side to `size` and crops the centre: the view that evaluation and serving see.
+def resize_center(image: tf.Tensor | np.ndarray, size: int, resize: int = 0) -> tf.Tensor:
+    """Scales the shorter side and crops the centre: the view that evaluation and serving see.
 
     Bilinear with antialiasing and half-pixel centres, rounded to the nearest; the aspect is kept, the
-    longer side being rounded. An image whose shorter side is `size` is only cropped, so that one of
-    `size` x `size` passes unchanged.
+    longer side being rounded. An image whose shorter side has the size wanted is only cropped, so that
+    one of `size` x `size` passes unchanged where `resize` is 0.
 
     Args:
         image: uint8 [H, W, 3] or [batch, H, W, 3]; the shape need not be known statically.
         size: side of the result.
+        resize: what the shorter side is scaled to, in pixels and at least `size`; 0 for `size`.
 
     Returns:
         uint8 [size, size, 3] or [batch, size, size, 3].
     """
     image = tf.convert_to_tensor(image)
-    if image.shape.rank == 3:
-        return resize_center(image[None], size)[0]
-    known = image.shape[1:3].is_fully_defined()
-    height, width = image.shape[1:3] if known else tf.unstack(tf.shape(image)[1:3])
+    resize = resize or size
+    known = image.shape[-3:-1].is_fully_defined()
+    height, width = image.shape[-3:-1] if known else tf.unstack(tf.shape(image)[-3:-1])
     shorter = min(height, width) if known else tf.minimum(height, width)
 
     def crop():
         top, left = (height - size) // 2, (width - size) // 2
-        return image[:, top : top + size, left : left + size]
+        return image[..., top : top + size, left : left + size, :]
 
-    def resize():
-        sides = tf.cast(tf.stack([height, width]), tf.int64)
-        short = tf.cast(shorter, tf.int64)
-        scaled = (2 * sides * size + short) // (2 * short)
-        offset = (scaled - size) // 2
-        # Only what the crop is made of is resized: a long strip as a whole would not fit into memory.
-        margin = short // size + 2  # beyond the kernel's reach
-        start = tf.maximum(offset * sides // scaled - margin, 0)
-        stop = tf.minimum((offset + size) * sides // scaled + margin, sides)
-        pixels = tf.raw_ops.ScaleAndTranslate(
-            images=image[:, start[0] : stop[0], start[1] : stop[1]],
-            size=[size, size],
-            scale=tf.cast(scaled / sides, tf.float32),
-            translation=tf.cast(start * scaled / sides - tf.cast(offset, tf.float64), tf.float32),
-            kernel_type="triangle",
-            antialias=True,
-        )
-        return tf.saturate_cast(tf.round(pixels), tf.uint8)
+    def scale():
+        scaled = scaled_sides(height, width, resize)
+        return resize_window(image, scaled, (scaled - size) // 2, [size, size])
 
     if known:
-        return crop() if shorter == size else resize()
-    return tf.ensure_shape(tf.cond(tf.equal(shorter, size), crop, resize), [None, size, size, 3])
+        return crop() if shorter == resize else scale()
+    view = tf.cond(tf.equal(shorter, resize), crop, scale)
+    return tf.ensure_shape(view, [*image.shape[:-3], size, size, 3])
+
+
+def scaled_sides(height: tf.Tensor | int, width: tf.Tensor | int, shorter: tf.Tensor | int) -> tf.Tensor:
+    """Returns int64 [2], height and width once the shorter side is scaled to `shorter`, rounded to the nearest."""
+    sides = tf.cast(tf.stack([height, width]), tf.int64)
+    least = tf.reduce_min(sides)
+    return (2 * sides * tf.cast(shorter, tf.int64) + least) // (2 * least)
+
+
+def resize_window(image: tf.Tensor, scaled: tf.Tensor, offset: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Returns a window of a scaled image.
+
+    Only the part that the window is made of is resized: a long strip as a whole would not fit into memory.
+
+    Args:
+        image: uint8 [..., H, W, 3].
+        scaled: int64 [2], height and width of the scaled image.
+        offset: int64 [2], top and left of the window in the scaled image.
+        size: height and width of the window.
+
+    Returns:
+        uint8 [..., size[0], size[1], 3]: bilinear, antialiased, half-pixel centres, rounded to the nearest.
+    """
+    sides = tf.shape(image, tf.int64)[-3:-1]
+    start, stop = source_window(sides, scaled, offset, size)
+    part = image[..., start[0] : stop[0], start[1] : stop[1], :]
+    return resize_part(part, sides, start, scaled, offset, size)
+
+
+def source_window(sides, scaled, offset, size) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns int64 [2], [2]: first and past-last row and column of an image that a scaled window is made of.
+
+    Args:
+        sides: height and width of the image.
+        scaled: see `resize_window`; likewise `offset` and `size`.
+        offset: likewise.
+        size: likewise.
+    """
+    sides, size = tf.cast(sides, tf.int64), tf.cast(size, tf.int64)
+    margin = tf.reduce_max(sides // scaled) + 2  # beyond the kernel's reach
+    start = tf.maximum(offset * sides // scaled - margin, 0)
+    return start, tf.minimum((offset + size) * sides // scaled + margin, sides)
+
+
+def resize_part(part, sides, start, scaled, offset, size) -> tf.Tensor:
+    """Returns the window of `resize_window` from the part of the image that `source_window` told.
+
+    Args:
+        part: uint8 [..., h, w, 3], the rows and columns of the image from `start` on.
+        sides: height and width of the whole image.
+        start: see `source_window`.
+        scaled: see `resize_window`; likewise `offset` and `size`.
+        offset: likewise.
+        size: likewise.
+    """
+    ratio = tf.cast(scaled, tf.float64) / tf.cast(sides, tf.float64)
+    batched = part if part.shape.rank == 4 else part[None]
+    pixels = tf.raw_ops.ScaleAndTranslate(
+        images=batched,
+        size=tf.cast(size, tf.int32),
+        scale=tf.cast(ratio, tf.float32),
+        translation=tf.cast(tf.cast(start, tf.float64) * ratio - tf.cast(offset, tf.float64), tf.float32),
+        kernel_type="triangle",
+        antialias=True,
+    )
+    pixels = tf.saturate_cast(tf.round(pixels), tf.uint8)
+    return pixels if part.shape.rank == 4 else pixels[0]

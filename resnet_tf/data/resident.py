@@ -1,14 +1,15 @@
 """Small sets that live on the device whole: order of examples, and the random view of each.
 
-Everything random is stateless, a function of (seed, epoch) or (seed, step), and is drawn for the
-global batch before replicas take their parts. So neither the number of replicas nor a resume
-changes what is drawn.
+Everything random is stateless, a function of (seed, epoch) or (seed, epoch, example). So neither the
+number of replicas nor a resume changes what is drawn.
 """
 
 import functools
 
 import numpy as np
 import tensorflow as tf
+
+from resnet_tf.data import draws
 
 
 @functools.lru_cache(maxsize=4)
@@ -40,25 +41,21 @@ def order(examples, batch, first_step, steps, seed):
     return np.concatenate(parts).reshape(steps, batch) if parts else np.zeros((0, batch), np.int32)
 
 
-def draw_views(batch, pad, mirror, seed, step):
-    """Draw the crop and the mirroring of each image of a step.
+def draw_views(keys, pad, mirror):
+    """Draw the crop and the mirroring of some images.
 
     Args:
-        batch: examples of the global batch.
+        keys: int64 [batch]; see `draws.keys`.
         pad: pixels added on each side before the crop.
         mirror: whether images are mirrored with probability 0.5.
-        seed: of the run, a Python integer.
-        step: int64 tensor.
 
     Returns:
         offsets, int32 [batch, 2], top and left of the crop in [0, 2 pad]; mirrored, bool [batch].
     """
-    seeds = tf.stack([tf.constant(seed, tf.int64), step])
-    draws = tf.random.stateless_uniform(
-        [batch, 3], seeds, 0, 2 * (2 * pad + 1), tf.int32, alg=tf.random.Algorithm.PHILOX
-    )
-    mirrored = draws[:, 2] % 2 == 1 if mirror else tf.zeros([batch], tf.bool)
-    return draws[:, :2] // 2, mirrored
+    numbers = draws.uniform(keys, draws.Stream.GEOMETRY, 3)
+    mirrored = numbers[:, 2] < 0.5 if mirror else tf.zeros(tf.shape(keys), tf.bool)
+    # The minimum: in float32 a number just below 1 may come out as 2 pad + 1.
+    return tf.minimum(tf.cast(numbers[:, :2] * (2 * pad + 1), tf.int32), 2 * pad), mirrored
 
 
 def pad_crop_mirror(images, offsets, mirrored, pad):

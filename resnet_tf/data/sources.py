@@ -1,51 +1,112 @@
-"""Labelled images in memory: where they come from and how they are split."""
+"""Labelled images: where they come from and how they are split."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
-from resnet_tf.data import cifar, folder
-from resnet_tf.data.splits import Loaded, Source, Split, check_total, resized
+from resnet_tf.data import cifar, folder, images, records, tfds, verify, voc
+from resnet_tf.data.examples import Examples, Memory
+from resnet_tf.data.splits import Indexed, Loaded, Source, Split, check_total, resized
 from resnet_tf.errors import InputError
 
 
-def load(dataset: str, data_dir: str = "", image_size: int = 32, validation_examples: int = 0) -> Source:
+def index(
+    dataset: str, data_dir: str = "", classes: tuple[str, ...] = (), validation_examples: int = 0, tfds_name: str = ""
+) -> Source:
+    """Finds the images of a data set, which stay encoded where they are and are decoded when they are used.
+
+    Args:
+        dataset: one of DATASETS, but none of SMALL_DATASETS other than "synthetic", which becomes 768 JPEGs of 96 x
+            128 pixels in memory.
+        data_dir: where the data are:
+
+            - "folder": a folder or tar archive of [anything/]SPLIT/CLASS/IMAGE, with the splits train and test, or
+              train and val, or all three; hidden files are ignored;
+            - "records": a folder that `prepare` wrote, or one of TFRecord shards; see `records.index`;
+            - "tfds": a TFDS data folder, or the folder of one prepared version; see `tfds.index`;
+            - "voc": a folder or tar archive of PASCAL VOC devkits, whose boxes are the examples; see `voc.index`.
+        classes: class names in the order that their labels shall have; empty for the source's own order.
+        validation_examples: see `load`.
+        tfds_name: name of the set in a TFDS data folder, as in "imagenet2012" or "imagenette/320px-v2".
+
+    Returns:
+        The data set, its splits all non-empty `Examples`.
+
+    Raises:
+        InputError: an argument is out of range, or the data are missing, damaged or inconsistent, or an archive's are
+            larger than `splits.MAX_BYTES`.
+    """
+    if dataset in _LOADERS and dataset != "synthetic":
+        raise InputError(
+            f"--dataset: {dataset} is small and held in memory: --view=pad_crop is for it; the other views are for "
+            f"{', '.join(_INDEXERS)}"
+        )
+    if dataset not in _INDEXERS:
+        raise InputError(f"--dataset: {dataset!r} is not one of {', '.join(DATASETS)}")
+    if classes and dataset == "synthetic":
+        raise InputError(f"--classes is not used by --dataset={dataset}")
+    names, splits = _named(_INDEXERS[dataset], data_dir, tuple(classes), tfds_name)
+    return Source(dataset, tuple(names), _hold_out(splits, validation_examples))
+
+
+def load(
+    dataset: str,
+    data_dir: str = "",
+    image_size: int = 32,
+    validation_examples: int = 0,
+    classes: tuple[str, ...] = (),
+    tfds_name: str = "",
+) -> Source:
     """Loads a data set into memory, every image as `image_size` x `image_size`.
 
     Args:
         dataset: one of DATASETS.
         data_dir: where it is. For "cifar10" and "cifar100" the official archive (Python or binary
             version), the folder that was unpacked from it, a folder that holds either, or a TFDS data
-            folder. For "folder" a folder or tar archive of [anything/]SPLIT/CLASS/IMAGE, with the
-            splits train and test, or train and val, or all three; hidden files are ignored. The others
-            need none.
-        image_size: images of another size go through `images.resize_center`.
+            folder. "digits" and "synthetic" need none; for the others see `index`.
+        image_size: images of another size go through `images.resize_center`, after their box is cut
+            out where they are boxes.
         validation_examples: how many examples to hold out of the training split as "validation": the
             same ones every time, the others staying in order.
+        classes: see `index`; none for SMALL_DATASETS.
+        tfds_name: likewise.
 
     Returns:
-        The data set, its splits all non-empty.
+        The data set, its splits all non-empty and `Split`.
 
     Raises:
         InputError: an argument is out of range, or the data are missing, damaged, inconsistent, of
             another format or larger than `splits.MAX_BYTES`.
     """
-    if dataset not in _LOADERS:
+    if dataset not in DATASETS:
         raise InputError(f"--dataset: {dataset!r} is not one of {', '.join(DATASETS)}")
     if image_size < 1:
         raise InputError(f"--image_size: {image_size} is not positive")
+    if dataset in _LOADERS:
+        if classes:
+            raise InputError(f"--classes is not used by --dataset={dataset}")
+        names, splits = _named(_LOADERS[dataset], data_dir, image_size)
+    else:
+        names, splits = _named(_decoded, dataset, data_dir, tuple(classes), tfds_name, image_size)
+    return Source(dataset, tuple(names), _hold_out(splits, validation_examples))
+
+
+def _named(function: Callable, *arguments):
+    """Calls a loader; where its error names a file, says which flag led there."""
     try:
-        classes, splits = _LOADERS[dataset](data_dir, image_size)
+        return function(*arguments)
     except InputError as error:
         if str(error).startswith("--"):
             raise
-        raise InputError(f"--data_dir: {error}") from error  # it names a file: say which flag led there
-    if validation_examples:
-        splits = _hold_out(splits, validation_examples)
-    return Source(dataset, tuple(classes), splits)
+        raise InputError(f"--data_dir: {error}") from error
 
 
-def _hold_out(splits: dict[str, Split], count: int) -> dict[str, Split]:
+def _hold_out(splits: dict, count: int) -> dict:
+    if not count:
+        return splits
     train = splits["train"]
     if "validation" in splits:
         raise InputError("--validation_examples: the data already have a validation split; leave it at 0")
@@ -54,11 +115,48 @@ def _hold_out(splits: dict[str, Split], count: int) -> dict[str, Split]:
     held = np.zeros(len(train), bool)
     # Not the run's seed: runs with different seeds must share the split to be compared.
     held[np.random.default_rng(0).permutation(len(train))[:count]] = True
-    return {
-        **splits,
-        "train": Split(train.images[~held], train.labels[~held]),
-        "validation": Split(train.images[held], train.labels[held]),
-    }
+    return {**splits, "train": train.take(~held), "validation": train.take(held)}
+
+
+# --- Encoded sets, decoded into memory -------------------------------------------------------------
+
+
+def _decoded(dataset: str, data_dir: str, classes: tuple[str, ...], tfds_name: str, image_size: int) -> Loaded:
+    names, splits = _INDEXERS[dataset](data_dir, classes, tfds_name)
+    check_total(sum(map(len, splits.values())), image_size, f"{Path(data_dir)}")
+    return names, {name: Split(_decode_all(split, image_size), split.labels) for name, split in splits.items()}
+
+
+def _decode_all(examples: Examples, image_size: int) -> np.ndarray:
+    read, boxed = examples.storage.reader(), examples.boxes is not None
+    boxes = examples.boxes if boxed else np.zeros((len(examples), 4), np.int32)
+
+    def view(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+        pixels = images.decode_tensor(verify.check_format(read(image)))
+        if boxed:
+            pixels = tf.image.crop_to_bounding_box(pixels, *tf.unstack(box))
+        return images.resize_center(pixels, image_size)
+
+    result = np.empty((len(examples), image_size, image_size, 3), np.uint8)
+    done = 0
+    options = tf.data.Options()
+    # TensorFlow 2.21 may wait for the tuning thread when an iterator ends, for as long as the iterator has lived.
+    options.autotune.enabled = False
+    dataset = tf.data.Dataset.from_tensor_slices((examples.image, boxes)).with_options(options)
+    try:
+        for batch in dataset.map(view, num_parallel_calls=os.cpu_count()).batch(256).prefetch(2):
+            result[done : done + len(batch)] = batch.numpy()
+            done += len(batch)
+    except tf.errors.OpError:
+        for example in range(done, len(examples)):  # which one was it?
+            fault = verify.reason(examples, example)
+            if fault:
+                raise InputError(f"{examples.name(example)}: {fault}") from None
+        raise
+    return result
+
+
+# --- Small sets ------------------------------------------------------------------------------------
 
 
 def _load_digits(data_dir: str, image_size: int) -> Loaded:
@@ -76,24 +174,49 @@ def _load_digits(data_dir: str, image_size: int) -> Loaded:
     return [str(digit) for digit in range(10)], resized(splits, image_size, "--dataset: digits")
 
 
+_SYNTHETIC_COUNTS = {"train": 512, "test": 256}
+_SYNTHETIC_SIZE = (96, 128)  # where they are encoded: not square, so that geometry shows
+
+
 def _load_synthetic(data_dir: str, image_size: int) -> Loaded:
+    check_total(sum(_SYNTHETIC_COUNTS.values()), image_size, "--dataset: synthetic")
+    return _synthetic(image_size, image_size)
+
+
+def _synthetic(height: int, width: int) -> Loaded:
     """Noise whose mean brightness tells the class."""
-    counts = {"train": 512, "test": 256}
-    check_total(sum(counts.values()), image_size, "--dataset: synthetic")
     rng = np.random.default_rng(0)
     splits = {}
-    for name, count in counts.items():
+    for name, count in _SYNTHETIC_COUNTS.items():
         labels = rng.integers(0, 10, count, dtype=np.int32)
-        noise = rng.integers(0, 128, (count, image_size, image_size, 3), dtype=np.uint8)
+        noise = rng.integers(0, 128, (count, height, width, 3), dtype=np.uint8)
         splits[name] = Split(noise + (labels * 14).astype(np.uint8)[:, None, None, None], labels)
     return [f"class{index}" for index in range(10)], splits
+
+
+def _index_synthetic(data_dir: str, classes: tuple[str, ...], tfds_name: str) -> Indexed:
+    names, splits = _synthetic(*_SYNTHETIC_SIZE)
+    encoded = {}
+    for name, split in splits.items():
+        data = [tf.io.encode_jpeg(image).numpy() for image in split.images]
+        files = [f"{name}/{names[label]}/{number}.jpg" for number, label in enumerate(split.labels)]
+        storage = Memory("synthetic", files, data)
+        encoded[name] = Examples(storage, np.arange(len(data), dtype=np.int64), split.labels)
+    return names, encoded
 
 
 _LOADERS: dict[str, Callable[[str, int], Loaded]] = {
     "digits": _load_digits,
     "cifar10": cifar.loader("cifar10"),
     "cifar100": cifar.loader("cifar100"),
-    "folder": folder.load,
     "synthetic": _load_synthetic,
 }
-DATASETS = tuple(_LOADERS)
+_INDEXERS: dict[str, Callable[[str, tuple[str, ...], str], Indexed]] = {
+    "folder": lambda data_dir, classes, _: folder.index(data_dir, classes),
+    "records": lambda data_dir, classes, _: records.index(data_dir, classes),
+    "tfds": tfds.index,
+    "voc": lambda data_dir, classes, _: voc.index(data_dir, classes),
+    "synthetic": _index_synthetic,
+}
+SMALL_DATASETS = tuple(_LOADERS)
+DATASETS = (*_LOADERS, *(name for name in _INDEXERS if name not in _LOADERS))

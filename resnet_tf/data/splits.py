@@ -1,16 +1,21 @@
-"""Splits and data sets in memory, and the limits and sizes that all of them share."""
+"""Splits and data sets, and the limits, sizes and orders that all of them share."""
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from resnet_tf.data import images
+from resnet_tf.data.examples import Examples
 from resnet_tf.errors import InputError
 
-MAX_BYTES = 4 * 2**30  # of decoded images, which are all held in memory
+MAX_BYTES = 4 * 2**30  # of images that are all held in memory, decoded or encoded
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +46,10 @@ class Split:
         """Returns the number of examples."""
         return len(self.labels)
 
+    def take(self, chosen) -> "Split":
+        """Returns the examples that an index array or a mask chooses."""
+        return Split(self.images[chosen], self.labels[chosen])
+
 
 @dataclass(frozen=True, eq=False)
 class Source:
@@ -49,26 +58,32 @@ class Source:
     Attributes:
         name: one of `sources.DATASETS`.
         classes: class names; a label is an index into them.
-        splits: "train", "test" and, where there is one, "validation".
+        splits: "train", "test" and, where there is one, "validation"; each a `Split`, decoded and in
+            memory, or an `Examples`, encoded where it is.
     """
 
     name: str
     classes: tuple[str, ...]
-    splits: dict[str, Split]
+    splits: dict[str, Split | Examples]
 
     def checksum(self) -> str:
-        """Returns 16 hex digits that depend on classes, labels and pixels, not on the splits' order."""
+        """Returns 16 hex digits that depend on classes, labels and images, not on the splits' order."""
         digest = hashlib.sha256()
         parts = [(name, self.splits[name]) for name in sorted(self.splits)]
-        shapes = [(name, split.images.shape) for name, split in parts]
+        shapes = [(name, split.images.shape if isinstance(split, Split) else [len(split)]) for name, split in parts]
         digest.update(json.dumps([self.classes, shapes]).encode())
         for _, split in parts:
-            digest.update(np.ascontiguousarray(split.labels, "<i4"))
-            digest.update(np.ascontiguousarray(split.images))
+            if isinstance(split, Split):
+                digest.update(np.ascontiguousarray(split.labels, "<i4"))
+                digest.update(np.ascontiguousarray(split.images))
+            else:
+                digest.update(split.digest())
         return digest.hexdigest()[:16]
 
 
-Loaded = tuple[list[str], dict[str, Split]]  # classes and splits, as a loader returns them
+# Classes and splits, as a loader returns them.
+Loaded = tuple[list[str], dict[str, Split]]
+Indexed = tuple[list[str], dict[str, Examples]]
 
 
 def existing(data_dir: str, dataset: str) -> Path:
@@ -106,6 +121,81 @@ def check_total(count: int, image_size: int, what: str) -> None:
             f"{what}: {count} or more images of size {image_size} take over {MAX_BYTES / 2**30:.0f} GiB of"
             " memory; use a smaller --image_size or fewer images"
         )
+
+
+def check_encoded(size: int, root: Path) -> None:
+    """Refuses encoded images that would not fit.
+
+    Args:
+        size: of the images of an archive so far, in bytes.
+        root: the archive.
+
+    Raises:
+        InputError: `size` is larger than MAX_BYTES.
+    """
+    if size > MAX_BYTES:
+        raise InputError(
+            f"{root} holds over {MAX_BYTES / 2**30:.0f} GiB of images, too many to hold in memory: unpack it; python -m"
+            " resnet_tf.prepare makes a few large files of the folder"
+        )
+
+
+def with_test(splits: dict[str, T]) -> dict[str, T] | None:
+    """Returns train, test and, if there is one, validation; what is there for validation serves as a missing test.
+
+    Args:
+        splits: by name: "train", "validation", "test".
+
+    Returns:
+        The splits in that order; None where there is no train, or neither of the others.
+    """
+    if "test" not in splits and "validation" in splits:
+        splits = {**splits, "test": splits["validation"]}
+        del splits["validation"]
+    if not {"train", "test"} <= splits.keys():
+        return None
+    return {name: splits[name] for name in ("train", "test", "validation") if name in splits}
+
+
+def arranged(wanted: Sequence[str], found: Sequence[str], splits: dict[str, Examples], rename: bool = False) -> Indexed:
+    """Brings labels into the order of the classes that the user wants.
+
+    Args:
+        wanted: the names in order; empty to leave all as it is.
+        found: the names that the source has, in the order of its labels.
+        splits: whose labels follow `found`.
+        rename: whether other names, as many and none of them found, may take the place of `found`.
+
+    Returns:
+        The names in order, and splits whose labels follow them.
+
+    Raises:
+        InputError: a name wanted twice, or other names than those found.
+    """
+    if not wanted:
+        return list(found), splits
+    wanted = list(wanted)
+    twice = sorted({name for name in wanted if wanted.count(name) > 1}) if len(set(wanted)) < len(wanted) else []
+    if twice:
+        raise InputError(f"--classes: more than once: {listed(twice)}")
+    if rename and len(wanted) == len(found) and not set(wanted) & set(found):
+        return wanted, splits
+    position = {name: index for index, name in enumerate(wanted)}
+    faults = [
+        f"{what}: {listed(sorted(names))}"
+        for what, names in (("lacks", set(found) - set(wanted)), ("not in the data", set(wanted) - set(found)))
+        if names
+    ]
+    if faults:
+        raise InputError(f"--classes: {'; '.join(faults)}")
+    labels = np.array([position[name] for name in found], np.int32)
+    return wanted, {name: replace(split, labels=labels[split.labels]) for name, split in splits.items()}
+
+
+def listed(names: Collection[str], most: int = 8) -> str:
+    """Returns the names with commas between, only the first `most` where there are more."""
+    rest = len(names) - most
+    return ", ".join(list(names)[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def resized(splits: dict[str, Split], image_size: int, what: str) -> dict[str, Split]:

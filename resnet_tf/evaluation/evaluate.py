@@ -5,7 +5,7 @@ import time
 
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import metrics
-from resnet_tf.training import checkpoint, devices, loop, record, restore
+from resnet_tf.training import checkpoint, devices, feed, loop, record, restore
 
 
 def evaluate(config):
@@ -15,7 +15,7 @@ def evaluate(config):
         config: a `config.EvaluateConfig`.
 
     Returns:
-        {"run", "split", "steps", "examples", "top1", "top5", "loss", "images_per_second"}; the same is
+        {"run", "split", "views", "steps", "examples", "top1", "top5", "loss", "images_per_second"}; the same is
         written to evaluation.json in the run's folder.
 
     Raises:
@@ -29,23 +29,30 @@ def evaluate(config):
     started = time.monotonic()
     run, values, normalization = restore.load(settings.run)
     strategy = devices.make_strategy(settings.replicas)
-    data = run.config.data
+    config = run.config
     if settings.data_dir:
-        data = dataclasses.replace(data, data_dir=settings.data_dir)
-    source = loop.load_source(data)
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=settings.data_dir))
+    whole = config.views.view == "pad_crop" or config.data.resize in (0, config.data.image_size)
+    if settings.views != "center" and whole:
+        raise InputError(f"--views={settings.views}: {run.folder} has no --resize above its --image_size to crop from")
+    data = config.data
+    source, _ = feed.load(config)
     if list(source.classes) != run.manifest["classes"]:
         raise InputError(f"--data_dir={data.data_dir}: its classes are not those that {run.folder} was trained on")
     if settings.split not in source.splits:
         raise InputError(f"--split={settings.split}: the data have {', '.join(source.splits)}")
     split = source.splits[settings.split]
     engine = restore.build_engine(run, values, normalization, strategy)
-    batch = -(-settings.batch_size // strategy.num_replicas_in_sync) * strategy.num_replicas_in_sync
+    answers = feed.Evaluation(
+        engine, data, split, settings.batch_size, settings.views, settings.average, config.views.threads
+    )
     begun = time.monotonic()
-    figures = metrics.classification(engine.predict(split.images, batch), split.labels)
+    figures = metrics.classification(answers.logits(), split.labels)
     seconds = time.monotonic() - begun
     result = {
         "run": str(run.folder),
         "split": settings.split,
+        "views": settings.views,
         "steps": restore.step_of(values),
         **figures,
         "images_per_second": round(len(split) / seconds, 1),

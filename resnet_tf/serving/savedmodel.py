@@ -44,17 +44,17 @@ def export(run_folder, out):
     model = restore.build_model(run, values)
     classes = run.manifest["classes"]
     classify = _classifier(model, normalization, classes)
-    size = run.config.data.image_size
+    size, resize = run.config.data.image_size, run.config.data.resize
 
     def from_bytes(image_bytes):
         def view(data):
-            return views.resize_center(views.decode_tensor(data), size)
+            return views.resize_center(views.decode_tensor(data), size, resize)
 
         signature = tf.TensorSpec([size, size, 3], tf.uint8)
         return classify(tf.map_fn(view, image_bytes, fn_output_signature=signature))
 
     def from_images(images):
-        return classify(views.resize_center(images, size))
+        return classify(views.resize_center(images, size, resize))
 
     archive = keras.export.ExportArchive()
     archive.track(model)

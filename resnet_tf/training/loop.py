@@ -10,12 +10,11 @@ import time
 import numpy as np
 
 from resnet_tf import config as configuration
-from resnet_tf.data import colour, resident, sources
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import metrics
 from resnet_tf.models import create_model, find
-from resnet_tf.training import checkpoint, devices, optimizer, record, schedule
-from resnet_tf.training.step import METRICS, Engine, Views
+from resnet_tf.training import checkpoint, devices, feed, optimizer, record, schedule
+from resnet_tf.training.step import METRICS, Engine
 
 
 def run_folder(config):
@@ -26,13 +25,6 @@ def run_folder(config):
     settings = {k: v for k, v in configuration.settings_of(config).items() if fields[k].metadata["changes_result"]}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     return pathlib.Path("runs", f"{config.model.model}-{config.data.dataset}-{digest}")
-
-
-def load_source(data_config):
-    """The images that a `DataConfig` describes."""
-    return sources.load(
-        data_config.dataset, data_config.data_dir, data_config.image_size, data_config.validation_examples
-    )
 
 
 def build_model(config, classes, replicas=1):
@@ -77,7 +69,7 @@ def train(config):
     batch_size, replicas = config.optimizer.batch_size, strategy.num_replicas_in_sync
     if batch_size % replicas:
         raise InputError(f"--batch_size={batch_size} does not divide by the {replicas} replicas there are")
-    source = load_source(config.data)
+    source, skipped = feed.load(config)
     training = source.splits["train"]
     held_out = "validation" if "validation" in source.splits else "test"
     evaluated = source.splits[held_out]
@@ -89,7 +81,7 @@ def train(config):
     # --- Model, optimizer, compiled step ------------------------------------------------------------------------------
     with strategy.scope():
         model = build_model(config, len(source.classes), replicas)
-        normalization = colour.normalization(config.data.normalization, training.images)
+        normalization = feed.normalization(config, training)
         engine = Engine(
             strategy,
             model,
@@ -97,8 +89,7 @@ def train(config):
             optimizer=optimizer.from_config(config.optimizer, model),
             schedule=schedule.from_config(config.optimizer, steps_per_epoch),
             loss_scale=optimizer.LossScale() if config.device.precision == "float16" else None,
-            views=Views(config.data.pad, config.data.mirror),
-            seed=config.optimizer.seed,
+            **feed.engine_settings(config),
         )
 
     # --- Run folder, resume -------------------------------------------------------------------------------------------
@@ -113,6 +104,7 @@ def train(config):
     else:
         parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
         run = record.create(folder, config, source, {"name": model.name, "trainable_parameters": parameters})
+    feed.write_skipped(folder, skipped)
     step = engine.step
     recorder = record.Recorder(run, total, step)
     if step:
@@ -120,28 +112,26 @@ def train(config):
     frozen = {"normalization/mean": normalization.mean, "normalization/std": normalization.std}
 
     def evaluate():
-        logits = engine.predict(evaluation_images, _evaluation_batch(replicas))
-        figures = metrics.classification(logits, evaluated.labels)
+        figures = metrics.classification(evaluation.logits(), evaluated.labels)
         if figures["examples"] != len(evaluated):
             raise AssertionError(f"{figures['examples']} of {len(evaluated)} examples were scored")
         return figures
 
     # --- The loop -----------------------------------------------------------------------------------------------------
-    data = engine.place(training.images, training.labels)
-    evaluation_images = engine.place(evaluated.images)
     asynchronous = devices.on_gpu(strategy)
     most = config.device.steps_per_call or (100 if asynchronous else 10)
+    batches = feed.Training(engine, config, training, step, most)
+    evaluation = feed.Evaluation(engine, config.data, evaluated, threads=config.views.threads)
     stops = [every for every in (config.record.log_every, config.record.eval_every, config.record.checkpoint_every)
              if every]  # fmt: skip
-    order = np.zeros((most, batch_size), np.int32)
     window = _Window(recorder, config, folder, batch_size, steps_per_epoch, total)
     pending, figures = None, None
     try:
         while step < total:
             count = min(most, total - step, *(every - step % every for every in stops))
-            order[:count] = resident.order(len(training), batch_size, step, count, config.optimizer.seed)
             begun = time.monotonic()
-            dispatched = _Call(engine.train(data, order, count), step, count, begun)
+            with feed.named_errors(training):
+                dispatched = _Call(batches.steps(step, count), step, count, begun)
             if pending:  # read what the call before has measured while the device works on this one
                 window.collect(pending)
             pending, step = dispatched, step + count
@@ -157,11 +147,12 @@ def train(config):
                 pending = None
             if checkpoint_due or step == total:
                 window.write(step)
-                checkpoint.save(run.checkpoints, step, engine.get_state() | frozen)
             if evaluation_due or step == total:
                 figures = evaluate()
                 values = {name: figures[name] for name in ("loss", "top1", "top5")}
                 recorder.write(step, step / steps_per_epoch, held_out, **values)
+            if checkpoint_due or step == total:  # after the evaluation, whose row a resume would lack otherwise
+                checkpoint.save(run.checkpoints, step, engine.get_state() | frozen)
             window.pause()
 
         # --- Result --------------------------------------------------------------------------------------------------
@@ -184,10 +175,6 @@ def train(config):
         row |= accuracy_row(config, step, step / steps_per_epoch, figures)
         record.append_result(config.record.results, record.ACCURACY_COLUMNS, row)
     return result
-
-
-def _evaluation_batch(replicas):
-    return 500 * replicas
 
 
 def _check_same_data(run, source):

@@ -18,7 +18,8 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import resident
+from resnet_tf.data import draws, resident
+from resnet_tf.data.augmentation import Augmentation
 from resnet_tf.training import devices
 
 METRICS = ("loss", "top1", "lr")  # of a step, in the order of the columns that `Engine.train` returns
@@ -26,7 +27,7 @@ METRICS = ("loss", "top1", "lr")  # of a step, in the order of the columns that 
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """The random view of training images; see `resident.draw_views`."""
+    """The random view of images that live on the device; see `resident.draw_views`."""
 
     pad: int = 0
     mirror: bool = False
@@ -43,8 +44,9 @@ class Engine:
     """
 
     def __init__(
-        self, strategy, model, normalization, *, optimizer=None, schedule=None, loss_scale=None, views=None, seed=0
-    ):
+        self, strategy, model, normalization, *, optimizer=None, schedule=None, loss_scale=None, views=None,
+        augmentation=None, seed=0,
+    ):  # fmt: skip
         """Make the variables; nothing is compiled before the first call.
 
         Args:
@@ -54,7 +56,8 @@ class Engine:
             optimizer: an `optimizer.SGD`; None for an engine that only runs the model.
             schedule: a `schedule.Schedule`; None likewise.
             loss_scale: an `optimizer.LossScale` for float16, else None.
-            views: a `Views`; None for none.
+            views: a `Views`; None for none, and for images that are streamed, which come as views.
+            augmentation: an `augmentation.Augmentation`; None for none.
             seed: of the random views.
         """
         self.strategy = strategy
@@ -63,6 +66,7 @@ class Engine:
         self._normalization = normalization
         self._optimizer, self._schedule, self._loss_scale = optimizer, schedule, loss_scale
         self._views, self._seed = views, seed
+        self._augmentation = augmentation or Augmentation()
 
         self._weights = {variable.path: variable.value for variable in model.trainable_variables}
         self._statistics = {variable.path: variable.value for variable in model.non_trainable_variables}
@@ -84,7 +88,12 @@ class Engine:
         parts = gpu and not whole
         synchronised = any(getattr(layer, "synchronized", False) for layer in model.layers)
         self._train_call = tf.function(self._train_steps, jit_compile=whole, autograph=False)
+        self._train_stream_call = tf.function(self._train_stream_steps, autograph=False)
         self._predict_call = tf.function(self._predict_batches, jit_compile=whole, autograph=False)
+        self._predict_stream_call = tf.function(self._predict_stream_batch, autograph=False)
+        self._forward_stream = tf.function(self._forward, jit_compile=gpu, autograph=False)
+        if whole:  # what feeds the step is no part of the program, each step is
+            self._step_on = tf.function(self._step_on, jit_compile=True, autograph=False)
         if parts:
             self._update = tf.function(self._update, jit_compile=True, autograph=False)
             self._forward = tf.function(self._forward, jit_compile=True, autograph=False)
@@ -100,6 +109,23 @@ class Engine:
             with tf.device(device):
                 copies.append(tuple(tf.identity(tf.convert_to_tensor(array)) for array in arrays))
         return copies
+
+    def stream(self, make_dataset):
+        """Open one iterator for each replica.
+
+        Args:
+            make_dataset: function(replica=, replicas=) that makes the dataset of a replica's part of each batch.
+
+        Returns:
+            List over replicas of iterators, two batches ahead on the replica's own device where that is a GPU.
+        """
+        iterators = []
+        for replica, device in enumerate(self.strategy.extended.worker_devices):
+            dataset = make_dataset(replica=replica, replicas=self.replicas)
+            if devices.on_gpu(self.strategy):
+                dataset = dataset.apply(tf.data.experimental.prefetch_to_device(device, 2))
+            iterators.append(iter(dataset))
+        return iterators
 
     # --- Training ----------------------------------------------------------------------------------------------------
 
@@ -122,39 +148,65 @@ class Engine:
         """
         return self._train_call(data, tf.constant(order), tf.constant(count))
 
+    def train_stream(self, iterators, most, count):
+        """Run some steps on batches from `stream`. Does not wait for a GPU.
+
+        Args:
+            iterators: over {"pixels", "labels", "keys"}; see `batches.training`.
+            most: rows of the result, the same in every call, so that nothing is compiled twice.
+            count: how many steps to run, at most so many.
+
+        Returns:
+            As `train`.
+        """
+        return self._train_stream_call(iterators, tf.fill([most], 0), tf.constant(count))
+
+    def _train_stream_steps(self, iterators, rows, count):
+        return self._loop(self._replica_stream_step, iterators, rows, count)
+
     def _train_steps(self, data, order, count):
+        return self._loop(self._replica_step, data, order, count)
+
+    def _loop(self, step, data, order, count):
         def body(index, metrics):
-            row = self._each_replica(self._replica_step, data, order[index])[0]
+            row = self._each_replica(step, data, order[index])[0]
             return index + 1, tf.tensor_scatter_nd_update(metrics, [[index]], row[None])
 
         metrics = tf.zeros([order.shape[0], len(METRICS)])
         return tf.while_loop(lambda index, _: index < count, body, [tf.constant(0), metrics])[1]
 
+    def _replica_stream_step(self, replica, iterator, _):
+        batch = next(iterator)
+        return self._step_on(replica, batch["pixels"], batch["labels"], batch["keys"])
+
     def _replica_step(self, replica, data, order):
         images, labels = data
-        state = self._read(replica)
         batch = order.shape[0] // self.replicas
         part = slice(replica * batch, (replica + 1) * batch)
         chosen = order[part]
-        views = None
-        if self._views:
-            views = resident.draw_views(
-                order.shape[0], self._views.pad, self._views.mirror, self._seed, state["scalars"]["step"]
-            )
-            views = tuple(draw[part] for draw in views)
-        pixels, labels = tf.gather(images, chosen), tf.gather(labels, chosen)
-        sums = self._gradients(state, pixels, labels, views)
+        step = self._local(self._scalars["step"], replica).read_value()
+        positions = step * order.shape[0] + tf.range(part.start, part.stop, dtype=tf.int64)
+        keys = draws.keys(self._seed, positions // images.shape[0], tf.cast(chosen, tf.int64))
+        return self._step_on(replica, tf.gather(images, chosen), tf.gather(labels, chosen), keys)
+
+    def _step_on(self, replica, pixels, labels, keys):
+        """One step on this replica's part of a batch; returns the metrics."""
+        state = self._read(replica)
+        sums = self._gradients(state, pixels, labels, keys)
         if self.replicas > 1:
             sums = _all_reduce(sums)
         new_state, metrics = self._update(state, sums)
         self._assign(replica, new_state)
         return metrics
 
-    def _gradients(self, state, pixels, labels, views):
+    def _gradients(self, state, pixels, labels, keys):
         """This replica's part of everything that is summed over replicas."""
-        images = self._normalization(pixels)
-        if views:
-            images = resident.pad_crop_mirror(images, *views, self._views.pad)
+        images = self._augmentation.colour(pixels, keys, self._normalization)
+        if self._views:
+            offsets, mirrored = resident.draw_views(keys, self._views.pad, self._views.mirror)
+            images = resident.pad_crop_mirror(images, offsets, mirrored, self._views.pad)
+        targets = tf.one_hot(labels, self.model.output_shape[-1])
+        images, targets = self._augmentation.mix(images, targets, keys)
         batch = images.shape[0] * self.replicas
         weights = list(state["weights"].values())
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -162,7 +214,7 @@ class Engine:
             logits, statistics = self.model.stateless_call(
                 weights, list(state["statistics"].values()), images, training=True
             )
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
             loss = tf.reduce_sum(losses) / batch
             scaled = loss * state["scalars"]["scale"] if self._loss_scale else loss
         gradients = tape.gradient(scaled, weights)
@@ -224,6 +276,39 @@ class Engine:
         parts = self._predict_call(data, tf.constant(order.reshape(batches, batch)))
         logits = np.concatenate([part.numpy() for part in parts], axis=1)
         return logits.reshape(batches * batch, -1)[:examples]
+
+    def predict_stream(self, iterators, batches, combine):
+        """Logits of streamed views, in inference mode.
+
+        Args:
+            iterators: from `stream`, over {"pixels": uint8 [n, views, size, size, 3], ...}.
+            batches: how many to take.
+            combine: function(float32 logits [n, views, classes]) -> float32 [n, classes].
+
+        Yields:
+            float32 [batch, classes], NumPy.
+        """
+        waiting = None
+        for _ in range(batches):
+            parts = self._predict_stream_call(iterators, combine)
+            if waiting is not None:  # read while the device works on the batch after it
+                yield np.concatenate([part.numpy() for part in waiting])
+            waiting = parts
+        if waiting is not None:
+            yield np.concatenate([part.numpy() for part in waiting])
+
+    def _predict_stream_batch(self, iterators, combine):
+        def one(replica, iterator, _):
+            pixels = next(iterator)["pixels"]
+            views = pixels.shape[1]
+            state = self._read(replica)
+            logits = self._forward_stream(
+                list(state["weights"].values()), list(state["statistics"].values()),
+                tf.reshape(pixels, [-1, *pixels.shape[2:]]),
+            )  # fmt: skip
+            return combine(tf.reshape(logits, [-1, views, logits.shape[-1]]))
+
+        return self._each_replica(one, iterators, None)
 
     def _predict_batches(self, data, order):
         def body(index, parts):

@@ -1,0 +1,63 @@
+"""What training does to a batch of views, colour first and mixing last; batched, on the device, inside the step."""
+
+import dataclasses
+
+from resnet_tf.data import colour, mixing
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """The random changes of a batch. What has strength 0 costs nothing.
+
+    The order is that of the papers' code: jitter and PCA noise in [0, 255], normalisation, then erasing, so that
+    what is erased has the mean colour, and mixing last, so that both partners are augmented.
+
+    Attributes:
+        color_jitter: strengths of brightness, contrast, saturation and hue; see `colour.jitter`.
+        lighting: deviation of the PCA noise's coefficients; see `colour.lighting`.
+        erasing: probability of random erasing; see `mixing.erase`.
+        mixup: alpha of mixup; see `mixing.mixup`.
+        cutmix: alpha of CutMix; where both are above 0, each example takes either with probability 0.5.
+    """
+
+    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    lighting: float = 0.0
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def colour(self, pixels, keys, normalization):
+        """Jitter, PCA noise and normalisation.
+
+        Args:
+            pixels: uint8 [n, height, width, 3].
+            keys: int64 [n]; see `draws.keys`.
+            normalization: a `colour.Normalization`; None to stay in [0, 255].
+
+        Returns:
+            float32 [n, height, width, 3].
+        """
+        matrix = offset = None
+        if any(self.color_jitter):
+            matrix, offset = colour.jitter(pixels, keys, self.color_jitter)
+        if self.lighting:
+            noise = colour.lighting(keys, self.lighting)
+            offset = noise if offset is None else offset + noise
+        return colour.transform(pixels, matrix, offset, normalization)
+
+    def mix(self, images, targets, keys):
+        """Erasing, mixup and CutMix.
+
+        Args:
+            images: float32 [n, height, width, 3], normalised; n even for mixup and CutMix.
+            targets: float32 [n, classes].
+            keys: int64 [n].
+
+        Returns:
+            images and targets of the same shapes.
+        """
+        if self.erasing:
+            images = mixing.erase(images, keys, self.erasing)
+        if self.mixup or self.cutmix:
+            images, targets, _ = mixing.mix(images, targets, keys, self.mixup, self.cutmix)
+        return images, targets

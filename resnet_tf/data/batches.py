@@ -1,0 +1,157 @@
+"""Encoded examples in, batches of views out, by tf.data.
+
+Which example stands where, and every number its view is drawn from, is a function of (seed, epoch,
+example) alone: not of threads, of replicas, or of where a run was resumed. A position in the data is the
+step, so that a resume starts there and decodes nothing of what it skips.
+"""
+
+import os
+
+import tensorflow as tf
+
+from resnet_tf.data import augmentation as augmentations
+from resnet_tf.data import draws, geometry
+
+_AHEAD = 3  # batches that wait, decoded
+
+
+def training(
+    examples, view, *, batch, seed=0, first_step=0, repeats=1, rand_augment=(), threads=0, replica=0, replicas=1
+):
+    """Endless batches of random views.
+
+    Each epoch is a permutation of its own. With `repeats` an epoch has as many views, of as many fewer
+    images: those of one image stand side by side (repeated augmentation, Hoffer et al. 2020).
+
+    Args:
+        examples: an `examples.Examples`.
+        view: a `geometry.View`.
+        batch: examples of a global batch.
+        seed: of the run.
+        first_step: where to begin, in global batches.
+        repeats: views of each image that an epoch has room for.
+        rand_augment: (operations, magnitude) of RandAugment, or () for none.
+        threads: that decode; 0 for one for each core.
+        replica: whose part of each global batch is wanted, from 0.
+        replicas: into how many parts it is cut.
+
+    Returns:
+        Dataset of {"pixels": uint8 [n, size, size, 3], "labels": int32 [n], "keys": int64 [n]} with n = batch /
+        replicas.
+    """
+    count, part = len(examples), batch // replicas
+
+    def place(step):
+        position = step * batch + replica * part + tf.range(part, dtype=tf.int64)
+        epoch, inside = position // count, position % count
+        example = shuffled(inside // repeats, seed, epoch, count)
+        keys = draws.keys(seed, epoch, example * repeats + inside % repeats)
+        return example, keys, draws.uniform(keys, draws.Stream.GEOMETRY, geometry.DRAWS)
+
+    read = _reader(examples)
+
+    def see(example, key, numbers):
+        data, box, label = read(example)
+        pixels = view(data, numbers, box)
+        if rand_augment:
+            pixels = augmentations.rand_augment(pixels, key, *rand_augment)
+        return {"pixels": pixels, "labels": label, "keys": key}
+
+    steps = tf.data.Dataset.range(first_step, tf.int64.max)
+    return _batched(steps.map(place).unbatch(), see, part, threads, replicas)
+
+
+def shuffled(index, seed, epoch, count):
+    """Where an epoch's permutation of `count` examples puts an index, computed without the others.
+
+    Args:
+        index: int64 [n], below `count`.
+        seed: of the run, a Python integer.
+        epoch: int64 [n].
+        count: of the examples, a Python integer.
+
+    Returns:
+        int64 [n], below `count`.
+    """
+    seeds = tf.stack([tf.fill(tf.shape(epoch), tf.constant(seed, tf.int64)), epoch, tf.zeros_like(epoch)], axis=1)
+    # tf.random.experimental.index_shuffle does this for one seed; the operation takes one for each index.
+    return tf.raw_ops.RandomIndexShuffle(index=index, seed=seeds, max_index=tf.constant(count - 1, tf.int64), rounds=4)
+
+
+def testing(examples, view, *, batch, threads=0, replica=0, replicas=1):
+    """Every example once and in order, the last batches filled up.
+
+    Args:
+        examples: an `examples.Examples`.
+        view: function(scalar string, int32 [4] box or None) -> uint8 [..., size, size, 3].
+        batch: examples of a global batch.
+        threads: that decode; 0 for one for each core.
+        replica: whose part of each global batch is wanted, from 0.
+        replicas: into how many parts it is cut.
+
+    Returns:
+        Dataset of ceil(len(examples) / batch) x {"pixels": uint8 [n, ..., size, size, 3], "labels": int32 [n]} with
+        n = batch / replicas; the label of what fills up is -1.
+    """
+    count, part = len(examples), batch // replicas
+
+    def place(step):
+        return step * batch + replica * part + tf.range(part, dtype=tf.int64)
+
+    read = _reader(examples)
+
+    def see(position):
+        data, box, label = read(tf.minimum(position, count - 1))
+        return {"pixels": view(data, box), "labels": tf.where(position < count, label, -1)}
+
+    steps = tf.data.Dataset.range(-(-count // batch))
+    return _batched(steps.map(place).unbatch(), see, part, threads, replicas)
+
+
+def pipeline(source, view, *, batch, split="train", augmentation=None, normalization=None, seed=0, first_step=0):
+    """Ready batches for `keras.Model.fit`, colour and mixing included, all on the host.
+
+    `model.fit(pipeline(source, view, batch=256), steps_per_epoch=len(source.splits["train"]) // 256, epochs=90)`.
+    The command `train` is faster: it leaves colour and mixing to the device.
+
+    Args:
+        source: what `sources.index` returned.
+        view: a `geometry.View`.
+        batch: examples of a batch.
+        split: of the source.
+        augmentation: an `augmentation.Augmentation`; None for none.
+        normalization: a `colour.Normalization`; None for images in [0, 255].
+        seed: of order and views.
+        first_step: where to begin, in batches.
+
+    Returns:
+        Endless dataset of (float32 [batch, size, size, 3], float32 [batch, classes]).
+    """
+    augmentation = augmentation or augmentations.Augmentation()
+
+    def finish(views):
+        targets = tf.one_hot(views["labels"], len(source.classes))
+        images = augmentation.colour(views["pixels"], views["keys"], normalization)
+        return augmentation.mix(images, targets, views["keys"])
+
+    views = training(source.splits[split], view, batch=batch, seed=seed, first_step=first_step)
+    return views.map(finish, num_parallel_calls=2).prefetch(1)
+
+
+def _reader(examples):
+    """function(int64 scalar) -> encoded image, its box or None, label."""
+    read, image, labels = examples.storage.reader(), tf.constant(examples.image), tf.constant(examples.labels)
+    boxes = None if examples.boxes is None else tf.constant(examples.boxes)
+    return lambda index: (read(image[index]), None if boxes is None else boxes[index], labels[index])
+
+
+def _batched(places, see, part, threads, replicas):
+    threads = threads or os.cpu_count() or 1
+    options = tf.data.Options()
+    # TensorFlow 2.21 may wait for the tuning thread when an iterator ends, for as long as the iterator has lived.
+    options.autotune.enabled = False
+    options.threading.private_threadpool_size = threads
+    options.threading.max_intra_op_parallelism = 1  # images are many; one thread each is the most efficient
+    parallel = max(1, threads // replicas)
+    views = places.map(see, num_parallel_calls=parallel, deterministic=True)
+    return views.batch(part, drop_remainder=True).prefetch(_AHEAD).with_options(options)

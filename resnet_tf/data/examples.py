@@ -1,0 +1,216 @@
+"""Examples that stay encoded where they are: an index of a split, and how one image is read.
+
+An index holds a few numbers an example, so that a set of ImageNet's size is shuffled, split and resumed by
+arithmetic. Images are read by TensorFlow's own operations, without Python, so that a pipeline may run anywhere.
+"""
+
+import dataclasses
+import hashlib
+import os
+from typing import Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from resnet_tf.errors import InputError
+
+
+class Storage(Protocol):
+    """Where encoded images are."""
+
+    def __len__(self) -> int:
+        """Returns the number of images."""
+
+    def name(self, image: int) -> str:
+        """Returns what to call an image in errors and reports."""
+
+    def read(self, image: int) -> bytes:
+        """Reads one image; raises InputError, which names it, where that fails."""
+
+    def reader(self):
+        """Returns function(int64 scalar tensor) -> scalar string tensor, for use in a graph."""
+
+    def fingerprint(self) -> bytes:
+        """Returns bytes that differ where the images are others."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Files:
+    """Images that are a file each.
+
+    Attributes:
+        root: folder that the names begin in.
+        names: paths relative to it, with forward slashes.
+        sizes: int64 [n], bytes of each file.
+    """
+
+    root: str
+    names: list[str]
+    sizes: np.ndarray
+
+    def __len__(self):
+        return len(self.names)
+
+    def name(self, image):
+        """See `Storage`."""
+        return f"{self.root}: {self.names[image]}"
+
+    def read(self, image):
+        """See `Storage`."""
+        try:
+            with open(f"{self.root}/{self.names[image]}", "rb") as file:
+                return file.read()
+        except OSError as error:
+            raise InputError(f"{self.name(image)}: {error.strerror}") from error
+
+    def reader(self):
+        """See `Storage`."""
+        root, names = os.fsencode(self.root), tf.constant([os.fsencode(name) for name in self.names])
+        return lambda image: tf.io.read_file(tf.strings.join([root, "/", names[image]]))
+
+    def fingerprint(self):
+        """See `Storage`."""
+        return os.fsencode("\0".join(self.names)) + self.sizes.astype("<i8").tobytes()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Memory:
+    """Images that are held in memory, still encoded: those of an archive.
+
+    Attributes:
+        origin: what to call where they came from.
+        names: of the images there.
+        data: the encoded images.
+    """
+
+    origin: str
+    names: list[str]
+    data: list[bytes]
+
+    def __len__(self):
+        return len(self.names)
+
+    def name(self, image):
+        """See `Storage`."""
+        return f"{self.origin}: {self.names[image]}"
+
+    def read(self, image):
+        """See `Storage`."""
+        return self.data[image]
+
+    def reader(self):
+        """See `Storage`."""
+        data = tf.constant(self.data)
+        return lambda image: data[image]
+
+    def fingerprint(self):
+        """See `Storage`."""
+        return os.fsencode("\0".join(self.names)) + b"".join(hashlib.sha256(data).digest() for data in self.data)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Records:
+    """Images in TFRecord shards of tf.train.Example; every read checks the record's checksum.
+
+    Attributes:
+        shards: paths.
+        shard: int32 [n], which of them holds an image.
+        offset: int64 [n], byte in the shard where its record begins.
+        key: of the feature that is the encoded image.
+    """
+
+    shards: list[str]
+    shard: np.ndarray
+    offset: np.ndarray
+    key: str = "image/encoded"
+
+    def __len__(self):
+        return len(self.shard)
+
+    def name(self, image):
+        """See `Storage`."""
+        return f"{self.shards[self.shard[image]]}: record at byte {self.offset[image]}"
+
+    def read(self, image):
+        """See `Storage`."""
+        try:
+            return self.reader()(tf.constant(image, tf.int64)).numpy()
+        except tf.errors.DataLossError as error:
+            raise InputError(f"{self.name(image)}: broken checksum or truncated shard") from error
+        except tf.errors.OpError as error:
+            reason = " ".join(error.message.split())
+            raise InputError(f"{self.name(image)}: cannot be read ({reason})") from error
+
+    def reader(self):
+        """See `Storage`."""
+        shards, shard, offset = tf.constant(self.shards), tf.constant(self.shard), tf.constant(self.offset)
+
+        def read(image):
+            # tf.data.TFRecordDataset cannot start at a byte; the operation beneath it can.
+            records = tf.raw_ops.TFRecordDatasetV2(
+                filenames=[shards[shard[image]]],
+                compression_type="",
+                buffer_size=tf.constant(0, tf.int64),
+                byte_offsets=[offset[image]],
+            )
+            first = {"output_types": [tf.string], "output_shapes": [[]]}
+            one = tf.raw_ops.TakeDataset(input_dataset=records, count=tf.constant(1, tf.int64), **first)
+            record = tf.raw_ops.DatasetToSingleElement(dataset=one, **first)[0]
+            return tf.io.parse_single_example(record, {self.key: tf.io.FixedLenFeature([], tf.string)})[self.key]
+
+        return read
+
+    def fingerprint(self):
+        """See `Storage`."""
+        return self.shard.astype("<i4").tobytes() + self.offset.astype("<i8").tobytes()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+    """A split: labelled images, or labelled boxes of images.
+
+    Attributes:
+        storage: a `Files`, `Memory` or `Records`.
+        image: int64 [n], the image of each example; several examples may be boxes of one.
+        labels: int32 [n].
+        boxes: int32 [n, 4], top, left, height and width in pixels; or None, where examples are whole images.
+    """
+
+    storage: Storage
+    image: np.ndarray
+    labels: np.ndarray
+    boxes: np.ndarray | None = None
+
+    def __post_init__(self):
+        """Checks that lengths and dtypes agree."""
+        if self.image.dtype != np.int64 or self.labels.dtype != np.int32:
+            raise ValueError(f"image must be int64 and labels int32, not {self.image.dtype} and {self.labels.dtype}")
+        if self.image.shape != self.labels.shape or self.labels.ndim != 1:
+            raise ValueError(f"{self.image.shape} images, but {self.labels.shape} labels")
+        if self.boxes is not None and self.boxes.shape != (len(self), 4):
+            raise ValueError(f"boxes of shape {self.boxes.shape} for {len(self)} examples")
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        return len(self.labels)
+
+    def name(self, example: int) -> str:
+        """Returns what to call an example in errors and reports."""
+        return self.storage.name(int(self.image[example]))
+
+    def read(self, example: int) -> bytes:
+        """Reads the encoded image of an example; raises InputError, which names it, where that fails."""
+        return self.storage.read(int(self.image[example]))
+
+    def take(self, chosen) -> "Examples":
+        """Returns the examples that an index array or a mask chooses, of the same storage."""
+        boxes = None if self.boxes is None else self.boxes[chosen]
+        return Examples(self.storage, self.image[chosen], self.labels[chosen], boxes)
+
+    def digest(self) -> bytes:
+        """Returns 32 bytes that differ where the examples are others."""
+        digest = hashlib.sha256(self.storage.fingerprint())
+        digest.update(self.image.astype("<i8").tobytes() + self.labels.astype("<i4").tobytes())
+        if self.boxes is not None:
+            digest.update(self.boxes.astype("<i4").tobytes())
+        return digest.digest()

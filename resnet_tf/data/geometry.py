@@ -1,0 +1,290 @@
+"""Views of one image, on the host and in uint8: which part of it is seen, at which size, mirrored or not.
+
+A view is drawn from numbers in [0, 1) that the caller gives, so nothing here is random by itself. Of a
+JPEG only the part that is seen is decoded. An orientation tag (EXIF) is not applied, in training,
+evaluation and serving alike.
+
+Scaling is bilinear with half-pixel centres. `random_resized_crop` shrinks by the whole part of the
+factor (2, 4 or 8) inside the JPEG decoder, which averages, and by what remains without antialiasing, as
+MXNet and OpenCV do; docs/performance.md has what antialiasing would cost and change. All other views
+antialias, as evaluation does.
+"""
+
+import dataclasses
+import math
+
+import tensorflow as tf
+
+from resnet_tf.data import images
+
+DRAWS = 24  # numbers that a view may use
+_TRIES = 10  # as in torchvision and MXNet
+_POSITION, _MIRROR = 2 * _TRIES, 2 * _TRIES + 2  # where in the draws the position and the mirroring are
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """What a training view is.
+
+    Attributes:
+        kind: one of VIEWS.
+        size: height and width of the view in pixels.
+        area: random_resized_crop: smallest and largest part of the image's area.
+        aspect: random_resized_crop: smallest and largest width over height.
+        scale: scale_jitter: smallest and largest shorter side in pixels; resize_crop: the one.
+        mirror: whether views are mirrored with probability 0.5.
+    """
+
+    kind: str
+    size: int
+    area: tuple[float, float] = (0.08, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    scale: tuple[int, ...] = (256, 480)
+    mirror: bool = True
+
+    def __call__(self, data, draws, box=None):
+        """Decodes a view of an image.
+
+        Args:
+            data: scalar string, an encoded JPEG, PNG, BMP or GIF.
+            draws: float32 [DRAWS] in [0, 1).
+            box: int32 [4], top, left, height and width: the part of the image that stands for the whole.
+
+        Returns:
+            uint8 [size, size, 3].
+
+        Raises:
+            tf.errors.InvalidArgumentError: when the graph runs, for data that cannot be decoded or are too large.
+        """
+        view = _on_image(data, box, lambda image: VIEWS[self.kind](image, draws, self))
+        if self.mirror:
+            view = tf.cond(draws[_MIRROR] < 0.5, lambda: tf.reverse(view, [1]), lambda: view)
+        return tf.ensure_shape(view, [self.size, self.size, 3])
+
+
+# --- Training views --------------------------------------------------------------------------------------------------
+
+
+def random_resized_crop(image, draws, view):
+    """A rectangle of random area and aspect, resized to a square (GoogLeNet; Bag of Tricks, section 2.1).
+
+    Args:
+        image: an `_Encoded` or `_Decoded`.
+        draws: see `View`.
+        view: a `View`.
+
+    Returns:
+        uint8 [size, size, 3].
+    """
+    return image.resized(random_box(image.height, image.width, draws, view.area, view.aspect), view.size)
+
+
+def random_box(height, width, draws, area, aspect):
+    """The rectangle of `random_resized_crop`.
+
+    Area is uniform and the logarithm of the aspect is uniform, out of ten tries the first that fits into the
+    image; where none does, the largest central rectangle of the nearest allowed aspect, as in torchvision.
+
+    Args:
+        height: of the image, int32 scalar tensor.
+        width: likewise.
+        draws: float32 [DRAWS] in [0, 1).
+        area: smallest and largest part of the image's area.
+        aspect: smallest and largest width over height.
+
+    Returns:
+        Top, left, height and width: int32 scalar tensors.
+    """
+    tall, wide = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    pixels = tall * wide * (area[0] + (area[1] - area[0]) * draws[:_TRIES])
+    low, high = math.log(aspect[0]), math.log(aspect[1])
+    root = tf.exp(0.5 * (low + (high - low) * draws[_TRIES : 2 * _TRIES]))
+    side = tf.sqrt(pixels)
+    sides = tf.cast(tf.round(tf.stack([side / root, side * root])), tf.int32)
+    fits = (sides[0] <= height) & (sides[1] <= width) & (sides[0] > 0) & (sides[1] > 0)
+    # One more try, which fits always.
+    whole = tf.clip_by_value(wide / tall, aspect[0], aspect[1])
+    last = tf.stack([tf.minimum(tall, wide / whole), tf.minimum(wide, tall * whole)])
+    sides = tf.concat([sides, tf.maximum(1, tf.cast(tf.round(last), tf.int32))[:, None]], axis=1)
+    chosen = tf.argmax(tf.concat([fits, [True]], axis=0))
+    box_height, box_width = sides[0, chosen], sides[1, chosen]
+    position = tf.where(chosen == _TRIES, 0.5, draws[_POSITION : _POSITION + 2])
+    top = _pick(height - box_height, position[0])
+    left = _pick(width - box_width, position[1])
+    return top, left, box_height, box_width
+
+
+def scale_jitter(image, draws, view):
+    """The shorter side scaled to a random integer, then a random square of it (He et al. 2015, section 3.4).
+
+    Args:
+        image: an `_Encoded` or `_Decoded`.
+        draws: see `View`.
+        view: a `View`, whose `scale` has two integers, both possible.
+
+    Returns:
+        uint8 [size, size, 3].
+    """
+    return image.scaled(*random_place(image.height, image.width, draws, view.scale, view.size), view.size)
+
+
+def random_place(height, width, draws, scale, size):
+    """The scaled sides and the offset of `scale_jitter`: four int64 scalar tensors, height and top first."""
+    shorter = scale[0] + _pick(scale[-1] - scale[0], draws[0])
+    sides = images.scaled_sides(height, width, tf.cast(shorter, tf.int64))
+    top = _pick(sides[0] - size, draws[_POSITION])
+    left = _pick(sides[1] - size, draws[_POSITION + 1])
+    return sides[0], sides[1], top, left
+
+
+def _pick(most, draw):
+    """An integer in [0, most] from a number in [0, 1)."""
+    dtype = most.dtype if tf.is_tensor(most) else tf.int32
+    # In float64: in float32 a number just below 1 times most + 1 may round up to most + 1.
+    return tf.cast(tf.cast(draw, tf.float64) * tf.cast(most + 1, tf.float64), dtype)
+
+
+VIEWS = {
+    "random_resized_crop": random_resized_crop,
+    "scale_jitter": scale_jitter,
+    "resize_crop": scale_jitter,  # with one scale instead of two (the VOC recipe)
+}
+
+
+# --- Test views ------------------------------------------------------------------------------------------------------
+
+
+def center(data, size, resize=0, box=None):
+    """The central square of an image whose shorter side is scaled to `resize`: uint8 [size, size, 3].
+
+    Args:
+        data: scalar string, an encoded image.
+        size: side of the square in pixels.
+        resize: pixels; 0 for `size`.
+        box: see `View`.
+    """
+    return images.resize_center(_decoded(data, box), size, resize)
+
+
+def ten_crop(data, size, resize=0, box=None):
+    """Corners and centre of an image, and their mirror images (Krizhevsky 2012; He et al. 2015, section 4.1).
+
+    Args:
+        data: scalar string, an encoded image.
+        size: side of the squares in pixels.
+        resize: shorter side of the scaled image in pixels; 0 for `size`.
+        box: see `View`.
+
+    Returns:
+        uint8 [10, size, size, 3]: top left, top right, bottom left, bottom right, centre; then these of the mirrored
+        image, whose top left is the mirrored top right. torchvision's TenCrop has the same order.
+    """
+    image = _Decoded(_decoded(data, box))
+    height, width = tf.unstack(images.scaled_sides(image.height, image.width, resize or size))
+    bottom, right = height - size, width - size
+    zero = tf.zeros([], tf.int64)
+    places = [(zero, zero), (zero, right), (bottom, zero), (bottom, right), (bottom // 2, right // 2)]
+    crops = tf.stack([image.scaled(height, width, top, left, size) for top, left in places])
+    return tf.concat([crops, tf.reverse(tf.gather(crops, [1, 0, 3, 2, 4]), [2])], axis=0)
+
+
+def scaled_whole(data, resize, box=None):
+    """The whole image with its shorter side scaled, for fully convolutional scoring (He et al. 2015, section 4.1).
+
+    Args:
+        data: scalar string, an encoded image.
+        resize: shorter side of the scaled image in pixels.
+        box: see `View`.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    pixels = _decoded(data, box)
+    shape = tf.shape(pixels)
+    sides = images.scaled_sides(shape[0], shape[1], resize)
+    return images.resize_window(pixels, sides, tf.zeros([2], tf.int64), sides)
+
+
+# --- Images, decoded in part or whole --------------------------------------------------------------------------------
+
+
+def _decoded(data, box):
+    pixels = images.decode_tensor(data)
+    if box is None:
+        return pixels
+    return pixels[box[0] : box[0] + box[2], box[1] : box[1] + box[3]]
+
+
+def _on_image(data, box, function):
+    """function(image), which decodes of a JPEG no more than it needs."""
+    return tf.cond(
+        tf.io.is_jpeg(data),
+        lambda: function(_Encoded(data, box)),
+        lambda: function(_Decoded(_decoded(data, box))),
+    )
+
+
+class _Decoded:
+    """An image as pixels."""
+
+    def __init__(self, pixels):
+        self.pixels = pixels
+        shape = tf.shape(pixels)
+        self.height, self.width = shape[0], shape[1]
+
+    def window(self, top, left, height, width):
+        """Part of the image: uint8 [height, width, 3]."""
+        return self.pixels[top : top + height, left : left + width]
+
+    def resized(self, box, size):
+        """A part of the image as a square: uint8 [size, size, 3]."""
+        return _shrink(self.window(*box), size)
+
+    def scaled(self, height, width, top, left, size):
+        """A square of the image scaled to height x width: uint8 [size, size, 3]."""
+        sides, offset = tf.stack([height, width]), tf.stack([top, left])
+        start, stop = images.source_window([self.height, self.width], sides, offset, [size, size])
+        extent = stop - start
+        pixels = self.window(*tf.unstack(tf.cast(tf.concat([start, extent], axis=0), tf.int32)))
+        return images.resize_part(pixels, [self.height, self.width], start, sides, offset, [size, size])
+
+
+class _Encoded(_Decoded):
+    """A JPEG, of which only the part that is asked for is decoded."""
+
+    def __init__(self, data, box):
+        shape = tf.io.extract_jpeg_shape(data)
+        with tf.control_dependencies([images.check_pixels(shape[0], shape[1])]):
+            self.data = tf.identity(data)
+        self.top, self.left, self.height, self.width = (0, 0, shape[0], shape[1]) if box is None else tf.unstack(box)
+
+    def window(self, top, left, height, width, ratio=1):
+        where = [self.top + top + ratio // 2, self.left + left + ratio // 2, height, width]  # to the nearest
+        where = tf.stack(where) // ratio
+        return tf.io.decode_and_crop_jpeg(self.data, where, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
+
+    def resized(self, box, size):
+        # The decoder halves once, twice or three times at next to no cost, which saves most of the work on photos
+        # of many megapixels. The box snaps to the coarser grid, by half a pixel of the view at most.
+        halvings = tf.math.count_nonzero(tf.minimum(box[2], box[3]) // size >= [2, 4, 8])
+        pixels = tf.switch_case(
+            tf.cast(halvings, tf.int32), [lambda ratio=ratio: self.window(*box, ratio) for ratio in (1, 2, 4, 8)]
+        )
+        return _shrink(pixels, size)
+
+
+def _shrink(pixels, size):
+    """Pixels as a square, antialiased where a side still shrinks to less than a half."""
+    shape = tf.shape(pixels)
+
+    def plain():
+        resized = tf.raw_ops.ResizeBilinear(images=pixels[None], size=[size, size], half_pixel_centers=True)
+        return tf.cast(resized[0] + 0.5, tf.uint8)  # bilinear values stay within [0, 255]
+
+    def antialiased():
+        sides = tf.cast(shape[:2], tf.int64)
+        start = tf.zeros([2], tf.int64)
+        target = tf.constant([size, size], tf.int64)
+        return images.resize_part(pixels, sides, start, target, start, [size, size])
+
+    return tf.cond(tf.reduce_max(shape[:2]) >= 2 * size, antialiased, plain)

@@ -1,0 +1,405 @@
+"""Making a prepared data set (see `shards`) of any source: small JPEGs in a few large files, read fast in any order.
+
+Work goes shard by shard. A shard that is done has its name and, beside it until all are done, a note of what it holds;
+a call that finds the work of one that was broken off goes on with the shards that have no note. What is written
+depends neither on the number of threads nor on where the work was broken off.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import fcntl
+import hashlib
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from resnet_tf.data import images, shards
+from resnet_tf.data.examples import Examples, Files, Memory, Records
+from resnet_tf.data.splits import Source
+from resnet_tf.errors import InputError
+
+SHARD_BYTES = 200e6  # of the source's images, for a shard, where the number of shards is not told
+REPORT = "report.csv"
+_SETTINGS = ".prepare.json"  # of a folder in work
+_AHEAD = 64  # images made ahead of the one that is being written
+
+
+def prepare(
+    source: Source,
+    out: str | os.PathLike,
+    shorter_side: int = 288,
+    quality: int = 90,
+    shard_count: int = 0,
+    skip_bad_images: int = 0,
+) -> dict:
+    """Writes a prepared data set, or goes on with one.
+
+    Images whose shorter side is longer than `shorter_side` are scaled down to it (bilinear, antialiased) and encoded
+    as JPEG, 4:2:0. JPEGs that are no larger keep their bytes; other formats, and JPEGs of four colours, become RGB
+    JPEGs. Of an example that is a box of an image, the pixels in the box are what is scaled and stored. The training
+    split is shuffled, always the same way, so that a few shards have a mixture of classes; other splits stay in order.
+
+    Args:
+        source: whose splits are `Examples`.
+        out: folder; made if missing.
+        shorter_side: in pixels; 0 keeps the bytes of every image (but not of boxes), whatever its size and format.
+        quality: of the JPEGs, 1 to 100.
+        shard_count: of each split, at most one an example; 0 for shards of about SHARD_BYTES of the source.
+        skip_bad_images: how many images that cannot be read or decoded may be left out, of all splits together; the
+            file REPORT in `out` names them.
+
+    Returns:
+        {"out", "examples": {split: n}, "skipped", "shards", "bytes" (of the shards), "images_per_second" (0 where
+        nothing was left to do), "wall_seconds"}.
+
+    Raises:
+        InputError: `out` is of other settings or of another source, in work elsewhere, or something else; there are
+            more bad images than may be left out, the last of which is named; disk full.
+    """
+    begun = time.monotonic()
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out={out}: a file, not a folder")
+    settings = {
+        "dataset": source.name,
+        "shorter_side": shorter_side,
+        "quality": quality,
+        "shards": shard_count,
+        "boxes": "cropped" if any(split.boxes is not None for split in source.splits.values()) else "none",
+        "source": _checksum(source),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    with _locked(out):
+        rate = 0.0
+        if not _finished(out, settings):
+            shards.replace_json(out / _SETTINGS, settings)
+            parts = {name: _parts(name, split, out, shard_count) for name, split in source.splits.items()}
+            rate = _write_missing(source, parts, shorter_side, quality, skip_bad_images)
+            _finish(source, parts, out, settings)
+        index = shards.read_index(out)
+        for path in [*out.glob(".*-of-*.json"), *out.glob(".*.partial"), out / _SETTINGS]:
+            path.unlink(missing_ok=True)
+    splits = index["splits"]
+    files = [shard for split in splits.values() for shard in split["shards"]]
+    return {
+        "out": str(out),
+        "examples": {name: split["examples"] for name, split in splits.items()},
+        "skipped": sum(split["skipped"] for split in splits.values()),
+        "shards": len(files),
+        "bytes": sum(shard["bytes"] for shard in files),
+        "images_per_second": round(rate, 1),
+        "wall_seconds": round(time.monotonic() - begun, 2),
+    }
+
+
+def _checksum(source: Source) -> str:
+    """16 hex digits that depend on the classes and on which examples there are."""
+    parts = {name: split.digest().hex() for name, split in sorted(source.splits.items())}
+    return hashlib.sha256(json.dumps([source.classes, parts]).encode()).hexdigest()[:16]
+
+
+# --- The folder ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _locked(folder: Path):
+    """Keeps another process out."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"--out={folder}: another process is at work there") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(handle)
+
+
+def _finished(out: Path, settings: dict) -> bool:
+    """Whether the folder is complete; refuses one that is of other settings or no prepared data set."""
+    finished = (out / shards.INDEX).exists()
+    if finished:
+        index = shards.read_index(out)
+        there = index["settings"]
+        for split in index["splits"].values():
+            shards.check_sizes(out, split)
+    elif (out / _SETTINGS).exists():
+        there = shards.read_json(out / _SETTINGS)
+    elif {path.name for path in out.iterdir()} - {shards.temporary(out / _SETTINGS).name}:
+        raise InputError(f"--out={out}: not empty and not a prepared data set; choose another")
+    else:
+        return False
+    differing = [
+        "other images" if name == "source" else f"--{name}={there.get(name)} there, {value} here"
+        for name, value in settings.items()
+        if there.get(name) != value
+    ]
+    if differing:
+        raise InputError(f"--out={out}: prepared with other settings: {'; '.join(differing)}; choose another")
+    return finished
+
+
+# --- Shards ----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Part:
+    """A shard to be.
+
+    Attributes:
+        path: of the shard.
+        chosen: int64, the examples of the split that belong into it, in order.
+        note: {"examples", "bytes", "crc32", "offsets", "labels", "skipped": [[name, reason]]}; None until it is there.
+    """
+
+    path: Path
+    chosen: np.ndarray
+    note: dict | None
+
+    @property
+    def note_path(self) -> Path:
+        return self.path.with_name(f".{self.path.stem}.json")
+
+
+def _parts(split: str, examples: Examples, out: Path, count: int) -> list[_Part]:
+    """The shards of a split, with notes where they are done."""
+    total = len(examples)
+    order = np.random.default_rng(0).permutation(total) if split == "train" else np.arange(total)
+    count = max(1, min(count or round(_encoded_bytes(examples) / SHARD_BYTES), total))
+    parts = []
+    for shard, chosen in enumerate(np.array_split(order, count)):
+        part = _Part(out / shards.shard_name(split, shard, count), chosen, None)
+        if part.note_path.exists() and part.path.exists():
+            note = shards.read_json(part.note_path)
+            part.note = note if part.path.stat().st_size == note["bytes"] else None
+        parts.append(part)
+    return parts
+
+
+def _encoded_bytes(examples: Examples) -> float:
+    storage, chosen = examples.storage, np.unique(examples.image)
+    if isinstance(storage, Files):
+        return storage.sizes[chosen].sum()
+    if isinstance(storage, Memory):
+        return sum(len(storage.data[image]) for image in chosen)
+    return sum(os.path.getsize(path) for path in storage.shards) * len(chosen) / len(storage)
+
+
+def _write_missing(source, parts, shorter_side, quality, skip_bad_images) -> float:
+    """Writes the shards that are not there; returns images/s."""
+    tally = _Tally(sum(map(len, source.splits.values())), skip_bad_images)
+    for part in (part for of_split in parts.values() for part in of_split if part.note):
+        tally.done += len(part.chosen)
+        for name, reason in part.note["skipped"]:
+            tally.skip(name, reason)
+    tally.before = tally.done
+    for name, split in source.splits.items():
+        missing = [part for part in parts[name] if part.note is None]
+        if missing:
+            made = _made(split.take(np.concatenate([part.chosen for part in missing])), shorter_side, quality)
+            for part in missing:
+                _write(part, split.take(part.chosen), source.classes, made, tally)
+    return tally.end()
+
+
+def _write(part: _Part, examples: Examples, classes: tuple[str, ...], made: Iterator, tally: "_Tally") -> None:
+    """Writes one shard of what `_made` yields next, and its note."""
+    labels, skipped = [], []
+
+    def records():
+        for example, label in enumerate(examples.labels.tolist()):
+            try:
+                data, sides = next(made)
+            except tf.errors.OpError as error:
+                skipped.append([examples.name(example), _reason(examples, example, error)])
+                tally.skip(*skipped[-1])
+            else:
+                height, width = sides.numpy().tolist()
+                labels.append(label)
+                yield shards.encode(data.numpy(), height, width, label, classes[label], _filename(examples, example))
+            tally.step()
+
+    offsets, size, crc32 = shards.write_shard(part.path, records())
+    part.note = {"examples": len(labels), "bytes": size, "crc32": crc32}
+    part.note |= {"offsets": offsets, "labels": labels, "skipped": skipped}
+    shards.replace_json(part.note_path, part.note)
+
+
+def _finish(source: Source, parts: dict[str, list[_Part]], out: Path, settings: dict) -> None:
+    """Writes what `shards` says a data set has beside its shards, the index last."""
+    splits, report = {}, io.StringIO(newline="")
+    rows = csv.writer(report, lineterminator="\n")
+    rows.writerow(["split", "name", "reason"])
+    for name, split in source.splits.items():
+        notes = [part.note for part in parts[name]]
+        skipped = [row for note in notes for row in note["skipped"]]
+        rows.writerows([name, *row] for row in skipped)
+        arrays = {
+            "shard": np.repeat(np.arange(len(notes), dtype=np.int32), [note["examples"] for note in notes]),
+            "offset": np.array([offset for note in notes for offset in note["offsets"]], np.int64),
+            "labels": np.array([label for note in notes for label in note["labels"]], np.int32),
+        }
+        lengths = {len(array) + len(skipped) for array in arrays.values()}
+        if lengths != {len(split)}:
+            raise RuntimeError(f"{out}: {lengths} of {len(split)} examples of {name} were written or skipped")
+        shards.replace(out / f"{name}.npz", partial(np.savez, **arrays))
+        files = [
+            {"file": part.path.name} | {key: part.note[key] for key in ("examples", "bytes", "crc32")}
+            for part in parts[name]
+        ]
+        splits[name] = {"examples": len(split) - len(skipped), "skipped": len(skipped), "shards": files}
+    shards.replace(out / REPORT, lambda file: file.write(report.getvalue().encode(errors="surrogateescape")))
+    index = {"format": shards.FORMAT, "classes": list(source.classes), "settings": settings, "splits": splits}
+    shards.replace_json(out / shards.INDEX, index)
+
+
+def _filename(examples: Examples, example: int) -> str:
+    """Where an example is from, without the place on this machine."""
+    storage, image = examples.storage, examples.image[example]
+    if isinstance(storage, Records):
+        name = f"{os.path.basename(storage.shards[storage.shard[image]])}: record at byte {storage.offset[image]}"
+    else:
+        name = storage.names[image]
+    if examples.boxes is None:
+        return name
+    top, left, height, width = examples.boxes[example].tolist()
+    return f"{name}: box of {height} x {width} at {top}, {left}"
+
+
+# --- Images ----------------------------------------------------------------------------------------------------------
+
+
+def _made(examples: Examples, shorter_side: int, quality: int) -> Iterator:
+    """The images to be stored, in order: encoded, scalar string, and height and width, int32 [2].
+
+    Where an image is bad, the iterator raises tf.errors.OpError and goes on with the next image.
+    """
+    threads = os.cpu_count()
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.threading.private_threadpool_size = threads
+    options.threading.max_intra_op_parallelism = 1
+    read = examples.storage.reader()
+    cropped = examples.boxes is not None
+    boxes = examples.boxes if cropped else np.zeros((len(examples), 4), np.int32)
+
+    def make(image, box):
+        data = read(image)
+        with tf.control_dependencies([_check_format(data)]):
+            pixels = images.decode_tensor(data)  # also where the bytes are kept: to be sure that it can be
+        if cropped:
+            pixels = _crop(pixels, box)
+        if not shorter_side:
+            return (_encode(pixels, quality) if cropped else data), tf.shape(pixels)[:2]
+        height, width = tf.unstack(tf.shape(pixels)[:2])
+        small = tf.minimum(height, width) <= shorter_side
+
+        def shrink():
+            scaled = images.scaled_sides(height, width, shorter_side)
+            return images.resize_window(pixels, scaled, tf.zeros([2], tf.int64), scaled)
+
+        stored = tf.cond(small, lambda: pixels, shrink)
+        keep = tf.constant(False) if cropped else small & _is_plain_jpeg(data)
+        return tf.cond(keep, lambda: data, lambda: _encode(stored, quality)), tf.shape(stored)[:2]
+
+    dataset = tf.data.Dataset.from_tensor_slices((examples.image, boxes)).with_options(options)
+    return iter(dataset.map(make, num_parallel_calls=threads, deterministic=True).prefetch(_AHEAD))
+
+
+def _check_format(data: tf.Tensor) -> tf.Tensor:
+    """Fails for what `images.check_header` refuses; it is not asked about JPEGs, of which the decoder sees all."""
+
+    def check(data):
+        images.check_header(data)
+        return True
+
+    return tf.cond(tf.io.is_jpeg(data), lambda: True, lambda: tf.numpy_function(check, [data], tf.bool))
+
+
+def _is_plain_jpeg(data: tf.Tensor) -> tf.Tensor:
+    """Whether it is a JPEG of one or three colours: not CMYK, which few decoders take."""
+    return tf.cond(tf.io.is_jpeg(data), lambda: tf.io.extract_jpeg_shape(data)[2] <= 3, lambda: False)
+
+
+def _crop(pixels: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+    start, stop = box[:2], box[:2] + box[2:]
+    inside = tf.reduce_all(start >= 0) & tf.reduce_all(box[2:] > 0) & tf.reduce_all(stop <= tf.shape(pixels)[:2])
+    with tf.control_dependencies([tf.debugging.Assert(inside, ["not in the image:", box])]):
+        return pixels[start[0] : stop[0], start[1] : stop[1]]
+
+
+def _encode(pixels: tf.Tensor, quality: int) -> tf.Tensor:
+    return tf.io.encode_jpeg(pixels, format="rgb", quality=quality)
+
+
+def _reason(examples: Examples, example: int, error: tf.errors.OpError) -> str:
+    """Why an image is bad, in one line."""
+    name = examples.name(example)
+    try:
+        height, width, _ = images.decode(examples.read(example), name).shape
+    except InputError as found:
+        return str(found).removeprefix(f"{name}: ")
+    if examples.boxes is not None:
+        return f"box {examples.boxes[example].tolist()} is empty or not in the image of {height} x {width} pixels"
+    return f"{height} x {width} pixels cannot be stored ({' '.join(error.message.split())})"
+
+
+# --- Progress --------------------------------------------------------------------------------------------------------
+
+
+class _Tally:
+    """Counts images, shows them on stderr, and refuses too many bad ones.
+
+    Attributes:
+        total: images in all.
+        done: images that were written or skipped.
+        before: how many of them by earlier calls.
+        skipped: bad images.
+    """
+
+    def __init__(self, total: int, limit: int):
+        self.total, self.limit = total, limit
+        self.done = self.before = self.skipped = 0
+        self._terminal = sys.stderr.isatty()
+        self._begun = self._shown = time.monotonic()
+
+    def skip(self, name: str, reason: str) -> None:
+        """Counts a bad image; raises InputError where it is one too many."""
+        self.skipped += 1
+        if self.skipped > self.limit:
+            raise InputError(f"{name}: {reason} (bad image {self.skipped}; --skip_bad_images={self.limit})")
+
+    def step(self) -> None:
+        """Counts an image that was written or skipped."""
+        self.done += 1
+        now = time.monotonic()
+        if now - self._shown >= (0.2 if self._terminal else 10):
+            self._shown = now
+            self._show("\r\x1b[2K" if self._terminal else "", "" if self._terminal else "\n")
+
+    def end(self) -> float:
+        """Shows the last line; returns images/s."""
+        if self.done > self.before:
+            self._show("\r\x1b[2K" if self._terminal else "", "\n")
+        return self._rate()
+
+    def _rate(self) -> float:
+        return (self.done - self.before) / max(time.monotonic() - self._begun, 1e-9)
+
+    def _show(self, start: str, end: str) -> None:
+        rate = self._rate()
+        minutes, seconds = divmod(int((self.total - self.done) / max(rate, 1e-9)), 60)
+        skipped = f", {self.skipped} skipped" if self.skipped else ""
+        line = f"{self.done}/{self.total} images{skipped}  {rate:,.0f} images/s  {minutes}:{seconds:02d} left"
+        print(f"{start}{line}", end=end, file=sys.stderr, flush=True)

@@ -1,0 +1,36 @@
+"""How far long work is, on stderr."""
+
+import sys
+import time
+
+
+class Progress:
+    """Shows per cent of work that takes more than a few seconds, on one line of a terminal, seldom elsewhere."""
+
+    def __init__(self, what: str, total: int):
+        """Starts the clock.
+
+        Args:
+            what: the work, such as "checking images".
+            total: amount of it, in any unit.
+        """
+        self._what, self._total, self._done = what, max(total, 1), 0
+        self._terminal = sys.stderr.isatty()
+        self._next = time.monotonic() + 2
+        self._shown = False
+
+    def add(self, amount: int) -> None:
+        """Counts what was done."""
+        self._done += amount
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + (0.2 if self._terminal else 10)
+            self._shown = True
+            line = f"{self._what}: {100 * self._done // self._total}%"
+            print(f"\r\x1b[2K{line}" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr)
+            sys.stderr.flush()
+
+    def end(self) -> None:
+        """Clears the line of a terminal."""
+        if self._shown and self._terminal:
+            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)

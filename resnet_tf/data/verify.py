@@ -1,0 +1,150 @@
+"""Finding images that cannot be decoded, before a run is spoilt by them."""
+
+import os
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from resnet_tf.data import images
+from resnet_tf.data.examples import Examples, Storage
+from resnet_tf.data.progress import Progress
+from resnet_tf.errors import InputError
+
+
+def verify(
+    examples: Examples, limit: int, report: Callable[[int, int], None] | None = None
+) -> tuple[Examples, list[tuple[str, str]]]:
+    """Reads every image once, and leaves out the examples whose image, or box, is bad.
+
+    JPEGs are decoded at an eighth of their size, for which all of their entropy-coded data are read; other formats
+    in full. An image that passes can be decoded by `images.decode`.
+
+    Args:
+        examples: a split.
+        limit: how many bad images, or bad boxes of good images, may be left out.
+        report: told how many images were read, and of how many, after each; None for per cents on stderr.
+
+    Returns:
+        The examples without the bad ones, in order; and of each bad image or box its name and what is wrong with it.
+
+    Raises:
+        InputError: there are more than `limit` bad ones, of which the first is named; or no good one.
+    """
+    storage, used = examples.storage, np.unique(examples.image)
+    progress = Progress("checking images", len(used))
+    sides = np.zeros((len(storage), 2), np.int64)
+    bad: list[tuple[str, str]] = []
+    for done, (image, size) in enumerate(zip(used, _sides(storage, used), strict=True), 1):
+        if isinstance(size, str):
+            bad.append((storage.name(int(image)), size))
+            _check_count(bad, limit)
+        else:
+            sides[image] = size
+        progress.add(1)
+        if report:
+            report(done, len(used))
+    progress.end()
+    decoded = sides[examples.image].min(axis=1) > 0
+    inside = _inside(examples, sides[examples.image])
+    for example in np.flatnonzero(decoded & ~inside):
+        bad.append(describe_box(examples, example, sides[examples.image[example]]))
+        _check_count(bad, limit)
+    good = decoded & inside
+    if not good.any():
+        raise InputError(f"{bad[0][0]}: {bad[0][1]}; and no image is good" if bad else "no images")
+    return (examples if good.all() else examples.take(good)), bad
+
+
+def check_format(data: tf.Tensor) -> tf.Tensor:
+    """Fails inside a graph for what `images.check_header` refuses and a decoder would wrongly accept.
+
+    Args:
+        data: scalar string, an encoded image; a JPEG passes unseen, since its decoder sees all.
+
+    Returns:
+        `data`.
+    """
+
+    def check(data):
+        images.check_header(data)
+        return data
+
+    def ask():
+        return tf.ensure_shape(tf.numpy_function(check, [data], tf.string, stateful=False), [])
+
+    return tf.cond(tf.io.is_jpeg(data), lambda: data, ask)
+
+
+def reason(examples: Examples, example: int) -> str | None:
+    """Returns what is wrong with an example, in one line without its name; None if nothing is.
+
+    Args:
+        examples: a split.
+        example: index of one of its examples.
+    """
+    name = examples.name(example)
+    try:
+        sides = np.array(images.decode(examples.read(example), name).shape[:2])
+    except InputError as error:
+        return str(error).removeprefix(f"{name}: ")
+    one = examples.take([example])
+    return None if _inside(one, sides[None])[0] else describe_box(examples, example, sides)[1]
+
+
+def describe_box(examples: Examples, example: int, sides: np.ndarray) -> tuple[str, str]:
+    """Returns the name of an example whose box is not in its image, and that reason."""
+    top, left, height, width = examples.boxes[example].tolist()
+    box = f"box of {height} x {width} at {top}, {left}"
+    return examples.name(example), f"{box} is not in the image of {sides[0]} x {sides[1]} pixels"
+
+
+def _check_count(bad: list[tuple[str, str]], limit: int) -> None:
+    if len(bad) > limit:
+        name, fault = bad[0]
+        raise InputError(f"{name}: {fault} (the first of {len(bad)} or more bad images; --skip_bad_images={limit})")
+
+
+def _inside(examples: Examples, sides: np.ndarray) -> np.ndarray:
+    """Which examples are whole images, or boxes that lie in images of these heights and widths; bool [n]."""
+    if examples.boxes is None:
+        return np.ones(len(examples), bool)
+    start, size = examples.boxes[:, :2].astype(np.int64), examples.boxes[:, 2:].astype(np.int64)
+    return ((start >= 0) & (size > 0) & (start + size <= sides)).all(axis=1)
+
+
+def _sides(storage: Storage, chosen: np.ndarray) -> Iterator[np.ndarray | str]:
+    """Height and width of each image, or what is wrong with it."""
+    read = storage.reader()
+    threads = os.cpu_count()
+    options = tf.data.Options()
+    # TensorFlow 2.21 may wait for the tuning thread when an iterator ends, for as long as the iterator has lived.
+    options.autotune.enabled = False
+    options.threading.private_threadpool_size = threads
+    options.threading.max_intra_op_parallelism = 1
+    dataset = tf.data.Dataset.from_tensor_slices(chosen).map(
+        lambda image: _decoded_sides(read(image)), num_parallel_calls=threads, deterministic=True
+    )
+    iterator = iter(dataset.prefetch(64).with_options(options))
+    for image in chosen:
+        try:
+            yield next(iterator).numpy()[:2]
+        except tf.errors.OpError:  # the iterator goes on with the next image
+            one = Examples(storage, np.array([image]), np.zeros(1, np.int32))
+            yield reason(one, 0) or "damaged image"
+
+
+def _decoded_sides(data: tf.Tensor) -> tf.Tensor:
+    """int32 [3], height and width of an image that can be decoded, and something more."""
+
+    def of_jpeg():
+        sides = tf.io.extract_jpeg_shape(data)[:2]
+        with tf.control_dependencies([images.check_pixels(sides[0], sides[1])]):
+            pixels = tf.io.decode_jpeg(data, channels=3, ratio=8)
+        # A pixel goes along: what is decoded for nobody is optimised away.
+        return tf.concat([sides, tf.cast(pixels[0, 0, :1], tf.int32)], axis=0)
+
+    def of_other():
+        return tf.shape(images.decode_tensor(check_format(data)))
+
+    return tf.cond(tf.io.is_jpeg(data), of_jpeg, of_other)

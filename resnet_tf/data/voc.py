@@ -1,0 +1,243 @@
+"""PASCAL VOC devkits: each box of an object is an example.
+
+The classification of object crops is what is built. Whole images with the set of classes in them, the multi-label task
+of the VOC challenge, are not.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from resnet_tf.data import archives, boxes
+from resnet_tf.data.examples import Examples
+from resnet_tf.data.folder import IMAGE_SUFFIXES, store
+from resnet_tf.data.splits import Indexed, arranged, check_encoded, existing, listed, with_test
+from resnet_tf.errors import InputError
+
+MAX_ANNOTATION_BYTES = 2**20  # an annotation has a few thousand
+
+_PLACE = re.compile(r"(?:(?P<kit>.*)/)?(?P<kind>Annotations|JPEGImages|ImageSets/Main)/(?P<file>[^/]+)")
+_LISTS = ("trainval", "train", "val", "test")
+
+
+@dataclasses.dataclass
+class _Devkit:
+    """One year's folder.
+
+    Attributes:
+        images: name and size, or content, of each image by its identifier.
+        annotations: name and content of each by its image's identifier.
+        lists: name and content of each list in ImageSets/Main.
+    """
+
+    images: dict[str, tuple[str, bytes | int]] = dataclasses.field(default_factory=dict)
+    annotations: dict[str, tuple[str, bytes]] = dataclasses.field(default_factory=dict)
+    lists: dict[str, tuple[str, bytes]] = dataclasses.field(default_factory=dict)
+
+
+def index(data_dir: str, classes: tuple[str, ...] = ()) -> Indexed:
+    """Finds the objects of one or more PASCAL VOC devkits.
+
+    A devkit is a folder with Annotations, JPEGImages and ImageSets/Main. Over all of them, the lists trainval are
+    training and the lists test are test; of one without trainval, train is training and val is validation. Where there
+    is no list test at all, the lists train are training and the lists val are test. An example is a box that is not
+    difficult; boxes without area in the image are skipped, with a warning.
+
+    Args:
+        data_dir: a folder or tar archive with the devkits, at any depth.
+        classes: their order, instead of the alphabet's.
+
+    Returns:
+        The classes, and "train", "test" and, where there is one, "validation", with boxes, in the order of devkits,
+        lists and annotations. Of a folder no image is read; of an archive they are held in memory, encoded.
+
+    Raises:
+        InputError: an image or annotation that a list names is missing; an annotation is no plain XML, or lacks
+            something; the archive is damaged or too large.
+    """
+    root = existing(data_dir, "voc")
+    kits = {path: kit for path, kit in sorted(_devkits(root).items()) if kit.images and kit.annotations and kit.lists}
+    if not kits:
+        raise InputError(f"{root} holds no folder with Annotations, JPEGImages and ImageSets/Main")
+    chosen = with_test(_choose_lists(kits))
+    if chosen is None:
+        raise InputError(f"{root} needs in ImageSets/Main trainval.txt and test.txt, or train.txt and val.txt")
+    objects = {
+        split: _read_objects(root, [(kits[path], name) for path, name in lists]) for split, lists in chosen.items()
+    }
+    names = sorted({label for of_split in objects.values() for label in of_split.labels})
+    splits = {split: _examples(root, of_split, names) for split, of_split in objects.items()}
+    empty = [split for split, examples in splits.items() if not len(examples)]
+    if empty:
+        raise InputError(f"{root} has no boxes in {listed(empty)}")
+    return arranged(classes, names, splits)
+
+
+def _devkits(root: Path) -> dict[str, _Devkit]:
+    kits: dict[str, _Devkit] = {}
+    for name, content in _files(root):
+        kind, kit, stem = _place(name)
+        kit = kits.setdefault(kit, _Devkit())
+        members = {"JPEGImages": kit.images, "Annotations": kit.annotations, "ImageSets/Main": kit.lists}[kind]
+        if stem in members:
+            raise InputError(f"{root}: both {members[stem][0]} and {name}")
+        members[stem] = name, content
+    return kits
+
+
+def _files(root: Path) -> Iterator[tuple[str, bytes | int]]:
+    """Images, with their sizes or, from an archive, contents; annotations and lists with theirs."""
+    if not root.is_dir():
+        size = 0
+        for name, data in archives.read_members(root, lambda name: _place(name) is not None):
+            size += len(data)
+            check_encoded(size, root)
+            yield name, data
+        return
+    yield from archives.list_files(root, lambda name: (_place(name) or [""])[0] == "JPEGImages")
+    yield from archives.read_members(root, lambda name: (_place(name) or [""])[0] in ("Annotations", "ImageSets/Main"))
+
+
+def _place(name: str) -> tuple[str, str, str] | None:
+    """Kind, devkit and name without suffix of a file that is wanted."""
+    match = _PLACE.fullmatch(name)
+    if not match or any(part.startswith(".") for part in name.split("/")):
+        return None
+    stem, dot, suffix = match["file"].rpartition(".")
+    suffixes = {"Annotations": (".xml",), "JPEGImages": IMAGE_SUFFIXES, "ImageSets/Main": (".txt",)}[match["kind"]]
+    if (dot + suffix).lower() not in suffixes or (match["kind"] == "ImageSets/Main" and stem not in _LISTS):
+        return None
+    return match["kind"], match["kit"] or "", stem
+
+
+def _choose_lists(kits: dict[str, _Devkit]) -> dict[str, list[tuple[str, str]]]:
+    """The lists, devkit and name, of each split that has any."""
+    roles = {"trainval": "train", "train": "train", "val": "validation", "test": "test"}
+    tested = any("test" in kit.lists for kit in kits.values())
+    splits: dict[str, list[tuple[str, str]]] = {}
+    for path, kit in kits.items():
+        whole = tested and "trainval" in kit.lists
+        for name in ("trainval", "test") if whole else ("train", "val", "test"):
+            if name in kit.lists:
+                splits.setdefault(roles[name], []).append((path, name))
+    return splits
+
+
+# --- Objects -------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Objects:
+    """The objects of a split that are not difficult, good or not.
+
+    Attributes:
+        images: name and size, or content, of each.
+        image: of each object, an index into `images`.
+        labels: class of each object.
+        corners: top, left, bottom, right of each.
+        sides: height and width of its image.
+    """
+
+    images: list[tuple[str, bytes | int]] = dataclasses.field(default_factory=list)
+    image: list[int] = dataclasses.field(default_factory=list)
+    labels: list[str] = dataclasses.field(default_factory=list)
+    corners: list[list[float]] = dataclasses.field(default_factory=list)
+    sides: list[list[float]] = dataclasses.field(default_factory=list)
+
+
+def _read_objects(root: Path, lists: list[tuple[_Devkit, str]]) -> _Objects:
+    objects = _Objects()
+    for kit, name in lists:
+        for identifier in _read_list(root, *kit.lists[name]):
+            for kind, members in (("image", kit.images), ("annotation", kit.annotations)):
+                if identifier not in members:
+                    raise InputError(f"{root}: {kit.lists[name][0]} lists {identifier}, of which there is no {kind}")
+            file, data = kit.annotations[identifier]
+            sides, found = parse_annotation(data, f"{root}: {file}")
+            if found:
+                objects.images.append(kit.images[identifier])
+            for label, corners in found:
+                objects.image.append(len(objects.images) - 1)
+                objects.labels.append(label)
+                objects.corners.append(corners)
+                objects.sides.append(sides)
+    return objects
+
+
+def _read_list(root: Path, name: str, data: bytes) -> list[str]:
+    """The identifiers in a list, of which each line has one first."""
+    lines = data.decode("utf-8", "replace").splitlines()
+    identifiers = [line.split()[0] for line in lines if line.strip()]
+    if len(set(identifiers)) < len(identifiers):
+        raise InputError(f"{root}: {name} lists some images twice")
+    return identifiers
+
+
+class _Builder(ElementTree.TreeBuilder):
+    """Refuses document types, and with them entities, which a few bytes can make grow without bound."""
+
+    def doctype(self, *_):
+        raise ValueError("it declares a document type")
+
+
+def parse_annotation(data: bytes, name: str) -> tuple[list[float], list[tuple[str, list[float]]]]:
+    """Reads an annotation.
+
+    Args:
+        data: the XML file.
+        name: what to call it in errors.
+
+    Returns:
+        Height and width of the image; and of each object that is not difficult its class, and top, left, bottom and
+        right as they are written: pixels from 1 on, the last one included.
+
+    Raises:
+        InputError: the file is too large, no XML, declares a document type, or lacks any of these.
+    """
+    if len(data) > MAX_ANNOTATION_BYTES:
+        raise InputError(f"{name}: {len(data)} bytes; an annotation has {MAX_ANNOTATION_BYTES} at most")
+    try:
+        annotation = ElementTree.fromstring(data, ElementTree.XMLParser(target=_Builder()))
+        sides = [_number(annotation, f"size/{side}") for side in ("height", "width")]
+        if min(sides) < 1:
+            raise ValueError(f"a size of {sides[0]:g} x {sides[1]:g}")
+        objects = []
+        for item in annotation.findall("object"):
+            if item.find("difficult") is not None and _number(item, "difficult"):
+                continue
+            corners = [_number(item, f"bndbox/{side}") for side in ("ymin", "xmin", "ymax", "xmax")]
+            objects.append((_text(item, "name"), corners))
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise InputError(f"{name}: no annotation ({' '.join(str(error).split())})") from error
+    return sides, objects
+
+
+def _text(element: ElementTree.Element, path: str) -> str:
+    text = (element.findtext(path) or "").strip()
+    if not text:
+        raise ValueError(f"no {path}")
+    return text
+
+
+def _number(element: ElementTree.Element, path: str) -> float:
+    number = float(_text(element, path))
+    if not abs(number) < 1e6:
+        raise ValueError(f"{path} of {number}")
+    return number
+
+
+def _examples(root: Path, objects: _Objects, names: list[str]) -> Examples:
+    corners = np.array(objects.corners, np.float64).reshape(-1, 4)
+    sides = np.array(objects.sides, np.float64).reshape(-1, 2).astype(np.int64)
+    placed, good = boxes.from_corners(corners, sides, inclusive=True)
+    image = np.array(objects.image, np.int64)
+    boxes.warn_skipped(str(root), [objects.images[number][0] for number in image[~good]])
+    position = {name: number for number, name in enumerate(names)}
+    labels = np.array([position[label] for label in objects.labels], np.int32)
+    used, where = np.unique(image[good], return_inverse=True)
+    storage = store(root, [objects.images[number] for number in used])
+    return Examples(storage, where.astype(np.int64), labels[good], placed[good])

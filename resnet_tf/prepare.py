@@ -1,0 +1,31 @@
+"""Prepare a data set for fast reading: `python -m resnet_tf.prepare --dataset=folder --data_dir=SRC --out=DIR`."""
+
+import sys
+import time
+
+from resnet_tf import command, config
+from resnet_tf.errors import InputError
+
+
+def main(argv=None):
+    """Run the command; returns its exit code."""
+    description = "Write a data set as small JPEGs in a few large files. Started again, it goes on where it was."
+    return command.launch(description, config.PrepareConfig, _run, argv)
+
+
+def _run(settings, _):
+    from resnet_tf.data import prepare, sources
+
+    section = settings.preparation
+    if not section.out:
+        raise InputError("--out is not set")
+    begun = time.monotonic()
+    source = sources.index(section.dataset, section.data_dir, classes=section.classes, tfds_name=section.tfds_name)
+    result = prepare.prepare(
+        source, section.out, section.shorter_side, section.quality, section.shards, section.skip_bad_images
+    )
+    return result | {"wall_seconds": round(time.monotonic() - begun, 2)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""Where batches come from: a small set that lives on the devices, or encoded images that are decoded as they come."""
+
+import contextlib
+import csv
+import io
+
+import numpy as np
+import tensorflow as tf
+
+from resnet_tf.data import augmentation, batches, colour, geometry, resident, sources, verify
+from resnet_tf.data.splits import Split
+from resnet_tf.training import checkpoint
+from resnet_tf.training.step import Views
+
+_STATISTICS_EXAMPLES = 4096  # of a streamed set, whose mean and deviation are estimated
+_EVALUATION_BATCH = 500  # of small images; of streamed views as in training
+
+
+def load(config):
+    """The data of a `TrainConfig`.
+
+    Args:
+        config: a `TrainConfig`.
+
+    Returns:
+        A `splits.Source`, its splits in memory for --view=pad_crop and encoded for the others; and the images left
+        out, (name, reason) each.
+
+    Raises:
+        InputError: data that are missing, damaged or too large; more bad images than --skip_bad_images.
+    """
+    data = config.data
+    common = {
+        "dataset": data.dataset,
+        "data_dir": data.data_dir,
+        "classes": data.classes,
+        "validation_examples": data.validation_examples,
+        "tfds_name": data.tfds_name,
+    }
+    if config.views.view == "pad_crop":
+        return sources.load(image_size=data.image_size, **common), []
+    source, skipped = sources.index(**common), []
+    if data.skip_bad_images:
+        splits = {}
+        for name, examples in source.splits.items():
+            splits[name], bad = verify.verify(examples, data.skip_bad_images - len(skipped))
+            skipped += bad
+        source = sources.Source(source.name, source.classes, splits)
+    return source, skipped
+
+
+def write_skipped(folder, skipped):
+    """Name in skipped.csv of a run's folder what was left out; nothing where nothing was."""
+    if skipped:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerows([("image", "reason"), *skipped])
+        checkpoint.replace_atomically(folder / "skipped.csv", lambda file: file.write(text.getvalue().encode()))
+
+
+def view_of(config):
+    """The training view that a `TrainConfig` describes; None for a set that lives on the device."""
+    views, size = config.views, config.data.image_size
+    if views.view == "pad_crop":
+        return None
+    return geometry.View(views.view, size, views.area, views.aspect, views.scale, views.mirror)
+
+
+def engine_settings(config):
+    """What of a `TrainConfig` an `Engine` needs to know about views."""
+    views = config.views
+    return {
+        "views": Views(views.pad, views.mirror) if views.view == "pad_crop" else None,
+        "augmentation": augmentation.Augmentation(
+            views.color_jitter or (0.0,) * 4, views.lighting, views.erasing, views.mixup, views.cutmix
+        ),
+        "seed": config.optimizer.seed,
+    }
+
+
+def normalization(config, split):
+    """The `colour.Normalization` of a training split; estimated on 4,096 of its examples where it is streamed."""
+    kind = config.data.normalization
+    if kind == "imagenet":
+        return colour.IMAGENET
+    if isinstance(split, Split):
+        return colour.normalization(kind, split.images)
+    # Not the run's seed: runs with different seeds must share what they are evaluated with.
+    chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:_STATISTICS_EXAMPLES])
+    size = config.data.image_size
+    views = batches.testing(
+        split.take(chosen), lambda data, box: geometry.center(data, size, config.data.resize, box), batch=1
+    )
+    with named_errors(split):
+        images = np.concatenate([view["pixels"].numpy() for view in views])
+    return colour.normalization(kind, images)
+
+
+@contextlib.contextmanager
+def named_errors(split):
+    """Where a stream fails, say which image it is.
+
+    Raises:
+        InputError: names the first bad image of the split.
+    """
+    try:
+        yield
+    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.NotFoundError):
+        if not isinstance(split, Split):
+            verify.verify(split, 0)
+        raise
+
+
+class Training:
+    """Steps on a training split."""
+
+    def __init__(self, engine, config, split, first_step, most):
+        """Put the data in place.
+
+        Args:
+            engine: a `step.Engine`.
+            config: a `TrainConfig`.
+            split: a `Split` or an `Examples`.
+            first_step: where the run goes on.
+            most: steps of one call.
+        """
+        self._engine, self._split, self._most = engine, split, most
+        self._batch, self._seed = config.optimizer.batch_size, config.optimizer.seed
+        if isinstance(split, Split):
+            self._data = engine.place(split.images, split.labels)
+            self._order = np.zeros((most, self._batch), np.int32)
+            return
+        view, views = view_of(config), config.views
+        randomly = (int(views.rand_augment[0]), views.rand_augment[1]) if views.rand_augment else ()
+
+        def part(replica, replicas):
+            return batches.training(
+                split, view, batch=self._batch, seed=self._seed, first_step=first_step, repeats=views.repeats,
+                rand_augment=randomly, threads=views.threads, replica=replica, replicas=replicas,
+            )  # fmt: skip
+
+        self._data, self._order = engine.stream(part), None
+
+    def steps(self, step, count):
+        """Run `count` steps from `step` on; see `Engine.train`."""
+        if self._order is None:
+            return self._engine.train_stream(self._data, self._most, count)
+        self._order[:count] = resident.order(len(self._split), self._batch, step, count, self._seed)
+        return self._engine.train(self._data, self._order, count)
+
+
+class Evaluation:
+    """Answers for a split, every example once."""
+
+    def __init__(self, engine, data, split, batch=0, views="center", average="softmax", threads=0):
+        """Put the data in place.
+
+        Args:
+            engine: a `step.Engine`.
+            data: the `DataConfig` of the run.
+            split: a `Split` or an `Examples`.
+            batch: examples at a time over all replicas, rounded up to a multiple of their number; 0 to choose.
+            views: "center" or "ten_crop"; a `Split` in memory has but its one.
+            average: over views: "softmax" (He et al. 2015) or "logits".
+            threads: that decode; 0 for one for each core.
+        """
+        self._engine, self._split = engine, split
+        size, resize, replicas = data.image_size, data.resize, engine.replicas
+        batch = batch or (_EVALUATION_BATCH if isinstance(split, Split) or size <= 64 else 64)
+        self._batch = -(-batch // replicas) * replicas
+        self._data = engine.place(split.images) if isinstance(split, Split) else None
+        self._threads = threads
+        self._combine = COMBINE[average]
+        if views == "ten_crop":
+            self._view = lambda data, box: geometry.ten_crop(data, size, resize, box)
+        else:
+            self._view = lambda data, box: geometry.center(data, size, resize, box)[None]
+
+    def logits(self):
+        """float32 [n, classes], NumPy; averaged over views, as logarithms where softmax was averaged."""
+        if self._data is not None:
+            return self._engine.predict(self._data, self._batch)
+
+        def part(replica, replicas):
+            return batches.testing(
+                self._split, self._view, batch=self._batch, threads=self._threads, replica=replica, replicas=replicas
+            )
+
+        count = -(-len(self._split) // self._batch)
+        with named_errors(self._split):
+            parts = list(self._engine.predict_stream(self._engine.stream(part), count, self._combine))
+        return np.concatenate(parts)[: len(self._split)]
+
+
+def _mean_softmax(logits):
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    likelihoods = tf.nn.log_softmax(logits)
+    return tf.reduce_logsumexp(likelihoods, axis=1) - tf.math.log(float(logits.shape[1]))
+
+
+COMBINE = {"softmax": _mean_softmax, "logits": lambda logits: tf.reduce_mean(logits, axis=1)}

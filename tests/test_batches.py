@@ -1,0 +1,233 @@
+"""Batches of decoded views: every example in its place, whatever the threads, replicas and resumes."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from resnet_tf import config as configuration
+from resnet_tf import data as package
+from resnet_tf import evaluate, train
+from resnet_tf.data import batches, colour, geometry, sources
+from resnet_tf.data.augmentation import Augmentation
+from resnet_tf.data.examples import Examples, Memory
+from resnet_tf.training import checkpoint, feed
+
+VIEW = geometry.View("random_resized_crop", 16)
+STREAMED = (
+    "--dataset=synthetic", "--view=random_resized_crop", "--image_size=16", "--model=cifar_resnet8_v1",
+    "--batch_size=32", "--lr=0.05", "--color_jitter=0.4,0.4,0.4,0.4", "--lighting=0.1", "--erasing=0.25",
+    "--mixup=0.2", "--cutmix=1", "--log_every=4",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def examples():
+    """Images of one colour each, which tells which example a view is of."""
+    pixels = [np.full((20, 24, 3), 2 * index, np.uint8) for index in range(50)]
+    data = [tf.io.encode_png(image).numpy() for image in pixels]
+    names = [f"{index}.png" for index in range(50)]
+    labels = np.arange(50, dtype=np.int32)
+    return Examples(Memory("drawn", names, data), np.arange(50), labels)
+
+
+def take(dataset, count):
+    taken = list(dataset.take(count).as_numpy_iterator())
+    return {name: np.concatenate([batch[name] for batch in taken]) for name in taken[0]}
+
+
+def same(first, second):
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+def test_each_epoch_is_a_permutation_and_views_show_their_example(examples):
+    seen = take(batches.training(examples, VIEW, batch=20), 10)  # 4 epochs; batches span their borders
+    np.testing.assert_array_equal(seen["pixels"][:, 0, 0, 0], 2 * seen["labels"])
+    epochs = seen["labels"].reshape(4, 50)
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(50))
+    assert (epochs[0] != epochs[1]).any()
+    assert len(set(seen["keys"].tolist())) == 200
+    assert (epochs[0] != take(batches.training(examples, VIEW, batch=50, seed=1), 1)["labels"]).any()
+
+
+def test_shuffling_leaves_no_example_near_its_place():
+    """Over many epochs each example stands in each quarter of the order alike."""
+    index, epochs, count = np.arange(40), 500, 40
+    places = np.stack([batches.shuffled(index, 3, np.full(40, epoch), count) for epoch in range(epochs)])
+    quarters = np.stack([(places // 10 == quarter).mean(axis=0) for quarter in range(4)])
+    # Each is a mean of 500 with standard deviation 0.0194; the largest of 160 stays below 5 of them.
+    assert np.abs(quarters - 0.25).max() < 0.097
+
+
+def test_views_do_not_depend_on_threads_or_resume(examples):
+    whole = take(batches.training(examples, VIEW, batch=20, threads=1), 6)
+    same(whole, take(batches.training(examples, VIEW, batch=20, threads=4), 6))
+    later = take(batches.training(examples, VIEW, batch=20, first_step=4), 2)
+    same({name: values[80:] for name, values in whole.items()}, later)
+
+
+def test_a_resume_decodes_nothing_of_what_it_skips(examples):
+    """The first 100 steps hold an image that cannot be decoded; later ones of the same epoch do not."""
+    order = batches.shuffled(np.arange(50), 0, np.zeros(50, np.int64), 50).numpy()
+    data = list(examples.storage.data)
+    data[order[0]] = b"broken"
+    broken = dataclasses.replace(examples, storage=Memory("drawn", examples.storage.names, data))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        take(batches.training(broken, VIEW, batch=10), 1)
+    assert len(take(batches.training(broken, VIEW, batch=10, first_step=1), 1)["labels"]) == 10
+
+
+def test_replicas_share_the_global_batch(examples):
+    whole = take(batches.training(examples, VIEW, batch=20), 3)
+    parts = [take(batches.training(examples, VIEW, batch=20, replica=part, replicas=2), 3) for part in (0, 1)]
+    for name, values in whole.items():
+        halves = [part[name].reshape(3, 10, *values.shape[1:]) for part in parts]
+        np.testing.assert_array_equal(np.concatenate(halves, axis=1).reshape(values.shape), values)
+
+
+def test_repeated_augmentation_shows_an_image_in_several_views(examples):
+    seen = take(batches.training(examples, VIEW, batch=24, repeats=3), 2)
+    triples = seen["labels"].reshape(-1, 3)
+    assert (triples == triples[:, :1]).all() and len(set(triples[:16, 0])) == 16
+    assert len(set(seen["keys"].tolist())) == 48
+
+
+@pytest.mark.parametrize("batch, replicas", [(50, 1), (7, 1), (64, 1), (8, 2), (100, 2)])
+def test_evaluation_sees_every_example_once(examples, batch, replicas):
+    def view(data, box):
+        return geometry.center(data, 16, 0, box)[None]
+
+    parts = [
+        take(batches.testing(examples, view, batch=batch, replica=part, replicas=replicas), -1)
+        for part in range(replicas)
+    ]
+    per_step = batch // replicas
+    labels = np.stack([part["labels"].reshape(-1, per_step) for part in parts], axis=1).reshape(-1)
+    np.testing.assert_array_equal(labels[:50], np.arange(50))
+    assert (labels[50:] == -1).all() and len(labels) == -(-50 // batch) * batch
+    pixels = np.stack([part["pixels"].reshape(-1, per_step, 16, 16, 3) for part in parts], axis=1)
+    np.testing.assert_array_equal(pixels.reshape(-1, 16, 16, 3)[:50, 0, 0, 0], 2 * np.arange(50))
+
+
+def test_pipeline_is_ready_for_keras():
+    source = sources.index("synthetic")
+    augmentation = Augmentation((0.4, 0.4, 0.4, 0.4), 0.1, 0.25, 0.2, 1.0)
+    dataset = package.pipeline(source, VIEW, batch=8, augmentation=augmentation, normalization=colour.IMAGENET)
+    images, targets = next(iter(dataset))
+    assert images.shape == (8, 16, 16, 3) and images.dtype == tf.float32 and targets.shape == (8, 10)
+    np.testing.assert_allclose(targets.numpy().sum(axis=1), 1, atol=1e-6)
+    views = next(iter(batches.training(source.splits["train"], VIEW, batch=8)))
+    expected = augmentation.colour(views["pixels"], views["keys"], colour.IMAGENET)
+    expected, _ = augmentation.mix(expected, tf.one_hot(views["labels"], 10), views["keys"])
+    np.testing.assert_allclose(images, expected, atol=1e-5)  # host and device are compiled apart
+
+
+# --- Training on streams ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("streams") / "run"
+    assert train.main([*STREAMED, "--train_steps=8", "--checkpoint_every=4", f"--out={folder}"]) == 0
+    return folder
+
+
+def test_resumed_stream_equals_the_unbroken_bit_for_bit(unbroken, tmp_path):
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "manifest.yaml").write_text((unbroken / "manifest.yaml").read_text())
+    first = unbroken / "checkpoints" / "step-00000004.npz"
+    (folder / "checkpoints" / first.name).write_bytes(first.read_bytes())
+    flags = [*STREAMED, "--train_steps=8", "--checkpoint_every=4", f"--out={folder}", "--threads=1"]
+    assert train.main(flags) == 0
+    one, two = (checkpoint.load(path / "checkpoints" / "step-00000008.npz") for path in (unbroken, folder))
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+
+
+def test_streams_on_two_replicas_train_as_on_one(unbroken, tmp_path):
+    flags = [*STREAMED, "--train_steps=8", "--checkpoint_every=4", "--replicas=2", "--sync_bn", f"--out={tmp_path}/run"]
+    assert train.main(flags) == 0
+    one, two = (checkpoint.load(path / "checkpoints" / "step-00000008.npz") for path in (unbroken, tmp_path / "run"))
+    for name in one:
+        # Sums in another order: 1e-7 a step, amplified by eight steps of training through BN.
+        np.testing.assert_allclose(one[name], two[name], rtol=5e-3, atol=2e-4, err_msg=name)
+
+
+def test_evaluation_of_a_streamed_run(unbroken, last_json):
+    assert evaluate.main([f"--run={unbroken}", "--batch_size=100"]) == 0
+    first = last_json()
+    assert first["examples"] == 256
+    assert evaluate.main([f"--run={unbroken}", "--batch_size=7"]) == 0
+    assert last_json()["loss"] == pytest.approx(first["loss"], abs=1e-5)
+    assert evaluate.main([f"--run={unbroken}", "--views=ten_crop"]) == 1  # there is nothing around the centre
+
+
+def test_ten_crop_averages_softmax_or_logits(rng):
+    logits = rng.normal(size=(4, 10, 7)).astype(np.float32) * 5
+    mean = np.log(np.mean(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True), axis=1))
+    np.testing.assert_allclose(feed.COMBINE["softmax"](tf.constant(logits)), mean, atol=1e-5)
+    np.testing.assert_allclose(feed.COMBINE["logits"](tf.constant(logits)), logits.mean(axis=1), atol=1e-5)
+
+
+def write_folder(root, bad=()):
+    for split in ("train", "test"):
+        for label in ("cat", "dog"):
+            for index in range(8):
+                path = root / split / label / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(tf.io.encode_png(np.full((20, 24, 3), 10 * index, np.uint8)).numpy())
+    for name, content in bad:
+        (root / name).write_bytes(content)
+    return root
+
+
+FOLDER = (
+    "--dataset=folder", "--view=resize_crop", "--scale=20", "--image_size=16", "--model=cifar_resnet8_v1",
+    "--batch_size=8", "--train_steps=2", "--normalization=imagenet",
+)  # fmt: skip
+
+
+def test_bad_image_ends_a_run_and_is_named(tmp_path, capsys):
+    root = write_folder(tmp_path / "data", [("train/cat/3.png", b"\x89PNG\r\n\x1a\nand then nothing at all")])
+    flags = [*FOLDER, f"--data_dir={root}", f"--out={tmp_path}/run"]
+    assert train.main([*flags, "--train_steps=4"]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and "train/cat/3.png" in error
+    assert train.main([*flags[:-1], f"--out={tmp_path}/tolerant", "--skip_bad_images=1"]) == 0
+    assert "train/cat/3.png" in (tmp_path / "tolerant" / "skipped.csv").read_text()
+    capsys.readouterr()
+    (root / "test" / "dog" / "1.png").write_bytes(b"text")
+    assert train.main([*flags[:-1], f"--out={tmp_path}/other", "--skip_bad_images=1"]) == 1
+    assert "test/dog/1.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags, named",
+    [
+        (["--view=random_resized_crop", "--pad=3"], "--pad"),
+        (["--view=pad_crop", "--area=0.5,1"], "--area"),
+        (["--view=random_resized_crop", "--area=0.5"], "--area"),
+        (["--view=random_resized_crop", "--area=0.5,2"], "--area"),
+        (["--view=random_resized_crop", "--aspect=2,1"], "--aspect"),
+        (["--view=scale_jitter", "--scale=8,40"], "--scale"),
+        (["--view=resize_crop"], "--scale"),
+        (["--color_jitter=0.4,0.4"], "--color_jitter"),
+        (["--view=random_resized_crop", "--rand_augment=2"], "--rand_augment"),
+        (["--mixup=0.2", "--batch_size=7"], "--mixup"),
+        (["--resize=8"], "--resize"),
+        (["--skip_bad_images=1"], "--skip_bad_images"),
+        (["--tfds_name=cifar10"], "--tfds_name"),
+    ],
+)
+def test_flags_that_make_no_sense_are_named(flags, named, capsys, tmp_path):
+    base = ["--dataset=synthetic", "--image_size=16", "--train_steps=1", f"--out={tmp_path}/run"]
+    assert train.main([*base, *flags]) == 1
+    assert named in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_train_has_fewer_than_60_flags_in_all_sections():
+    assert len(configuration.fields_of(configuration.TrainConfig)) < 60

@@ -1,0 +1,236 @@
+"""Folders of images and archives of them: every file once, the same from both, and everything else refused."""
+
+import os
+import tarfile
+import time
+
+import numpy as np
+import pytest
+from files import contents, pack, picture, pixels_of, refused, unpack
+
+from resnet_tf.data import decode, load, resize_center, sources
+from resnet_tf.data.sources import index
+
+
+@pytest.fixture
+def tree():
+    """A small data set, its names in no order."""
+    return {
+        f"set/{split}/{label}/{number}.png": picture(seed)
+        for seed, (split, label, number) in enumerate(
+            (split, label, number) for split in ("train", "test") for label in "ba" for number in (2, 10, 1)
+        )
+    }
+
+
+@pytest.fixture
+def decoded_once(monkeypatch):
+    """Decodes the same images only once, wherever they are read from: small sets take long to set up."""
+    decode_all, known = sources._decode_all, {}
+
+    def decode_new(examples, image_size):
+        key = tuple(data for data, _, _ in contents(examples)), image_size
+        if key not in known:
+            known[key] = decode_all(examples, image_size)
+        return known[key]
+
+    monkeypatch.setattr(sources, "_decode_all", decode_new)
+
+
+@pytest.mark.usefixtures("decoded_once")
+def test_folder_and_archives_of_it_are_equal(tree, tmp_path):
+    tree["set/train/b/notes.txt"] = b"ignored"
+    tree["set/train/b/.hidden.png"] = b"ignored"
+    tree["set/index.csv"] = b"ignored"
+    tree["set/overview.png"] = b"ignored"
+    root = unpack(tmp_path / "tree", tree)
+    source = load("folder", str(root), image_size=8)
+    assert source.classes == ("a", "b")
+    paths = [f"set/train/{label}/{number}.png" for label in "ab" for number in (1, 10, 2)]
+    assert np.array_equal(source.splits["train"].images, [pixels_of(tree[path]) for path in paths])
+    assert source.splits["train"].labels.tolist() == [0, 0, 0, 1, 1, 1]
+    places = [root / "set"]
+    for suffix, mode in {".tar": "w", ".tar.gz": "w:gz", ".tgz": "w:gz", ".tar.xz": "w:xz"}.items():
+        places.append(pack(tmp_path / f"files{suffix}", tree, mode))
+    with tarfile.open(tmp_path / "dot.tar", "w") as tar:  # as `tar -c .` does, with the folders
+        tar.add(root, ".")
+    for place in [*places, tmp_path / "dot.tar"]:
+        assert load("folder", str(place), image_size=8).checksum() == source.checksum()
+
+
+def test_folder_formats_and_sizes(tmp_path):
+    files = {}
+    for split in ("train", "test"):
+        files |= {
+            f"{split}/x/a.JPG": picture(0, "JPEG"),
+            f"{split}/x/b.jpeg": picture(1, "JPEG", (20, 8), "L"),
+            f"{split}/x/c.Png": picture(2, "PNG", (30, 50)),
+            f"{split}/x/d.bmp": picture(3, "BMP", (4, 5)),
+            f"{split}/x/e.gif": picture(4, "GIF", (8, 9)),
+        }
+    images = load("folder", str(unpack(tmp_path, files)), image_size=8).splits["train"].images
+    for image, (name, data) in zip(images, files.items(), strict=False):
+        assert np.array_equal(image, resize_center(decode(data, name), 8))
+    assert np.ptp(images[1], axis=-1).max() == 0  # the grey one
+
+
+@pytest.mark.parametrize("damage", [b"", b"text", picture(0, "JPEG")[:-20], picture(0)[:-20]])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_damaged_image_is_named(tree, damage, packed, tmp_path):
+    tree["set/train/b/10.png"] = damage
+    place = pack(tmp_path / "c.tar", tree, "w") if packed else unpack(tmp_path, tree)
+    assert f"{place}: set/train/b/10.png: " in refused(place)
+
+
+@pytest.mark.usefixtures("decoded_once")
+def test_validation_folders(tree, tmp_path):
+    for number, name in enumerate(("val", "valid", "validation")):
+        root = tmp_path / name
+        unpack(root, {path.replace("/test/", f"/{name}/"): data for path, data in tree.items()})
+        assert set(load("folder", str(root), image_size=8).splits) == {"train", "test"}
+        both = unpack(root, tree)
+        unpack(root, {f"set/{name}/{label}/new.png": picture(100 + number) for label in "ab"})
+        source = load("folder", str(both), image_size=8)
+        assert list(map(len, source.splits.values())) == [6, 6, 8]
+        assert set(source.splits) == {"train", "test", "validation"}
+        assert pixels_of(picture(100 + number)).tolist() in source.splits["validation"].images.tolist()
+        assert "--validation_examples" in refused(both, image_size=8, validation_examples=2)
+    unpack(root, {f"set/val/{label}/1.png": picture(0) for label in "ab"})
+    assert "set/val, set/validation" in refused(root)
+
+
+def without(tree, part):
+    return {name: data for name, data in tree.items() if part not in name}
+
+
+def test_folder_layout_errors(tree, tmp_path):
+    cases = {
+        "no train": (without(tree, "/train/"), "found of such folders: set/test"),
+        "no test": (without(tree, "/test/"), "found of such folders: set/train"),
+        "neither": ({"a/1.png": picture(0)}, "found of such folders: none"),
+        "two sets": (tree | {"other/train/a/1.png": picture(0)}, "other/train, set/test, set/train"),
+        "class only in train": (tree | {"set/train/c/1.png": picture(0)}, "one of train and test: c"),
+        "class only in test": (tree | {"set/test/d/1.png": picture(0)}, "one of train and test: d"),
+        "class only in val": (
+            tree | {f"set/val/{label}/1.png": picture(0) for label in "abe"},
+            "one of train and validation: e",
+        ),
+    }
+    for name, (files, expected) in cases.items():
+        assert expected in refused(pack(tmp_path / "c.tar", files, "w"))
+        assert expected in refused(unpack(tmp_path / name, files))
+
+
+def test_empty_class_is_refused(tree, tmp_path):
+    root = unpack(tmp_path / "tree", tree)
+    for split in ("train", "test"):
+        (root / "set" / split / "c").mkdir()
+    assert "no images of class c in train" in refused(root)
+    with tarfile.open(tmp_path / "c.tar", "w") as tar:
+        tar.add(root, ".")
+    assert "no images of class c in train" in refused(tmp_path / "c.tar")
+
+
+def test_too_large_sets_are_refused_before_decoding(tree, tmp_path, monkeypatch):
+    place = pack(tmp_path / "c.tar", tree, "w")
+    assert "4 GiB" in refused(place, image_size=20_000)
+    monkeypatch.setattr("resnet_tf.data.splits.MAX_BYTES", 12 * 8 * 8 * 3)
+    assert "GiB of images" in refused(place, image_size=1)  # the encoded ones: small but all held
+    monkeypatch.setattr("resnet_tf.data.splits.MAX_BYTES", sum(map(len, tree.values())))
+    load("folder", str(place), image_size=8)
+
+
+def test_real_cifar10_folder(real_data):
+    start = time.monotonic()
+    source = load("folder", str(real_data / "cifar10_jpegq75.tar.xz"))
+    assert time.monotonic() - start < 60
+    assert len(source.classes) == 10
+    for name, count in (("train", 5000), ("test", 1000)):
+        assert np.bincount(source.splits[name].labels).tolist() == [count] * 10
+    mean = source.splits["train"].images.mean((0, 1, 2)) / 255
+    assert np.abs(mean - [0.4913, 0.4821, 0.4465]).max() < 0.01
+
+
+# --- encoded ---------------------------------------------------------------------------------------
+
+
+def test_every_file_is_an_example_once_and_an_archive_has_the_same(tree, tmp_path):
+    root = unpack(tmp_path / "tree", tree | {"set/train/b/notes.txt": b"no", "set/.git/train/a/1.png": b"no"})
+    packed = pack(tmp_path / "c.tar.gz", dict(reversed(tree.items())))
+    of_folder, of_archive = index("folder", str(root)), index("folder", str(packed))
+    assert of_folder.classes == of_archive.classes == ("a", "b")
+    found = []
+    for name in ("train", "test"):
+        examples, other = of_folder.splits[name], of_archive.splits[name]
+        assert contents(examples) == contents(other)
+        assert examples.storage.names == other.storage.names
+        assert examples.storage.sizes.tolist() == [len(data) for data in other.storage.data]
+        found += examples.storage.names
+        for path, label in zip(examples.storage.names, examples.labels, strict=True):
+            assert path.split("/")[1:3] == [name, "ab"[label]]
+    assert sorted(found) == sorted(tree)
+    assert examples.name(0) == f"{root}: {found[6]}"
+
+
+def test_encoded_images_are_not_opened(tree, tmp_path):
+    root = unpack(tmp_path, dict.fromkeys(tree, b"no image"))
+    assert len(index("folder", str(root)).splits["train"]) == 6
+
+
+def test_names_that_are_no_utf8(tree, tmp_path):
+    root = unpack(tmp_path, tree)
+    os.rename(root / "set/train/a/1.png", os.fsencode(root) + b"/set/train/a/\xff.png")
+    train = index("folder", str(root)).splits["train"]
+    data = sorted(data for name, data in tree.items() if "/train/" in name)
+    assert sorted(train.read(i) for i in range(6)) == data
+    read = train.storage.reader()
+    assert sorted(read(i).numpy() for i in range(6)) == data
+    assert len(train.digest()) == 32
+
+
+def test_order_of_classes(tree, tmp_path):
+    root = unpack(tmp_path, tree)
+    source, turned = index("folder", str(root)), index("folder", str(root), classes=("b", "a"))
+    assert turned.classes == ("b", "a")
+    for name, split in source.splits.items():
+        assert [data for data, _, _ in contents(split)] == [data for data, _, _ in contents(turned.splits[name])]
+        assert (turned.splits[name].labels == 1 - split.labels).all()
+    loaded = load("folder", str(root), image_size=8, classes=("b", "a"))
+    assert loaded.classes == ("b", "a") and loaded.splits["test"].labels.tolist() == [1, 1, 1, 0, 0, 0]
+    assert "--classes: lacks: b; not in the data: c" in refused(root, using=index, classes=("a", "c"))
+
+
+def test_links_of_a_folder(tree, tmp_path):
+    root = unpack(tmp_path / "tree", tree)
+    outside = unpack(tmp_path / "outside", {"1.png": picture(9), "a/1.png": picture(9)})
+    (root / "set/train/a/inside.png").symlink_to("1.png")
+    (root / "set/train/c").symlink_to(outside / "a", target_is_directory=True)  # not followed
+    os.mkfifo(root / "set/train/a/pipe.png")
+    assert len(index("folder", str(root)).splits["train"]) == 7
+    (root / "set/train/b/out.png").symlink_to(outside / "1.png")
+    assert "set/train/b/out.png: refused, a link that leads outside" in refused(root, using=index)
+
+
+def test_an_archive_too_large_for_memory_is_refused(tree, tmp_path, monkeypatch):
+    packed, root = pack(tmp_path / "c.tar", tree, "w"), unpack(tmp_path / "tree", tree)
+    monkeypatch.setattr("resnet_tf.data.splits.MAX_BYTES", sum(map(len, tree.values())) - 1)
+    message = refused(packed, using=index)
+    assert message.startswith(f"--data_dir: {packed} holds over") and "resnet_tf.prepare" in message
+    assert len(index("folder", str(root)).splits["train"]) == 6
+
+
+def test_a_large_folder_takes_little_time(tmp_path):
+    for split in ("train", "test"):
+        for label in "abcd":
+            (tmp_path / split / label).mkdir(parents=True)
+            for number in range(1000):
+                os.mknod(tmp_path / split / label / f"{number:04d}.jpg")
+    start = time.process_time()
+    source = index("folder", str(tmp_path))
+    assert time.process_time() - start < 2  # a million files: four minutes at the very worst
+    assert len(source.splits["train"]) == 4000
+
+
+def test_real_imagenette_archive(real_data):
+    source = index("folder", str(real_data / "imagenette192.tar"))
+    assert (len(source.splits["train"]), len(source.splits["test"]), len(source.classes)) == (9469, 3925, 10)
