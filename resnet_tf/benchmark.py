@@ -2,6 +2,8 @@
 
 `python -m resnet_tf.benchmark train --model=cifar_resnet20_v1 --peers=keras_fit`
 `python -m resnet_tf.benchmark build --model=resnet50_v1d --peers=keras_applications`
+`python -m resnet_tf.benchmark input --data_dir=FOLDER_OR_TAR --image_size=224 --peers=pillow,opencv`
+`python -m resnet_tf.benchmark augment --model=resnet50_v1b --image_size=224 --batch_size=256`
 """
 
 import sys
@@ -13,7 +15,7 @@ from resnet_tf.errors import InputError
 def main(argv=None):
     """Run the command; returns its exit code."""
     description = "Measure speed against peers: alternating, warm, median of several."
-    return command.launch(description, config.BenchmarkConfig, _run, argv, positional="train|build")
+    return command.launch(description, config.BenchmarkConfig, _run, argv, positional="train|build|input|augment")
 
 
 def _run(settings, kinds):
@@ -25,7 +27,11 @@ def _run(settings, kinds):
         from resnet_tf.models import benchmark
 
         return benchmark.benchmark_build(settings)
-    raise InputError(f"{' '.join(kinds) or 'nothing'} to measure: say train or build")
+    if kinds in (["input"], ["augment"]):
+        from resnet_tf.training import benchmark_input as benchmark
+
+        return (benchmark.benchmark_input if kinds == ["input"] else benchmark.benchmark_augment)(settings)
+    raise InputError(f"{' '.join(kinds) or 'nothing'} to measure: say train, build, input or augment")
 
 
 if __name__ == "__main__":

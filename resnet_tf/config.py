@@ -354,11 +354,15 @@ class BenchmarkSection:
     """Benchmark."""
 
     peers: tuple[str, ...] = setting(
-        ("keras_fit",), "Peers: keras_fit, keras_fit_our_layers (train); keras_applications (build)."
+        ("keras_fit",),
+        "Peers: keras_fit, keras_fit_our_layers (train); keras_applications (build); pillow, opencv, simplejpeg, "
+        "torchvision (input).",
     )
+    data_dir: str = setting("", "input: folder or tar archive of images, at any depth, or a folder of `prepare`.")
+    peers_data_dir: str = setting("", "input: the images that peers read, if others, such as the originals.")
     batch_size: int = setting(128, "Examples of a step over all replicas.", low=1)
     image_size: int = setting(32, "Height and width of the images in pixels.", low=8)
-    steps: int = setting(10, "Steps of one measurement.", low=1)
+    steps: int = setting(10, "Steps of one measurement; input: rounds through the images.", low=1)
     repeats: int = setting(5, "Measurements of each system in turn; the median is reported.", low=1)
     results: str = setting("", "CSV file to append a row for each system to.")
 

@@ -19,7 +19,7 @@ from resnet_tf.data import images
 
 DRAWS = 24  # numbers that a view may use
 _TRIES = 10  # as in torchvision and MXNet
-_POSITION, _MIRROR = 2 * _TRIES, 2 * _TRIES + 2  # where in the draws the position and the mirroring are
+_POSITION, MIRROR = 2 * _TRIES, 2 * _TRIES + 2  # where in the draws the position and the mirroring are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class View:
         """
         view = _on_image(data, box, lambda image: VIEWS[self.kind](image, draws, self))
         if self.mirror:
-            view = tf.cond(draws[_MIRROR] < 0.5, lambda: tf.reverse(view, [1]), lambda: view)
+            view = tf.cond(draws[MIRROR] < 0.5, lambda: tf.reverse(view, [1]), lambda: view)
         return tf.ensure_shape(view, [self.size, self.size, 3])
 
 

@@ -1,0 +1,300 @@
+"""How fast images are read: the host part beside other decoders, and the device part beside a training step."""
+
+import io
+import os
+import pathlib
+import statistics
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from resnet_tf import config as configuration
+from resnet_tf import measure
+from resnet_tf.data import archives, batches, colour, draws, geometry, images, shards
+from resnet_tf.data.augmentation import Augmentation
+from resnet_tf.data.examples import Examples, Memory
+from resnet_tf.errors import InputError
+from resnet_tf.models import create_model
+from resnet_tf.training import devices, optimizer, record, schedule
+from resnet_tf.training.step import Engine
+
+_MAX_IMAGES = 1000
+_HOST_BATCH = 50
+_ALL_ON = Augmentation((0.4, 0.0, 0.4, 0.4), lighting=0.1, erasing=0.25, mixup=0.2)
+
+
+def benchmark_input(config):
+    """Measure decoding, random resized crop and mirroring into uint8 batches, beside peers.
+
+    Ours is the stream that training reads. All systems get the same encoded images from memory and cut the same
+    boxes, and each is timed by the processor time that it used on one thread: images a second of one core.
+
+    Args:
+        config: a `config.BenchmarkConfig`.
+
+    Returns:
+        What `measure.summary` makes of it, in images/s of one core, and "threads": {number: images/s by the clock}.
+
+    Raises:
+        InputError: no images, an unknown peer, or a peer's package that is not installed.
+    """
+    settings = config.benchmark
+    measure.check_peers(settings.peers, _PEERS)
+    if settings.results:
+        record.check_results(settings.results, record.SPEED_COLUMNS)
+    started, size = time.monotonic(), settings.image_size
+    encoded = read_images(settings.data_dir)
+    originals = read_images(settings.peers_data_dir) if settings.peers_data_dir else encoded
+    rounds = settings.steps
+    view = geometry.View("random_resized_crop", size)
+    examples = _examples(encoded)
+    order, numbers = _draw(len(originals), len(originals) * rounds)
+    boxes = [_box(originals[index], row) for index, row in zip(order, numbers, strict=True)]
+    mirrored = numbers[:, geometry.MIRROR] < 0.5
+
+    def ours(threads, clock):
+        # A stream of its own each time: opening it and filling its buffers counts.
+        stream = batches.training(examples, view, batch=_HOST_BATCH, threads=threads)
+        begun = clock()
+        for _ in stream.take(len(examples) * rounds // _HOST_BATCH):
+            pass
+        return clock() - begun
+
+    def peer(name):
+        see = _PEERS[name](size)
+
+        def run():
+            begun, batch = time.process_time(), []
+            for index, box, flip in zip(order, boxes, mirrored, strict=True):
+                batch.append(see(originals[index], box, flip))
+                if len(batch) == _HOST_BATCH:
+                    np.stack(batch)
+                    batch = []
+            return time.process_time() - begun
+
+        return run
+
+    systems = {"ours": lambda: ours(1, time.process_time)} | {name: peer(name) for name in settings.peers}
+    seconds = measure.in_turn(systems, settings.repeats)
+    counts = {name: len(originals) * rounds for name in systems} | {
+        "ours": len(examples) * rounds // _HOST_BATCH * _HOST_BATCH
+    }
+    rates = {name: [counts[name] / taken for taken in values] for name, values in seconds.items()}
+    result = measure.summary("input", "random_resized_crop", "images/s of a core", rates, higher_is_better=True)
+    clocks = {str(threads): lambda threads=threads: ours(threads, time.perf_counter) for threads in _thread_counts()}
+    walls = measure.in_turn(clocks, settings.repeats)
+    result["threads"] = {name: round(counts["ours"] / statistics.median(values), 1) for name, values in walls.items()}
+    _append(config, result, started, f"{size} pixels", _HOST_BATCH)
+    return result
+
+
+def benchmark_augment(config):
+    """Measure the device part, jitter, lighting, normalisation, erasing and mixup, beside a training step.
+
+    Args:
+        config: a `config.BenchmarkConfig`.
+
+    Returns:
+        What `measure.summary` makes of it, in ms of a step with everything on, and "device_part_ms": of the
+        device part alone, compiled by itself, and "share": of the step without it.
+    """
+    settings = config.benchmark
+    if settings.results:
+        record.check_results(settings.results, record.SPEED_COLUMNS)
+    started, size, batch = time.monotonic(), settings.image_size, settings.batch_size
+    strategy = devices.make_strategy(1)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (2 * batch, size, size, 3), np.uint8)
+    labels = rng.integers(0, 1000, 2 * batch, np.int32)
+    on_gpu = devices.on_gpu(strategy)
+    order = np.tile(np.arange(2 * batch, dtype=np.int32).reshape(2, batch), (-(-settings.steps // 2), 1))
+
+    def step(augmentation):
+        recipe = configuration.OptimizerConfig()
+        with strategy.scope():
+            model = create_model(
+                config.model.model, num_classes=1000, input_shape=(size, size, 3),
+                dtype=configuration.PRECISIONS[config.device.precision],
+            )  # fmt: skip
+            engine = Engine(
+                strategy, model, colour.IMAGENET, optimizer=optimizer.from_config(recipe, model),
+                schedule=schedule.Schedule(0.01), augmentation=augmentation,
+                loss_scale=optimizer.LossScale() if config.device.precision == "float16" else None,
+            )  # fmt: skip
+        data = engine.place(pixels, labels)
+
+        def run():
+            begun = time.perf_counter()
+            engine.train(data, order, settings.steps).numpy()  # waits for the device
+            return time.perf_counter() - begun
+
+        return run
+
+    @tf.function(jit_compile=on_gpu, autograph=False)
+    def alone(some, targets, keys):
+        def body(index, total):
+            # Keys differ from pass to pass, so that nothing is hoisted out of the loop.
+            seen = _ALL_ON.colour(some, keys + index, colour.IMAGENET)
+            seen, mixed = _ALL_ON.mix(seen, targets, keys + index)
+            return index + 1, total + tf.reduce_sum(seen[:, ::size, ::size]) + tf.reduce_sum(mixed)
+
+        return tf.while_loop(lambda index, _: index < settings.steps, body, [tf.constant(0, tf.int64), tf.zeros([])])[1]
+
+    keys = draws.keys(0, tf.zeros([batch], tf.int64), tf.range(batch, dtype=tf.int64))
+    inputs = (tf.constant(pixels[:batch]), tf.one_hot(labels[:batch], 1000), keys)
+
+    def part():
+        begun = time.perf_counter()
+        alone(*inputs).numpy()
+        return time.perf_counter() - begun
+
+    systems = {"ours": step(_ALL_ON), "without": step(Augmentation()), "device_part": part}
+    seconds = measure.in_turn(systems, settings.repeats)
+    times = {name: [1000 * taken / settings.steps for taken in values] for name, values in seconds.items()}
+    alone_ms = times.pop("device_part")
+    result = measure.summary("augment", config.model.model, "ms", times, higher_is_better=False)
+    result["device_part_ms"] = round(statistics.median(alone_ms), 3)
+    result["share"] = round(result["device_part_ms"] / result["peers"]["without"], 4)
+    speeds = {**result, "ours": 1000 * batch / result["ours"]}
+    speeds["peers"] = {
+        "without": 1000 * batch / result["peers"]["without"],
+        "device_part": 1000 * batch / result["device_part_ms"],
+    }
+    _append(config, speeds, started, config.model.model, batch)
+    return result
+
+
+def _thread_counts():
+    return sorted({1, min(2, os.cpu_count() or 1), os.cpu_count() or 1})
+
+
+def _append(config, result, started, model, batch):
+    settings = config.benchmark
+    if not settings.results:
+        return
+    common = record.provenance(0, time.monotonic() - started) | {
+        "benchmark": result["benchmark"], "model": model, "batch": batch, "precision": config.device.precision,
+        "strategy": "one core" if result["benchmark"] == "input" else "one device",
+    }  # fmt: skip
+    threads = {f"ours, {name} threads": rate for name, rate in result.get("threads", {}).items()}
+    for name, rate in {"ours": result["ours"], **result["peers"], **threads}.items():
+        figures = {"images_per_second": round(rate, 1), "ratio": result["ratio"].get(name, "")}
+        record.append_result(settings.results, record.SPEED_COLUMNS, common | {"system": name} | figures)
+
+
+# --- Images and what is drawn for them -------------------------------------------------------------------------------
+
+
+def read_images(data_dir):
+    """Read encoded images into memory, at most 1,000: of a folder or tar at any depth, or of a prepared folder.
+
+    Raises:
+        InputError: there are none.
+    """
+    if not data_dir:
+        raise InputError("--data_dir is not set: a folder or tar archive of images to read")
+    path = pathlib.Path(data_dir)
+    if (path / "index.json").exists():
+        index = shards.read_index(path)
+        split = shards.read_split(path, index, next(iter(index["splits"])))
+        return [split.read(example) for example in range(min(len(split), _MAX_IMAGES))]
+    found = []
+    suffixes = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+    for name, data in archives.read_members(path, lambda name: name.lower().endswith(suffixes)):
+        images.check_header(data, f"{path}: {name}")
+        found.append(data)
+        if len(found) == _MAX_IMAGES:
+            break
+    if not found:
+        raise InputError(f"--data_dir={data_dir}: no images there")
+    return found
+
+
+def _examples(encoded):
+    names = [f"image {index}" for index in range(len(encoded))]
+    return Examples(Memory("memory", names, encoded), np.arange(len(encoded)), np.zeros(len(encoded), np.int32))
+
+
+def _draw(count, positions):
+    """What a stream of so many positions draws: examples, and the numbers of their views."""
+    position = tf.range(positions, dtype=tf.int64)
+    example = batches.shuffled(position % count, 0, position // count, count)
+    keys = draws.keys(0, position // count, example)
+    return example.numpy(), draws.uniform(keys, draws.Stream.GEOMETRY, geometry.DRAWS).numpy()
+
+
+def _box(data, numbers):
+    height, width = images.decode(data).shape[:2]
+    default = geometry.View("random_resized_crop", 1)
+    box = geometry.random_box(tf.constant(height), tf.constant(width), numbers, default.area, default.aspect)
+    return [int(side) for side in box]
+
+
+# --- Peers: function(size) -> function(encoded, box, mirror) -> uint8 [size, size, 3] ---------------------------------
+
+
+def _module(name, package):
+    try:
+        return __import__(name, fromlist=["_"])
+    except ImportError as error:
+        raise InputError(f"--peers: {package} is not installed ({error})") from None
+
+
+def _pillow(size):
+    image = _module("PIL.Image", "pillow")
+
+    def see(data, box, mirror):
+        top, left, height, width = box
+        pixels = image.open(io.BytesIO(data)).convert("RGB").crop((left, top, left + width, top + height))
+        pixels = np.asarray(pixels.resize((size, size), image.Resampling.BILINEAR))
+        return pixels[:, ::-1] if mirror else pixels
+
+    return see
+
+
+def _torchvision(size):
+    image, torch = _module("PIL.Image", "pillow"), _module("torch", "torch")
+    functional = _module("torchvision.transforms.functional", "torchvision")
+    torch.set_num_threads(1)
+
+    def see(data, box, mirror):
+        pixels = functional.resized_crop(image.open(io.BytesIO(data)).convert("RGB"), *box, [size, size])
+        return functional.pil_to_tensor(functional.hflip(pixels) if mirror else pixels)
+
+    return see
+
+
+def _with_opencv(decode):
+    def make(size):
+        cv2 = _module("cv2", "opencv-python-headless")
+        cv2.setNumThreads(1)
+        read = decode(cv2)
+
+        def see(data, box, mirror):
+            top, left, height, width = box
+            pixels = read(data)[top : top + height, left : left + width]
+            pixels = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_LINEAR)
+            return pixels[:, ::-1] if mirror else pixels
+
+        return see
+
+    return make
+
+
+def _decode_opencv(cv2):
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    return lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+
+
+def _decode_simplejpeg(cv2):
+    decode = _module("simplejpeg", "simplejpeg").decode_jpeg
+    return lambda data: decode(data, colorspace="RGB")
+
+
+_PEERS = {
+    "pillow": _pillow,
+    "torchvision": _torchvision,
+    "opencv": _with_opencv(_decode_opencv),
+    "simplejpeg": _with_opencv(_decode_simplejpeg),
+}
