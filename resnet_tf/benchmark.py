@@ -6,6 +6,7 @@
 `python -m resnet_tf.benchmark augment --model=resnet50_v1b --image_size=224 --batch_size=256`
 """
 
+import contextlib
 import sys
 
 from resnet_tf import command, config
@@ -14,6 +15,10 @@ from resnet_tf.errors import InputError
 
 def main(argv=None):
     """Run the command; returns its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if any("torchvision" in argument for argument in arguments):
+        with contextlib.suppress(ImportError):
+            import torchvision  # noqa: F401  (crashes the process where TensorFlow is imported before it)
     description = "Measure speed against peers: alternating, warm, median of several."
     return command.launch(description, config.BenchmarkConfig, _run, argv, positional="train|build|input|augment")
 
@@ -31,7 +36,7 @@ def _run(settings, kinds):
         from resnet_tf.training import benchmark_input as benchmark
 
         return (benchmark.benchmark_input if kinds == ["input"] else benchmark.benchmark_augment)(settings)
-    raise InputError(f"{' '.join(kinds) or 'nothing'} to measure: say train, build, input or augment")
+    raise InputError(f"{' '.join(kinds) or 'nothing'} to measure: say train or build, input or augment")
 
 
 if __name__ == "__main__":

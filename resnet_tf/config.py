@@ -94,9 +94,6 @@ class ViewConfig:
     )
     mirror: bool = setting(True, "Mirror training images with probability 0.5.")
     repeats: int = setting(1, "Views of an image in a batch, in as many fewer images an epoch (Hoffer 2020).", low=1)
-    rand_augment: tuple[float, ...] = setting(
-        (), "RandAugment: operations an image and their magnitude of 10, such as 2,9."
-    )
     color_jitter: tuple[float, ...] = setting(
         (), "Ranges of the factors of brightness, contrast, saturation, hue; Bag of Tricks: 0.4,0,0.4,0.4."
     )
@@ -214,9 +211,9 @@ def check_data(data):
 
 _VIEW_SETTINGS = {  # which view uses what, of the settings that not all views use
     "pad_crop": {"pad"},
-    "random_resized_crop": {"area", "aspect", "repeats", "rand_augment", "threads"},
-    "scale_jitter": {"scale", "repeats", "rand_augment", "threads"},
-    "resize_crop": {"scale", "repeats", "rand_augment", "threads"},
+    "random_resized_crop": {"area", "aspect", "repeats", "threads"},
+    "scale_jitter": {"scale", "repeats", "threads"},
+    "resize_crop": {"scale", "repeats", "threads"},
 }
 
 
@@ -247,9 +244,6 @@ def check_views(views, data, batch):
     jitter = views.color_jitter
     if jitter and (len(jitter) != 4 or any(not 0 <= value <= 1 for value in jitter)):
         raise InputError(f"--color_jitter={_listed(jitter)}: not four numbers in the range 0 to 1")
-    randomly = views.rand_augment
-    if randomly and (len(randomly) != 2 or randomly[0] != int(randomly[0]) or randomly[0] < 1 or randomly[1] < 0):
-        raise InputError(f"--rand_augment={_listed(randomly)}: not a number of operations and a magnitude, as in 2,9")
     for name in ("mixup", "cutmix"):
         if getattr(views, name) and batch % 2:
             raise InputError(f"--{name} pairs examples: --batch_size must be even on each replica")

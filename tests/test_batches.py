@@ -216,7 +216,6 @@ def test_bad_image_ends_a_run_and_is_named(tmp_path, capsys):
         (["--view=scale_jitter", "--scale=8,40"], "--scale"),
         (["--view=resize_crop"], "--scale"),
         (["--color_jitter=0.4,0.4"], "--color_jitter"),
-        (["--view=random_resized_crop", "--rand_augment=2"], "--rand_augment"),
         (["--mixup=0.2", "--batch_size=7"], "--mixup"),
         (["--resize=8"], "--resize"),
         (["--skip_bad_images=1"], "--skip_bad_images"),

@@ -172,8 +172,14 @@ def test_every_file_is_an_example_once_and_an_archive_has_the_same(tree, tmp_pat
     assert examples.name(0) == f"{root}: {found[6]}"
 
 
-def test_encoded_images_are_not_opened(tree, tmp_path):
-    root = unpack(tmp_path, dict.fromkeys(tree, b"no image"))
+def test_encoded_images_are_not_opened(tree, tmp_path, monkeypatch):
+    root = unpack(tmp_path, tree)
+
+    def refuse(*_, **__):
+        raise AssertionError("a file was opened")
+
+    for where in ("builtins.open", "io.open", "os.open"):
+        monkeypatch.setattr(where, refuse)
     assert len(index("folder", str(root)).splits["train"]) == 6
 
 
@@ -217,18 +223,6 @@ def test_an_archive_too_large_for_memory_is_refused(tree, tmp_path, monkeypatch)
     message = refused(packed, using=index)
     assert message.startswith(f"--data_dir: {packed} holds over") and "resnet_tf.prepare" in message
     assert len(index("folder", str(root)).splits["train"]) == 6
-
-
-def test_a_large_folder_takes_little_time(tmp_path):
-    for split in ("train", "test"):
-        for label in "abcd":
-            (tmp_path / split / label).mkdir(parents=True)
-            for number in range(1000):
-                os.mknod(tmp_path / split / label / f"{number:04d}.jpg")
-    start = time.process_time()
-    source = index("folder", str(tmp_path))
-    assert time.process_time() - start < 2  # a million files: four minutes at the very worst
-    assert len(source.splits["train"]) == 4000
 
 
 def test_real_imagenette_archive(real_data):

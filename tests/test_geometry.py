@@ -253,7 +253,7 @@ def test_ten_crop_of_an_image_that_needs_no_scaling(shape, rng):
 
 def test_ten_crop_equals_torchvision():
     """Made with torchvision.transforms.functional.ten_crop by benchmarks/peers/make_ten_crop.py."""
-    golden = np.load(pathlib.Path(__file__).parent / "golden" / "ten_crop.npz")
+    golden = np.load(pathlib.Path(__file__).parent / "golden" / "views" / "ten_crop.npz")
     size = golden["crops"].shape[1]
     seen = geometry.ten_crop(encode(golden["image"]), size, min(golden["image"].shape[:2]))
     np.testing.assert_array_equal(seen, golden["crops"])

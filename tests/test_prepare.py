@@ -167,7 +167,7 @@ def test_resized_as_pillow_does(shape, tmp_path):
 @pytest.mark.parametrize("shorter_side", [0, 48])
 def test_other_formats_become_jpeg_unless_all_is_kept(form, shorter_side, tmp_path):
     data = encoded(smooth(20, 30), form)
-    prepare(source_of(train=memory([data])), tmp_path / "out", shorter_side=shorter_side)
+    prepare(source_of(train=memory([data])), tmp_path / "out", shorter_side=shorter_side, quality=100)
     (record,) = records_of(tmp_path / "out", "train").values()
     stored = record["image/encoded"]
     assert (record["image/height"], record["image/width"]) == (20, 30)

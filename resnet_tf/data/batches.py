@@ -12,12 +12,10 @@ import tensorflow as tf
 from resnet_tf.data import augmentation as augmentations
 from resnet_tf.data import draws, geometry
 
-_AHEAD = 3  # batches that wait, decoded
+AHEAD = 3  # batches that wait, decoded
 
 
-def training(
-    examples, view, *, batch, seed=0, first_step=0, repeats=1, rand_augment=(), threads=0, replica=0, replicas=1
-):
+def training(examples, view, *, batch, seed=0, first_step=0, repeats=1, threads=0, replica=0, replicas=1):
     """Endless batches of random views.
 
     Each epoch is a permutation of its own. With `repeats` an epoch has as many views, of as many fewer
@@ -30,7 +28,6 @@ def training(
         seed: of the run.
         first_step: where to begin, in global batches.
         repeats: views of each image that an epoch has room for.
-        rand_augment: (operations, magnitude) of RandAugment, or () for none.
         threads: that decode; 0 for one for each core.
         replica: whose part of each global batch is wanted, from 0.
         replicas: into how many parts it is cut.
@@ -52,10 +49,7 @@ def training(
 
     def see(example, key, numbers):
         data, box, label = read(example)
-        pixels = view(data, numbers, box)
-        if rand_augment:
-            pixels = augmentations.rand_augment(pixels, key, *rand_augment)
-        return {"pixels": pixels, "labels": label, "keys": key}
+        return {"pixels": view(data, numbers, box), "labels": label, "keys": key}
 
     steps = tf.data.Dataset.range(first_step, tf.int64.max)
     return _batched(steps.map(place).unbatch(), see, part, threads, replicas)
@@ -154,4 +148,4 @@ def _batched(places, see, part, threads, replicas):
     options.threading.max_intra_op_parallelism = 1  # images are many; one thread each is the most efficient
     parallel = max(1, threads // replicas)
     views = places.map(see, num_parallel_calls=parallel, deterministic=True)
-    return views.batch(part, drop_remainder=True).prefetch(_AHEAD).with_options(options)
+    return views.batch(part, drop_remainder=True).prefetch(AHEAD).with_options(options)

@@ -25,7 +25,6 @@ class Stream(enum.IntEnum):
     ERASING = 4
     MIXING = 5
     PLACING = 6
-    RANDAUGMENT = 7
 
 
 def keys(seed, epoch, example):

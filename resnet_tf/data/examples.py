@@ -14,6 +14,9 @@ import tensorflow as tf
 
 from resnet_tf.errors import InputError
 
+# What TensorFlow's operations raise; the second where a message quotes a record that is no text.
+TENSORFLOW_ERRORS = (tf.errors.OpError, UnicodeDecodeError)
+
 
 class Storage(Protocol):
     """Where encoded images are."""
@@ -137,8 +140,8 @@ class Records:
             return self.reader()(tf.constant(image, tf.int64)).numpy()
         except tf.errors.DataLossError as error:
             raise InputError(f"{self.name(image)}: broken checksum or truncated shard") from error
-        except tf.errors.OpError as error:
-            reason = " ".join(error.message.split())
+        except TENSORFLOW_ERRORS as error:
+            reason = " ".join(getattr(error, "message", "no tf.train.Example").split())
             raise InputError(f"{self.name(image)}: cannot be read ({reason})") from error
 
     def reader(self):

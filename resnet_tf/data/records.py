@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_tf.data import shards
-from resnet_tf.data.examples import Examples, Records
+from resnet_tf.data.examples import TENSORFLOW_ERRORS, Examples, Records
 from resnet_tf.data.folder import SPLIT_NAMES
 from resnet_tf.data.progress import Progress
 from resnet_tf.data.splits import Indexed, arranged, existing, listed, with_test
@@ -247,10 +247,13 @@ def _scan_all(paths: dict[str, list[str]], parse: Callable, size: int) -> dict[s
 
     def read(path: str) -> Columns:
         try:
-            values = columns(tf.constant(path))
-        except tf.errors.OpError as error:
-            raise _fault(path, parse, error) from error
-        return {name: value.numpy() for name, value in values.items()}
+            values = {name: value.numpy() for name, value in columns(tf.constant(path)).items()}
+        except TENSORFLOW_ERRORS as error:
+            raise _fault(path, parse) from error
+        # TensorFlow takes a file that ends within the first bytes of a record for whole.
+        if int((values["length"].astype(np.int64) + _FRAME).sum()) != os.path.getsize(path):
+            raise _fault(path, parse)
+        return values
 
     pool = futures.ThreadPoolExecutor(max_workers=2 * os.cpu_count())
     try:
@@ -286,17 +289,19 @@ def _column_reader(parse: Callable) -> Callable[[tf.Tensor], dict[str, tf.Tensor
     return read
 
 
-def _fault(path: str, parse: Callable, error: tf.errors.OpError) -> InputError:
+def _fault(path: str, parse: Callable) -> InputError:
     """Says where a shard is bad, by reading it again."""
-    offset, fault = 0, " ".join(error.message.split())[:200]
+    offset, fault = 0, "broken checksum or truncated shard; fetch it again"
     try:
         for record in _records(path):
             parse(record)
             offset += _FRAME + len(record.numpy())
     except tf.errors.DataLossError:
-        return InputError(f"{path}: record at byte {offset}: broken checksum or truncated shard; fetch it again")
-    except tf.errors.OpError as found:
-        fault = " ".join(found.message.split())[:200]
+        pass
+    except tf.errors.OpError as error:
+        fault = " ".join(error.message.split())[:200]
+    except UnicodeDecodeError:
+        fault = "no tf.train.Example"
     return InputError(f"{path}: record at byte {offset}: {fault}")
 
 

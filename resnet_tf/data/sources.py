@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_tf.data import cifar, folder, images, records, tfds, verify, voc
-from resnet_tf.data.examples import Examples, Memory
+from resnet_tf.data.examples import TENSORFLOW_ERRORS, Examples, Memory
 from resnet_tf.data.splits import Indexed, Loaded, Source, Split, check_total, resized
 from resnet_tf.errors import InputError
 
@@ -147,7 +147,7 @@ def _decode_all(examples: Examples, image_size: int) -> np.ndarray:
         for batch in dataset.map(view, num_parallel_calls=os.cpu_count()).batch(256).prefetch(2):
             result[done : done + len(batch)] = batch.numpy()
             done += len(batch)
-    except tf.errors.OpError:
+    except TENSORFLOW_ERRORS:
         for example in range(done, len(examples)):  # which one was it?
             fault = verify.reason(examples, example)
             if fault:

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -103,9 +104,10 @@ def _prepare(root: Path, name: str) -> None:
         config = tfds.download.DownloadConfig(
             manual_dir=str(root / "downloads" / "manual"), try_download_gcs=False, compute_stats="skip"
         )
-        builder.download_and_prepare(
-            download_dir=str(root / "downloads"), download_config=config, file_format="tfrecord"
-        )
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for results
+            builder.download_and_prepare(
+                download_dir=str(root / "downloads"), download_config=config, file_format="tfrecord"
+            )
 
 
 def _import_tfds(root: Path):

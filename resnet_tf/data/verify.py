@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_tf.data import images
-from resnet_tf.data.examples import Examples, Storage
+from resnet_tf.data.examples import TENSORFLOW_ERRORS, Examples, Storage
 from resnet_tf.data.progress import Progress
 from resnet_tf.errors import InputError
 
@@ -129,7 +129,7 @@ def _sides(storage: Storage, chosen: np.ndarray) -> Iterator[np.ndarray | str]:
     for image in chosen:
         try:
             yield next(iterator).numpy()[:2]
-        except tf.errors.OpError:  # the iterator goes on with the next image
+        except TENSORFLOW_ERRORS:  # the iterator goes on with the next image
             one = Examples(storage, np.array([image]), np.zeros(1, np.int32))
             yield reason(one, 0) or "damaged image"
 

@@ -53,13 +53,30 @@ def benchmark_input(config):
     boxes = [_box(originals[index], row) for index, row in zip(order, numbers, strict=True)]
     mirrored = numbers[:, geometry.MIRROR] < 0.5
 
-    def ours(threads, clock):
-        # A stream of its own each time: opening it and filling its buffers counts.
-        stream = batches.training(examples, view, batch=_HOST_BATCH, threads=threads)
-        begun = clock()
-        for _ in stream.take(len(examples) * rounds // _HOST_BATCH):
-            pass
-        return clock() - begun
+    def opened(threads):
+        stream = iter(batches.training(examples, view, batch=_HOST_BATCH, threads=threads))
+        for _ in range(batches.AHEAD + 1):
+            next(stream)
+        return stream
+
+    per_turn = max(1, len(examples) * rounds // _HOST_BATCH)
+
+    def processor_time():
+        # From a stream whose buffers are full, with nothing in work, to the next time that this is so.
+        stream = opened(1)
+        time.sleep(1.0)
+        begun = time.process_time()
+        for _ in range(per_turn):
+            next(stream)
+        time.sleep(1.0)
+        return time.process_time() - begun
+
+    def clock_time(threads):
+        stream = opened(threads)  # and emptied: every batch from here on is waited for
+        begun = time.perf_counter()
+        for _ in range(per_turn):
+            next(stream)
+        return time.perf_counter() - begun
 
     def peer(name):
         see = _PEERS[name](size)
@@ -75,14 +92,12 @@ def benchmark_input(config):
 
         return run
 
-    systems = {"ours": lambda: ours(1, time.process_time)} | {name: peer(name) for name in settings.peers}
+    systems = {"ours": processor_time} | {name: peer(name) for name in settings.peers}
     seconds = measure.in_turn(systems, settings.repeats)
-    counts = {name: len(originals) * rounds for name in systems} | {
-        "ours": len(examples) * rounds // _HOST_BATCH * _HOST_BATCH
-    }
+    counts = {name: len(originals) * rounds for name in systems} | {"ours": per_turn * _HOST_BATCH}
     rates = {name: [counts[name] / taken for taken in values] for name, values in seconds.items()}
     result = measure.summary("input", "random_resized_crop", "images/s of a core", rates, higher_is_better=True)
-    clocks = {str(threads): lambda threads=threads: ours(threads, time.perf_counter) for threads in _thread_counts()}
+    clocks = {str(threads): lambda threads=threads: clock_time(threads) for threads in _thread_counts()}
     walls = measure.in_turn(clocks, settings.repeats)
     result["threads"] = {name: round(counts["ours"] / statistics.median(values), 1) for name, values in walls.items()}
     _append(config, result, started, f"{size} pixels", _HOST_BATCH)
@@ -96,8 +111,8 @@ def benchmark_augment(config):
         config: a `config.BenchmarkConfig`.
 
     Returns:
-        What `measure.summary` makes of it, in ms of a step with everything on, and "device_part_ms": of the
-        device part alone, compiled by itself, and "share": of the step without it.
+        What `measure.summary` makes of it, in ms of a step with everything on, "device_part_ms", what that adds
+        to a step without, and "share", of such a step.
     """
     settings = config.benchmark
     if settings.results:
@@ -107,7 +122,6 @@ def benchmark_augment(config):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (2 * batch, size, size, 3), np.uint8)
     labels = rng.integers(0, 1000, 2 * batch, np.int32)
-    on_gpu = devices.on_gpu(strategy)
     order = np.tile(np.arange(2 * batch, dtype=np.int32).reshape(2, batch), (-(-settings.steps // 2), 1))
 
     def step(augmentation):
@@ -131,36 +145,14 @@ def benchmark_augment(config):
 
         return run
 
-    @tf.function(jit_compile=on_gpu, autograph=False)
-    def alone(some, targets, keys):
-        def body(index, total):
-            # Keys differ from pass to pass, so that nothing is hoisted out of the loop.
-            seen = _ALL_ON.colour(some, keys + index, colour.IMAGENET)
-            seen, mixed = _ALL_ON.mix(seen, targets, keys + index)
-            return index + 1, total + tf.reduce_sum(seen[:, ::size, ::size]) + tf.reduce_sum(mixed)
-
-        return tf.while_loop(lambda index, _: index < settings.steps, body, [tf.constant(0, tf.int64), tf.zeros([])])[1]
-
-    keys = draws.keys(0, tf.zeros([batch], tf.int64), tf.range(batch, dtype=tf.int64))
-    inputs = (tf.constant(pixels[:batch]), tf.one_hot(labels[:batch], 1000), keys)
-
-    def part():
-        begun = time.perf_counter()
-        alone(*inputs).numpy()
-        return time.perf_counter() - begun
-
-    systems = {"ours": step(_ALL_ON), "without": step(Augmentation()), "device_part": part}
+    systems = {"ours": step(_ALL_ON), "without": step(Augmentation())}
     seconds = measure.in_turn(systems, settings.repeats)
     times = {name: [1000 * taken / settings.steps for taken in values] for name, values in seconds.items()}
-    alone_ms = times.pop("device_part")
     result = measure.summary("augment", config.model.model, "ms", times, higher_is_better=False)
-    result["device_part_ms"] = round(statistics.median(alone_ms), 3)
-    result["share"] = round(result["device_part_ms"] / result["peers"]["without"], 4)
-    speeds = {**result, "ours": 1000 * batch / result["ours"]}
-    speeds["peers"] = {
-        "without": 1000 * batch / result["peers"]["without"],
-        "device_part": 1000 * batch / result["device_part_ms"],
-    }
+    without = result["peers"]["without"]
+    result["device_part_ms"] = round(result["ours"] - without, 3)
+    result["share"] = round(result["device_part_ms"] / without, 4)
+    speeds = result | {"ours": 1000 * batch / result["ours"], "peers": {"without": 1000 * batch / without}}
     _append(config, speeds, started, config.model.model, batch)
     return result
 

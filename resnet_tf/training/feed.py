@@ -105,7 +105,8 @@ def named_errors(split):
     """
     try:
         yield
-    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.NotFoundError):
+    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.NotFoundError, UnicodeDecodeError):
+        # The last where TensorFlow's message quotes bytes that are no text.
         if not isinstance(split, Split):
             verify.verify(split, 0)
         raise
@@ -131,12 +132,11 @@ class Training:
             self._order = np.zeros((most, self._batch), np.int32)
             return
         view, views = view_of(config), config.views
-        randomly = (int(views.rand_augment[0]), views.rand_augment[1]) if views.rand_augment else ()
 
         def part(replica, replicas):
             return batches.training(
                 split, view, batch=self._batch, seed=self._seed, first_step=first_step, repeats=views.repeats,
-                rand_augment=randomly, threads=views.threads, replica=replica, replicas=replicas,
+                threads=views.threads, replica=replica, replicas=replicas,
             )  # fmt: skip
 
         self._data, self._order = engine.stream(part), None
