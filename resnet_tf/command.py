@@ -1,7 +1,8 @@
 """What every command shares: flags in groups, errors of one line, and one JSON line last on stdout.
 
 Exit codes: 0 done; 1 bad input (a file, a folder, a combination of flags); 2 a flag that does not
-exist or cannot hold its value; 130 interrupted.
+exist or cannot hold its value; 75 a training that was stopped by SIGTERM or SIGINT with everything saved,
+or by the end of another machine of its cluster: start it again to go on; 130 interrupted.
 """
 
 import errno
@@ -51,10 +52,14 @@ def launch(description, config_type, run, argv=None, positional=""):
     except InputError as error:
         return _fail(error, 1)
     _import_tensorflow()
+    from resnet_tf.training import signals
+
     try:
         result = run(settings, rest)
     except InputError as error:
         return _fail(error, 1)
+    except signals.Stopped as stopped:
+        return _fail(stopped, signals.EXIT_CODE, "stopped")
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:
@@ -87,8 +92,8 @@ def _import_tensorflow():
             os.close(stderr)
 
 
-def _fail(error, code):
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+def _fail(error, code, kind="error"):
+    print(f"{kind}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     return code
 
 

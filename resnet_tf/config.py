@@ -14,8 +14,8 @@ from resnet_tf.errors import InputError
 SMALL_DATASETS = ("cifar10", "cifar100", "digits", "synthetic")
 DATASETS = (*SMALL_DATASETS, "folder", "records", "tfds", "voc")
 
-# Precision names and the Keras policies behind them: variables and logits stay float32 in all three.
-PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+# Precision names and the Keras policies behind them: variables and logits stay float32 in all of them.
+PRECISIONS = {"float32": "float32", "tf32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
 def setting(default, help, *, choices=None, low=None, high=None, changes_result=True):
@@ -47,7 +47,17 @@ class ModelConfig:
     initializer: str = setting(
         "he", "he: Gaussian, fan-out (He et al. 2015); xavier: uniform (Bag of Tricks).", choices=("he", "xavier")
     )
-    sync_bn: bool = setting(False, "Batch normalisation over the global batch, not each replica's part of it.")
+    bn: str = setting(
+        "local",
+        "Batch normalisation over each replica's part of the batch (moving statistics are averaged over replicas), "
+        "over the global batch, or by --init_from's moving statistics, which stay as they are with gamma and beta.",
+        choices=("local", "sync", "frozen"),
+    )
+    init_from: str = setting(
+        "",
+        "Weights to start from: a run, an exported model, or MODEL:FILE as in --teacher; a head of other classes "
+        "starts anew.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,35 +121,104 @@ class OptimizerConfig:
     train_steps: int = setting(0, "Length of the training in steps.", low=0)
     train_epochs: float = setting(0.0, "Length of the training in epochs, where --train_steps is 0.", low=0.0)
     batch_size: int = setting(128, "Global batch: examples of one step over all replicas.", low=1)
-    momentum: float = setting(0.9, "Momentum of SGD.", low=0.0, high=1.0)
-    nesterov: bool = setting(False, "Nesterov's form of the momentum.")
+    accumulate: int = setting(
+        1, "Work through each replica's batch in so many parts, one after another, to save memory.", low=1
+    )
+    optimizer: str = setting(
+        "sgd",
+        "sgd, and nesterov: with momentum; adam: L2 in the gradient; adamw, lamb: decoupled decay.",
+        choices=("sgd", "nesterov", "adam", "adamw", "lamb"),
+    )
+    momentum: float = setting(0.9, "Momentum of SGD; beta 1 of Adam and LAMB.", low=0.0, high=1.0)
+    weight_decay: float = setting(
+        1e-4, "Lambda of lambda/2 |w|^2, added to the gradient; for adamw and lamb, times the rate, off the weight.",
+        low=0.0,
+    )  # fmt: skip
+    decay: str = setting(
+        "kernels",
+        "What decays: kernels (of convolutions and dense layers), all (also biases, gamma, beta), none.",
+        choices=("kernels", "all", "none"),
+    )
+    clip: float = setting(0.0, "Largest norm of the gradient, after the sum over replicas. 0: no limit.", low=0.0)
+    ema: float = setting(
+        0.0, "Decay of a moving average of all weights, evaluated beside them (0.9999). 0: none.", low=0.0, high=1.0
+    )
+    precise_bn: int = setting(
+        0, "Batches from which BN's statistics are computed anew at the end, as He et al. did for release. 0: none.",
+        low=0,
+    )  # fmt: skip
+    seed: int = setting(0, "Seed of initial weights, order of examples and augmentation.", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate."""
+
     lr: float = setting(0.1, "Learning rate.", low=0.0)
+    linear_scaling: bool = setting(False, "Multiply --lr by --batch_size / 256 (Goyal 2017; Bag of Tricks 3.1).")
+    schedule: str = setting(
+        "steps",
+        "steps: multiplied by --lr_factor at --lr_steps or --lr_epochs; cosine: to 0 at the end (Bag of Tricks 5.1); "
+        "plateau: multiplied when the error stays; constant.",
+        choices=("steps", "cosine", "plateau", "constant"),
+    )
     lr_steps: tuple[int, ...] = setting((), "Steps after which the rate is multiplied by --lr_factor.")
     lr_epochs: tuple[float, ...] = setting((), "The same in epochs.")
-    lr_factor: float = setting(0.1, "Factor of the rate at each of --lr_steps or --lr_epochs.", low=0.0)
+    lr_factor: float = setting(0.1, "Factor of the rate at each fall.", low=0.0)
+    patience: int = setting(
+        5,
+        "plateau: evaluations without a lower error until the rate falls; of the validation split where one is held "
+        "out, else of the training batches since the evaluation before.",
+        low=1,
+    )
+    warmup_epochs: float = setting(0.0, "Epochs over which the rate rises linearly from 0.", low=0.0)
     warmup_lr: float = setting(
         0.0, "Rate until the training error has fallen below --warmup_until_error (ResNet-110: 0.01).", low=0.0
     )
     warmup_until_error: float = setting(
         0.0, "Top-1 error, a running mean over some 50 steps, that ends the warm-up (0.8).", low=0.0, high=1.0
     )
-    weight_decay: float = setting(1e-4, "L2 penalty, added to the gradient: lambda of lambda/2 |w|^2.", low=0.0)
-    decay: str = setting(
-        "kernels",
-        "What decays: kernels (of convolutions and dense layers), all (also biases, gamma, beta), none.",
-        choices=("kernels", "all", "none"),
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Loss."""
+
+    loss: str = setting(
+        "softmax",
+        "softmax cross-entropy; or bce: one binary cross-entropy a class, targets above 0.2 taken as 1 (Wightman 2021).",
+        choices=("softmax", "bce"),
     )
-    seed: int = setting(0, "Seed of initial weights, order of examples and augmentation.", low=0)
+    label_smoothing: float = setting(
+        0.0, "Part of the target that is spread over all classes (Szegedy 2016; Bag of Tricks: 0.1).", low=0.0, high=0.9
+    )
+    teacher: str = setting(
+        "",
+        "Network to distil: a run, an exported model, or MODEL:FILE, a network of the table and its weights "
+        "(resnet152_v1d:imagenet downloads them).",
+    )
+    temperature: float = setting(20.0, "Temperature of distillation (Bag of Tricks 5.3).", low=0.1)
+    distillation: float = setting(1.0, "Weight of the teacher's loss beside the labels'.", low=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class DeviceConfig:
     """Devices."""
 
-    precision: str = setting("float32", "Precision of activations; weights stay float32.", choices=tuple(PRECISIONS))
-    replicas: int = setting(0, "Replicas: GPUs, or parts of the CPU where there is none. 0: every GPU, or one.", low=0)
+    precision: str = setting(
+        "float32",
+        "Precision of activations; weights and logits stay float32. tf32: float32 whose products keep 10 bits on GPUs.",
+        choices=tuple(PRECISIONS),
+    )
+    replicas: int = setting(
+        0, "Replicas of this machine: GPUs, or parts of the CPU where there is none. 0: every GPU, or one.", low=0
+    )
+    gpus: tuple[int, ...] = setting((), "Numbers of the GPUs to use. Unset: the first --replicas.", changes_result=False)
     steps_per_call: int = setting(
         0, "Steps of one call into the compiled program. 0: 100 on a GPU, 10 on a CPU.", low=0, changes_result=False
+    )
+    data_service: tuple[str, ...] = setting(
+        (), "Addresses (host:port) of resnet_tf.data_server processes that decode for this one.", changes_result=False
     )
 
 
@@ -152,6 +231,18 @@ class RecordConfig:
     eval_every: int = setting(0, "Steps between evaluations. 0: at the end only.", low=0, changes_result=False)
     checkpoint_every: int = setting(2000, "Steps between checkpoints; one is written at the end too.", low=1)
     results: str = setting("", "CSV file to append a row with the result to.", changes_result=False)
+    histograms: bool = setting(False, "Write histograms of all weights at each evaluation.", changes_result=False)
+    profile_steps: tuple[int, ...] = setting(
+        (), "First and last step of a profiler trace for TensorBoard.", changes_result=False
+    )
+    debug_step: int = setting(
+        0, "Run that step of --out once more, layer by layer, say where numbers fail, and end.", low=0,
+        changes_result=False,
+    )  # fmt: skip
+    smoke: bool = setting(
+        False, "Shrink the recipe to a minute on a laptop: smallest network of its kind, few steps, small images; "
+        "synthetic ones where --data_dir is unset.",
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,34 +253,89 @@ class TrainConfig:
     data: DataConfig = DataConfig()
     views: ViewConfig = ViewConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    loss: LossConfig = LossConfig()
     device: DeviceConfig = DeviceConfig()
     record: RecordConfig = RecordConfig()
 
     def __post_init__(self):
         """Refuse combinations that make no sense, before anything is read."""
-        optimizer = self.optimizer
+        if self.record.smoke:
+            return  # `smoke.shrink` makes a configuration of its own, which is checked
+        optimizer, device = self.optimizer, self.device
         if bool(optimizer.train_steps) == bool(optimizer.train_epochs):
             raise InputError(
                 f"--train_steps={optimizer.train_steps} and --train_epochs={optimizer.train_epochs:g}: "
                 "set one of them and the other to 0"
             )
-        if optimizer.lr_steps and optimizer.lr_epochs:
-            raise InputError("--lr_steps and --lr_epochs are both set: empty one of them")
-        for name in ("lr_steps", "lr_epochs"):
-            values = getattr(optimizer, name)
-            if list(values) != sorted(set(values)) or any(value <= 0 for value in values):
-                raise InputError(f"--{name}={','.join(map(str, values))}: not positive and rising")
-        if bool(optimizer.warmup_lr) != bool(optimizer.warmup_until_error):
-            raise InputError("--warmup_lr and --warmup_until_error go together: one of them is 0")
-        if optimizer.nesterov and not optimizer.momentum:
-            raise InputError("--nesterov needs --momentum above 0")
+        if optimizer.optimizer == "nesterov" and not optimizer.momentum:
+            raise InputError("--optimizer=nesterov needs --momentum above 0")
         if optimizer.weight_decay and optimizer.decay == "none":
             raise InputError(f"--decay=none leaves --weight_decay={optimizer.weight_decay:g} unused: set it to 0")
-        replicas = max(1, self.device.replicas)
-        if optimizer.batch_size % replicas:
-            raise InputError(f"--batch_size={optimizer.batch_size} does not divide by --replicas={replicas}")
+        if optimizer.ema >= 1:
+            raise InputError(f"--ema={optimizer.ema:g}: an average that never moves; below 1")
+        if device.gpus and device.replicas not in (0, len(device.gpus)):
+            raise InputError(f"--gpus={_listed(device.gpus)} are not --replicas={device.replicas}: unset one of them")
+        replicas = max(1, device.replicas, len(device.gpus))
+        parts = replicas * optimizer.accumulate
+        if optimizer.batch_size % parts:
+            accumulated = f" times --accumulate={optimizer.accumulate}" if optimizer.accumulate > 1 else ""
+            raise InputError(
+                f"--batch_size={optimizer.batch_size} does not divide by --replicas={replicas}{accumulated}"
+            )
+        if self.model.bn == "frozen" and not self.model.init_from:
+            raise InputError("--bn=frozen needs --init_from: moving statistics to freeze")
+        if self.model.bn == "frozen" and optimizer.precise_bn:
+            raise InputError("--precise_bn recomputes statistics that --bn=frozen keeps: unset one of them")
+        steps = self.record.profile_steps
+        if steps and (len(steps) != 2 or not 0 < steps[0] <= steps[1]):
+            raise InputError(f"--profile_steps={_listed(steps)}: not a first and a last step")
+        if device.data_service and self.views.view == "pad_crop":
+            raise InputError("--data_service is not used by --view=pad_crop: its images are on the device")
+        check_schedule(self.schedule, self.optimizer, self.record)
+        check_loss(self.loss, self.views)
         check_data(self.data)
-        check_views(self.views, self.data, self.optimizer.batch_size // replicas)
+        check_views(self.views, self.data, self.optimizer.batch_size // parts)
+
+
+def check_schedule(schedule, optimizer, record):
+    """Refuse settings of a `ScheduleConfig` that make no sense together."""
+    if schedule.lr_steps and schedule.lr_epochs:
+        raise InputError("--lr_steps and --lr_epochs are both set: empty one of them")
+    for name in ("lr_steps", "lr_epochs"):
+        values = getattr(schedule, name)
+        if list(values) != sorted(set(values)) or any(value <= 0 for value in values):
+            raise InputError(f"--{name}={','.join(map(str, values))}: not positive and rising")
+    used = {"steps": {"lr_steps", "lr_epochs", "lr_factor"}, "plateau": {"lr_factor", "patience"}}
+    for field in dataclasses.fields(schedule):
+        if field.name in ("lr_steps", "lr_epochs", "lr_factor", "patience"):
+            unused = field.name not in used.get(schedule.schedule, ())
+            if unused and getattr(schedule, field.name) != field.default:
+                raise InputError(f"--{field.name} is not used by --schedule={schedule.schedule}")
+    if schedule.schedule == "plateau" and not record.eval_every:
+        raise InputError("--schedule=plateau needs --eval_every: how often it looks at the error")
+    if bool(schedule.warmup_lr) != bool(schedule.warmup_until_error):
+        raise InputError("--warmup_lr and --warmup_until_error go together: one of them is 0")
+    if schedule.warmup_lr and schedule.warmup_epochs:
+        raise InputError("--warmup_epochs and --warmup_until_error are two ways to warm up: unset one of them")
+    if optimizer.train_epochs and schedule.warmup_epochs >= optimizer.train_epochs:
+        raise InputError(
+            f"--warmup_epochs={schedule.warmup_epochs:g} is not shorter than --train_epochs={optimizer.train_epochs:g}"
+        )
+
+
+def check_loss(loss, views):
+    """Refuse settings of a `LossConfig` that make no sense together."""
+    if loss.loss == "bce" and loss.label_smoothing:
+        raise InputError("--label_smoothing is not used by --loss=bce, whose targets are 0 and 1")
+    if loss.teacher and not loss.distillation:
+        raise InputError(f"--distillation=0 leaves --teacher={loss.teacher} unused: unset it")
+    for field in dataclasses.fields(loss):
+        unused = field.name in ("temperature", "distillation") and not loss.teacher
+        if unused and getattr(loss, field.name) != field.default:
+            raise InputError(f"--{field.name} needs --teacher: the network to distil")
+    if loss.teacher and loss.loss == "bce":
+        raise InputError("--teacher needs --loss=softmax: it teaches one distribution over the classes")
 
 
 def check_data(data):
@@ -259,6 +405,7 @@ class EvaluationSection:
 
     run: str = setting("", "Folder of the run.")
     split: str = setting("test", "Split of its data.", choices=("test", "validation", "train"))
+    weights: str = setting("raw", "raw, or ema: the moving average of a run with --ema.", choices=("raw", "ema"))
     data_dir: str = setting("", "Where the data are now, if not where they were in training.")
     views: str = setting(
         "center",
@@ -285,6 +432,7 @@ class ExportSection:
     """Export."""
 
     run: str = setting("", "Folder of the run.")
+    weights: str = setting("raw", "raw, or ema: the moving average of a run with --ema.", choices=("raw", "ema"))
     out: str = setting("", "Folder of the SavedModel, which must not exist yet.")
 
 
@@ -392,6 +540,21 @@ class PrepareConfig:
     """The prepare command."""
 
     preparation: PreparationSection = PreparationSection()
+
+
+@dataclasses.dataclass(frozen=True)
+class DataServerSection:
+    """Data server."""
+
+    port: int = setting(5050, "Port that trainings name; the next one is taken too.", low=1, high=65534)
+    host: str = setting("localhost", "Name by which trainings reach this machine.")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataServerConfig:
+    """The data_server command."""
+
+    server: DataServerSection = DataServerSection()
 
 
 def section_types(config_type):

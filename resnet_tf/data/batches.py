@@ -15,7 +15,7 @@ from resnet_tf.data import draws, geometry
 AHEAD = 3  # batches that wait, decoded
 
 
-def training(examples, view, *, batch, seed=0, first_step=0, repeats=1, threads=0, replica=0, replicas=1):
+def training(examples, view, *, batch, seed=0, first_step=0, repeats=1, threads=0, replica=0, replicas=1, servers=()):
     """Endless batches of random views.
 
     Each epoch is a permutation of its own. With `repeats` an epoch has as many views, of as many fewer
@@ -31,6 +31,8 @@ def training(examples, view, *, batch, seed=0, first_step=0, repeats=1, threads=
         threads: that decode; 0 for one for each core.
         replica: whose part of each global batch is wanted, from 0.
         replicas: into how many parts it is cut.
+        servers: addresses, host:port, of `data_server` processes that decode: the first one's are batches 0, n, 2n ...
+            of n servers, so that order and views do not depend on them; () to decode here.
 
     Returns:
         Dataset of {"pixels": uint8 [n, size, size, 3], "labels": int32 [n], "keys": int64 [n]} with n = batch /
@@ -51,8 +53,20 @@ def training(examples, view, *, batch, seed=0, first_step=0, repeats=1, threads=
         data, box, label = read(example)
         return {"pixels": view(data, numbers, box), "labels": label, "keys": key}
 
-    steps = tf.data.Dataset.range(first_step, tf.int64.max)
-    return _batched(steps.map(place).unbatch(), see, part, threads, replicas)
+    def batches_of(number, stride):
+        steps = tf.data.Dataset.range(first_step + number, tf.int64.max, stride)
+        return _batched(steps.map(place).unbatch(), see, part, threads, replicas)
+
+    if not servers:
+        return batches_of(0, 1)
+    served = [
+        batches_of(number, len(servers)).apply(
+            tf.data.experimental.service.distribute(tf.data.experimental.service.ShardingPolicy.OFF, f"grpc://{server}")
+        )
+        for number, server in enumerate(servers)
+    ]
+    turns = tf.data.Dataset.range(len(servers)).repeat()
+    return tf.data.Dataset.choose_from_datasets(served, turns).prefetch(AHEAD)
 
 
 def shuffled(index, seed, epoch, count):

@@ -15,7 +15,7 @@ def evaluate(config):
         config: a `config.EvaluateConfig`.
 
     Returns:
-        {"run", "split", "views", "steps", "examples", "top1", "top5", "loss", "images_per_second"}; the same is
+        {"run", "split", "views", "weights", "steps", "examples", "top1", "top5", "loss", "images_per_second"}; the same is
         written to evaluation.json in the run's folder.
 
     Raises:
@@ -28,6 +28,7 @@ def evaluate(config):
         record.check_results(settings.results, record.ACCURACY_COLUMNS)
     started = time.monotonic()
     run, values, normalization = restore.load(settings.run)
+    devices.use_precision(run.config.device.precision)
     strategy = devices.make_strategy(settings.replicas)
     config = run.config
     if settings.data_dir:
@@ -42,7 +43,7 @@ def evaluate(config):
     if settings.split not in source.splits:
         raise InputError(f"--split={settings.split}: the data have {', '.join(source.splits)}")
     split = source.splits[settings.split]
-    engine = restore.build_engine(run, values, normalization, strategy)
+    engine = restore.build_engine(run, values, normalization, strategy, settings.weights)
     answers = feed.Evaluation(
         engine, data, split, settings.batch_size, settings.views, settings.average, config.views.threads
     )
@@ -53,6 +54,7 @@ def evaluate(config):
         "run": str(run.folder),
         "split": settings.split,
         "views": settings.views,
+        "weights": settings.weights,
         "steps": restore.step_of(values),
         **figures,
         "images_per_second": round(len(split) / seconds, 1),

@@ -89,8 +89,12 @@ def load(path):
         raise InputError(f"{path}: damaged checkpoint ({error})") from None
 
 
-def load_latest(folder):
+def load_latest(folder, before=None):
     """Read the newest checkpoint that is whole, passing over damaged ones with a warning.
+
+    Args:
+        folder: of the checkpoints.
+        before: a step; only checkpoints of earlier ones are looked at. None for all.
 
     Returns:
         {name: array}, or None where the folder has no checkpoint.
@@ -98,7 +102,7 @@ def load_latest(folder):
     Raises:
         InputError: there are checkpoints and all are damaged.
     """
-    paths = _paths(folder)
+    paths = [path for path in _paths(folder) if before is None or int(_NAME.fullmatch(path.name)[1]) < before]
     for path in reversed(paths):
         try:
             return load(path)
@@ -107,6 +111,17 @@ def load_latest(folder):
     if paths:
         raise InputError(f"{folder}: all {len(paths)} checkpoints are damaged")
     return None
+
+
+def halted_path(folder, step):
+    """Where the state before a step that failed is kept; no run goes on from it."""
+    return pathlib.Path(folder) / f"halted-{step:08d}.npz"
+
+
+def save_halted(folder, step, arrays):
+    """Keep the state before a step whose numbers failed, for --debug_step."""
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    replace_atomically(halted_path(folder, step), lambda file: np.savez(file, **arrays))
 
 
 def write_json(path, content):

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import logging
 import os
 import platform
@@ -11,34 +12,69 @@ import tensorflow as tf
 from resnet_tf.errors import InputError
 
 
-def make_strategy(replicas=0):
-    """A MirroredStrategy.
+def make_strategy(replicas=0, gpus=()):
+    """A MirroredStrategy; a MultiWorkerMirroredStrategy where $TF_CONFIG names a cluster of several workers.
 
     Args:
-        replicas: how many; 0 for every GPU, or one where there is none.
+        replicas: how many of this machine; 0 for every GPU, or one where there is none.
+        gpus: numbers of the GPUs to use; () for the first `replicas`.
 
     Raises:
-        InputError: more than there are. Parts of the CPU have to be made before TensorFlow is first used.
+        InputError: more than there are, or a TF_CONFIG that cannot be read. Parts of the CPU have to be made before
+            TensorFlow is first used.
     """
-    return _make_strategy(replicas)
+    return _make_strategy(replicas, tuple(gpus), os.environ.get("TF_CONFIG", ""))
 
 
 # One strategy for the same devices: a second one would number its collectives from the start again, and
 # TensorFlow takes those of equal number for the same ("Shape mismatch in the collective instance").
 @functools.cache
-def _make_strategy(replicas):
+def _make_strategy(replicas, chosen, cluster):
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    workers = _workers(cluster)
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         for gpu in gpus:
             _set_memory_growth(gpu)
-        count, kind, available = replicas or len(gpus), "GPU", len(gpus)
+        count, kind, available = len(chosen) or replicas or len(gpus), "GPU", len(gpus)
     else:
+        if chosen:
+            raise InputError(f"--gpus={','.join(map(str, chosen))}: there is no GPU")
         count, kind = replicas or 1, "CPU"
-        available = _split_cpu(count)
-    if count > available:
-        raise InputError(f"--replicas={count}: there are {available} {kind} devices")
-    return tf.distribute.MirroredStrategy([f"/{kind}:{index}" for index in range(count)])
+        available = _split_cpu(count) if workers < 2 else 1
+    if count > available or max(chosen, default=0) >= available:
+        flag = f"--gpus={','.join(map(str, chosen))}" if chosen else f"--replicas={count}"
+        raise InputError(f"{flag}: there are {available} {kind} devices")
+    if workers > 1:
+        if gpus:
+            tf.config.set_visible_devices([gpus[index] for index in chosen or range(count)], "GPU")
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    return tf.distribute.MirroredStrategy([f"/{kind}:{index}" for index in chosen or range(count)])
+
+
+def _workers(cluster):
+    """How many workers a TF_CONFIG names."""
+    if not cluster:
+        return 1
+    try:
+        parsed = json.loads(cluster)
+        return len(parsed["cluster"].get("worker", ())) + len(parsed["cluster"].get("chief", ()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"TF_CONFIG={cluster}: not JSON with a cluster and a task") from None
+
+
+def workers(strategy):
+    """How many machines train together."""
+    return strategy.num_replicas_in_sync // len(strategy.extended.worker_devices)
+
+
+def worker(strategy):
+    """Number of this machine among those that train together, from 0; the first keeps the run's folder."""
+    if workers(strategy) == 1:
+        return 0
+    resolver = strategy.cluster_resolver
+    chiefs = len(resolver.cluster_spec().as_dict().get("chief", ()))
+    return resolver.task_id + (chiefs if resolver.task_type == "worker" else 0)
 
 
 def _set_memory_growth(gpu):
@@ -72,3 +108,33 @@ def hardware():
     except OSError:
         pass
     return f"{name} x{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}"
+
+
+# Dense peak of the tensor cores in TFLOP/s, from NVIDIA's data sheets: by precision, for names as CUDA gives them.
+_PEAK_TFLOPS = {
+    "H200": {"float16": 989, "bfloat16": 989, "tf32": 494, "float32": 67},
+    "H100 PCIe": {"float16": 756, "bfloat16": 756, "tf32": 378, "float32": 51},
+    "H100": {"float16": 989, "bfloat16": 989, "tf32": 494, "float32": 67},
+    "A100": {"float16": 312, "bfloat16": 312, "tf32": 156, "float32": 19.5},
+    "L40": {"float16": 362, "bfloat16": 362, "tf32": 183, "float32": 91.6},
+    "A10": {"float16": 125, "bfloat16": 125, "tf32": 62.5, "float32": 31.2},
+    "L4": {"float16": 121, "bfloat16": 121, "tf32": 60, "float32": 30.3},
+    "V100": {"float16": 125, "float32": 15.7},
+    "T4": {"float16": 65, "float32": 8.1},
+}
+
+
+def peak_flops(precision):
+    """FLOP/s that one GPU of this machine could do at most; None where the table has no such GPU."""
+    if not tf.config.list_physical_devices("GPU"):
+        return None
+    name = hardware()
+    for card, peaks in _PEAK_TFLOPS.items():
+        if card in name:
+            return peaks[precision] * 1e12 if precision in peaks else None
+    return None
+
+
+def use_precision(precision):
+    """Let products of float32 keep all their bits, or 10 of them where that is asked for."""
+    tf.config.experimental.enable_tensor_float_32_execution(precision == "tf32")

@@ -7,9 +7,11 @@ import io
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import augmentation, batches, colour, geometry, resident, sources, verify
+from resnet_tf.data import augmentation, batches, colour, geometry, resident, service, sources, verify
+from resnet_tf.data.examples import Memory
 from resnet_tf.data.splits import Split
-from resnet_tf.training import checkpoint
+from resnet_tf.errors import InputError
+from resnet_tf.training import checkpoint, network
 from resnet_tf.training.step import Views
 
 _STATISTICS_EXAMPLES = 4096  # of a streamed set, whose mean and deviation are estimated
@@ -66,8 +68,8 @@ def view_of(config):
     return geometry.View(views.view, size, views.area, views.aspect, views.scale, views.mirror)
 
 
-def engine_settings(config):
-    """What of a `TrainConfig` an `Engine` needs to know about views."""
+def recipe_settings(config):
+    """What of a `TrainConfig` a `step.Recipe` needs to know about views."""
     views = config.views
     return {
         "views": Views(views.pad, views.mirror) if views.view == "pad_crop" else None,
@@ -125,21 +127,33 @@ class Training:
             first_step: where the run goes on.
             most: steps of one call.
         """
-        self._engine, self._split, self._most = engine, split, most
+        self._engine, self._config, self._split, self._most = engine, config, split, most
         self._batch, self._seed = config.optimizer.batch_size, config.optimizer.seed
         if isinstance(split, Split):
             self._data = engine.place(split.images, split.labels)
             self._order = np.zeros((most, self._batch), np.int32)
-            return
-        view, views = view_of(config), config.views
+        else:
+            service.check(config.device.data_service)
+            if config.device.data_service and isinstance(split.storage, Memory):
+                raise InputError("--data_service cannot send images that are held in memory: unpack the archive")
+            self._data, self._order = self._stream(first_step), None
 
-        def part(replica, replicas):
+    def _stream(self, first_step):
+        view, views, engine = view_of(self._config), self._config.views, self._engine
+
+        def part(replica):
             return batches.training(
-                split, view, batch=self._batch, seed=self._seed, first_step=first_step, repeats=views.repeats,
-                threads=views.threads, replica=replica, replicas=replicas,
+                self._split, view, batch=self._batch, seed=self._seed, first_step=first_step, repeats=views.repeats,
+                threads=views.threads, replica=engine.first_replica + replica, replicas=engine.replicas,
+                servers=self._config.device.data_service,
             )  # fmt: skip
 
-        self._data, self._order = engine.stream(part), None
+        return engine.stream(part)
+
+    def restart(self, step):
+        """Go on from another step than the one given at first."""
+        if self._order is None:
+            self._data = self._stream(step)
 
     def steps(self, step, count):
         """Run `count` steps from `step` on; see `Engine.train`."""
@@ -147,6 +161,44 @@ class Training:
             return self._engine.train_stream(self._data, self._most, count)
         self._order[:count] = resident.order(len(self._split), self._batch, step, count, self._seed)
         return self._engine.train(self._data, self._order, count)
+
+    def peek(self, step, count):
+        """Look at the batches of some steps without training on them.
+
+        Yields:
+            For each step a list over this machine's replicas of (pixels, labels, keys), as `Engine.views` takes them.
+        """
+        with named_errors(self._split):
+            if self._order is None:
+                iterators = self._stream(step)
+                for _ in range(count):
+                    found = [next(iterator) for iterator in iterators]
+                    yield [(batch["pixels"], batch["labels"], batch["keys"]) for batch in found]
+                return
+            for row in range(step, step + count):
+                order = resident.order(len(self._split), self._batch, row, 1, self._seed)[0]
+                yield [
+                    self._engine.gather(replica, data, order, row) for replica, data in enumerate(self._data)
+                ]
+
+
+def precise_bn(engine, batches, step, count):
+    """Put the mean of batch statistics in the place of BN's moving ones, of the weights as they are and averaged.
+
+    Args:
+        engine: a `step.Engine`.
+        batches: a `Training`.
+        step: from which on batches are taken.
+        count: of batches.
+    """
+    momenta = {
+        variable.path: layer.momentum
+        for layer in network.bn_layers(engine.model)
+        for variable in (layer.moving_mean, layer.moving_variance)
+    }
+    for prefix, ema in (("model/", False), ("ema/", True))[: 2 if engine.recipe.ema else 1]:
+        found = engine.batch_statistics(batches.peek(step, count), momenta, ema)
+        engine.assign({prefix + path: value for path, value in found.items()})
 
 
 class Evaluation:
@@ -165,7 +217,7 @@ class Evaluation:
             threads: that decode; 0 for one for each core.
         """
         self._engine, self._split = engine, split
-        size, resize, replicas = data.image_size, data.resize, engine.replicas
+        size, resize, replicas = data.image_size, data.resize, engine.local_replicas
         batch = batch or (_EVALUATION_BATCH if isinstance(split, Split) or size <= 64 else 64)
         self._batch = -(-batch // replicas) * replicas
         self._data = engine.place(split.images) if isinstance(split, Split) else None
@@ -176,19 +228,31 @@ class Evaluation:
         else:
             self._view = lambda data, box: geometry.center(data, size, resize, box)[None]
 
-    def logits(self):
-        """float32 [n, classes], NumPy; averaged over views, as logarithms where softmax was averaged."""
-        if self._data is not None:
-            return self._engine.predict(self._data, self._batch)
+    def logits(self, ema=False, check=lambda: None):
+        """Answer for the whole split.
 
-        def part(replica, replicas):
+        Args:
+            ema: by the averaged weights.
+            check: called between batches; what it raises ends the evaluation.
+
+        Returns:
+            float32 [n, classes], NumPy; averaged over views, as logarithms where softmax was averaged.
+        """
+        if self._data is not None:
+            return self._engine.predict(self._data, self._batch, ema)
+        replicas = self._engine.local_replicas  # each machine answers for the whole
+
+        def part(replica):
             return batches.testing(
                 self._split, self._view, batch=self._batch, threads=self._threads, replica=replica, replicas=replicas
             )
 
         count = -(-len(self._split) // self._batch)
         with named_errors(self._split):
-            parts = list(self._engine.predict_stream(self._engine.stream(part), count, self._combine))
+            parts = []
+            for answers in self._engine.predict_stream(self._engine.stream(part), count, self._combine, ema):
+                parts.append(answers)
+                check()
         return np.concatenate(parts)[: len(self._split)]
 
 

@@ -8,13 +8,17 @@ import pathlib
 import time
 
 import numpy as np
+import tensorflow as tf
 
 from resnet_tf import config as configuration
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import metrics
-from resnet_tf.models import create_model, find
-from resnet_tf.training import checkpoint, devices, feed, optimizer, record, schedule
-from resnet_tf.training.step import METRICS, Engine
+from resnet_tf.models import cost, find
+from resnet_tf.training import (
+    checkpoint, debug, devices, distillation, feed, losses, network, optimizer, record, schedule, signals, smoke,
+)  # fmt: skip
+from resnet_tf.training.step import Engine, Recipe
+from resnet_tf.training.window import Call, Window
 
 
 def run_folder(config):
@@ -27,49 +31,80 @@ def run_folder(config):
     return pathlib.Path("runs", f"{config.model.model}-{config.data.dataset}-{digest}")
 
 
-def build_model(config, classes, replicas=1):
-    """The network that a `TrainConfig` describes, for so many classes."""
-    size = config.data.image_size
-    return create_model(
-        config.model.model,
-        num_classes=classes,
-        input_shape=(size, size, 3),
-        shortcut=config.model.shortcut,
-        zero_gamma=config.model.zero_gamma,
-        initializer=config.model.initializer,
-        sync_bn=config.model.sync_bn and replicas > 1,
-        dtype=configuration.PRECISIONS[config.device.precision],
-        seed=config.optimizer.seed,
-    )
+class Callback:
+    """What may look on while a run trains; every method does nothing unless it is overridden."""
+
+    def on_start(self, run, engine):
+        """Before the first step: the `record.Run` and the `step.Engine`."""
+
+    def on_row(self, row):
+        """After each row of metrics.csv: {column: value}; see `record.METRICS_COLUMNS`."""
+
+    def on_checkpoint(self, path):
+        """After each checkpoint."""
+
+    def on_end(self, result):
+        """After the last evaluation: what `train` returns."""
 
 
-def train(config):
+def fit(source=None, callbacks=(), **settings):
+    """Train from Python: `fit(model="resnet18_v1d", dataset="folder", data_dir="photos", train_epochs=30, ...)`.
+
+    Args:
+        source: data instead of --dataset and --data_dir: a `data.Source`.
+        callbacks: of `Callback`.
+        **settings: flags by name.
+
+    Returns:
+        What `train` returns.
+
+    Raises:
+        InputError: as `train`.
+    """
+    return train(configuration.from_settings(configuration.TrainConfig, settings, "fit"), source, callbacks)
+
+
+def train(config, source=None, callbacks=()):
     """Train, evaluate and record one run; go on where it was if its folder is there.
 
     Args:
         config: a `config.TrainConfig`.
+        source: data that are here already, a `data.Source` with splits "train" and "test"; None for those of the
+            configuration.
+        callbacks: of `Callback`.
 
     Returns:
         {"run", "steps", "split", "examples", "top1", "top5", "loss", "best_top1", "images_per_second",
         "wall_seconds"}: the last evaluation, on the validation split where one is held out, else on the
-        test split; `best_top1` is the best of the curve, for the record and not chosen by.
+        test split; `best_top1` is the best of the curve, for the record and not chosen by. With --ema also "ema":
+        {"top1", "top5", "loss"} of the averaged weights.
 
     Raises:
         InputError: bad flags, files or data; or the loss is no longer a number.
+        signals.Stopped: a signal came, and the checkpoint is written; or another machine of the cluster is gone.
     """
     # --- Refuse what cannot work before anything is read or written --------------------------------------------------
+    smoked = config.record.smoke
+    if smoked:
+        config = smoke.shrink(config)
     find(config.model.model)
+    devices.use_precision(config.device.precision)
+    strategy = devices.make_strategy(config.device.replicas, config.device.gpus)
+    chief = devices.worker(strategy) == 0  # of several machines the first writes, all read
     folder = run_folder(config)
-    resume = record.check_folder(folder, config)
+    resume = record.check_folder(folder, config) if chief else bool(checkpoint.steps(folder / "checkpoints"))
+    if config.record.debug_step and not resume:
+        raise InputError(f"--debug_step={config.record.debug_step}: {folder} is no run yet")
     if config.record.results:
         record.check_results(config.record.results, record.ACCURACY_COLUMNS)
 
     # --- Data: the training set and the split to evaluate on ----------------------------------------------------------
-    strategy = devices.make_strategy(config.device.replicas)
     batch_size, replicas = config.optimizer.batch_size, strategy.num_replicas_in_sync
-    if batch_size % replicas:
+    if batch_size % (replicas * config.optimizer.accumulate):
         raise InputError(f"--batch_size={batch_size} does not divide by the {replicas} replicas there are")
-    source, skipped = feed.load(config)
+    source, skipped = (source, []) if source else feed.load(config)
+    if smoked:
+        source = smoke.few(source)
     training = source.splits["train"]
     held_out = "validation" if "validation" in source.splits else "test"
     evaluated = source.splits[held_out]
@@ -77,83 +112,157 @@ def train(config):
         raise InputError(f"--batch_size={batch_size} is more than the {len(training)} training examples")
     steps_per_epoch = len(training) / batch_size
     total = config.optimizer.train_steps or math.ceil(config.optimizer.train_epochs * steps_per_epoch)
+    rates = schedule.from_config(config.schedule, batch_size, steps_per_epoch, total)
+    if rates.warmup >= total:
+        raise InputError(f"--warmup_epochs={config.schedule.warmup_epochs:g} is not shorter than the {total} steps")
 
     # --- Model, optimizer, compiled step ------------------------------------------------------------------------------
     with strategy.scope():
-        model = build_model(config, len(source.classes), replicas)
+        model = network.build(config, len(source.classes), replicas)
         normalization = feed.normalization(config, training)
-        engine = Engine(
-            strategy,
-            model,
-            normalization,
+        teacher = None
+        if config.loss.teacher:
+            trained = network.load("teacher", config.loss.teacher, config, len(source.classes))
+            teacher = distillation.Teacher(trained, source.classes, normalization)
+        recipe = Recipe(
             optimizer=optimizer.from_config(config.optimizer, model),
-            schedule=schedule.from_config(config.optimizer, steps_per_epoch),
+            schedule=rates,
+            loss=losses.from_config(config.loss),
             loss_scale=optimizer.LossScale() if config.device.precision == "float16" else None,
-            **feed.engine_settings(config),
+            clip=config.optimizer.clip,
+            accumulate=config.optimizer.accumulate,
+            ema=config.optimizer.ema,
+            teacher=teacher,
+            **feed.recipe_settings(config),
         )
+        engine = Engine(strategy, model, normalization, recipe)
+        if config.model.init_from and not resume:
+            network.start_from(model, network.load("init_from", config.model.init_from, config))
+            engine.reset_averages()
 
     # --- Run folder, resume -------------------------------------------------------------------------------------------
-    # What a checkpoint holds is all there is: weights, moving statistics, momentum, step, schedule and loss scale.
-    # The position in the data and every random choice follow from the seed and the step.
+    # A checkpoint holds all there is: weights, moving statistics and averages, optimizer, step, schedule, loss scale,
+    # and the sums of the row of metrics that is not full yet. The position in the data and every random choice follow
+    # from the seed and the step.
+    values = None
     if resume:
         run = record.open_run(folder)
         _check_same_data(run, source)
         values = checkpoint.load_latest(run.checkpoints)
         if values is not None:
             engine.set_state(values)
-    else:
+            engine.assign({"state/halted": 0.0})
+    elif chief:
         parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
         run = record.create(folder, config, source, {"name": model.name, "trainable_parameters": parameters})
-    feed.write_skipped(folder, skipped)
+    else:
+        run = record.Run(folder, {}, config)
     step = engine.step
-    recorder = record.Recorder(run, total, step)
-    if step:
-        recorder.message(f"{folder}: goes on from step {step} of {total}")
-    frozen = {"normalization/mean": normalization.mean, "normalization/std": normalization.std}
-
-    def evaluate():
-        figures = metrics.classification(evaluation.logits(), evaluated.labels)
-        if figures["examples"] != len(evaluated):
-            raise AssertionError(f"{figures['examples']} of {len(evaluated)} examples were scored")
-        return figures
-
-    # --- The loop -----------------------------------------------------------------------------------------------------
     asynchronous = devices.on_gpu(strategy)
     most = config.device.steps_per_call or (100 if asynchronous else 10)
     batches = feed.Training(engine, config, training, step, most)
+    if config.record.debug_step:
+        return debug.reproduce(engine, batches, run, config.record.debug_step)
     evaluation = feed.Evaluation(engine, config.data, evaluated, threads=config.views.threads)
-    stops = [every for every in (config.record.log_every, config.record.eval_every, config.record.checkpoint_every)
-             if every]  # fmt: skip
-    window = _Window(recorder, config, folder, batch_size, steps_per_epoch, total)
+    flops = 6e9 * cost(model).gmacs  # of a training step on one image: forward, and twice that backward
+    peak = devices.peak_flops(config.device.precision)
+    recorder = record.Recorder(run, total, step, callbacks) if chief else record.Silent(run, step)
+    window = Window(recorder, config, batch_size, steps_per_epoch, total, flops / (peak * replicas) if peak else None)
+    window.set_state(values)
+    if chief:
+        feed.write_skipped(folder, skipped)
+        recorder.hyperparameters(config)
+    if step:
+        recorder.message(f"{folder}: goes on from step {step} of {total}")
+    else:
+        recorder.images(engine, batches)
+    stop = signals.Stop()
+
+    # --- What happens at the borders between calls --------------------------------------------------------------------
+    def evaluate():
+        found = {}
+        for name, ema in (("", False), ("_ema", True))[: 2 if config.optimizer.ema else 1]:
+            figures = metrics.classification(evaluation.logits(ema, stop.check), evaluated.labels)
+            if figures["examples"] != len(evaluated):
+                raise AssertionError(f"{figures['examples']} of {len(evaluated)} examples were scored")
+            found[held_out + name] = figures
+        for split, figures in found.items():
+            recorder.write(step, step / steps_per_epoch, split, **_without(figures, "examples"))
+        if config.record.histograms:
+            recorder.histograms(step, engine)
+        if rates.kind == "plateau":
+            error = 1 - found["validation"]["top1"] if held_out == "validation" else window.error_since_evaluation()
+            state = {name: float(engine.get(f"state/{name}")) for name in ("falls", "best_error", "waited")}
+            after = schedule.after_plateau(state, error, config.schedule.patience)
+            engine.assign({f"state/{name}": np.float32(value) for name, value in after.items()})
+        return found
+
+    def save():
+        if chief:
+            arrays = engine.get_state() | window.get_state()
+            arrays |= {"normalization/mean": normalization.mean, "normalization/std": normalization.std}
+            path = checkpoint.save(run.checkpoints, step, arrays)
+            for callback in callbacks:
+                callback.on_checkpoint(path)
+
+    def due(every):
+        return step == total or bool(every and step % every == 0)
+
+    def finish_step():
+        if step == total and config.optimizer.precise_bn:
+            feed.precise_bn(engine, batches, total, config.optimizer.precise_bn)
+
+    # --- The loop -----------------------------------------------------------------------------------------------------
+    stops = (config.record.log_every, config.record.eval_every, config.record.checkpoint_every)
+    profile = record.Profile(run.folder, config.record.profile_steps if chief else ())
     pending, figures = None, None
-    try:
-        while step < total:
-            count = min(most, total - step, *(every - step % every for every in stops))
-            begun = time.monotonic()
-            with feed.named_errors(training):
-                dispatched = _Call(batches.steps(step, count), step, count, begun)
-            if pending:  # read what the call before has measured while the device works on this one
-                window.collect(pending)
-            pending, step = dispatched, step + count
-            if not asynchronous:
-                window.collect(pending)
-                pending = None
-            evaluation_due = config.record.eval_every and step % config.record.eval_every == 0
-            checkpoint_due = step % config.record.checkpoint_every == 0
-            if not (evaluation_due or checkpoint_due or step == total):
-                continue
-            if pending:
-                window.collect(pending)
-                pending = None
-            if checkpoint_due or step == total:
-                window.write(step)
-            if evaluation_due or step == total:
+    with stop.listening(), recorder:
+        try:
+            for callback in callbacks:
+                callback.on_start(run, engine)
+            scored = any(row["step"] == step and row["split"] == held_out for row in recorder.rows)
+            if step and due(config.record.eval_every) and not scored:  # it was stopped before that evaluation
+                finish_step()
                 figures = evaluate()
-                values = {name: figures[name] for name in ("loss", "top1", "top5")}
-                recorder.write(step, step / steps_per_epoch, held_out, **values)
-            if checkpoint_due or step == total:  # after the evaluation, whose row a resume would lack otherwise
-                checkpoint.save(run.checkpoints, step, engine.get_state() | frozen)
-            window.pause()
+                save()
+            while step < total:
+                count = min(most, total - step, window.steps_ahead(), profile.steps_until_border(step),
+                            *(every - step % every for every in stops if every))  # fmt: skip
+                begun = time.monotonic()
+                with feed.named_errors(training), profile.step(step):
+                    dispatched = Call(batches.steps(step, count), step, count, begun)
+                if pending:  # read what the call before has measured while the device works on this one
+                    window.collect(pending)
+                pending, step = dispatched, step + count
+                border = due(config.record.eval_every) or due(config.record.checkpoint_every) or stop.name
+                if not (border or profile.running) and asynchronous:
+                    continue
+                window.collect(pending)
+                pending = None
+                if not border:
+                    continue
+                try:
+                    if due(config.record.eval_every):
+                        finish_step()
+                        figures = evaluate()
+                    if due(config.record.checkpoint_every):
+                        save()
+                    if step < total:
+                        stop.check()
+                except signals.Stopped as signal:
+                    save()
+                    raise signals.Stopped(
+                        f"{signal} at step {step} of {total}, saved in {folder}; the same command goes on from there"
+                    ) from None
+                window.pause()
+        except debug.NotFinite as failure:
+            raise debug.explain(failure, engine, batches, run, chief, normalization) from None
+        except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError) as error:
+            if devices.workers(strategy) == 1:
+                raise
+            raise signals.Stopped(
+                f"another machine of the cluster is gone ({error.message.splitlines()[0]}); start all of them again"
+            ) from None
 
         # --- Result --------------------------------------------------------------------------------------------------
         trained = figures is not None
@@ -162,19 +271,26 @@ def train(config):
             "run": str(folder),
             "steps": step,
             "split": held_out,
-            **figures,
-            "best_top1": max([row["top1"] for row in recorder.rows if row["split"] == held_out] + [figures["top1"]]),
+            **figures[held_out],
+            "best_top1": max([row["top1"] for row in recorder.rows if row["split"] == held_out] + [figures[held_out]["top1"]]),
             "images_per_second": window.images_per_second,
             "wall_seconds": round(recorder.wall_seconds if trained else recorder.rows[-1]["wall_seconds"], 1),
         }
-        run.finish(result)
-    finally:
-        recorder.close()
-    if config.record.results and trained:
+        if config.optimizer.ema:
+            result["ema"] = _without(figures[f"{held_out}_ema"], "examples")
+        if chief:
+            run.finish(result)
+    if chief and config.record.results and trained:
         row = record.provenance(config.optimizer.seed, result["wall_seconds"])
-        row |= accuracy_row(config, step, step / steps_per_epoch, figures)
+        row |= accuracy_row(config, step, step / steps_per_epoch, figures[held_out])
         record.append_result(config.record.results, record.ACCURACY_COLUMNS, row)
+    for callback in callbacks:
+        callback.on_end(result)
     return result
+
+
+def _without(figures, name):
+    return {key: value for key, value in figures.items() if key != name}
 
 
 def _check_same_data(run, source):
@@ -187,12 +303,7 @@ def _check_same_data(run, source):
 
 def accuracy_row(config, steps, epochs, figures):
     """The columns of an accuracy file that describe a run and its score: {column: value}."""
-    part = config.optimizer
-    falls = "/".join(f"{fall:g}" for fall in part.lr_steps or part.lr_epochs) or "none"
-    recipe = (
-        f"{'nesterov' if part.nesterov else 'sgd'} lr {part.lr:g} x{part.lr_factor:g} at {falls} "
-        f"batch {part.batch_size} decay {part.weight_decay:g} {part.decay} {config.device.precision}"
-    )
+    recipe = describe(config)
     archive = pathlib.PurePath(config.data.data_dir).name
     return {
         "model": config.model.model + (f" {config.model.shortcut}" if config.model.shortcut else ""),
@@ -204,75 +315,17 @@ def accuracy_row(config, steps, epochs, figures):
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Call:
-    """A call into the compiled program that may still be running."""
-
-    metrics: object
-    first_step: int
-    count: int
-    dispatched: float
-
-
-class _Window:
-    """The steps since the last row of metrics: their sums, their time, and the check that they are numbers."""
-
-    def __init__(self, recorder, config, folder, batch_size, steps_per_epoch, total):
-        self._recorder, self._config, self._folder = recorder, config, folder
-        self._batch_size, self._steps_per_epoch, self._total = batch_size, steps_per_epoch, total
-        self._rows, self._seconds = [], 0.0
-        self._ready = None  # when the call before this one was done; None after a pause
-        self._compiled = False
-        self._timed_steps, self._timed_seconds = 0, 0.0
-
-    @property
-    def images_per_second(self):
-        """Rate over all calls but the first, which compiles; evaluations and checkpoints apart."""
-        return round(self._timed_steps * self._batch_size / self._timed_seconds, 1) if self._timed_seconds else 0.0
-
-    def pause(self):
-        """The device was used for something else; its clock starts again at the next call."""
-        self._ready = None
-
-    def collect(self, call):
-        """Wait for a call and add what it measured."""
-        values = call.metrics.numpy()[: call.count]
-        now = time.monotonic()
-        seconds = now - max(call.dispatched, self._ready or 0.0)
-        self._ready = now
-        if self._compiled:
-            self._timed_steps, self._timed_seconds = self._timed_steps + call.count, self._timed_seconds + seconds
-        self._compiled = True
-        self._check_finite(values[:, METRICS.index("loss")], call.first_step)
-        self._rows.extend(values)
-        self._seconds += seconds
-        step = call.first_step + call.count
-        pace = self.images_per_second or call.count * self._batch_size / seconds
-        loss, top1, _ = values.mean(axis=0)
-        self._recorder.progress(step, loss, top1, pace, (self._total - step) * self._batch_size / pace)
-        if step % self._config.record.log_every == 0:
-            self.write(step)
-
-    def write(self, step):
-        """Write the row of the steps since the last one, if there are any."""
-        if not self._rows:
-            return
-        loss, top1, _ = np.mean(self._rows, axis=0)
-        self._recorder.write(
-            step, step / self._steps_per_epoch, "train", loss=loss, top1=top1, lr=self._rows[-1][METRICS.index("lr")],
-            images_per_second=len(self._rows) * self._batch_size / self._seconds,
-        )  # fmt: skip
-        self._rows, self._seconds = [], 0.0
-
-    def _check_finite(self, losses, first_step):
-        bad = np.flatnonzero(~np.isfinite(losses))
-        if not bad.size:
-            return
-        step = first_step + int(bad[0]) + 1
-        saved = checkpoint.steps(self._folder / "checkpoints")
-        last = f"the last good checkpoint is of step {saved[-1]}" if saved else "there is no checkpoint yet"
-        part = self._config.optimizer
-        cause = f"--lr={part.lr:g} is too high for --batch_size={part.batch_size}"
-        if self._config.device.precision == "float16":
-            cause += ", or activations pass the range of --precision=float16 (try bfloat16)"
-        raise InputError(f"loss is {losses[bad[0]]} at step {step} of {self._folder}; {last}; likely cause: {cause}")
+def describe(config):
+    """A recipe in a few words, for a column of results."""
+    part, rate, views, loss = config.optimizer, config.schedule, config.views, config.loss
+    words = [part.optimizer, f"lr {rate.lr:g}", *(["x batch/256"] if rate.linear_scaling else [])]
+    falls = "/".join(f"{fall:g}" for fall in rate.lr_steps or rate.lr_epochs) or "none"
+    words.append(f"x{rate.lr_factor:g} at {falls}" if rate.schedule == "steps" else rate.schedule)
+    words.append(f"batch {part.batch_size} decay {part.weight_decay:g} {part.decay} {config.device.precision}")
+    options = {
+        "warm-up": rate.warmup_epochs, "zero gamma": config.model.zero_gamma, "smoothing": loss.label_smoothing,
+        "bce": loss.loss == "bce", "distilled": bool(loss.teacher), "mixup": views.mixup, "cutmix": views.cutmix,
+        "erasing": views.erasing, "clip": part.clip, "ema": part.ema, "precise bn": part.precise_bn,
+    }  # fmt: skip
+    words += [name if value is True else f"{name} {value:g}" for name, value in options.items() if value]
+    return " ".join(words)

@@ -1,4 +1,8 @@
-"""SGD as the papers have it: L2 in the gradient, so that the momentum sees it."""
+"""Optimizers as the papers have them, on plain tensors, and the loss scale of float16.
+
+Each is a frozen dataclass with `slots`, the kinds of tensors it keeps for every weight, and `update`, a pure
+function. L2 stands in the gradient (SGD, Adam), so that momentum sees it; AdamW and LAMB decouple it.
+"""
 
 import dataclasses
 
@@ -39,9 +43,9 @@ class SGD:
     weight_decay: float
     decay: tuple[bool, ...]
 
-    slots = ("momentum",)  # one tensor of each kind for every weight
+    slots = ("momentum",)
 
-    def update(self, weights, slots, gradients, rate):
+    def update(self, weights, slots, gradients, rate, applied):
         """One step.
 
         Args:
@@ -49,6 +53,7 @@ class SGD:
             slots: {"momentum": list of tensors of the same shapes}.
             gradients: list of tensors of the same shapes.
             rate: float32 scalar tensor.
+            applied: int64 scalar tensor, updates before this one.
 
         Returns:
             New weights and new slots.
@@ -62,6 +67,82 @@ class SGD:
             new_momenta.append(momentum)
             new_weights.append(weight - rate * direction)
         return new_weights, {"momentum": new_momenta}
+
+
+@dataclasses.dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma & Ba 2015, algorithm 1): L2 in the gradient, or decoupled (AdamW, Loshchilov & Hutter 2019).
+
+    m <- b1 m + (1 - b1) g; v <- b2 v + (1 - b2) g^2; w <- w - lr m' / (sqrt(v') + eps), m' and v' corrected for
+    their start at 0. Decoupled: w <- w - lr decay w besides, as in PyTorch.
+
+    Attributes:
+        beta1: decay of the mean of gradients.
+        weight_decay: L2 penalty, or the decoupled decay.
+        decay: for each weight, whether it decays.
+        decoupled: AdamW.
+        beta2: decay of the mean of their squares.
+        epsilon: added to the root.
+    """
+
+    beta1: float
+    weight_decay: float
+    decay: tuple[bool, ...]
+    decoupled: bool = False
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    slots = ("mean", "square")
+
+    def update(self, weights, slots, gradients, rate, applied):
+        """One step; see `SGD.update`."""
+        new_weights, means, squares = [], [], []
+        for weight, decay, direction, mean, square in self._directions(weights, slots, gradients, applied):
+            if decay and self.decoupled:
+                direction = direction + self.weight_decay * weight
+            new_weights.append(weight - rate * direction)
+            means.append(mean)
+            squares.append(square)
+        return new_weights, {"mean": means, "square": squares}
+
+    def _directions(self, weights, slots, gradients, applied):
+        count = tf.cast(applied + 1, tf.float32)
+        correct1, correct2 = 1 - tf.pow(self.beta1, count), 1 - tf.pow(self.beta2, count)
+        rows = zip(weights, gradients, self.decay, slots["mean"], slots["square"], strict=True)
+        for weight, gradient, decays, mean, square in rows:
+            decay = decays and self.weight_decay > 0
+            if decay and not self.decoupled:
+                gradient = gradient + self.weight_decay * weight
+            mean = self.beta1 * mean + (1 - self.beta1) * gradient
+            square = self.beta2 * square + (1 - self.beta2) * tf.square(gradient)
+            direction = (mean / correct1) / (tf.sqrt(square / correct2) + self.epsilon)
+            yield weight, decay, direction, mean, square
+
+
+@dataclasses.dataclass(frozen=True)
+class LAMB(Adam):
+    """LAMB (You et al. 2020, algorithm 2): Adam's step of each layer scaled to the norm of the layer's weights.
+
+    r = m' / (sqrt(v') + eps) + decay w; w <- w - lr |w| / |r| r, the ratio 1 where either norm is 0. Weights that do
+    not decay (biases, gamma, beta) take Adam's step unscaled, as in timm.
+    """
+
+    decoupled: bool = True
+    epsilon: float = 1e-6
+
+    def update(self, weights, slots, gradients, rate, applied):
+        """One step; see `SGD.update`."""
+        new_weights, means, squares = [], [], []
+        for weight, decay, direction, mean, square in self._directions(weights, slots, gradients, applied):
+            if decay:
+                direction = direction + self.weight_decay * weight
+                size, length = tf.norm(weight), tf.norm(direction)
+                ratio = tf.where((size > 0) & (length > 0), size / tf.maximum(length, 1e-30), 1.0)
+                direction = ratio * direction
+            new_weights.append(weight - rate * direction)
+            means.append(mean)
+            squares.append(square)
+        return new_weights, {"mean": means, "square": squares}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,4 +183,26 @@ class LossScale:
 
 def from_config(config, model):
     """The optimizer that an `OptimizerConfig` describes, for the weights of `model`."""
-    return SGD(config.momentum, config.nesterov, config.weight_decay, tuple(decayed(model, config.decay)))
+    decay, penalty = tuple(decayed(model, config.decay)), config.weight_decay
+    kinds = {
+        "sgd": lambda: SGD(config.momentum, False, penalty, decay),
+        "nesterov": lambda: SGD(config.momentum, True, penalty, decay),
+        "adam": lambda: Adam(config.momentum, penalty, decay),
+        "adamw": lambda: Adam(config.momentum, penalty, decay, decoupled=True),
+        "lamb": lambda: LAMB(config.momentum, penalty, decay),
+    }
+    return kinds[config.optimizer]()
+
+
+def clip(gradients, norm, limit):
+    """Scale gradients so that their common norm is at most `limit` (Pascanu 2013).
+
+    Args:
+        gradients: list of tensors.
+        norm: their global norm, a scalar tensor.
+        limit: a Python number; 0 for none.
+    """
+    if not limit:
+        return gradients
+    factor = tf.minimum(1.0, limit / tf.maximum(norm, 1e-30))
+    return [gradient * factor for gradient in gradients]

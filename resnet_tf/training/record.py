@@ -1,5 +1,6 @@
 """What a run leaves behind: its folder, manifest, metrics, TensorBoard events, and the progress line."""
 
+import contextlib
 import csv
 import datetime
 import io
@@ -19,7 +20,8 @@ from resnet_tf.errors import InputError
 from resnet_tf.training import checkpoint, devices
 
 METRICS_COLUMNS = (
-    "step", "epoch", "wall_seconds", "split", "loss", "top1", "top5", "lr", "images_per_second"
+    "step", "epoch", "wall_seconds", "split", "loss", "top1", "top5", "lr", "images_per_second", "mfu", "data_wait",
+    "gradient_norm", "loss_scale", "skipped",
 )  # fmt: skip
 RESULT_COLUMNS = ("date", "commit", "command", "hardware", "versions", "seed", "wall_seconds")
 ACCURACY_COLUMNS = (*RESULT_COLUMNS, "model", "recipe", "dataset", "steps", "epochs", "examples", "top1", "top5")
@@ -27,6 +29,7 @@ SPEED_COLUMNS = (
     *RESULT_COLUMNS, "benchmark", "model", "batch", "precision", "strategy", "system", "images_per_second", "ratio"
 )  # fmt: skip
 MANIFEST = "manifest.yaml"
+_IMAGES = 16  # of the batch that TensorBoard shows
 _log = logging.getLogger(__name__)
 
 
@@ -248,11 +251,11 @@ def create(folder, config, source, model_summary):
 class Recorder:
     """Writes metrics.csv, TensorBoard scalars, and progress to stderr."""
 
-    def __init__(self, run, total_steps, resumed_step):
+    def __init__(self, run, total_steps, resumed_step, callbacks=()):
         """Open the files; rows after the step that a run goes on from are dropped, since they will come again."""
         import tensorflow as tf
 
-        self._tf = tf
+        self._tf, self._callbacks = tf, callbacks
         self._path = run.folder / "metrics.csv"
         self.rows = [row for row in read_metrics(self._path) if row["step"] <= resumed_step]
         text = io.StringIO()
@@ -281,22 +284,55 @@ class Recorder:
         self.rows.append(row)
         self._writer.writerow(row)
         self._file.flush()
-        if split not in self._events:
-            self._events[split] = self._tf.summary.create_file_writer(str(self._folder / "events" / split))
-        with self._events[split].as_default(step):
+        with self._writer_of(split).as_default(step):
             for name, value in values.items():
                 self._tf.summary.scalar(name, value)
             if "top1" in values:
                 self._tf.summary.scalar("error", 1 - values["top1"])
         self._events[split].flush()
         self._say(row)
+        for callback in self._callbacks:
+            callback.on_row(row)
+
+    def _writer_of(self, split):
+        if split not in self._events:
+            self._events[split] = self._tf.summary.create_file_writer(str(self._folder / "events" / split))
+        return self._events[split]
+
+    def hyperparameters(self, config):
+        """Write the flags for TensorBoard's HParams tab."""
+        from tensorboard.plugins.hparams import api
+
+        settings = {
+            name: value if isinstance(value, (bool, int, float, str)) else ",".join(map(str, value))
+            for name, value in configuration.settings_of(config).items()
+        }
+        with self._writer_of("train").as_default(0):
+            api.hparams(settings)
+        self._writer_of("train").flush()
+
+    def images(self, engine, batches):
+        """Write what the network sees of the first batch, some images of it."""
+        images = engine.views(*(part[:_IMAGES] for part in next(batches.peek(0, 1))[0]))[0]
+        pixels = self._tf.clip_by_value(engine.denormalize(images) / 255, 0, 1)
+        with self._writer_of("train").as_default(0):
+            self._tf.summary.image("views", pixels, max_outputs=_IMAGES)
+        self._writer_of("train").flush()
+
+    def histograms(self, step, engine):
+        """Write histograms of all weights."""
+        with self._writer_of("train").as_default(step):
+            for name in engine.state:
+                if name.startswith("model/"):
+                    self._tf.summary.histogram(name.removeprefix("model/"), engine.get(name))
 
     def _say(self, row):
         parts = [f"step {row['step']}/{self._total}", f"epoch {row['epoch']:.2f}", row["split"]]
         parts += [f"loss {row['loss']:.4f}", f"top-1 {row['top1']:.4f}"]
         if row["images_per_second"]:
             parts.append(f"lr {row['lr']:g}")
-        self.message("  ".join(parts + self._pace(row["step"], row["images_per_second"])))
+            parts.append(f"{row['images_per_second']:,.0f} images/s")
+        self.message("  ".join(parts))
 
     def progress(self, step, loss, top1, images_per_second, seconds_left):
         """Show where the run is, on one line that is written over; nothing where stderr is a file."""
@@ -308,20 +344,75 @@ class Recorder:
             )
             print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
 
-    def _pace(self, step, images_per_second):
-        if not images_per_second:
-            return []
-        return [f"{images_per_second:,.0f} images/s"]
-
     def message(self, text):
         """A line of its own on stderr."""
         print(f"\r\x1b[2K{text}" if self._terminal else text, file=sys.stderr, flush=True)
 
-    def close(self):
-        """Close the files."""
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
         self._file.close()
         for events in self._events.values():
             events.close()
+
+
+class Silent:
+    """Stands for the recorder on machines that only help: it reads the rows and writes nothing."""
+
+    def __init__(self, run, resumed_step):
+        self.rows = [row for row in read_metrics(run.folder / "metrics.csv") if row["step"] <= resumed_step]
+        self._started = time.monotonic()
+
+    @property
+    def wall_seconds(self):
+        """Seconds since this process began to train."""
+        return time.monotonic() - self._started
+
+    def __getattr__(self, name):
+        return lambda *_, **__: None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+class Profile:
+    """A profiler trace of some steps, for TensorBoard's Profile tab; each of them a call of its own, and named."""
+
+    def __init__(self, folder, steps):
+        """Args: the run's folder; first and last step, counted from 1, or () for no trace."""
+        self._folder = str(folder / "events" / "train")
+        self._first, self._last = steps or (0, 0)
+        self.running = False
+
+    def steps_until_border(self, step):
+        """How many steps a call may have after `step` steps."""
+        if not self._last or step >= self._last:
+            return 1 << 30
+        return 1 if step + 1 >= self._first else self._first - 1 - step
+
+    @contextlib.contextmanager
+    def step(self, step):
+        """Around the call that begins after `step` steps."""
+        import tensorflow as tf
+
+        if not self._last or not self._first <= step + 1 <= self._last:
+            yield
+            return
+        if not self.running:
+            pathlib.Path(self._folder).mkdir(parents=True, exist_ok=True)
+            tf.profiler.experimental.start(self._folder)
+            self.running = True
+        with tf.profiler.experimental.Trace("train", step_num=step + 1, _r=1):
+            yield
+            if step + 1 == self._last:
+                tf.test.experimental.sync_devices()
+        if step + 1 == self._last:
+            tf.profiler.experimental.stop()
+            self.running = False
 
 
 def read_metrics(path):

@@ -4,7 +4,7 @@ import numpy as np
 
 from resnet_tf.data import colour
 from resnet_tf.errors import InputError
-from resnet_tf.training import checkpoint, loop, record
+from resnet_tf.training import checkpoint, network, record
 from resnet_tf.training.step import Engine
 
 
@@ -31,26 +31,28 @@ def load(folder):
     return run, values, normalization
 
 
-def build_model(run, values):
+def build_model(run, values, weights="raw"):
     """The trained `keras.Model` of a run, from normalised images to logits.
 
+    Args:
+        run: a `record.Run`.
+        values: of its checkpoint.
+        weights: "raw", or "ema" for the moving average.
+
     Raises:
-        InputError: the checkpoint is of another network.
+        InputError: the checkpoint is of another network, or has no such weights.
     """
-    model = loop.build_model(run.config, len(run.manifest["classes"]))
-    for variable in model.variables:
-        value = values.get(f"model/{variable.path}")
-        if value is None or value.shape != tuple(variable.shape):
-            found = "nothing" if value is None else list(value.shape)
-            raise InputError(f"{run.checkpoints}: {found} for {variable.path}, not {list(variable.shape)}")
-        variable.assign(value)
+    model = network.build(run.config, len(run.manifest["classes"]))
+    if weights == "ema" and not run.config.optimizer.ema:
+        raise InputError(f"--weights=ema: {run.folder} was trained without --ema")
+    network.assign(model, values, run.checkpoints, {"raw": "model/", "ema": "ema/"}[weights])
     return model
 
 
-def build_engine(run, values, normalization, strategy):
+def build_engine(run, values, normalization, strategy, weights="raw"):
     """An engine that runs the trained network of a run on a strategy."""
     with strategy.scope():
-        return Engine(strategy, build_model(run, values), normalization)
+        return Engine(strategy, build_model(run, values, weights), normalization)
 
 
 def step_of(values):

@@ -1,6 +1,7 @@
 """Learning rates as functions of the step, inside the compiled program."""
 
 import dataclasses
+import math
 
 import tensorflow as tf
 
@@ -9,28 +10,40 @@ _MEMORY = 0.98  # of the running training error: about 50 steps
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """A rate that falls at given steps, after a warm-up that lasts until the training error has fallen.
+    """A rate that falls, after a warm-up.
 
-    He et al. 2015, section 4.2: 0.1, divided by 10 at 32k and 48k steps; for ResNet-110, 0.01 until
-    the training error is below 80% (about 400 steps), then on as before.
+    steps: He et al. 2015, section 4.2: 0.1, divided by 10 at 32k and 48k steps. cosine: Bag of Tricks, section
+    5.1, 0.5 (1 + cos(t pi / T)) lr, t and T counted from the end of the warm-up. plateau: multiplied by `factor`
+    at each call of `Plateau.fall`. constant.
+
+    Linear warm-up (Goyal 2017; Bag of Tricks, section 3.1): step i of the m first, i from 1, has i / m of the
+    rate. ResNet-110's warm-up (He et al. 2015): another rate until the training error is below 80%, about 400
+    steps.
 
     Attributes:
-        lr: rate at the start.
-        boundaries: steps from which on the rate is multiplied by `factor` once more.
+        lr: rate at its highest.
+        kind: "steps", "cosine", "plateau" or "constant".
+        boundaries: steps: those from which on the rate is multiplied by `factor` once more.
         factor: of each fall.
-        warmup_lr: rate of the warm-up.
-        warmup_until_error: top-1 error in [0, 1] that ends it; 0 for no warm-up.
+        total: cosine: steps of the training.
+        warmup: steps of the linear warm-up.
+        warmup_lr: rate of the other warm-up.
+        warmup_until_error: top-1 error in [0, 1] that ends it; 0 for no such warm-up.
     """
 
     lr: float
+    kind: str = "steps"
     boundaries: tuple[int, ...] = ()
     factor: float = 0.1
+    total: int = 0
+    warmup: int = 0
     warmup_lr: float = 0.0
     warmup_until_error: float = 0.0
 
     def initial_state(self):
         """Scalars that the schedule carries from step to step: {name: float}."""
-        return {"error": 1.0, "warming": 1.0} if self.warmup_until_error else {}
+        state = {"error": 1.0, "warming": 1.0} if self.warmup_until_error else {}
+        return state | ({"falls": 0.0, "best_error": 1.0, "waited": 0.0} if self.kind == "plateau" else {})
 
     def rate(self, step, state):
         """Rate of a step.
@@ -42,25 +55,64 @@ class Schedule:
         Returns:
             float32 scalar tensor.
         """
-        falls = tf.add_n([tf.cast(step >= boundary, tf.float32) for boundary in self.boundaries] or [tf.zeros([])])
-        rate = self.lr * tf.pow(tf.constant(self.factor, tf.float32), falls)
-        return tf.where(state["warming"] > 0, self.warmup_lr, rate) if state else rate
+        rate = tf.constant(self.lr, tf.float32)
+        if self.kind == "cosine":
+            done = tf.cast(step - self.warmup, tf.float32) / max(1, self.total - self.warmup)
+            rate *= 0.5 * (1 + tf.cos(math.pi * tf.clip_by_value(done, 0.0, 1.0)))
+        elif self.kind == "plateau":
+            rate *= tf.pow(tf.constant(self.factor, tf.float32), state["falls"])
+        else:
+            falls = tf.add_n([tf.cast(step >= boundary, tf.float32) for boundary in self.boundaries] or [tf.zeros([])])
+            rate *= tf.pow(tf.constant(self.factor, tf.float32), falls)
+        if self.warmup:
+            rate *= tf.minimum(1.0, tf.cast(step + 1, tf.float32) / self.warmup)
+        return tf.where(state["warming"] > 0, self.warmup_lr, rate) if self.warmup_until_error else rate
 
     def advance(self, state, error):
         """State after a step whose training error in [0, 1] is given."""
-        if not state:
-            return {}
+        state = {name: state[name] for name in self.initial_state()}
+        if not self.warmup_until_error:
+            return state
         average = _MEMORY * state["error"] + (1 - _MEMORY) * error
         still = tf.cast(average >= self.warmup_until_error, tf.float32)
-        return {"error": average, "warming": state["warming"] * still}
+        return state | {"error": average, "warming": state["warming"] * still}
 
 
-def from_config(config, steps_per_epoch):
-    """The schedule that an `OptimizerConfig` describes.
+def after_plateau(state, error, patience):
+    """The state of a plateau schedule after an evaluation.
+
+    Args:
+        state: {"falls", "best_error", "waited"}: Python numbers.
+        error: of the evaluation, in [0, 1]; of validation or training data, never of the test split.
+        patience: evaluations without a lower error until the rate falls.
+
+    Returns:
+        The new state.
+    """
+    if error < state["best_error"]:
+        return {"falls": state["falls"], "best_error": error, "waited": 0.0}
+    waited = state["waited"] + 1
+    if waited >= patience:
+        return {"falls": state["falls"] + 1, "best_error": state["best_error"], "waited": 0.0}
+    return {"falls": state["falls"], "best_error": state["best_error"], "waited": waited}
+
+
+def from_config(config, batch_size, steps_per_epoch, total):
+    """The schedule that a `ScheduleConfig` describes.
 
     Args:
         config: the section of the configuration.
+        batch_size: global.
         steps_per_epoch: float, examples over batch size.
+        total: steps of the training.
     """
-    boundaries = config.lr_steps or tuple(round(epoch * steps_per_epoch) for epoch in config.lr_epochs)
-    return Schedule(config.lr, boundaries, config.lr_factor, config.warmup_lr, config.warmup_until_error)
+    return Schedule(
+        lr=config.lr * (batch_size / 256 if config.linear_scaling else 1),
+        kind=config.schedule,
+        boundaries=config.lr_steps or tuple(round(epoch * steps_per_epoch) for epoch in config.lr_epochs),
+        factor=config.lr_factor,
+        total=total,
+        warmup=round(config.warmup_epochs * steps_per_epoch),
+        warmup_lr=config.warmup_lr,
+        warmup_until_error=config.warmup_until_error,
+    )

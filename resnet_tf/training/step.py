@@ -11,18 +11,25 @@ before it and assigned after it. How it is compiled depends on the devices:
 
 Gradients are summed and each replica's loss is divided by the global batch. Moving statistics of BN
 are averaged with them at every step, so that all replicas always hold the same state to the bit.
+Whether a step counts is decided on the sums, alike on every replica. A step whose numbers fail changes
+nothing: under a loss scale it is skipped, else the engine halts, its state that of the step before.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 import tensorflow as tf
 
 from resnet_tf.data import draws, resident
 from resnet_tf.data.augmentation import Augmentation
-from resnet_tf.training import devices
+from resnet_tf.errors import InputError
+from resnet_tf.training import devices, optimizer
+from resnet_tf.training.losses import Loss
 
-METRICS = ("loss", "top1", "lr")  # of a step, in the order of the columns that `Engine.train` returns
+# Of a step, in the order of the columns that `Engine.train` returns. top1 and top5 are of the labels, also where
+# targets are mixed; gradient_norm is before clipping; skipped is 1 for a step that a loss scale skipped.
+METRICS = ("loss", "top1", "top5", "lr", "gradient_norm", "loss_scale", "skipped", "data_wait")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,65 +40,99 @@ class Views:
     mirror: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How an engine trains.
+
+    Attributes:
+        optimizer: an `optimizer.SGD`, `Adam` or `LAMB`.
+        schedule: a `schedule.Schedule`.
+        loss: a `losses.Loss`.
+        loss_scale: an `optimizer.LossScale` for float16, else None.
+        clip: largest norm of the summed gradient; 0 for no limit.
+        accumulate: parts that a replica's batch is worked through in, one after another.
+        ema: decay of the moving average of weights and statistics; 0 for none. Its first steps have
+            (1 + t) / (10 + t) where that is less, as in TensorFlow's ExponentialMovingAverage.
+        views: a `Views`; None for images that are streamed, which come as views.
+        augmentation: an `augmentation.Augmentation`.
+        teacher: a `distillation.Teacher`; None for none.
+        seed: of the random views.
+    """
+
+    optimizer: object
+    schedule: object
+    loss: Loss = Loss()
+    loss_scale: optimizer.LossScale | None = None
+    clip: float = 0.0
+    accumulate: int = 1
+    ema: float = 0.0
+    views: Views | None = None
+    augmentation: Augmentation = Augmentation()
+    teacher: object = None
+    seed: int = 0
+
+
 class Engine:
     """Trains and runs one model on the replicas of a strategy.
 
     Build the model and the engine inside `strategy.scope()`.
 
     Attributes:
-        state: {name: variable} of all that a checkpoint holds: weights, moving statistics, optimizer
-            slots, the step, and the scalars of schedule and loss scale.
+        state: {name: variable} of all that a checkpoint holds: weights, moving statistics, their moving
+            averages, optimizer slots, the step, and the scalars of schedule and loss scale.
+        replicas: of all machines.
+        local_replicas: of this one.
     """
 
-    def __init__(
-        self, strategy, model, normalization, *, optimizer=None, schedule=None, loss_scale=None, views=None,
-        augmentation=None, seed=0,
-    ):  # fmt: skip
+    def __init__(self, strategy, model, normalization, recipe=None):
         """Make the variables; nothing is compiled before the first call.
 
         Args:
-            strategy: a MirroredStrategy.
+            strategy: a MirroredStrategy or MultiWorkerMirroredStrategy.
             model: from normalised images to logits.
             normalization: a `colour.Normalization`.
-            optimizer: an `optimizer.SGD`; None for an engine that only runs the model.
-            schedule: a `schedule.Schedule`; None likewise.
-            loss_scale: an `optimizer.LossScale` for float16, else None.
-            views: a `Views`; None for none, and for images that are streamed, which come as views.
-            augmentation: an `augmentation.Augmentation`; None for none.
-            seed: of the random views.
+            recipe: a `Recipe`; None for an engine that only runs the model.
         """
         self.strategy = strategy
         self.model = model
+        self.recipe = recipe
         self.replicas = strategy.num_replicas_in_sync
+        self.local_replicas = len(strategy.extended.worker_devices)
+        self.first_replica = devices.worker(strategy) * self.local_replicas  # of this machine
         self._normalization = normalization
-        self._optimizer, self._schedule, self._loss_scale = optimizer, schedule, loss_scale
-        self._views, self._seed = views, seed
-        self._augmentation = augmentation or Augmentation()
 
         self._weights = {variable.path: variable.value for variable in model.trainable_variables}
         self._statistics = {variable.path: variable.value for variable in model.non_trainable_variables}
-        self._slots = {
-            slot: {path: _zeros_like(variable) for path, variable in self._weights.items()}
-            for slot in (optimizer.slots if optimizer else ())
-        }
-        self._scalars = {"step": _scalar(0, tf.int64)}
-        for part in (schedule, loss_scale):
-            if part is not None:
-                self._scalars |= {name: _scalar(value) for name, value in part.initial_state().items()}
+        self._scalars = {"step": _scalar(0, tf.int64), "halted": _scalar(0.0)}
+        self._slots, self._averages = {}, {}
+        self._teacher = recipe.teacher.variables if recipe and recipe.teacher else {}
+        if recipe:
+            self._slots = {
+                slot: {path: _zeros_like(variable) for path, variable in self._weights.items()}
+                for slot in recipe.optimizer.slots
+            }
+            for part in (recipe.schedule, recipe.loss_scale):
+                if part is not None:
+                    self._scalars |= {name: _scalar(value) for name, value in part.initial_state().items()}
+            if recipe.ema:
+                network = self._weights | self._statistics
+                self._averages = {path: _copy(variable) for path, variable in network.items()}
         self.state = {f"model/{path}": variable for path, variable in (self._weights | self._statistics).items()}
+        self.state |= {f"ema/{path}": variable for path, variable in self._averages.items()}
         for slot, variables in self._slots.items():
             self.state |= {f"{slot}/{path}": variable for path, variable in variables.items()}
         self.state |= {f"state/{name}": variable for name, variable in self._scalars.items()}
 
-        gpu = devices.on_gpu(strategy)
-        whole = gpu and self.replicas == 1
-        parts = gpu and not whole
+        self._gpu = devices.on_gpu(strategy)
+        whole = self._gpu and self.replicas == 1
+        parts = self._gpu and not whole
         synchronised = any(getattr(layer, "synchronized", False) for layer in model.layers)
         self._train_call = tf.function(self._train_steps, jit_compile=whole, autograph=False)
         self._train_stream_call = tf.function(self._train_stream_steps, autograph=False)
         self._predict_call = tf.function(self._predict_batches, jit_compile=whole, autograph=False)
         self._predict_stream_call = tf.function(self._predict_stream_batch, autograph=False)
-        self._forward_stream = tf.function(self._forward, jit_compile=gpu, autograph=False)
+        self._forward_stream = tf.function(self._forward, jit_compile=self._gpu, autograph=False)
+        self._statistics_call = tf.function(self._replica_statistics, jit_compile=whole, autograph=False)
         if whole:  # what feeds the step is no part of the program, each step is
             self._step_on = tf.function(self._step_on, jit_compile=True, autograph=False)
         if parts:
@@ -103,7 +144,7 @@ class Engine:
     # --- Data --------------------------------------------------------------------------------------------------------
 
     def place(self, *arrays):
-        """Copy arrays to every replica: a list over replicas of tuples of tensors."""
+        """Copy arrays to every replica of this machine: a list over these of tuples of tensors."""
         copies = []
         for device in self.strategy.extended.worker_devices:
             with tf.device(device):
@@ -114,15 +155,16 @@ class Engine:
         """Open one iterator for each replica.
 
         Args:
-            make_dataset: function(replica=, replicas=) that makes the dataset of a replica's part of each batch.
+            make_dataset: function(replica) that makes the dataset of a replica's part of each batch; replicas of
+                this machine are counted from 0.
 
         Returns:
             List over replicas of iterators, two batches ahead on the replica's own device where that is a GPU.
         """
         iterators = []
         for replica, device in enumerate(self.strategy.extended.worker_devices):
-            dataset = make_dataset(replica=replica, replicas=self.replicas)
-            if devices.on_gpu(self.strategy):
+            dataset = make_dataset(replica)
+            if self._gpu:
                 dataset = dataset.apply(tf.data.experimental.prefetch_to_device(device, 2))
             iterators.append(iter(dataset))
         return iterators
@@ -176,20 +218,38 @@ class Engine:
         return tf.while_loop(lambda index, _: index < count, body, [tf.constant(0), metrics])[1]
 
     def _replica_stream_step(self, replica, iterator, _):
-        batch = next(iterator)
-        return self._step_on(replica, batch["pixels"], batch["labels"], batch["keys"])
+        asked = tf.timestamp()
+        with tf.control_dependencies([asked]):
+            batch = next(iterator)
+        with tf.control_dependencies(list(batch.values())):
+            waited = tf.cast(tf.timestamp() - asked, tf.float32)
+        return self._step_on(replica, batch["pixels"], batch["labels"], batch["keys"], waited)
 
     def _replica_step(self, replica, data, order):
+        step = self._local(self._scalars["step"], replica).read_value()
+        return self._step_on(replica, *self.gather(replica, data, order, step), tf.zeros([]))
+
+    def gather(self, replica, data, order, step):
+        """A replica's part of a batch from what `place` made.
+
+        Args:
+            replica: of this machine, from 0.
+            data: its images and labels.
+            order: int32 [batch], the examples of the global batch.
+            step: that it is of, from 0.
+
+        Returns:
+            pixels, labels, keys; see `views`.
+        """
         images, labels = data
         batch = order.shape[0] // self.replicas
-        part = slice(replica * batch, (replica + 1) * batch)
-        chosen = order[part]
-        step = self._local(self._scalars["step"], replica).read_value()
-        positions = step * order.shape[0] + tf.range(part.start, part.stop, dtype=tf.int64)
-        keys = draws.keys(self._seed, positions // images.shape[0], tf.cast(chosen, tf.int64))
-        return self._step_on(replica, tf.gather(images, chosen), tf.gather(labels, chosen), keys)
+        first = (self.first_replica + replica) * batch
+        chosen = tf.convert_to_tensor(order)[first : first + batch]
+        positions = step * order.shape[0] + tf.range(first, first + batch, dtype=tf.int64)
+        keys = draws.keys(self.recipe.seed, positions // images.shape[0], tf.cast(chosen, tf.int64))
+        return tf.gather(images, chosen), tf.gather(labels, chosen), keys
 
-    def _step_on(self, replica, pixels, labels, keys):
+    def _step_on(self, replica, pixels, labels, keys, waited):
         """One step on this replica's part of a batch; returns the metrics."""
         state = self._read(replica)
         sums = self._gradients(state, pixels, labels, keys)
@@ -197,72 +257,166 @@ class Engine:
             sums = _all_reduce(sums)
         new_state, metrics = self._update(state, sums)
         self._assign(replica, new_state)
-        return metrics
+        return tf.concat([metrics, waited[None]], axis=0)
+
+    def views(self, pixels, labels, keys):
+        """What the network is given of a batch: normalised images and targets, augmented and mixed.
+
+        Args:
+            pixels: uint8 [n, height, width, 3].
+            labels: int32 [n].
+            keys: int64 [n]; see `draws.keys`.
+
+        Returns:
+            float32 [n, height, width, 3] and float32 [n, classes].
+        """
+        recipe = self.recipe
+        images = recipe.augmentation.colour(pixels, keys, self._normalization)
+        if recipe.views:
+            offsets, mirrored = resident.draw_views(keys, recipe.views.pad, recipe.views.mirror)
+            images = resident.pad_crop_mirror(images, offsets, mirrored, recipe.views.pad)
+        targets = recipe.loss.targets(labels, self.model.output_shape[-1])
+        return recipe.augmentation.mix(images, targets, keys)
+
+    def denormalize(self, images):
+        """Normalised images back to [0, 255], float32."""
+        return images * self._normalization.std + self._normalization.mean
 
     def _gradients(self, state, pixels, labels, keys):
         """This replica's part of everything that is summed over replicas."""
-        images = self._augmentation.colour(pixels, keys, self._normalization)
-        if self._views:
-            offsets, mirrored = resident.draw_views(keys, self._views.pad, self._views.mirror)
-            images = resident.pad_crop_mirror(images, offsets, mirrored, self._views.pad)
-        targets = tf.one_hot(labels, self.model.output_shape[-1])
-        images, targets = self._augmentation.mix(images, targets, keys)
-        batch = images.shape[0] * self.replicas
+        parts = self.recipe.accumulate
+        batch = (pixels, labels, keys)
+        examples = pixels.shape[0] * self.replicas
+        if parts == 1:
+            sums = self._gradients_of_part(state, list(state["statistics"].values()), batch, examples)
+        else:
+            batches = [tf.reshape(values, [parts, values.shape[0] // parts, *values.shape[1:]]) for values in batch]
+
+            def body(part, sums):
+                chosen = [values[part] for values in batches]
+                new = self._gradients_of_part(state, sums["statistics"], chosen, examples)
+                added = {name: tf.nest.map_structure(tf.add, sums[name], new[name]) for name in sums}
+                return part + 1, added | {"statistics": new["statistics"]}
+
+            zero = {name: tf.zeros([]) for name in ("loss", "top1", "top5")}
+            zero |= {"gradients": [tf.zeros_like(weight) for weight in state["weights"].values()]}
+            zero |= {"statistics": list(state["statistics"].values())}
+            sums = tf.while_loop(lambda part, _: part < parts, body, [tf.constant(0), zero])[1]
+        if self.replicas > 1:
+            sums["statistics"] = [value / self.replicas for value in sums["statistics"]]
+        return sums
+
+    def _gradients_of_part(self, state, statistics, batch, examples):
+        recipe, labels = self.recipe, batch[1]
+        images, targets = self.views(*batch)
         weights = list(state["weights"].values())
+        teacher = recipe.teacher.logits(list(state["teacher"].values()), images) if recipe.teacher else None
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            logits, statistics = self.model.stateless_call(
-                weights, list(state["statistics"].values()), images, training=True
-            )
-            losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
-            loss = tf.reduce_sum(losses) / batch
-            scaled = loss * state["scalars"]["scale"] if self._loss_scale else loss
+            logits, statistics = self.model.stateless_call(weights, statistics, images, training=True)
+            loss = tf.reduce_sum(recipe.loss(logits, targets, teacher)) / examples
+            scaled = loss * state["scalars"]["scale"] if recipe.loss_scale else loss
         gradients = tape.gradient(scaled, weights)
-        right = tf.equal(tf.argmax(logits, axis=1, output_type=labels.dtype), labels)
+        own = tf.gather(logits, labels, batch_dims=1)[:, None]
+        rank = tf.reduce_sum(tf.cast(logits >= own, tf.float32), axis=1)  # 1 where no other class scores as high
         return {
             "gradients": gradients,
-            "statistics": [value / self.replicas for value in statistics] if self.replicas > 1 else statistics,
+            "statistics": list(statistics),
             "loss": loss,
-            "top1": tf.reduce_sum(tf.cast(right, tf.float32)) / batch,
+            "top1": tf.reduce_sum(tf.cast(rank < 2, tf.float32)) / examples,
+            "top5": tf.reduce_sum(tf.cast(rank < 6, tf.float32)) / examples,
         }
 
     def _update(self, state, sums):
         """New state from the old one and the sums over replicas; and the metrics of the step."""
-        weights, scalars = list(state["weights"].values()), state["scalars"]
-        slots = {slot: list(values.values()) for slot, values in state["slots"].items()}
-        rate = self._schedule.rate(scalars["step"], scalars if self._schedule.initial_state() else {})
-        gradients, statistics = sums["gradients"], sums["statistics"]
-        if self._loss_scale:
+        recipe, scalars = self.recipe, state["scalars"]
+        rate = recipe.schedule.rate(scalars["step"], scalars)
+        gradients = sums["gradients"]
+        if recipe.loss_scale:
             gradients = [gradient / scalars["scale"] for gradient in gradients]
-        new_weights, new_slots = self._optimizer.update(weights, slots, gradients, rate)
-        new_scalars = {"step": scalars["step"] + 1}
-        new_scalars |= self._schedule.advance(scalars if self._schedule.initial_state() else {}, 1.0 - sums["top1"])
-        if self._loss_scale:
-            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
+        norm = tf.linalg.global_norm(gradients)
+        fine = tf.math.is_finite(norm) & tf.math.is_finite(sums["loss"])
+        # A gradient that fails under a loss scale is the scale's business; a loss never is.
+        broken = ~tf.math.is_finite(sums["loss"]) if recipe.loss_scale else ~fine
+        halted = (scalars["halted"] > 0) | broken
+        old = {group: state[group] for group in ("weights", "statistics", "slots", "averages")}
 
-            def keep(new, old):
-                return [tf.where(finite, a, b) for a, b in zip(new, old, strict=True)]
+        def updated():
+            weights = list(state["weights"].values())
+            slots = {slot: list(values.values()) for slot, values in state["slots"].items()}
+            clipped = optimizer.clip(gradients, norm, recipe.clip)
+            applied = scalars["step"] - tf.cast(scalars["skipped_steps"], tf.int64) if recipe.loss_scale else scalars["step"]
+            new_weights, new_slots = recipe.optimizer.update(weights, slots, clipped, rate, applied)
+            network = [*new_weights, *sums["statistics"]]
+            count = tf.cast(scalars["step"], tf.float32)
+            decay = tf.minimum(recipe.ema, (1 + count) / (10 + count))
+            averages = zip(state["averages"].values(), network, strict=True) if recipe.ema else ()
+            return {
+                "weights": dict(zip(state["weights"], new_weights, strict=True)),
+                "statistics": dict(zip(state["statistics"], sums["statistics"], strict=True)),
+                "slots": {slot: dict(zip(state["weights"], values, strict=True)) for slot, values in new_slots.items()},
+                "averages": dict(zip(state["averages"], [a + (1 - decay) * (b - a) for a, b in averages], strict=True)),
+            }
 
-            new_weights = keep(new_weights, weights)
-            new_slots = {slot: keep(values, slots[slot]) for slot, values in new_slots.items()}
-            statistics = keep(statistics, state["statistics"].values())
-            new_scalars |= self._loss_scale.advance(scalars, finite)
-        new_state = {
-            "weights": dict(zip(state["weights"], new_weights, strict=True)),
-            "statistics": dict(zip(state["statistics"], statistics, strict=True)),
-            "slots": {slot: dict(zip(state["weights"], values, strict=True)) for slot, values in new_slots.items()},
-            "scalars": new_scalars,
-        }
-        return new_state, tf.stack([sums["loss"], sums["top1"], rate])
+        counts = ~halted if recipe.loss_scale else ~halted & fine
+        new_state = self._choose(fine & ~halted, updated, old)
+        new_scalars = {"step": scalars["step"] + 1} | recipe.schedule.advance(scalars, 1.0 - sums["top1"])
+        if recipe.loss_scale:
+            new_scalars |= recipe.loss_scale.advance(scalars, fine)
+        new_scalars = {name: tf.where(counts, value, scalars[name]) for name, value in new_scalars.items()}
+        new_state["scalars"] = new_scalars | {"halted": tf.cast(halted, tf.float32)}
+        scale = scalars["scale"] if recipe.loss_scale else tf.ones([])
+        skipped = tf.cast(~fine, tf.float32)
+        return new_state, tf.stack([sums["loss"], sums["top1"], sums["top5"], rate, norm, scale, skipped])
+
+    def _choose(self, condition, new, old):
+        """new() where a scalar condition holds, else old; XLA computes both and selects, a CPU only the one."""
+        if not self._gpu:
+            return tf.cond(condition, new, lambda: old)
+        return tf.nest.map_structure(lambda a, b: tf.where(condition, a, b), new(), old)
+
+    # --- Statistics of BN --------------------------------------------------------------------------------------------
+
+    def batch_statistics(self, batches, momenta, ema=False):
+        """Mean over batches of BN's batch statistics, with the weights as they are ("precise BN").
+
+        Args:
+            batches: iterable of lists over this machine's replicas of (pixels, labels, keys), global batches.
+            momenta: {path: momentum} of the moving statistics to compute.
+            ema: of the averaged weights.
+
+        Returns:
+            {path: float32 array}.
+        """
+        total, count = None, 0
+        for batch in batches:
+            sums = self._statistics_call(batch, ema, tuple(momenta.items()))
+            total = sums if total is None else [a + b for a, b in zip(total, sums, strict=True)]
+            count += 1
+        return {path: (value / count).numpy() for path, value in zip(momenta, total, strict=True)}
+
+    def _replica_statistics(self, batch, ema, momenta):
+        def one(replica, part, _):
+            weights, statistics = self._read_network(replica, ema)
+            images, _ = self.views(*part)
+            zero = [tf.zeros_like(value) for value in statistics]
+            # From moving statistics of 0 the new ones are (1 - momentum) times the batch's.
+            moved = self.model.stateless_call(weights, zero, images, training=True)[1]
+            moved = dict(zip(self._statistics, moved, strict=True))
+            found = [moved[path] / (1 - momentum) / self.replicas for path, momentum in momenta]
+            return _all_reduce(found) if self.replicas > 1 else found
+
+        return self._each_replica(one, batch, None)[0]
 
     # --- Running the model -------------------------------------------------------------------------------------------
 
-    def predict(self, images, batch):
-        """Logits of images, in inference mode, every image once.
+    def predict(self, images, batch, ema=False):
+        """Logits of images, in inference mode, every image once. Each machine answers for itself.
 
         Args:
             images: uint8 [n, height, width, 3], NumPy; or what `place` made of them alone.
-            batch: examples at a time over all replicas; a multiple of their number.
+            batch: examples at a time over all local replicas; a multiple of their number.
+            ema: by the averaged weights.
 
         Returns:
             float32 [n, classes], NumPy.
@@ -273,58 +427,55 @@ class Engine:
         # The last batch is filled up with example 0, whose extra answers are cut off below.
         order = np.zeros(batches * batch, np.int32)
         order[:examples] = np.arange(examples)
-        parts = self._predict_call(data, tf.constant(order.reshape(batches, batch)))
+        parts = self._predict_call(data, tf.constant(order.reshape(batches, batch)), ema)
         logits = np.concatenate([part.numpy() for part in parts], axis=1)
         return logits.reshape(batches * batch, -1)[:examples]
 
-    def predict_stream(self, iterators, batches, combine):
+    def predict_stream(self, iterators, batches, combine, ema=False):
         """Logits of streamed views, in inference mode.
 
         Args:
             iterators: from `stream`, over {"pixels": uint8 [n, views, size, size, 3], ...}.
             batches: how many to take.
             combine: function(float32 logits [n, views, classes]) -> float32 [n, classes].
+            ema: by the averaged weights.
 
         Yields:
             float32 [batch, classes], NumPy.
         """
         waiting = None
         for _ in range(batches):
-            parts = self._predict_stream_call(iterators, combine)
+            parts = self._predict_stream_call(iterators, combine, ema)
             if waiting is not None:  # read while the device works on the batch after it
                 yield np.concatenate([part.numpy() for part in waiting])
             waiting = parts
         if waiting is not None:
             yield np.concatenate([part.numpy() for part in waiting])
 
-    def _predict_stream_batch(self, iterators, combine):
+    def _predict_stream_batch(self, iterators, combine, ema):
         def one(replica, iterator, _):
             pixels = next(iterator)["pixels"]
             views = pixels.shape[1]
-            state = self._read(replica)
-            logits = self._forward_stream(
-                list(state["weights"].values()), list(state["statistics"].values()),
-                tf.reshape(pixels, [-1, *pixels.shape[2:]]),
-            )  # fmt: skip
+            logits = self._forward_stream(*self._read_network(replica, ema), tf.reshape(pixels, [-1, *pixels.shape[2:]]))
             return combine(tf.reshape(logits, [-1, views, logits.shape[-1]]))
 
         return self._each_replica(one, iterators, None)
 
-    def _predict_batches(self, data, order):
+    def _predict_batches(self, data, order, ema):
         def body(index, parts):
-            new = self._each_replica(self._replica_predict, data, order[index])
+            new = self._each_replica(functools.partial(self._replica_predict, ema), data, order[index])
             rows = zip(parts, new, strict=True)
             return index + 1, [tf.tensor_scatter_nd_update(part, [[index]], row[None]) for part, row in rows]
 
         batches, batch = order.shape
-        empty = [tf.zeros([batches, batch // self.replicas, self.model.output_shape[-1]])] * self.replicas
+        local = self.local_replicas
+        empty = [tf.zeros([batches, batch // local, self.model.output_shape[-1]])] * local
         return tf.while_loop(lambda index, _: index < batches, body, [tf.constant(0), empty])[1]
 
-    def _replica_predict(self, replica, data, order):
-        batch = order.shape[0] // self.replicas
+    def _replica_predict(self, ema, replica, data, order):
+        batch = order.shape[0] // self.local_replicas
         pixels = tf.gather(data[0], order[replica * batch : (replica + 1) * batch])
-        state = self._read(replica)
-        return self._forward(list(state["weights"].values()), list(state["statistics"].values()), pixels)
+        return self._forward(*self._read_network(replica, ema), pixels)
 
     def _forward(self, weights, statistics, pixels):
         return self.model.stateless_call(weights, statistics, self._normalization(pixels), training=False)[0]
@@ -332,13 +483,13 @@ class Engine:
     # --- Replicas and variables --------------------------------------------------------------------------------------
 
     def _each_replica(self, function, data, order):
-        """Call function(replica, data of the replica, order) on every replica; a list of what they return."""
+        """Call function(local replica, its data, order) on every replica; a list over the local ones of the answers."""
         if self.replicas == 1:
             return [function(0, data[0], order)]
 
         def in_replica():
             context = tf.distribute.get_replica_context()
-            replica = int(tf.get_static_value(context.replica_id_in_sync_group))
+            replica = int(tf.get_static_value(context.replica_id_in_sync_group)) % self.local_replicas
             return function(replica, data[replica], order)
 
         return list(self.strategy.experimental_local_results(self.strategy.run(in_replica)))
@@ -347,14 +498,25 @@ class Engine:
         return self.strategy.experimental_local_results(variable)[replica]
 
     def _groups(self):
-        return {"weights": self._weights, "statistics": self._statistics, "scalars": self._scalars}
+        return {
+            "weights": self._weights, "statistics": self._statistics, "scalars": self._scalars,
+            "averages": self._averages,
+        }  # fmt: skip
+
+    def _values(self, variables, replica):
+        return {name: self._local(variable, replica).read_value() for name, variable in variables.items()}
 
     def _read(self, replica):
-        def read(variables):
-            return {name: self._local(variable, replica).read_value() for name, variable in variables.items()}
+        state = {group: self._values(variables, replica) for group, variables in self._groups().items()}
+        state["slots"] = {slot: self._values(variables, replica) for slot, variables in self._slots.items()}
+        return state | {"teacher": self._values(self._teacher, replica)}
 
-        state = {group: read(variables) for group, variables in self._groups().items()}
-        return state | {"slots": {slot: read(variables) for slot, variables in self._slots.items()}}
+    def _read_network(self, replica, ema):
+        """Weights and statistics, two lists of tensors: the averaged ones, or as they are."""
+        groups = (self._weights, self._statistics)
+        if ema:
+            groups = [{path: self._averages[path] for path in variables} for variables in groups]
+        return [list(self._values(variables, replica).values()) for variables in groups]
 
     def _assign(self, replica, state):
         def assign(variables, values):
@@ -371,10 +533,31 @@ class Engine:
         return {name: self._local(variable, 0).numpy() for name, variable in self.state.items()}
 
     def set_state(self, values):
-        """Give every replica the state in {name: array}; names that `state` lacks are passed over."""
+        """Give every replica the state in {name: array}.
+
+        Raises:
+            InputError: a part of the state is missing or of another shape; nothing is changed.
+        """
         for name, variable in self.state.items():
-            for replica in range(self.replicas):
-                self._local(variable, replica).assign(values[name])
+            if name not in values or values[name].shape != tuple(variable.shape):
+                found = list(values[name].shape) if name in values else "missing"
+                raise InputError(f"checkpoint: {name} is {found}, not {list(variable.shape)}: it is of another network")
+        self.assign({name: values[name] for name in self.state})
+
+    def assign(self, values):
+        """Give every replica a part of the state, {name: array or number}."""
+        for name, value in values.items():
+            for replica in range(self.local_replicas):
+                self._local(self.state[name], replica).assign(value)
+
+    def reset_averages(self):
+        """Let the averaged weights begin where the weights are."""
+        averages = [name for name in self.state if name.startswith("ema/")]
+        self.assign({name: self.get(name.replace("ema/", "model/", 1)) for name in averages})
+
+    def get(self, name):
+        """One part of the state as a NumPy array."""
+        return self._local(self.state[name], 0).numpy()
 
 
 def _scalar(value, dtype=tf.float32):
@@ -383,6 +566,10 @@ def _scalar(value, dtype=tf.float32):
 
 def _zeros_like(variable):
     return tf.Variable(tf.zeros(variable.shape, variable.dtype), trainable=False)
+
+
+def _copy(variable):
+    return tf.Variable(variable, trainable=False)
 
 
 def _all_reduce(sums):

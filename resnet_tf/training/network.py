@@ -1,0 +1,156 @@
+"""The network of a run, and networks that come from elsewhere: to start from, or to learn from."""
+
+import dataclasses
+import pathlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+import yaml
+
+from resnet_tf import config as configuration
+from resnet_tf.data import colour
+from resnet_tf.errors import InputError
+from resnet_tf.models import create_model, find
+from resnet_tf.models.layers import BatchNormalization
+from resnet_tf.training import checkpoint, record
+
+MANIFEST_ASSET = "run.yaml"  # in assets.extra of an exported model: what its network is
+
+
+def build(config, classes, replicas=1):
+    """The network that a `TrainConfig` describes, for so many classes."""
+    size = config.data.image_size
+    model = create_model(
+        config.model.model,
+        num_classes=classes,
+        input_shape=(size, size, 3),
+        shortcut=config.model.shortcut,
+        zero_gamma=config.model.zero_gamma,
+        initializer=config.model.initializer,
+        sync_bn=config.model.bn == "sync" and replicas > 1,
+        dtype=configuration.PRECISIONS[config.device.precision],
+        seed=config.optimizer.seed,
+    )
+    if config.model.bn == "frozen":
+        freeze_bn(model)
+    return model
+
+
+def freeze_bn(model):
+    """Make every BN answer by its moving statistics, and keep these, gamma and beta as they are."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A network that somebody has trained.
+
+    Attributes:
+        origin: what to call it.
+        model: a `keras.Model`, from normalised images to logits.
+        normalization: a `colour.Normalization`, its own.
+        classes: their names; None where the weights do not tell.
+    """
+
+    origin: str
+    model: keras.Model
+    normalization: colour.Normalization
+    classes: list[str] | None
+
+
+def load(flag, origin, config, classes=None):
+    """Read a trained network.
+
+    Args:
+        flag: what to name in errors, "teacher" or "init_from".
+        origin: a run's folder, an exported model's, or MODEL:WEIGHTS, the weights a file or tag of `weights.load`,
+            or "random" for weights as drawn.
+        config: the `TrainConfig` whose input size and precision it takes.
+        classes: how many MODEL:WEIGHTS have; None for the paper's.
+
+    Raises:
+        InputError: nothing that is a network.
+    """
+    path = pathlib.Path(origin)
+    if (path / record.MANIFEST).exists():
+        run = record.open_run(path)
+        values = checkpoint.load_latest(run.checkpoints)
+        if values is None:
+            raise InputError(f"--{flag}={origin}: a run without a checkpoint yet")
+        return _restored(flag, origin, run.config, run.manifest["classes"], values, config)
+    if (path / "saved_model.pb").exists():
+        return _exported(flag, origin, path, config)
+    name, _, weights = origin.partition(":")
+    if path.exists() or not weights:
+        raise InputError(f"--{flag}={origin}: no run, no exported model, and not MODEL:FILE")
+    size = config.data.image_size
+    settings = {"num_classes": classes, "input_shape": (size, size, 3), "dtype": configuration.PRECISIONS[config.device.precision]}
+    find(name)
+    model = create_model(name, **settings, **({} if weights == "random" else {"weights": weights}))
+    return Trained(origin, model, colour.IMAGENET, None)
+
+
+def _restored(flag, origin, theirs, classes, values, config):
+    precision = dataclasses.replace(theirs.device, precision=config.device.precision)
+    data = dataclasses.replace(theirs.data, image_size=config.data.image_size)
+    plain = dataclasses.replace(theirs.model, bn="local", init_from="")
+    model = build(dataclasses.replace(theirs, device=precision, data=data, model=plain), len(classes))
+    try:
+        assign(model, values, origin)
+        mean, std = values["normalization/mean"], values["normalization/std"]
+    except (InputError, KeyError) as error:
+        raise InputError(f"--{flag}={origin}: {error}") from None
+    return Trained(origin, model, colour.Normalization(mean, std), list(classes))
+
+
+def _exported(flag, origin, path, config):
+    try:
+        described = yaml.safe_load((path / "assets.extra" / MANIFEST_ASSET).read_text())
+        theirs = configuration.from_settings(configuration.TrainConfig, described["flags"], origin)
+        exported = tf.saved_model.load(str(path))
+        arrays = [variable.numpy() for variable in exported.variables]
+    except (OSError, KeyError, TypeError, AttributeError, yaml.YAMLError, tf.errors.OpError) as error:
+        raise InputError(f"--{flag}={origin}: not a model that resnet_tf.export wrote ({error})") from None
+    names = described["variables"]
+    if len(names) != len(arrays):
+        raise InputError(f"--{flag}={origin}: {len(arrays)} variables, not {len(names)}")
+    values = {f"model/{name}": array for name, array in zip(names, arrays, strict=True)}
+    values |= {f"normalization/{name}": np.asarray(described["normalization"][name], np.float32) for name in ("mean", "std")}
+    return _restored(flag, origin, theirs, described["classes"], values, config)
+
+
+def assign(model, values, origin, prefix="model/"):
+    """Give a network the weights and moving statistics of a checkpoint.
+
+    Raises:
+        InputError: they are of another network.
+    """
+    for variable in model.variables:
+        value = values.get(prefix + variable.path)
+        if value is None or value.shape != tuple(variable.shape):
+            found = "nothing" if value is None else list(value.shape)
+            raise InputError(f"{origin}: {found} for {variable.path}, not {list(variable.shape)}")
+        variable.assign(value)
+
+
+def start_from(model, trained):
+    """Copy all of a trained network but, where the classes are others, its head.
+
+    Raises:
+        InputError: it is another network.
+    """
+    theirs = {variable.path: variable for variable in trained.model.variables}
+    for variable in model.variables:
+        source = theirs.get(variable.path)
+        if source is not None and source.shape == variable.shape:
+            variable.assign(source)
+        elif not variable.path.startswith("logits/"):
+            raise InputError(f"--init_from={trained.origin}: has no {variable.path} of {list(variable.shape)}")
+
+
+def bn_layers(model):
+    """The layers with moving statistics that training changes, in order."""
+    return [layer for layer in model.layers if isinstance(layer, BatchNormalization) and layer.trainable]

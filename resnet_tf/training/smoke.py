@@ -1,0 +1,77 @@
+"""Any recipe, shrunk to a minute on a laptop: to see that it runs, not what it reaches."""
+
+import dataclasses
+import os
+import re
+
+import numpy as np
+
+from resnet_tf.data.splits import Source
+
+_EXAMPLES = 64  # of each split; one epoch of them is the training
+_BATCH = 8
+_SIZE = 32
+# The smallest network of a kind, by the names of kinds that stay as they are.
+_SMALLEST = ((r"^(cifar_(?:resnet|plain))\d+", r"\g<1>8"), (r"^(resnet|plain)\d+", r"\g<1>18"))
+
+
+def shrink(config):
+    """The same recipe on the smallest network of its kind, a few small images, and eight steps.
+
+    Args:
+        config: a `TrainConfig` whose `record.smoke` is set.
+
+    Returns:
+        A `TrainConfig` whose `smoke` is not set. Where --data_dir is unset the images are synthetic.
+    """
+    replace = dataclasses.replace
+    parts = config.optimizer.accumulate * max(1, config.device.replicas, len(config.device.gpus))
+    streamed = config.views.view != "pad_crop"
+    # Read back from the flags, since these have not been checked yet.
+    model = replace(config.model, model=_smallest(config.model.model))
+    if model.init_from and not os.path.exists(model.init_from):
+        model = replace(model, init_from="", bn="local" if model.bn == "frozen" else model.bn)
+    data = config.data
+    if not data.data_dir and data.dataset != "digits":
+        data = replace(data, dataset="synthetic", tfds_name="", classes=(), skip_bad_images=0)
+    data = replace(data, validation_examples=min(data.validation_examples, _EXAMPLES))
+    views = config.views
+    if streamed:
+        data = replace(data, image_size=_SIZE, resize=_SIZE + 4 if data.resize else 0)
+        scale = (_SIZE + 4, _SIZE + 16)[: len(views.scale)]
+        views = replace(views, scale=scale if views.view in ("scale_jitter", "resize_crop") else views.scale)
+    optimizer = replace(
+        config.optimizer, train_steps=0, train_epochs=1.0, batch_size=_BATCH * parts,
+        precise_bn=min(config.optimizer.precise_bn, 2),
+    )  # fmt: skip
+    schedule = replace(
+        config.schedule,
+        lr=min(config.schedule.lr, 0.01),
+        linear_scaling=False,
+        lr_steps=(),
+        lr_epochs=(0.5,) if config.schedule.lr_steps or config.schedule.lr_epochs else (),
+        warmup_epochs=min(config.schedule.warmup_epochs, 0.25),
+    )
+    loss = config.loss
+    if loss.teacher:
+        loss = replace(loss, teacher=f"{_smallest('resnet152_v1d')}:random")
+    record = replace(
+        config.record, smoke=False, results="", log_every=1, eval_every=4 if config.record.eval_every else 0,
+        checkpoint_every=4,
+    )  # fmt: skip
+    return replace(
+        config, model=model, data=data, views=views, optimizer=optimizer, schedule=schedule, loss=loss, record=record
+    )
+
+
+def few(source):
+    """The first examples of each split, in an order that has all classes."""
+    order = np.random.default_rng(0).permutation
+    splits = {name: split.take(np.sort(order(len(split))[:_EXAMPLES])) for name, split in source.splits.items()}
+    return Source(source.name, source.classes, splits)
+
+
+def _smallest(name):
+    for pattern, smallest in _SMALLEST:
+        name = re.sub(pattern, smallest, name)
+    return name
