@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import resnet_tf
-from resnet_tf.config import OptimizerConfig
+from resnet_tf.config import ScheduleConfig
 from resnet_tf.evaluation import metrics
 from resnet_tf.training import optimizer, schedule
 
@@ -19,12 +19,69 @@ def test_sgd_equals_its_formula(nesterov, rng):
     momenta = [np.zeros(4), np.zeros(4)]
     for rate in (0.1, 0.1, 0.01):
         gradients = [rng.normal(size=4), rng.normal(size=4)]
-        ours, slots = sgd.update(ours, slots, [tf.constant(g, tf.float32) for g in gradients], tf.constant(rate))
+        ours, slots = sgd.update(ours, slots, [tf.constant(g, tf.float32) for g in gradients], tf.constant(rate), None)
         for index, decay in enumerate((0.1, 0.0)):
             total = gradients[index] + decay * weights[index]
             momenta[index] = 0.9 * momenta[index] + total
             weights[index] = weights[index] - rate * (total + 0.9 * momenta[index] if nesterov else momenta[index])
     np.testing.assert_allclose(ours, weights, rtol=1e-5, atol=1e-6)
+
+
+def three_steps(ours, rng, shape=(3, 4)):
+    """Weights after three steps of an optimizer, the gradients, and the weights at the start, of two variables."""
+    weights = [rng.normal(size=shape).astype(np.float32) for _ in range(2)]
+    gradients = [[rng.normal(size=shape).astype(np.float32) for _ in range(2)] for _ in range(3)]
+    values, slots = [tf.constant(w) for w in weights], {slot: [tf.zeros(shape)] * 2 for slot in ours.slots}
+    for applied, step in enumerate(gradients):
+        values, slots = ours.update(
+            values, slots, [tf.constant(g) for g in step], tf.constant(0.1), tf.constant(applied, tf.int64)
+        )
+    return [value.numpy() for value in values], gradients, weights
+
+
+def adam(weights, gradients, penalty, coupled, epsilon, direction=lambda weight, step: step):
+    """Algorithm 1 of Kingma & Ba in float64; the first of two variables decays."""
+    results = []
+    for index, weight in enumerate(weights):
+        weight, mean, square = weight.astype(np.float64), 0.0, 0.0
+        for count, step in enumerate(gradients, 1):
+            gradient = step[index] + (penalty * weight if coupled and index == 0 else 0)
+            mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+            change = (mean / (1 - 0.9**count)) / (np.sqrt(square / (1 - 0.999**count)) + epsilon)
+            if index == 0 and not coupled:
+                change = direction(weight, change + penalty * weight)
+            weight = weight - 0.1 * change
+        results.append(weight)
+    return results
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_adam_equals_its_formula(decoupled, rng):
+    ours, gradients, weights = three_steps(optimizer.Adam(0.9, 0.2, (True, False), decoupled), rng)
+    # The correction 1 - 0.999^t in float32 has 4 digits at t = 1.
+    np.testing.assert_allclose(ours, adam(weights, gradients, 0.2, not decoupled, 1e-8), rtol=1e-4, atol=1e-5)
+
+
+def test_lamb_equals_its_formula(rng):
+    ours, gradients, weights = three_steps(optimizer.LAMB(0.9, 0.2, (True, False)), rng)
+
+    def scaled(weight, change):
+        return change * np.linalg.norm(weight) / np.linalg.norm(change)
+
+    np.testing.assert_allclose(ours, adam(weights, gradients, 0.2, False, 1e-6, scaled), rtol=1e-4, atol=1e-5)
+    still = optimizer.LAMB(0.9, 0.2, (True,)).update(
+        [tf.zeros(3)], {"mean": [tf.zeros(3)], "square": [tf.zeros(3)]}, [tf.zeros(3)], tf.constant(0.1), tf.constant(0)
+    )[0]
+    assert not np.any(still)  # and no 0 / 0
+
+
+def test_clip_keeps_direction_and_what_is_short():
+    gradients = [tf.constant([3.0, 0.0]), tf.constant([4.0])]
+    norm = tf.linalg.global_norm(gradients)
+    np.testing.assert_allclose(optimizer.clip(gradients, norm, 1.0)[0], [0.6, 0], rtol=1e-6)
+    np.testing.assert_allclose(optimizer.clip(gradients, norm, 1.0)[1], [0.8], rtol=1e-6)
+    np.testing.assert_array_equal(optimizer.clip(gradients, norm, 6.0)[1], [4.0])
+    assert optimizer.clip(gradients, norm, 0.0) is gradients
 
 
 def test_decay_is_by_role():
@@ -41,19 +98,52 @@ def rate(plan, step, state=None):
     return float(plan.rate(tf.constant(step, tf.int64), state))
 
 
+def plan_of(batch_size=128, total=1000, steps_per_epoch=10.0, **settings):
+    return schedule.from_config(ScheduleConfig(**settings), batch_size, steps_per_epoch, total)
+
+
+def test_cosine_after_a_linear_warm_up():
+    plan = plan_of(lr=0.4, schedule="cosine", warmup_epochs=5, batch_size=1024, linear_scaling=True)
+    assert plan.lr == pytest.approx(1.6) and plan.warmup == 50
+    # Bag of Tricks: step i of the m first, i from 1, has i / m of the rate; then half a cosine over what remains.
+    assert [rate(plan, step) for step in (0, 24, 49)] == pytest.approx([1.6 / 50, 0.8, 1.6])
+    assert rate(plan, 50) == pytest.approx(1.6)
+    assert rate(plan, 525) == pytest.approx(0.8, rel=1e-4)
+    assert rate(plan, 999) == pytest.approx(0.5 * 1.6 * (1 + np.cos(np.pi * 949 / 950)), rel=1e-2)
+    assert rate(plan, 5000) == 0
+
+
+def test_plateau_falls_after_patience_and_never_without_reason():
+    state = {"falls": 0.0, "best_error": 1.0, "waited": 0.0}
+    falls = []
+    for error in (0.9, 0.8, 0.8, 0.85, 0.81, 0.7, 0.7, 0.7, 0.7):
+        state = schedule.after_plateau(state, error, patience=3)
+        falls.append(state["falls"])
+    assert falls == [0, 0, 0, 0, 1, 1, 1, 1, 2] and state["best_error"] == 0.7
+    plan = plan_of(lr=0.1, schedule="plateau", lr_factor=0.5)
+    assert rate(plan, 7, state) == pytest.approx(0.025)
+    kept = plan.advance({name: tf.constant(value) for name, value in state.items()}, tf.constant(0.1))
+    assert {name: float(value) for name, value in kept.items()} == pytest.approx(state)
+
+
+def test_constant_rate_is_constant():
+    plan = plan_of(lr=0.3, schedule="constant")
+    assert rate(plan, 0) == rate(plan, 10**6) == pytest.approx(0.3)
+
+
 def test_step_schedule_at_its_corners():
-    plan = schedule.from_config(OptimizerConfig(lr=0.1, lr_steps=(32_000, 48_000)), steps_per_epoch=390.6)
+    plan = plan_of(lr=0.1, lr_steps=(32_000, 48_000))
     for step, expected in [(0, 0.1), (31_999, 0.1), (32_000, 0.01), (47_999, 0.01), (48_000, 0.001), (64_000, 0.001)]:
         assert rate(plan, step) == pytest.approx(expected, rel=1e-5)
 
 
 def test_epochs_are_turned_into_steps():
-    plan = schedule.from_config(OptimizerConfig(lr_epochs=(1.5,)), steps_per_epoch=10.0)
+    plan = plan_of(lr_epochs=(1.5,))
     assert plan.boundaries == (15,)
 
 
 def test_warm_up_ends_once_and_for_all():
-    plan = schedule.Schedule(0.1, (200,), 0.1, warmup_lr=0.01, warmup_until_error=0.8)
+    plan = schedule.Schedule(0.1, boundaries=(200,), warmup_lr=0.01, warmup_until_error=0.8)
     state = plan.initial_state()
     rates = []
     for step in range(300):

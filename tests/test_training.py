@@ -15,26 +15,24 @@ from resnet_tf import train
 from resnet_tf.data import colour, draws, resident
 from resnet_tf.errors import InputError
 from resnet_tf.training import checkpoint, devices, loop, optimizer, record, schedule
-from resnet_tf.training.step import Engine, Views
+from resnet_tf.training.step import METRICS, Engine, Recipe, Views
 
 BATCH = 16
 
 
-def make_engine(replicas, sync_bn=True, dtype="float32", initial_scale=2.0**15, lr=0.02):
+def make_engine(replicas, sync_bn=True, dtype="float32", initial_scale=2.0**15, lr=0.02, **recipe):
     images = np.random.default_rng(1).integers(0, 256, (64, 16, 16, 3), dtype=np.uint8)
     labels = np.arange(64, dtype=np.int32) % 10
     strategy = devices.make_strategy(replicas)
     with strategy.scope():
         model = resnet_tf.create_model("cifar_resnet8_v1", input_shape=(16, 16, 3), sync_bn=sync_bn, dtype=dtype)
-        engine = Engine(
-            strategy,
-            model,
-            colour.normalization("channel", images),
-            optimizer=optimizer.from_config(configuration.OptimizerConfig(), model),
-            schedule=schedule.Schedule(lr),
-            loss_scale=optimizer.LossScale(initial_scale) if dtype == "mixed_float16" else None,
-            views=Views(2, True),
-        )
+        settings = {
+            "optimizer": optimizer.from_config(configuration.OptimizerConfig(), model),
+            "schedule": schedule.Schedule(lr),
+            "loss_scale": optimizer.LossScale(initial_scale) if dtype == "mixed_float16" else None,
+            "views": Views(2, True),
+        }
+        engine = Engine(strategy, model, colour.normalization("channel", images), Recipe(**settings | recipe))
     return engine, images, labels
 
 
@@ -56,7 +54,7 @@ def one_and_two():
 def test_one_and_two_replicas_agree(one_and_two):
     (_, metrics_one, state_one, logits_one, _), (_, metrics_two, state_two, logits_two, _) = one_and_two
     # Sums in another order: 1e-7 a step, amplified by four steps of training through BN.
-    np.testing.assert_allclose(metrics_one, metrics_two, rtol=1e-5)
+    np.testing.assert_allclose(metrics_one, metrics_two, rtol=1e-4)
     assert state_one.keys() == state_two.keys() and state_one["state/step"] == 4
     for name, value in state_one.items():
         np.testing.assert_allclose(value, state_two[name], rtol=1e-3, atol=2e-5, err_msg=name)
@@ -166,7 +164,7 @@ def test_run_folder_explains_itself(unbroken):
     assert manifest["data"]["examples"] == {"train": 512, "test": 256}
     assert len(manifest["classes"]) == 10 and manifest["model"]["trainable_parameters"] == 75_290
     rows = train_rows(folder)
-    assert [row["step"] for row in rows if row["split"] == "train"] == [6, 8, 12, 16, 18, 24]
+    assert [row["step"] for row in rows if row["split"] == "train"] == [6, 12, 18, 24]
     assert [row["step"] for row in rows if row["split"] == "test"] == [12, 24]
     # The running error starts at 1 and needs more than 24 steps to pass 85%: still the rate of the warm-up.
     assert [row["lr"] for row in rows if row["step"] == 24 and row["lr"]] == pytest.approx([0.01])
@@ -223,15 +221,25 @@ def test_disk_full_in_training_is_one_line(tmp_path, monkeypatch, capsys):
     assert last == f"error: {tmp_path}/run/checkpoints/step.npz: No space left on device"
 
 
-def test_loss_that_is_no_number_stops_with_step_and_cause(tmp_path, capsys):
+def test_loss_that_is_no_number_stops_with_step_layer_and_a_way_to_see_it(tmp_path, capsys):
     flags = [flag for flag in SMALL if not flag.startswith(("--lr", "--checkpoint"))]
-    assert train.main([*flags, "--lr=1e25", "--checkpoint_every=1", f"--out={tmp_path}/run"]) == 1
+    flags = [*flags, "--lr=1e25", f"--out={tmp_path}/run"]
+    assert train.main(flags) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("error: loss is ") and "--lr=1e+25" in last and "at step " in last
-    saved = checkpoint.steps(tmp_path / "run" / "checkpoints")
-    assert saved and f"last good checkpoint is of step {saved[-1]}" in last
-    for path in (tmp_path / "run" / "checkpoints").iterdir():
-        assert checkpoint.load(path)
+    assert last.startswith("error: ") and "--lr=1e+25" in last and " at step 2 of " in last
+    assert "first in the output of stage1_block1_" in last and "--debug_step=2" in last
+    # The call that failed held six steps, of which the first was good, and no checkpoint came before it.
+    assert "no checkpoint yet" in last
+    (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
+    state = checkpoint.load(kept)
+    assert int(state["state/step"]) == 1 and all(np.isfinite(value).all() for value in state.values())
+    before = sorted(path.name for path in (tmp_path / "run").rglob("*"))
+    assert train.main([*flags, "--debug_step=2"]) == 0
+    captured = capsys.readouterr()
+    assert "not finite" in captured.err and "stage1_block1" in captured.out.strip().splitlines()[-1]
+    assert sorted(path.name for path in (tmp_path / "run").rglob("*")) == before
+    assert train.main([*flags, "--debug_step=1"]) == 1
+    assert "--debug_step=1" in capsys.readouterr().err
 
 
 def test_results_row(tmp_path):
@@ -270,7 +278,9 @@ def test_every_setting_is_read(tmp_path, monkeypatch):
         "dataset": "synthetic", "image_size": 16, "model": "cifar_resnet8_v1", "batch_size": 32, "train_steps": 2,
         "out": str(tmp_path / "run"), "results": str(tmp_path / "r.csv"),
     }  # fmt: skip
-    for changed in ({}, {"view": "resize_crop", "scale": (20,), "out": str(tmp_path / "streamed")}):
+    streamed = {"view": "resize_crop", "scale": (20,), "out": str(tmp_path / "streamed")}
+    plateau = {"schedule": "plateau", "eval_every": 1, "out": str(tmp_path / "plateau")}
+    for changed in ({}, streamed, plateau):
         bare = configuration.from_settings(configuration.TrainConfig, values | changed, "test")
         recording = configuration.TrainConfig(
             **{name: recorder(getattr(bare, name)) for name in configuration.section_types(configuration.TrainConfig)}

@@ -17,7 +17,7 @@ from resnet_tf.data.examples import Examples, Memory
 from resnet_tf.errors import InputError
 from resnet_tf.models import create_model
 from resnet_tf.training import devices, optimizer, record, schedule
-from resnet_tf.training.step import Engine
+from resnet_tf.training.step import Engine, Recipe
 
 _MAX_IMAGES = 1000
 _HOST_BATCH = 50
@@ -131,11 +131,11 @@ def benchmark_augment(config):
                 config.model.model, num_classes=1000, input_shape=(size, size, 3),
                 dtype=configuration.PRECISIONS[config.device.precision],
             )  # fmt: skip
-            engine = Engine(
-                strategy, model, colour.IMAGENET, optimizer=optimizer.from_config(recipe, model),
-                schedule=schedule.Schedule(0.01), augmentation=augmentation,
+            settings = Recipe(
+                optimizer.from_config(recipe, model), schedule.Schedule(0.01), augmentation=augmentation,
                 loss_scale=optimizer.LossScale() if config.device.precision == "float16" else None,
             )  # fmt: skip
+            engine = Engine(strategy, model, colour.IMAGENET, settings)
         data = engine.place(pixels, labels)
 
         def run():

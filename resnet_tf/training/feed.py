@@ -11,7 +11,7 @@ from resnet_tf.data import augmentation, batches, colour, geometry, resident, se
 from resnet_tf.data.examples import Memory
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
-from resnet_tf.training import checkpoint, network
+from resnet_tf.training import checkpoint, network, signals
 from resnet_tf.training.step import Views
 
 _STATISTICS_EXAMPLES = 4096  # of a streamed set, whose mean and deviation are estimated
@@ -99,16 +99,24 @@ def normalization(config, split):
 
 
 @contextlib.contextmanager
-def named_errors(split):
+def named_errors(split, servers=()):
     """Where a stream fails, say which image it is.
 
     Raises:
         InputError: names the first bad image of the split.
+        signals.Stopped: a data server was started anew and knows nothing of this stream.
     """
     try:
         yield
-    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.NotFoundError, UnicodeDecodeError):
+    except (
+        tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.NotFoundError, UnicodeDecodeError,
+    ) as error:  # fmt: skip
         # The last where TensorFlow's message quotes bytes that are no text.
+        if servers and "dispatcher" in str(error):
+            raise signals.Stopped(
+                f"--data_service={','.join(servers)}: a data server was started anew; the same command goes on from "
+                "the last checkpoint"
+            ) from None
         if not isinstance(split, Split):
             verify.verify(split, 0)
         raise

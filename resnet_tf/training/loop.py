@@ -179,13 +179,17 @@ def train(config, source=None, callbacks=()):
     stop = signals.Stop()
 
     # --- What happens at the borders between calls --------------------------------------------------------------------
-    def evaluate():
+    def score():
         found = {}
         for name, ema in (("", False), ("_ema", True))[: 2 if config.optimizer.ema else 1]:
             figures = metrics.classification(evaluation.logits(ema, stop.check), evaluated.labels)
             if figures["examples"] != len(evaluated):
                 raise AssertionError(f"{figures['examples']} of {len(evaluated)} examples were scored")
             found[held_out + name] = figures
+        return found
+
+    def evaluate():
+        found = score()
         for split, figures in found.items():
             recorder.write(step, step / steps_per_epoch, split, **_without(figures, "examples"))
         if config.record.histograms:
@@ -229,7 +233,7 @@ def train(config, source=None, callbacks=()):
                 count = min(most, total - step, window.steps_ahead(), profile.steps_until_border(step),
                             *(every - step % every for every in stops if every))  # fmt: skip
                 begun = time.monotonic()
-                with feed.named_errors(training), profile.step(step):
+                with feed.named_errors(training, config.device.data_service), profile.step(step):
                     dispatched = Call(batches.steps(step, count), step, count, begun)
                 if pending:  # read what the call before has measured while the device works on this one
                     window.collect(pending)
@@ -257,16 +261,16 @@ def train(config, source=None, callbacks=()):
                 window.pause()
         except debug.NotFinite as failure:
             raise debug.explain(failure, engine, batches, run, chief, normalization) from None
-        except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError) as error:
+        except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError):
             if devices.workers(strategy) == 1:
                 raise
             raise signals.Stopped(
-                f"another machine of the cluster is gone ({error.message.splitlines()[0]}); start all of them again"
+                f"another machine of the cluster is gone; start all of them again to go on in {folder}"
             ) from None
 
         # --- Result --------------------------------------------------------------------------------------------------
         trained = figures is not None
-        figures = figures or evaluate()
+        figures = figures or score()
         result = {
             "run": str(folder),
             "steps": step,

@@ -1,0 +1,308 @@
+"""What a recipe may ask of the engine: losses, teachers, averages, accumulation, BN."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import resnet_tf
+from resnet_tf import config as configuration
+from resnet_tf import evaluate, export, train
+from resnet_tf.data import colour, resident
+from resnet_tf.errors import InputError
+from resnet_tf.training import checkpoint, devices, distillation, feed, loop, losses, network, optimizer, record, schedule
+from resnet_tf.training.step import METRICS, Engine, Recipe
+
+BATCH = 16
+SMALL = (
+    "--dataset=synthetic", "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=32", "--lr=0.05",
+    "--train_steps=8", "--log_every=4", "--pad=2",
+)  # fmt: skip
+
+
+def data():
+    images = np.random.default_rng(1).integers(0, 256, (64, 16, 16, 3), dtype=np.uint8)
+    return images, np.arange(64, dtype=np.int32) % 10
+
+
+def make_engine(replicas=1, bn="local", **recipe):
+    strategy = devices.make_strategy(replicas)
+    with strategy.scope():
+        model = resnet_tf.create_model("cifar_resnet8_v1", input_shape=(16, 16, 3), sync_bn=bn == "sync")
+        settings = {
+            "optimizer": optimizer.from_config(configuration.OptimizerConfig(), model),
+            "schedule": schedule.Schedule(0.02),
+        }
+        return Engine(strategy, model, colour.IMAGENET, Recipe(**settings | recipe))
+
+
+def run_steps(engine, steps=1):
+    order = resident.order(64, BATCH, 0, steps, seed=0)
+    return engine.train(engine.place(*data()), order, steps).numpy()
+
+
+# --- Losses ----------------------------------------------------------------------------------------------------------
+
+
+def test_smoothed_targets_sum_to_one_and_equal_keras(rng):
+    labels, logits = np.array([0, 3], np.int32), rng.normal(size=(2, 5)).astype(np.float32)
+    loss = losses.Loss(smoothing=0.1)
+    targets = loss.targets(labels, 5).numpy()
+    np.testing.assert_allclose(targets[1], [0.02, 0.02, 0.02, 0.92, 0.02], atol=1e-6)
+    np.testing.assert_allclose(targets.sum(axis=1), 1, atol=1e-6)
+    keras_loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1, reduction=None)
+    np.testing.assert_allclose(loss(logits, targets), keras_loss(tf.one_hot(labels, 5), logits), rtol=1e-5)
+    assert (losses.Loss().targets(labels, 5).numpy() == np.eye(5)[labels]).all()
+
+
+def test_bce_takes_what_is_more_than_a_fifth_as_there(rng):
+    logits = rng.normal(size=(2, 4)).astype(np.float32)
+    mixed = np.array([[0.7, 0.3, 0, 0], [0.85, 0, 0, 0.15]], np.float32)
+    present = np.array([[1, 1, 0, 0], [1, 0, 0, 0]])
+    likelihood = 1 / (1 + np.exp(-logits))
+    expected = -(present * np.log(likelihood) + (1 - present) * np.log(1 - likelihood)).mean(axis=1)
+    np.testing.assert_allclose(losses.Loss("bce")(logits, mixed), expected, rtol=1e-5)
+
+
+def test_distillation_equals_its_formula(rng):
+    logits, teacher = (rng.normal(size=(3, 6)).astype(np.float32) * 4 for _ in range(2))
+    targets = np.eye(6, dtype=np.float32)[[0, 5, 2]]
+
+    def softmax(values):
+        exponentials = np.exp(values - values.max(axis=1, keepdims=True))
+        return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+    hard = -(targets * np.log(softmax(logits))).sum(axis=1)
+    soft = -(softmax(teacher / 20) * np.log(softmax(logits / 20))).sum(axis=1)
+    found = losses.Loss(temperature=20.0, distillation=0.5)(logits, targets, teacher)
+    np.testing.assert_allclose(found, hard + 0.5 * 400 * soft, rtol=1e-5)
+    # The gradient vanishes where the student says what the teacher says, apart from the labels' own.
+    student = tf.Variable(teacher)
+    with tf.GradientTape() as tape:
+        both = losses.Loss()(student, targets, teacher) - losses.Loss()(student, targets)
+    # T^2 = 400 times rounding of 1e-7.
+    np.testing.assert_allclose(tape.gradient(both, student), np.zeros_like(teacher), atol=2e-4)
+
+
+# --- Teachers and weights to start from ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def teacher_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teachers") / "run"
+    flags = [*SMALL, "--normalization=imagenet", "--ema=0.5", "--eval_every=4", f"--out={folder}"]
+    assert train.main(flags) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(teacher_run):
+    folder = teacher_run.with_name("exported")
+    assert export.main([f"--run={teacher_run}", f"--out={folder}"]) == 0
+    return folder
+
+
+def config_of(*flags):
+    from absl import flags as absl_flags
+
+    values = absl_flags.FlagValues()
+    configuration.define_flags(configuration.TrainConfig, values)
+    values(["test", *flags])
+    return configuration.read_flags(configuration.TrainConfig, values)
+
+
+def test_teacher_sees_the_views_of_the_student(teacher_run, exported, rng):
+    config = config_of(*SMALL)
+    images = rng.normal(size=(4, 16, 16, 3)).astype(np.float32)
+    student = colour.Normalization(np.float32([100, 110, 120]), np.float32([50, 60, 70]))
+    answers = []
+    for origin in (teacher_run, exported):
+        trained = network.load("teacher", str(origin), config)
+        classes = trained.classes
+        teacher = distillation.Teacher(trained, classes, student)
+        pixels = images * student.std + student.mean
+        expected = trained.model((pixels - trained.normalization.mean) / trained.normalization.std, training=False)
+        values = [tf.convert_to_tensor(variable) for variable in teacher.variables.values()]
+        answers.append(teacher.logits(values, images))
+        np.testing.assert_allclose(answers[-1], expected, atol=1e-4)
+    np.testing.assert_allclose(*answers, atol=1e-5)  # an exported model teaches what its run does
+    with pytest.raises(InputError, match="--teacher=.*10 classes that are not the 3"):
+        distillation.Teacher(trained, ["a", "b", "c"], student)
+    with pytest.raises(InputError, match="--normalization=pixel"):
+        distillation.Teacher(trained, classes, colour.Normalization(np.zeros((16, 16, 3), np.float32), student.std))
+
+
+def test_student_follows_its_teacher(teacher_run, tmp_path, last_json):
+    plain = [*SMALL, "--train_steps=2", "--normalization=imagenet", "--lr=0"]
+    assert train.main([*plain, f"--out={tmp_path}/plain"]) == 0
+    assert train.main([*plain, f"--out={tmp_path}/taught", f"--teacher={teacher_run}", "--temperature=2"]) == 0
+    alone, taught = (record.read_metrics(tmp_path / name / "metrics.csv")[0] for name in ("plain", "taught"))
+    # The same network on the same views: what is more is T^2 CE, of two distributions over ten classes.
+    assert taught["loss"] - alone["loss"] > 4 * 0.5
+    assert taught["top1"] == alone["top1"]
+    assert taught["gradient_norm"] != alone["gradient_norm"]
+
+
+def test_start_from_a_run_and_freeze_its_bn(teacher_run, tmp_path):
+    flags = [*SMALL, "--train_steps=2", "--normalization=imagenet", f"--init_from={teacher_run}", "--bn=frozen"]
+    assert train.main([*flags, f"--out={tmp_path}/run"]) == 0
+    before, after = (checkpoint.load_latest(path / "checkpoints") for path in (teacher_run, tmp_path / "run"))
+    names = [name for name in after if name.startswith("model/")]
+    kept = {name for name in names if (before[name] == after[name]).all()}
+    assert kept == {name for name in names if "_bn" in name}
+    assert any(name.endswith("moving_mean") for name in kept) and any(name.endswith("gamma") for name in kept)
+
+
+def test_start_from_weights_of_other_classes_and_of_another_network(teacher_run, tmp_path, capsys):
+    config = config_of(*SMALL)
+    trained = network.load("init_from", str(teacher_run), config)
+    model = resnet_tf.create_model("cifar_resnet8_v1", num_classes=3, input_shape=(16, 16, 3))
+    head = model.get_layer("logits").kernel.numpy()
+    network.start_from(model, trained)
+    np.testing.assert_array_equal(model.get_layer("stem_conv").kernel, trained.model.get_layer("stem_conv").kernel)
+    np.testing.assert_array_equal(model.get_layer("logits").kernel, head)
+    flags = [*SMALL, "--model=cifar_resnet14_v1", f"--init_from={teacher_run}", f"--out={tmp_path}/run"]
+    assert train.main(flags) == 1
+    assert f"--init_from={teacher_run}: has no " in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+# --- Averages, accumulation, BN --------------------------------------------------------------------------------------
+
+
+def test_averaged_weights_follow_their_formula_and_are_evaluated(teacher_run, last_json, capsys, tmp_path):
+    engine = make_engine(ema=0.3)
+    name = "stage1_block1_conv1/kernel"
+    average = engine.get(f"model/{name}").astype(np.float64)
+    np.testing.assert_array_equal(engine.get(f"ema/{name}"), average)
+    order = resident.order(64, BATCH, 0, 4, seed=0)
+    placed = engine.place(*data())
+    for step in range(4):
+        engine.train(placed, order[step : step + 1], 1)
+        decay = min(0.3, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * engine.get(f"model/{name}")
+        np.testing.assert_allclose(engine.get(f"ema/{name}"), average, atol=1e-6)
+    assert engine.get("ema/stem_bn/moving_mean").any()  # BN's statistics are averaged too
+
+    rows = record.read_metrics(teacher_run / "metrics.csv")
+    final = {row["split"]: row["top1"] for row in rows}
+    assert set(final) == {"train", "test", "test_ema"}
+    for weights, split in (("raw", "test"), ("ema", "test_ema")):
+        assert evaluate.main([f"--run={teacher_run}", f"--weights={weights}"]) == 0
+        assert last_json()["top1"] == pytest.approx(final[split], abs=1e-6)
+    assert train.main([*SMALL, "--train_steps=1", f"--out={tmp_path}/plain"]) == 0
+    assert evaluate.main([f"--run={tmp_path}/plain", "--weights=ema"]) == 1
+    assert "--weights=ema" in capsys.readouterr().err
+
+
+def test_accumulated_parts_give_the_gradient_of_replicas():
+    """Two parts of a batch, one after another, see the BN that two replicas see, and sum alike."""
+    parts, replicas, whole = make_engine(accumulate=2), make_engine(replicas=2), make_engine()
+    rows = [run_steps(engine)[0] for engine in (parts, replicas, whole)]
+    np.testing.assert_allclose(rows[0][:5], rows[1][:5], rtol=1e-5)
+    assert abs(rows[0][0] - rows[2][0]) > 1e-5  # and not the BN of the whole batch
+    for name in parts.get_state():
+        if "moving" not in name:  # which two parts update twice
+            np.testing.assert_allclose(parts.get(name), replicas.get(name), rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_accumulation_on_replicas_without_bn_is_exact():
+    """With BN frozen a batch is the sum of its parts, however it is cut."""
+    states = []
+    for replicas, accumulate in ((1, 1), (1, 4), (2, 2)):
+        strategy = devices.make_strategy(replicas)
+        with strategy.scope():
+            model = resnet_tf.create_model("cifar_resnet8_v1", input_shape=(16, 16, 3))
+            network.freeze_bn(model)
+            part = optimizer.from_config(configuration.OptimizerConfig(), model)
+            recipe = Recipe(part, schedule.Schedule(0.02), accumulate=accumulate)
+            engine = Engine(strategy, model, colour.IMAGENET, recipe)
+        run_steps(engine, 2)
+        states.append(engine.get_state())
+    for name in states[0]:
+        for other in states[1:]:
+            np.testing.assert_allclose(states[0][name], other[name], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("limit", [0.5, 1e6])
+def test_gradient_is_clipped_after_the_sum(limit):
+    moved = []
+    for clip in (0.0, limit):
+        engine = make_engine(replicas=2, clip=clip)
+        norm = run_steps(engine)[0][METRICS.index("gradient_norm")]
+        moved.append(engine.get("momentum/logits/bias"))  # of which nothing decays: the gradient itself
+    assert norm > 0.5
+    np.testing.assert_allclose(moved[1], moved[0] * min(1.0, limit / norm), rtol=1e-4)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_precise_statistics_are_the_mean_of_batches(replicas):
+    engine = make_engine(replicas)
+    run_steps(engine, 1)
+    config = config_of(*SMALL, f"--batch_size={BATCH}", "--pad=0", "--mirror=false")
+    split = type("Split", (), {})  # noqa: F841
+    from resnet_tf.data.splits import Split
+
+    batches = feed.Training(engine, config, Split(*data()), 1, 1)
+    before = engine.get_state()
+    feed.precise_bn(engine, batches, 1, 3)
+    after = engine.get_state()
+    changed = {name for name in before if (before[name] != after[name]).any()}
+    assert changed == {name for name in before if "/moving_" in name}
+    stem, means, variances = engine.model.get_layer("stem_conv"), [], []
+    for order in resident.order(64, BATCH, 1, 3, seed=0):
+        for part in np.split(order, replicas):
+            images = stem(colour.IMAGENET(data()[0][part])).numpy()
+            means.append(images.mean(axis=(0, 1, 2)))
+            variances.append(images.var(axis=(0, 1, 2)))
+    np.testing.assert_allclose(after["model/stem_bn/moving_mean"], np.mean(means, axis=0), atol=1e-5)
+    np.testing.assert_allclose(after["model/stem_bn/moving_variance"], np.mean(variances, axis=0), rtol=1e-4)
+
+
+def test_a_step_that_fails_changes_nothing_and_halts():
+    engine = make_engine(replicas=2, ema=0.5)
+    kernel = engine.get("model/logits/kernel")
+    engine.assign({"model/logits/kernel": np.full_like(kernel, 1e38)})
+    before = engine.get_state()
+    rows = run_steps(engine, 3)
+    assert not np.isfinite(rows[:, METRICS.index("gradient_norm")]).any()
+    after = engine.get_state()
+    assert after["state/step"] == 0 and after["state/halted"] == 1
+    for name in before:
+        if name != "state/halted":
+            np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+
+
+# --- Use as a library ------------------------------------------------------------------------------------------------
+
+
+def test_fit_takes_data_of_ones_own_and_callbacks(tmp_path):
+    from resnet_tf.data import Source, Split
+
+    seen = []
+
+    class Look(loop.Callback):
+        def on_start(self, run, engine):
+            seen.append(("start", run.folder.name, engine.step))
+
+        def on_row(self, row):
+            seen.append((row["split"], row["step"]))
+
+        def on_checkpoint(self, path):
+            seen.append(("checkpoint", path.name))
+
+        def on_end(self, result):
+            seen.append(("end", result["examples"]))
+
+    images, labels = data()
+    source = Source("mine", [str(label) for label in range(10)], {"train": Split(images, labels), "test": Split(images[:7], labels[:7])})
+    result = loop.fit(
+        source, [Look()], model="cifar_resnet8_v1", dataset="synthetic", image_size=16, batch_size=16, train_steps=4,
+        log_every=2, out=str(tmp_path / "run"),
+    )  # fmt: skip
+    assert result["examples"] == 7
+    assert seen == [
+        ("start", "run", 0), ("train", 2), ("train", 4), ("test", 4), ("checkpoint", "step-00000004.npz"), ("end", 7)
+    ]  # fmt: skip
+    assert dataclasses.is_dataclass(source)
