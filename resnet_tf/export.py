@@ -17,7 +17,7 @@ def _run(settings, _):
             raise InputError(f"--{name} is not set")
     from resnet_tf.serving import savedmodel
 
-    return savedmodel.export(settings.export.run, settings.export.out)
+    return savedmodel.export(settings.export.run, settings.export.out, settings.export.weights)
 
 
 if __name__ == "__main__":

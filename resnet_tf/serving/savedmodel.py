@@ -18,18 +18,20 @@ import shutil
 
 import keras
 import tensorflow as tf
+import yaml
 
 from resnet_tf.data import images as views
 from resnet_tf.errors import InputError
-from resnet_tf.training import restore
+from resnet_tf.training import network, restore
 
 
-def export(run_folder, out):
+def export(run_folder, out, weights="raw"):
     """Write the SavedModel of a run, whole or not at all.
 
     Args:
         run_folder: of the run.
         out: folder to make; refused where it exists.
+        weights: "raw", or "ema" for the moving average.
 
     Returns:
         {"model": the folder, "run": the run's folder, "classes": how many, "signatures": their names}.
@@ -41,7 +43,7 @@ def export(run_folder, out):
     if out.exists():
         raise InputError(f"--out={out}: exists already; remove it or choose another")
     run, values, normalization = restore.load(run_folder)
-    model = restore.build_model(run, values)
+    model = restore.build_model(run, values, weights)
     classes = run.manifest["classes"]
     classify = _classifier(model, normalization, classes)
     size, resize = run.config.data.image_size, run.config.data.resize
@@ -65,6 +67,7 @@ def export(run_folder, out):
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         archive.write_out(str(partial), verbose=False)
+        _describe(partial, run, archive, normalization)
         os.rename(partial, out)
     except tf.errors.OpError as error:  # TensorFlow writes the files and has errors of its own for a full disk
         raise InputError(f"--out={out}: {error.message}") from None
@@ -76,6 +79,19 @@ def export(run_folder, out):
         "classes": len(classes),
         "signatures": ["serving_default", "images"],
     }
+
+
+def _describe(folder, run, archive, normalization):
+    """Leave what the network is, so that a training can start from it or learn from it."""
+    asset = folder / "assets.extra" / network.MANIFEST_ASSET
+    asset.parent.mkdir()
+    described = {
+        "flags": run.manifest["flags"],
+        "classes": run.manifest["classes"],
+        "normalization": {name: getattr(normalization, name).tolist() for name in ("mean", "std")},
+        "variables": [variable.path for variable in archive.variables],
+    }
+    asset.write_text(yaml.safe_dump(described, sort_keys=False, allow_unicode=True))
 
 
 def _classifier(model, normalization, classes):
