@@ -19,6 +19,7 @@ from resnet_tf.training.step import Engine, Views
 
 _RECIPE = configuration.OptimizerConfig(train_steps=1)  # He et al.: SGD, momentum, L2 on kernels
 _POOL_BATCHES = 4  # gone round: enough that no cache holds them, and little memory at any size
+_SHORTEST = 0.1  # seconds that a loop is timed for; metrics.csv has milliseconds
 _LARGE = 64  # pixels from which images are not padded and cropped, as those of CIFAR are
 
 
@@ -194,7 +195,7 @@ def benchmark_loop(config):
         What `measure.summary` makes of it, in images per second; the peer is "bare_step".
 
     Raises:
-        InputError: as `loop.train`.
+        InputError: as `loop.train`; or --steps are too few to time.
     """
     settings = config.benchmark
     if settings.results:
@@ -227,7 +228,10 @@ def _run_seconds(config):
         )
         with open(f"{folder}/run/metrics.csv", newline="") as file:
             times = [float(row["wall_seconds"]) for row in csv.DictReader(file) if row["split"] == "train"]
-    return times[-1] - times[0]
+    seconds = times[-1] - times[0]
+    if seconds < _SHORTEST:
+        raise InputError(f"--steps={settings.steps} took {seconds:.2f} s, too short to time: at least {_SHORTEST:g} s")
+    return seconds
 
 
 def _bare_step(config, strategy):
