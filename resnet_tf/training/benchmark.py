@@ -150,13 +150,14 @@ def _watched(make, task):
     compiled = False
 
     def watched():
-        nonlocal compiled
+        nonlocal held, compiled
         others = in_use("current") - held
         tf.config.experimental.reset_memory_stats("GPU:0")
         seconds = run()
-        if compiled:  # what XLA tries while it compiles is not the step's
+        if compiled:
             system.peak_mib = max(system.peak_mib or 0.0, (in_use("peak") - others) / 2**20)
-        compiled = True
+        else:  # the peak of what XLA tries while it compiles is not the step's; Keras makes its slots only now
+            held, compiled = in_use("current") - others, True
         return seconds
 
     system.run = watched
