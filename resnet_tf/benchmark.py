@@ -1,6 +1,7 @@
 """Measure speed against peers in one run.
 
-`python -m resnet_tf.benchmark train --model=cifar_resnet20_v1 --peers=keras_fit`
+`python -m resnet_tf.benchmark train --model=resnet50_v1b --image_size=224 --peers=keras_fit,timm_compile`
+`python -m resnet_tf.benchmark loop --model=cifar_resnet20_v1 --steps=100`
 `python -m resnet_tf.benchmark build --model=resnet50_v1d --peers=keras_applications`
 `python -m resnet_tf.benchmark input --data_dir=FOLDER_OR_TAR --image_size=224 --peers=pillow,opencv`
 `python -m resnet_tf.benchmark augment --model=resnet50_v1b --image_size=224 --batch_size=256`
@@ -20,14 +21,14 @@ def main(argv=None):
         with contextlib.suppress(ImportError):
             import torchvision  # noqa: F401  (crashes the process where TensorFlow is imported before it)
     description = "Measure speed against peers: alternating, warm, median of several."
-    return command.launch(description, config.BenchmarkConfig, _run, argv, positional="train|build|input|augment")
+    return command.launch(description, config.BenchmarkConfig, _run, argv, positional="train|loop|build|input|augment")
 
 
 def _run(settings, kinds):
-    if kinds == ["train"]:
+    if kinds in (["train"], ["loop"]):
         from resnet_tf.training import benchmark
 
-        return benchmark.benchmark_train(settings)
+        return (benchmark.benchmark_train if kinds == ["train"] else benchmark.benchmark_loop)(settings)
     if kinds == ["build"]:
         from resnet_tf.models import benchmark
 
@@ -36,7 +37,7 @@ def _run(settings, kinds):
         from resnet_tf.training import benchmark_input as benchmark
 
         return (benchmark.benchmark_input if kinds == ["input"] else benchmark.benchmark_augment)(settings)
-    raise InputError(f"{' '.join(kinds) or 'nothing'} to measure: say train or build, input or augment")
+    raise InputError(f"{' '.join(kinds) or 'nothing'} to measure: say train or build, loop, input or augment")
 
 
 if __name__ == "__main__":

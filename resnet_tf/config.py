@@ -497,8 +497,8 @@ class BenchmarkSection:
 
     peers: tuple[str, ...] = setting(
         ("keras_fit",),
-        "Peers: keras_fit, keras_fit_our_layers (train); keras_applications (build); pillow, opencv, simplejpeg, "
-        "torchvision (input).",
+        "Peers: keras_fit, keras_fit_our_layers, keras_applications, timm_eager, timm_compile, timm_compile_graph, "
+        "timm_compile_max (train); keras_applications (build); pillow, opencv, simplejpeg, torchvision (input).",
     )
     data_dir: str = setting("", "input: folder or tar archive of images, at any depth, or a folder of `prepare`.")
     peers_data_dir: str = setting("", "input: the images that peers read, if others, such as the originals.")

@@ -2,6 +2,7 @@
 
 import statistics
 import sys
+import time
 
 from resnet_tf.errors import InputError
 
@@ -30,10 +31,12 @@ def in_turn(systems, repeats):
     seconds = {name: [] for name in systems}
     for repeat in range(repeats + 1):
         for name, measure in systems.items():
+            begun = time.perf_counter()
             taken = measure()
             if repeat:
                 seconds[name].append(taken)
-            print(f"{name}: {taken:.3f} s{'' if repeat else ' (warm-up)'}", file=sys.stderr, flush=True)
+            note = "" if repeat else f" (warm-up; {time.perf_counter() - begun:.1f} s with compilation)"
+            print(f"{name}: {taken:.3f} s{note}", file=sys.stderr, flush=True)
     return seconds
 
 

@@ -1,79 +1,98 @@
-"""Speed of training beside peers: one process, one model, one batch, the systems in turn."""
+"""Speed of training beside peers, the systems in turn; and of the training loop beside its bare step."""
 
+import contextlib
+import csv
+import tempfile
 import time
 
-import keras
 import numpy as np
+import tensorflow as tf
 
 from resnet_tf import config as configuration
 from resnet_tf import measure
-from resnet_tf.data import colour, resident
+from resnet_tf.data import colour, resident, sources
 from resnet_tf.errors import InputError
-from resnet_tf.models import create_model
-from resnet_tf.models.layers import BatchNormalization
-from resnet_tf.training import devices, optimizer, record
+from resnet_tf.models import create_model, find
+from resnet_tf.training import devices, loop, optimizer, peers, record
 from resnet_tf.training.schedule import Schedule
 from resnet_tf.training.step import Engine, Views
 
 _RECIPE = configuration.OptimizerConfig(train_steps=1)  # He et al.: SGD, momentum, L2 on kernels
+_POOL_BATCHES = 4  # gone round: enough that no cache holds them, and little memory at any size
+_SHORTEST = 0.1  # seconds that a loop is timed for; metrics.csv has milliseconds
+_LARGE = 64  # pixels from which images are not padded and cropped, as those of CIFAR are
+
+
+# --- Beside peers ----------------------------------------------------------------------------------------------------
 
 
 def benchmark_train(config):
     """Images per second of training steps, ours and each peer's.
 
-    Ours reads uint8 images on the device and pads, crops, mirrors and normalises them in the step;
-    peers are given normalised float images, which costs them less. The peer keras_fit is the same
-    network of Keras' own layers alone, trained by `Model.fit`; keras_fit_our_layers has ours.
+    Ours reads uint8 images on the device and crops, mirrors and normalises them in the step, large ones not
+    cropped; peers have normalised images on the device, which costs them less. Each system is compiled in the
+    first round, which is not counted.
 
     Args:
-        config: a `config.BenchmarkConfig`.
+        config: a `config.BenchmarkConfig`; peers are `peers.PEERS`.
 
     Returns:
-        What `measure.summary` makes of it, in images per second.
+        What `measure.summary` makes of it, in images per second; and "peak_memory_mib", {system: MiB}, of a GPU.
 
     Raises:
-        InputError: an unknown peer.
+        InputError: an unknown peer, one that has no such network or is not installed, or more than one replica
+            beside peers.
     """
     settings = config.benchmark
-    measure.check_peers(settings.peers, _PEERS)
+    measure.check_peers(settings.peers, peers.PEERS)
     if settings.results:
         record.check_results(settings.results, record.SPEED_COLUMNS)
     strategy = devices.make_strategy(config.device.replicas)
-    if settings.batch_size % strategy.num_replicas_in_sync:
+    replicas = strategy.num_replicas_in_sync
+    if settings.batch_size % replicas:
         raise InputError(f"--batch_size={settings.batch_size} does not divide by the replicas")
+    if replicas > 1 and settings.peers:
+        raise InputError(f"--peers={','.join(settings.peers)} train on one device, not on {replicas}: say --replicas=1")
     started = time.monotonic()
-    rng = np.random.default_rng(0)
-    images, labels = _random_examples(rng, settings.batch_size * settings.steps, settings.image_size)
-    systems = {"ours": _ours(config, strategy, images, labels)}
-    systems |= {name: _PEERS[name](config, images, labels) for name in settings.peers}
-    seconds = measure.in_turn(systems, settings.repeats)
-    rates = {name: [len(labels) / taken for taken in values] for name, values in seconds.items()}
+    task = _task(config, devices.on_gpu(strategy))
+    with contextlib.ExitStack() as stack:
+        systems = {name: _watched(lambda: peers.PEERS[name](task, stack), task) for name in settings.peers}  # noqa: B023
+        systems = {"ours": _watched(lambda: _ours(task, strategy), task)} | systems
+        seconds = measure.in_turn({name: system.run for name, system in systems.items()}, settings.repeats)
+    images = settings.batch_size * settings.steps
+    rates = {name: [images / taken for taken in values] for name, values in seconds.items()}
     result = measure.summary("train", config.model.model, "images/s", rates, higher_is_better=True)
-    if settings.results:
-        common = record.provenance(0, time.monotonic() - started) | {
-            "benchmark": "train",
-            "model": config.model.model,
-            "batch": settings.batch_size,
-            "precision": config.device.precision,
-            "strategy": f"mirrored x{strategy.num_replicas_in_sync}",
-        }
-        for name, rate in {"ours": result["ours"], **result["peers"]}.items():
-            figures = {"images_per_second": round(rate, 1), "ratio": result["ratio"].get(name, "")}
-            record.append_result(settings.results, record.SPEED_COLUMNS, common | {"system": name} | figures)
+    result["peak_memory_mib"] = {
+        name: round(system.peak_mib) for name, system in systems.items() if system.peak_mib is not None
+    }
+    strategies = dict.fromkeys(systems, "one device") | {"ours": f"mirrored x{replicas}"}
+    versions = {name: system.versions for name, system in systems.items()}
+    _append(config, result, started, strategies, versions)
     return result
 
 
-def _random_examples(rng, count, size):
-    classes = 10
+def _task(config, on_gpu):
+    settings = config.benchmark
+    rng, classes, size = np.random.default_rng(0), find(config.model.model).classes, settings.image_size
+    count = settings.batch_size * min(settings.steps, _POOL_BATCHES)
     images = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-    return images, rng.integers(0, classes, count, dtype=np.int32)
+    return peers.Task(
+        config=config,
+        recipe=_RECIPE,
+        network=lambda: _network(config, classes),
+        normalization=colour.normalization("channel", images[: settings.batch_size]),
+        images=images,
+        labels=rng.integers(0, classes, count, dtype=np.int32),
+        classes=classes,
+        on_gpu=on_gpu,
+    )
 
 
-def _network(config, labels):
+def _network(config, classes):
     size = config.benchmark.image_size
     return create_model(
         config.model.model,
-        num_classes=int(labels.max()) + 1,
+        num_classes=classes,
         input_shape=(size, size, 3),
         shortcut=config.model.shortcut,
         zero_gamma=config.model.zero_gamma,
@@ -83,73 +102,152 @@ def _network(config, labels):
     )
 
 
-def _ours(config, strategy, images, labels):
-    settings = config.benchmark
+def _engine(config, strategy, classes, normalization):
     with strategy.scope():
-        model = _network(config, labels)
-        engine = Engine(
+        model = _network(config, classes)
+        return Engine(
             strategy,
             model,
-            colour.normalization("channel", images),
+            normalization,
             optimizer=optimizer.from_config(_RECIPE, model),
             schedule=Schedule(_RECIPE.lr),
             loss_scale=optimizer.LossScale() if config.device.precision == "float16" else None,
-            views=Views(pad=4, mirror=True),
+            views=Views(pad=_pad(config), mirror=True),
         )
-    data = engine.place(images, labels)
+
+
+def _pad(config):
+    return 4 if config.benchmark.image_size < _LARGE else 0
+
+
+def _ours(task, strategy):
+    settings = task.config.benchmark
+    engine = _engine(task.config, strategy, task.classes, task.normalization)
+    data = engine.place(task.images, task.labels)
 
     def run():
         begun = time.perf_counter()
-        order = resident.order(len(labels), settings.batch_size, engine.step, settings.steps, seed=0)
+        order = resident.order(len(task.labels), settings.batch_size, engine.step, settings.steps, seed=0)
         engine.train(data, order, settings.steps).numpy()  # waits for the device
         return time.perf_counter() - begun
 
-    return run
+    return peers.System(run)
 
 
-def _keras_fit(config, images, labels):
-    def as_keras_has_it(layer):
-        if not isinstance(layer, BatchNormalization):
-            return type(layer).from_config(layer.get_config())
-        return keras.layers.BatchNormalization.from_config(layer.get_config())
+def _watched(make, task):
+    """Make a system and have the peak of its memory noted, where it shares TensorFlow's allocator on a GPU."""
+    if not task.on_gpu:
+        return make()
 
-    return _fit(
-        config, keras.models.clone_model(_network(config, labels), clone_function=as_keras_has_it), images, labels
-    )
+    def in_use(which):
+        return tf.config.experimental.get_memory_info("GPU:0")[which]
+
+    before = in_use("current")
+    system = make()
+    if system.versions:  # a process of its own, which reports its own
+        return system
+    held, run = in_use("current") - before, system.run
+    compiled = False
+
+    def watched():
+        nonlocal held, compiled
+        others = in_use("current") - held
+        tf.config.experimental.reset_memory_stats("GPU:0")
+        seconds = run()
+        if compiled:
+            system.peak_mib = max(system.peak_mib or 0.0, (in_use("peak") - others) / 2**20)
+        else:  # the peak of what XLA tries while it compiles is not the step's; Keras makes its slots only now
+            held, compiled = in_use("current") - others, True
+        return seconds
+
+    system.run = watched
+    return system
 
 
-def _fit(config, model, images, labels):
-    model.compile(
-        keras.optimizers.SGD(_RECIPE.lr, momentum=_RECIPE.momentum, weight_decay=_RECIPE.weight_decay),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-    normalised = colour.normalization("channel", images)(images).numpy()
+def _append(config, result, started, strategies, versions):
+    settings = config.benchmark
+    if not settings.results:
+        return
+    common = record.provenance(0, time.monotonic() - started) | {
+        "benchmark": result["benchmark"],
+        "model": config.model.model,
+        "batch": settings.batch_size,
+        "precision": config.device.precision,
+    }
+    for name, rate in {"ours": result["ours"], **result["peers"]}.items():
+        row = common | {"system": name, "strategy": strategies[name], "images_per_second": round(rate, 1)}
+        row |= {"versions": versions.get(name) or common["versions"], "ratio": result["ratio"].get(name, "")}
+        record.append_result(settings.results, record.SPEED_COLUMNS, row)
 
-    clock = _EpochClock()
+
+# --- The loop beside its step ----------------------------------------------------------------------------------------
+
+
+def benchmark_loop(config):
+    """Images per second of a training run beside those of its compiled step called again and again.
+
+    The run is `loop.train` on the synthetic set, by the clock between rows of its metrics.csv: order of examples,
+    checks, progress, rows and events are all in it. The bare step has one order of examples and no reader.
+
+    Args:
+        config: a `config.BenchmarkConfig`; --steps are those timed, with a row every 100, or at the end of fewer.
+
+    Returns:
+        What `measure.summary` makes of it, in images per second; the peer is "bare_step".
+
+    Raises:
+        InputError: as `loop.train`; or --steps are too few to time.
+    """
+    settings = config.benchmark
+    if settings.results:
+        record.check_results(settings.results, record.SPEED_COLUMNS)
+    started = time.monotonic()
+    strategy = devices.make_strategy(config.device.replicas)
+    systems = {"ours": lambda: _run_seconds(config), "bare_step": _bare_step(config, strategy)}
+    seconds = measure.in_turn(systems, settings.repeats)
+    images = settings.batch_size * settings.steps
+    rates = {name: [images / taken for taken in values] for name, values in seconds.items()}
+    result = measure.summary("loop", config.model.model, "images/s", rates, higher_is_better=True)
+    _append(config, result, started, dict.fromkeys(systems, f"mirrored x{strategy.num_replicas_in_sync}"), {})
+    return result
+
+
+def _run_seconds(config):
+    settings = config.benchmark
+    every = min(100, settings.steps)
+    total = every + settings.steps  # those before the first row compile and warm up
+    with tempfile.TemporaryDirectory() as folder:
+        loop.train(
+            configuration.TrainConfig(
+                model=config.model,
+                data=configuration.DataConfig(dataset="synthetic", image_size=settings.image_size),
+                views=configuration.ViewConfig(pad=_pad(config)),
+                optimizer=configuration.OptimizerConfig(train_steps=total, batch_size=settings.batch_size),
+                device=config.device,
+                record=configuration.RecordConfig(out=f"{folder}/run", log_every=every, checkpoint_every=total),
+            )
+        )
+        with open(f"{folder}/run/metrics.csv", newline="") as file:
+            times = [float(row["wall_seconds"]) for row in csv.DictReader(file) if row["split"] == "train"]
+    seconds = times[-1] - times[0]
+    if seconds < _SHORTEST:
+        raise InputError(f"--steps={settings.steps} took {seconds:.2f} s, too short to time: at least {_SHORTEST:g} s")
+    return seconds
+
+
+def _bare_step(config, strategy):
+    settings = config.benchmark
+    split = sources.load("synthetic", image_size=settings.image_size).splits["train"]
+    engine = _engine(config, strategy, 10, colour.normalization("channel", split.images))
+    data = engine.place(split.images, split.labels)
+    most = config.device.steps_per_call or (100 if devices.on_gpu(strategy) else 10)
+    order = resident.order(len(split), settings.batch_size, 0, most, seed=0)
 
     def run():
-        model.fit(normalised, labels, batch_size=config.benchmark.batch_size, verbose=0, callbacks=[clock])
-        return clock.seconds
+        begun = time.perf_counter()
+        for done in range(0, settings.steps, most):
+            metrics = engine.train(data, order, min(most, settings.steps - done))
+        metrics.numpy()  # waits for the device
+        return time.perf_counter() - begun
 
     return run
-
-
-class _EpochClock(keras.callbacks.Callback):
-    """Seconds of an epoch's steps alone.
-
-    Making and taking down the iterator of `fit` is left out: TensorFlow 2.21 can wait at its end for
-    the thread that tunes tf.data, which sleeps for up to as long as the iterator has lived.
-    """
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._begun = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.seconds = time.perf_counter() - self._begun
-
-
-def _keras_fit_our_layers(config, images, labels):
-    return _fit(config, _network(config, labels), images, labels)
-
-
-_PEERS = {"keras_fit": _keras_fit, "keras_fit_our_layers": _keras_fit_our_layers}

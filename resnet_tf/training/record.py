@@ -279,7 +279,7 @@ class Recorder:
     def write(self, step, epoch, split, **values):
         """Write one row: metrics of a split ("train": the steps since its row before) at a step."""
         row = dict.fromkeys(METRICS_COLUMNS, "")
-        row |= {"step": step, "epoch": round(epoch, 4), "wall_seconds": round(self.wall_seconds, 2), "split": split}
+        row |= {"step": step, "epoch": round(epoch, 4), "wall_seconds": round(self.wall_seconds, 3), "split": split}
         row |= {name: float(f"{value:.6g}") for name, value in values.items()}
         self.rows.append(row)
         self._writer.writerow(row)

@@ -1,0 +1,119 @@
+"""The PyTorch peer of `python -m resnet_tf.benchmark train`: training steps of one of timm's networks.
+
+Needs torch and timm alone. It first prints what it is made of, {"versions": ...}; then, for each line that it reads
+from stdin, it trains some steps and prints {"seconds", "peak_memory_mib"}; what goes wrong is {"error": ...}. It ends
+with its stdin. Synthetic examples on the device, channels_last, SGD with momentum and weight decay in one fused kernel,
+automatic mixed precision (float16 with a scaled loss), cuDNN's own choice of algorithms.
+"""
+
+import argparse
+import json
+import os
+import queue
+import sys
+import threading
+import time
+
+WARM_STEPS = 3  # compile, or choose algorithms; a CUDA graph is recorded in the second and played from the third on
+MODES = ("eager", "default", "reduce-overhead", "max-autotune")  # all but the first: modes of torch.compile
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", required=True, help="timm's name")
+    parser.add_argument("--classes", type=int, required=True)
+    parser.add_argument("--image_size", type=int, required=True)
+    parser.add_argument("--batch_size", type=int, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--precision", choices=("float32", "bfloat16", "float16"), required=True)
+    parser.add_argument("--mode", choices=MODES, required=True)
+    parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
+    parser.add_argument("--tf32", action="store_true", help="matrix products of float32 in TF32")
+    arguments = parser.parse_args()
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+
+    def answer(**values):
+        print(json.dumps(values), file=answers, flush=True)
+
+    try:
+        import timm
+        import torch
+    except ImportError as error:
+        answer(error=f"{error} in {sys.executable}; RESNET_TF_PEER_PYTHON names the interpreter that has it")
+        return
+    answer(versions=f"python {sys.version.split()[0]}; torch {torch.__version__}; timm {timm.__version__}")
+    requests = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
+    try:
+        requests.get()
+        train = trainer(torch, timm, arguments)
+        while True:
+            answer(**train())
+            requests.get()
+    except Exception as error:
+        answer(error=f"{type(error).__name__}: {error}")
+        raise
+
+
+def _listen(requests):
+    for line in sys.stdin:
+        requests.put(line)
+    os._exit(0)  # whoever asked is gone; compiling need not go on
+
+
+def trainer(torch, timm, arguments):
+    """Function that trains --steps steps, warm, and returns their seconds and the peak of device memory."""
+    on_gpu = arguments.device == "cuda"
+    if on_gpu and not torch.cuda.is_available():
+        raise RuntimeError("this torch finds no GPU")
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = arguments.tf32
+    torch.set_float32_matmul_precision("high" if arguments.tf32 else "highest")
+    torch.manual_seed(0)
+    dtype = getattr(torch, arguments.precision)
+    model = timm.create_model(arguments.model, num_classes=arguments.classes)
+    model = model.to(arguments.device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True)
+    scaler = torch.amp.GradScaler(arguments.device, enabled=dtype is torch.float16)
+    size = arguments.image_size
+    images = torch.randn(arguments.batch_size, 3, size, size, device=arguments.device)
+    images = images.to(dtype, memory_format=torch.channels_last)
+    labels = torch.randint(arguments.classes, (arguments.batch_size,), device=arguments.device)
+    forward = model if arguments.mode == "eager" else torch.compile(model, mode=arguments.mode)
+
+    def step():
+        with torch.autocast(arguments.device, dtype=dtype, enabled=dtype is not torch.float32):
+            loss = torch.nn.functional.cross_entropy(forward(images), labels)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    def wait():
+        if on_gpu:
+            torch.cuda.synchronize()
+
+    step()
+    if on_gpu:  # the trials by which cuDNN and the compiler choose are over
+        torch.cuda.reset_peak_memory_stats()
+
+    def train():
+        for _ in range(WARM_STEPS):
+            step()
+        wait()
+        begun = time.perf_counter()
+        for _ in range(arguments.steps):
+            step()
+        wait()
+        seconds = time.perf_counter() - begun
+        if not on_gpu:
+            return {"seconds": seconds}
+        torch.cuda.empty_cache()  # the card is shared with the systems measured next
+        return {"seconds": seconds, "peak_memory_mib": torch.cuda.max_memory_allocated() / 2**20}
+
+    return train
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,281 @@
+"""What training is measured beside: `Model.fit` of Keras in this process, PyTorch in one of its own."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import re
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import keras
+import tensorflow as tf
+
+from resnet_tf import config as configuration
+from resnet_tf.data import resident
+from resnet_tf.errors import InputError
+from resnet_tf.models.layers import BatchNormalization
+
+PATIENCE = 900.0  # seconds to wait for an answer of a process; torch.compile may take minutes
+_SCRIPT = pathlib.Path(__file__).parents[2] / "benchmarks" / "peers" / "torch_train.py"
+
+
+@dataclasses.dataclass
+class System:
+    """One of the systems that are measured.
+
+    Attributes:
+        run: function that does the steps of one measurement and returns their seconds.
+        versions: of what it is made of, where that is not this process.
+        peak_mib: the most device memory that it used, in MiB; None where that is not known.
+    """
+
+    run: object
+    versions: str = ""
+    peak_mib: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What every system trains on.
+
+    Attributes:
+        config: a `config.BenchmarkConfig`.
+        recipe: a `config.OptimizerConfig`.
+        network: function() that builds our network.
+        normalization: a `colour.Normalization`.
+        images: uint8 [n, size, size, 3], NumPy: a pool that batches are drawn from.
+        labels: int32 [n], NumPy.
+        classes: how many.
+        on_gpu: whether it is a GPU that trains.
+    """
+
+    config: object
+    recipe: object
+    network: object
+    normalization: object
+    images: object
+    labels: object
+    classes: int
+    on_gpu: bool
+
+
+# --- Keras, in this process ------------------------------------------------------------------------------------------
+
+
+def keras_fit(task, stack):
+    """The same network of Keras' own layers alone."""
+
+    def as_keras_has_it(layer):
+        if not isinstance(layer, BatchNormalization):
+            return type(layer).from_config(layer.get_config())
+        return keras.layers.BatchNormalization.from_config(layer.get_config())
+
+    return _fit(task, keras.models.clone_model(task.network(), clone_function=as_keras_has_it))
+
+
+def keras_fit_our_layers(task, stack):
+    """The network as ours, trained by `Model.fit`."""
+    return _fit(task, task.network())
+
+
+def keras_applications(task, stack):
+    """The nearest network of keras.applications: its ResNets are v1 with biases, where v1b strides elsewhere.
+
+    Raises:
+        InputError: there is none.
+    """
+    name = task.config.model.model
+    found = re.fullmatch(r"resnet(50|101|152)_(v1|v1b|v2)", name)
+    if not found or task.config.model.shortcut:
+        raise InputError(f"--peers=keras_applications: it has no network like --model={name} as set")
+    make = getattr(keras.applications, f"ResNet{found[1]}" + ("V2" if found[2] == "v2" else ""))
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(configuration.PRECISIONS[task.config.device.precision])
+    try:
+        network = make(
+            weights=None, classes=task.classes, input_shape=task.images.shape[1:], classifier_activation=None
+        )
+    finally:
+        keras.config.set_dtype_policy(policy)
+    return _fit(task, network)
+
+
+class _Held(keras.layers.Layer):
+    """Normalised images held on the device, taken by their numbers: no copy from the host binds `fit`."""
+
+    def __init__(self, task):
+        super().__init__(dtype=configuration.PRECISIONS[task.config.device.precision])
+        self._pool = self.add_weight(
+            shape=task.images.shape, dtype=self.compute_dtype, initializer="zeros", trainable=False, autocast=False
+        )
+        batch = task.config.benchmark.batch_size
+        parts = [task.images[first : first + batch] for first in range(0, len(task.images), batch)]
+        self._pool.assign(tf.concat([tf.cast(task.normalization(part), self.compute_dtype) for part in parts], axis=0))
+
+    def call(self, chosen):
+        return tf.gather(self._pool.value, chosen)
+
+    def compute_output_shape(self, shape):
+        return (*shape, *self._pool.shape[1:])
+
+
+def _fit(task, network):
+    chosen = keras.Input((), dtype="int32")
+    model = keras.Model(chosen, network(_Held(task)(chosen)))
+    recipe, settings = task.recipe, task.config.benchmark
+    optimizer = keras.optimizers.SGD(recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    if task.config.device.precision == "float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    # XLA on a GPU only, as for ours; Keras' "auto" chooses likewise.
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=task.on_gpu)
+    order = resident.order(len(task.labels), settings.batch_size, 0, settings.steps, seed=0)
+    dataset = tf.data.Dataset.from_tensor_slices((order, task.labels[order])).prefetch(2)
+    clock = _EpochClock()
+
+    def run():
+        model.fit(dataset, shuffle=False, verbose=0, callbacks=[clock])
+        return clock.seconds
+
+    return System(run)
+
+
+class _EpochClock(keras.callbacks.Callback):
+    """Seconds of an epoch's steps alone.
+
+    Making and taking down the iterator of `fit` is left out: TensorFlow 2.21 can wait at its end for
+    the thread that tunes tf.data, which sleeps for up to as long as the iterator has lived.
+    """
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._begun = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seconds = time.perf_counter() - self._begun
+
+
+# --- PyTorch, in a process of its own --------------------------------------------------------------------------------
+
+_TIMM_NAMES = {"v1b": "resnet{}", "v1c": "resnet{}c", "v1d": "resnet{}d", "v2": "resnetv2_{}"}  # of the same graph
+
+
+def _timm(task, stack, peer, mode):
+    config, settings = task.config, task.config.benchmark
+    found = re.fullmatch(r"resnet(\d+)_(\w+)", config.model.model)
+    if not found or found[2] not in _TIMM_NAMES or config.model.shortcut:
+        raise InputError(f"--peers={peer}: timm has no network like --model={config.model.model} as set")
+    arguments = [
+        f"--model={_TIMM_NAMES[found[2]].format(found[1])}", f"--classes={task.classes}",
+        f"--image_size={settings.image_size}", f"--batch_size={settings.batch_size}", f"--steps={settings.steps}",
+        f"--precision={config.device.precision}", f"--mode={mode}", f"--device={'cuda' if task.on_gpu else 'cpu'}",
+    ]  # fmt: skip
+    if tf.config.experimental.tensor_float_32_execution_enabled():
+        arguments.append("--tf32")
+    process = _Process(peer, arguments)
+    stack.callback(process.close)
+    system = System(None, process.answer("versions")["versions"])
+
+    def run():
+        answer = process.ask("seconds")
+        system.peak_mib = answer.get("peak_memory_mib")
+        return answer["seconds"]
+
+    system.run = run
+    return system
+
+
+class _Process:
+    """A peer's process, which answers each line with one JSON object on a line."""
+
+    def __init__(self, peer, arguments):
+        self._peer, self._buffer = peer, b""
+        python = os.environ.get("RESNET_TF_PEER_PYTHON") or sys.executable
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (open for the life of the process)
+        try:
+            self._process = subprocess.Popen(
+                [python, _SCRIPT, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+                env=_environment(), start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            self._errors.close()
+            raise InputError(f"--peers={peer}: RESNET_TF_PEER_PYTHON={python}: {error.strerror}") from None
+
+    def ask(self, key):
+        """Have one measurement made; returns the answer, which has `key`."""
+        with contextlib.suppress(BrokenPipeError):  # it has ended: its answer, or that there is none, says why
+            self._process.stdin.write(b"go\n")
+            self._process.stdin.flush()
+        return self.answer(key)
+
+    def answer(self, key):
+        """Wait for an answer that has `key`.
+
+        Raises:
+            InputError: it reports an error, ends, answers something else, or takes more than `PATIENCE` seconds.
+        """
+        out, deadline = self._process.stdout.fileno(), time.monotonic() + PATIENCE
+        while b"\n" not in self._buffer:
+            if not select.select([out], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise InputError(f"--peers={self._peer}: no answer in {PATIENCE:g} s; leave it out")
+            more = os.read(out, 65536)
+            if not more:
+                raise InputError(f"--peers={self._peer}: its process ended: {self._last_error()}")
+            self._buffer += more
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            answer = {}
+        if "error" in answer:
+            raise InputError(f"--peers={self._peer}: {answer['error']}")
+        if key not in answer:
+            raise InputError(f"--peers={self._peer}: its process answered {line.decode(errors='replace')[:200]!r}")
+        return answer
+
+    def _last_error(self):
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").split("\n")
+        return next((line for line in reversed(lines) if line.strip()), "no message")
+
+    def close(self):
+        """End it and all that it started, at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for file in (self._process.stdin, self._process.stdout, self._errors):
+            with contextlib.suppress(BrokenPipeError):
+                file.close()
+
+
+def _environment():
+    """This process's environment without what leads to TensorFlow's libraries: PyTorch has its own."""
+    environment = dict(os.environ)
+    folders = [os.path.abspath(folder) for folder in environment.pop("PYTHONPATH", "").split(":") if folder]
+    environment.pop("XLA_FLAGS", None)
+    libraries = [
+        library
+        for library in environment.pop("LD_LIBRARY_PATH", "").split(":")
+        if library and not any(pathlib.Path(os.path.abspath(library)).is_relative_to(folder) for folder in folders)
+    ]
+    return environment | ({"LD_LIBRARY_PATH": ":".join(libraries)} if libraries else {})
+
+
+PEERS = {
+    "keras_fit": keras_fit,
+    "keras_fit_our_layers": keras_fit_our_layers,
+    "keras_applications": keras_applications,
+} | {  # a peer's name, and how its network is compiled
+    name: functools.partial(_timm, peer=name, mode=mode)
+    for name, mode in {
+        "timm_eager": "eager",
+        "timm_compile": "default",
+        "timm_compile_graph": "reduce-overhead",
+        "timm_compile_max": "max-autotune",
+    }.items()
+}
