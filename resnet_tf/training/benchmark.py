@@ -15,9 +15,10 @@ from resnet_tf.errors import InputError
 from resnet_tf.models import create_model, find
 from resnet_tf.training import devices, loop, optimizer, peers, record
 from resnet_tf.training.schedule import Schedule
-from resnet_tf.training.step import Engine, Views
+from resnet_tf.training.step import Engine, Recipe, Views
 
 _RECIPE = configuration.OptimizerConfig(train_steps=1)  # He et al.: SGD, momentum, L2 on kernels
+_RATE = configuration.ScheduleConfig().lr
 _POOL_BATCHES = 4  # gone round: enough that no cache holds them, and little memory at any size
 _SHORTEST = 0.1  # seconds that a loop is timed for; metrics.csv has milliseconds
 _LARGE = 64  # pixels from which images are not padded and cropped, as those of CIFAR are
@@ -47,7 +48,8 @@ def benchmark_train(config):
     measure.check_peers(settings.peers, peers.PEERS)
     if settings.results:
         record.check_results(settings.results, record.SPEED_COLUMNS)
-    strategy = devices.make_strategy(config.device.replicas)
+    devices.use_precision(config.device.precision)
+    strategy = devices.make_strategy(config.device.replicas, config.device.gpus)
     replicas = strategy.num_replicas_in_sync
     if settings.batch_size % replicas:
         raise InputError(f"--batch_size={settings.batch_size} does not divide by the replicas")
@@ -79,6 +81,7 @@ def _task(config, on_gpu):
     return peers.Task(
         config=config,
         recipe=_RECIPE,
+        rate=_RATE,
         network=lambda: _network(config, classes),
         normalization=colour.normalization("channel", images[: settings.batch_size]),
         images=images,
@@ -97,7 +100,7 @@ def _network(config, classes):
         shortcut=config.model.shortcut,
         zero_gamma=config.model.zero_gamma,
         initializer=config.model.initializer,
-        sync_bn=config.model.sync_bn,
+        sync_bn=config.model.bn == "sync",
         dtype=configuration.PRECISIONS[config.device.precision],
     )
 
@@ -105,15 +108,13 @@ def _network(config, classes):
 def _engine(config, strategy, classes, normalization):
     with strategy.scope():
         model = _network(config, classes)
-        return Engine(
-            strategy,
-            model,
-            normalization,
-            optimizer=optimizer.from_config(_RECIPE, model),
-            schedule=Schedule(_RECIPE.lr),
+        recipe = Recipe(
+            optimizer.from_config(_RECIPE, model),
+            Schedule(_RATE),
             loss_scale=optimizer.LossScale() if config.device.precision == "float16" else None,
             views=Views(pad=_pad(config), mirror=True),
         )
+        return Engine(strategy, model, normalization, recipe)
 
 
 def _pad(config):
@@ -202,7 +203,8 @@ def benchmark_loop(config):
     if settings.results:
         record.check_results(settings.results, record.SPEED_COLUMNS)
     started = time.monotonic()
-    strategy = devices.make_strategy(config.device.replicas)
+    devices.use_precision(config.device.precision)
+    strategy = devices.make_strategy(config.device.replicas, config.device.gpus)
     systems = {"ours": lambda: _run_seconds(config), "bare_step": _bare_step(config, strategy)}
     seconds = measure.in_turn(systems, settings.repeats)
     images = settings.batch_size * settings.steps

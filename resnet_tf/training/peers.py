@@ -48,6 +48,7 @@ class Task:
     Attributes:
         config: a `config.BenchmarkConfig`.
         recipe: a `config.OptimizerConfig`.
+        rate: the learning rate.
         network: function() that builds our network.
         normalization: a `colour.Normalization`.
         images: uint8 [n, size, size, 3], NumPy: a pool that batches are drawn from.
@@ -58,6 +59,7 @@ class Task:
 
     config: object
     recipe: object
+    rate: float
     network: object
     normalization: object
     images: object
@@ -130,7 +132,7 @@ def _fit(task, network):
     chosen = keras.Input((), dtype="int32")
     model = keras.Model(chosen, network(_Held(task)(chosen)))
     recipe, settings = task.recipe, task.config.benchmark
-    optimizer = keras.optimizers.SGD(recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    optimizer = keras.optimizers.SGD(task.rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     if task.config.device.precision == "float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     # XLA on a GPU only, as for ours; Keras' "auto" chooses likewise.
