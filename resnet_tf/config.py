@@ -97,6 +97,9 @@ class ViewConfig:
     color_jitter: tuple[float, ...] = setting(
         (), "Ranges of the factors of brightness, contrast, saturation, hue; Bag of Tricks: 0.4,0,0.4,0.4."
     )
+    randaugment: tuple[float, ...] = setting(
+        (), "RandAugment: operations, their magnitude of 10 and, if any, its deviation; timm's rand-m6-mstd0.5: 2,6,0.5."
+    )
     lighting: float = setting(0.0, "Deviation of the PCA noise's coefficients (AlexNet, Bag of Tricks: 0.1).", low=0.0)
     erasing: float = setting(0.0, "Probability that a random rectangle is erased (Zhong 2017).", low=0.0, high=1.0)
     mixup: float = setting(0.0, "Alpha of mixup's Beta distribution (Zhang 2017; Bag of Tricks: 0.2).", low=0.0)
@@ -244,6 +247,10 @@ def check_views(views, data, batch):
     jitter = views.color_jitter
     if jitter and (len(jitter) != 4 or any(not 0 <= value <= 1 for value in jitter)):
         raise InputError(f"--color_jitter={_listed(jitter)}: not four numbers in the range 0 to 1")
+    chosen = views.randaugment
+    sane = len(chosen) in (2, 3) and chosen[0] >= 1 and chosen[0] % 1 == 0 and 0 <= chosen[1] <= 10
+    if chosen and not (sane and min(chosen) >= 0):
+        raise InputError(f"--randaugment={_listed(chosen)}: not a number of operations and a magnitude in 0 to 10")
     for name in ("mixup", "cutmix"):
         if getattr(views, name) and batch % 2:
             raise InputError(f"--{name} pairs examples: --batch_size must be even on each replica")

@@ -72,7 +72,7 @@ def engine_settings(config):
     return {
         "views": Views(views.pad, views.mirror) if views.view == "pad_crop" else None,
         "augmentation": augmentation.Augmentation(
-            views.color_jitter or (0.0,) * 4, views.lighting, views.erasing, views.mixup, views.cutmix
+            views.color_jitter or (0.0,) * 4, views.lighting, views.erasing, views.mixup, views.cutmix, views.randaugment
         ),
         "seed": config.optimizer.seed,
     }
