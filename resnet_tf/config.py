@@ -65,8 +65,11 @@ class DataConfig:
     )
     skip_bad_images: int = setting(0, "Leave out up to that many images that cannot be decoded, and name them.", low=0)
     image_size: int = setting(32, "Height and width of the network's input in pixels.", low=8)
+    eval_size: int = setting(
+        0, "Height and width of the central crop of evaluation and export, where it is not --image_size.", low=0
+    )
     resize: int = setting(
-        0, "Shorter side to which evaluation scales an image before its central crop. 0: --image_size.", low=0
+        0, "Shorter side to which evaluation scales an image before its central crop. 0: that of the crop.", low=0
     )
     normalization: str = setting(
         "channel",
@@ -98,7 +101,7 @@ class ViewConfig:
         (), "Ranges of the factors of brightness, contrast, saturation, hue; Bag of Tricks: 0.4,0,0.4,0.4."
     )
     randaugment: tuple[float, ...] = setting(
-        (), "RandAugment: operations, their magnitude of 10 and, if any, its deviation; timm's rand-m6-mstd0.5: 2,6,0.5."
+        (), "RandAugment: operations, their magnitude of 10 and perhaps its deviation; timm's rand-m6-mstd0.5: 2,6,0.5."
     )
     lighting: float = setting(0.0, "Deviation of the PCA noise's coefficients (AlexNet, Bag of Tricks: 0.1).", low=0.0)
     erasing: float = setting(0.0, "Probability that a random rectangle is erased (Zhong 2017).", low=0.0, high=1.0)
@@ -195,6 +198,11 @@ class TrainConfig:
         check_views(self.views, self.data, self.optimizer.batch_size // replicas)
 
 
+def evaluation_size(data):
+    """Height and width of evaluation's central crop of a `DataConfig`, in pixels."""
+    return data.eval_size or data.image_size
+
+
 def check_data(data):
     """Refuse settings of a `DataConfig` that make no sense together."""
     needs_none = data.dataset in ("digits", "synthetic")
@@ -204,8 +212,9 @@ def check_data(data):
         raise InputError(f"--dataset={data.dataset} needs --data_dir: the folder or archive of the images")
     if data.tfds_name and data.dataset != "tfds":
         raise InputError(f"--tfds_name={data.tfds_name} is not used by --dataset={data.dataset}")
-    if data.resize and data.resize < data.image_size:
-        raise InputError(f"--resize={data.resize} is less than --image_size={data.image_size}")
+    if data.resize and data.resize < evaluation_size(data):
+        crop = f"--eval_size={data.eval_size}" if data.eval_size else f"--image_size={data.image_size}"
+        raise InputError(f"--resize={data.resize} is less than {crop}")
     streamed = data.dataset not in SMALL_DATASETS
     for name in ("classes", "skip_bad_images"):
         if getattr(data, name) and not streamed:
@@ -228,8 +237,9 @@ def check_views(views, data, batch):
             raise InputError(f"--{field.name} is not used by --view={views.view}")
     if views.view == "pad_crop" and data.skip_bad_images:
         raise InputError("--skip_bad_images is not used by --view=pad_crop")
-    if views.view == "pad_crop" and data.resize not in (0, data.image_size):
-        raise InputError("--resize is not used by --view=pad_crop: its images are held at --image_size")
+    for name in ("resize", "eval_size"):
+        if views.view == "pad_crop" and getattr(data, name) not in (0, data.image_size):
+            raise InputError(f"--{name} is not used by --view=pad_crop: its images are held at --image_size")
     if views.view != "pad_crop" and data.dataset in set(SMALL_DATASETS) - {"synthetic"}:
         raise InputError(f"--view={views.view}: {data.dataset} is small and held on the device: --view=pad_crop")
     for name in ("area", "aspect"):
@@ -269,9 +279,11 @@ class EvaluationSection:
     data_dir: str = setting("", "Where the data are now, if not where they were in training.")
     views: str = setting(
         "center",
-        "center: one central crop; ten_crop: corners, centre, and these mirrored.",
-        choices=("center", "ten_crop"),
+        "center: one central crop; ten_crop: corners, centre, and these mirrored; multi_scale: the whole image at "
+        "each of --scales, and mirrored (He 2015).",
+        choices=("center", "ten_crop", "multi_scale"),
     )
+    scales: tuple[int, ...] = setting((224, 256, 384, 480, 640), "multi_scale: shorter sides in pixels.")
     average: str = setting(
         "softmax", "Averaged over views: softmax (He 2015) or logits.", choices=("softmax", "logits")
     )

@@ -30,7 +30,7 @@ def images():
 
 
 def affine(image, *matrix):
-    fill = tuple(map(int, randaugment._FILL))
+    fill = randaugment._FILL
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=fill)
 
 
@@ -42,9 +42,7 @@ def pillow(name, image, level, sign):
         "autocontrast": lambda: ImageOps.autocontrast(image),
         "equalize": lambda: ImageOps.equalize(image),
         "invert": lambda: ImageOps.invert(image),
-        "rotate": lambda: image.rotate(
-            sign * level * 30, Image.Resampling.BILINEAR, fillcolor=tuple(map(int, randaugment._FILL))
-        ),
+        "rotate": lambda: image.rotate(sign * level * 30, Image.Resampling.BILINEAR, fillcolor=randaugment._FILL),
         "posterize": lambda: image.point([value & ~(2 ** (8 - 4 + int(level * 4)) - 1) for value in range(256)] * 3),
         "solarize": lambda: ImageOps.solarize(image, 256 - int(level * 256)),
         "solarize_add": lambda: image.point([min(255, added[v]) if v < 128 else v for v in range(256)] * 3),
@@ -67,8 +65,8 @@ def test_operation_equals_pillow(name, images):
         seen = randaugment.carry_out(images, choice, levels, signs).numpy().astype(int)
         expected = np.stack([np.array(pillow(name, Image.fromarray(image), level, sign)) for image in images])
         different = np.abs(seen - expected)
-        # Pillow computes in double, here it is float32: a level where a value is all but whole, and in warps a pixel
-        # whose origin is all but on the border.
+        # Pillow computes in double, here it is integers of 11 to 18 bits behind the point: a level where a value is all
+        # but whole, and in warps a pixel whose origin is all but on the border.
         assert (different > 1).any(axis=3).mean() < 0.002, (level, sign, different.max())
         assert (different > 0).mean() < 0.02, (level, sign)
 
@@ -103,8 +101,7 @@ def test_the_same_eager_in_a_dataset_compiled_and_alone():
     alone = np.concatenate([apply(pixels[i : i + 2], batch[1][i : i + 2]) for i in range(0, 16, 2)])
     np.testing.assert_array_equal(alone, expected)
     for found in (inside, compiled):
-        # Fused operations may round a value that is all but whole to the next level.
-        assert (np.abs(found - expected) > 1).mean() < 0.001 and (found != expected).numpy().mean() < 0.01
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_off_adds_nothing_to_the_program():

@@ -9,8 +9,9 @@ from resnet_tf.data import colour, mixing, randaugment
 class Augmentation:
     """The random changes of a batch. What has strength 0 costs nothing.
 
-    The order is that of the papers' code: RandAugment on uint8 pixels, jitter and PCA noise in [0, 255], normalisation, then erasing, so that
-    what is erased has the mean colour, and mixing last, so that both partners are augmented.
+    The order is that of the papers' code: RandAugment on uint8 pixels, jitter and PCA noise in [0, 255],
+    normalisation, then erasing, so that what is erased has the mean colour, and mixing last, so that both partners
+    are augmented.
 
     Attributes:
         color_jitter: strengths of brightness, contrast, saturation and hue; see `colour.jitter`.

@@ -198,10 +198,15 @@ def scaled_whole(data, resize, box=None):
 
     Returns:
         uint8 [height, width, 3].
+
+    Raises:
+        tf.errors.InvalidArgumentError: when the graph runs, for a strip so long that it would be too large.
     """
     pixels = _decoded(data, box)
     shape = tf.shape(pixels)
     sides = images.scaled_sides(shape[0], shape[1], resize)
+    with tf.control_dependencies([images.check_pixels(sides[0], sides[1])]):
+        sides = tf.identity(sides)
     return images.resize_window(pixels, sides, tf.zeros([2], tf.int64), sides)
 
 

@@ -19,6 +19,7 @@ import shutil
 import keras
 import tensorflow as tf
 
+from resnet_tf.config import evaluation_size
 from resnet_tf.data import images as views
 from resnet_tf.errors import InputError
 from resnet_tf.training import restore
@@ -44,7 +45,7 @@ def export(run_folder, out):
     model = restore.build_model(run, values)
     classes = run.manifest["classes"]
     classify = _classifier(model, normalization, classes)
-    size, resize = run.config.data.image_size, run.config.data.resize
+    size, resize = evaluation_size(run.config.data), run.config.data.resize
 
     def from_bytes(image_bytes):
         def view(data):

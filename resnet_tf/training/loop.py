@@ -27,9 +27,11 @@ def run_folder(config):
     return pathlib.Path("runs", f"{config.model.model}-{config.data.dataset}-{digest}")
 
 
-def build_model(config, classes, replicas=1):
-    """The network that a `TrainConfig` describes, for so many classes."""
+def build_model(config, classes, replicas=1, any_size=False):
+    """The network that a `TrainConfig` describes, for so many classes; of any image size if it will see several."""
     size = config.data.image_size
+    if any_size or configuration.evaluation_size(config.data) != size:
+        size = None
     return create_model(
         config.model.model,
         num_classes=classes,

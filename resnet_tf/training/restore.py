@@ -32,12 +32,12 @@ def load(folder):
 
 
 def build_model(run, values):
-    """The trained `keras.Model` of a run, from normalised images to logits.
+    """The trained `keras.Model` of a run, from normalised images of any size to logits.
 
     Raises:
         InputError: the checkpoint is of another network.
     """
-    model = loop.build_model(run.config, len(run.manifest["classes"]))
+    model = loop.build_model(run.config, len(run.manifest["classes"]), any_size=True)
     for variable in model.variables:
         value = values.get(f"model/{variable.path}")
         if value is None or value.shape != tuple(variable.shape):

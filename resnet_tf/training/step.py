@@ -14,6 +14,7 @@ are averaged with them at every step, so that all replicas always hold the same 
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 import tensorflow as tf
@@ -281,7 +282,7 @@ class Engine:
         """Logits of streamed views, in inference mode.
 
         Args:
-            iterators: from `stream`, over {"pixels": uint8 [n, views, size, size, 3], ...}.
+            iterators: from `stream`, over {"pixels": uint8 [n, views, height, width, 3], ...}.
             batches: how many to take.
             combine: function(float32 logits [n, views, classes]) -> float32 [n, classes].
 
@@ -300,12 +301,13 @@ class Engine:
     def _predict_stream_batch(self, iterators, combine):
         def one(replica, iterator, _):
             pixels = next(iterator)["pixels"]
-            views = pixels.shape[1]
+            views, sides = pixels.shape[1], pixels.shape[2:]
+            # Images of any size, each another: XLA would compile for every one.
+            forward = self._forward_stream if sides.is_fully_defined() else functools.partial(Engine._forward, self)
+            sides = sides if sides.is_fully_defined() else tf.shape(pixels)[2:]
             state = self._read(replica)
-            logits = self._forward_stream(
-                list(state["weights"].values()), list(state["statistics"].values()),
-                tf.reshape(pixels, [-1, *pixels.shape[2:]]),
-            )  # fmt: skip
+            pixels = tf.reshape(pixels, tf.concat([[-1], sides], axis=0))
+            logits = forward(list(state["weights"].values()), list(state["statistics"].values()), pixels)
             return combine(tf.reshape(logits, [-1, views, logits.shape[-1]]))
 
         return self._each_replica(one, iterators, None)
