@@ -271,6 +271,42 @@ def _listed(values):
 
 
 @dataclasses.dataclass(frozen=True)
+class PictureSection(RecordConfig):
+    """Record."""
+
+    out: str = setting("", "Picture to write, .png or .svg.")
+
+
+@dataclasses.dataclass(frozen=True)
+class GallerySection:
+    """Gallery."""
+
+    shown: str = setting(
+        "training",
+        "training: what the network is trained on; ten_crop: what evaluate --views=ten_crop scores.",
+        choices=("training", "ten_crop"),
+    )
+    examples: int = setting(4, "Images of the training split, the first of epoch 0.", low=1, high=32)
+    epochs: int = setting(4, "training: views of each, one of each epoch from 0 on.", low=1, high=16)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShowConfig(TrainConfig):
+    """The show command: all of a training run, of which it takes data and views."""
+
+    record: PictureSection = PictureSection()
+    gallery: GallerySection = GallerySection()
+
+    def __post_init__(self):
+        """Refuse combinations of data and views that make no sense; how long to train may stay open."""
+        check_data(self.data)
+        views, examples = self.views, self.gallery.examples
+        if (views.mixup or views.cutmix) and examples % 2:
+            raise InputError(f"--examples={examples}: --mixup and --cutmix pair them, so it must be even")
+        check_views(views, self.data, 2)
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationSection:
     """Evaluation."""
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 
-from resnet_tf.data import colour, mixing, randaugment
+import tensorflow as tf
+
+from resnet_tf.data import colour, mixing, randaugment, resident
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,3 +68,22 @@ class Augmentation:
         if self.mixup or self.cutmix:
             images, targets, _ = mixing.mix(images, targets, keys, self.mixup, self.cutmix)
         return images, targets
+
+    def finish(self, pixels, labels, keys, classes, normalization, crop=None):
+        """All of it: from decoded views to what the network is trained on.
+
+        Args:
+            pixels: uint8 [n, height, width, 3].
+            labels: int32 [n].
+            keys: int64 [n].
+            classes: how many there are.
+            normalization: see `colour`.
+            crop: what has `pad` and `mirror`, for `resident.pad_crop_mirror`; None for views that are cropped already.
+
+        Returns:
+            images, float32 [n, height, width, 3], and targets, float32 [n, classes].
+        """
+        images = self.colour(pixels, keys, normalization)
+        if crop:
+            images = resident.pad_crop_mirror(images, *resident.draw_views(keys, crop.pad, crop.mirror), crop.pad)
+        return self.mix(images, tf.one_hot(labels, classes), keys)

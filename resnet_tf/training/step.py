@@ -19,7 +19,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import draws, resident
+from resnet_tf.data import draws
 from resnet_tf.data.augmentation import Augmentation
 from resnet_tf.training import devices
 
@@ -202,12 +202,8 @@ class Engine:
 
     def _gradients(self, state, pixels, labels, keys):
         """This replica's part of everything that is summed over replicas."""
-        images = self._augmentation.colour(pixels, keys, self._normalization)
-        if self._views:
-            offsets, mirrored = resident.draw_views(keys, self._views.pad, self._views.mirror)
-            images = resident.pad_crop_mirror(images, offsets, mirrored, self._views.pad)
-        targets = tf.one_hot(labels, self.model.output_shape[-1])
-        images, targets = self._augmentation.mix(images, targets, keys)
+        classes = self.model.output_shape[-1]
+        images, targets = self._augmentation.finish(pixels, labels, keys, classes, self._normalization, self._views)
         batch = images.shape[0] * self.replicas
         weights = list(state["weights"].values())
         with tf.GradientTape(watch_accessed_variables=False) as tape:
