@@ -192,24 +192,22 @@ def draw(rows, shown="training"):
     from matplotlib.figure import Figure
 
     lines = 2 if shown == "ten_crop" else 1
-    across = len(rows[0].looks) // lines
-    figure = Figure(
-        figsize=(_INCHES * (across + 1.6 * lines), _INCHES * 1.28 * lines * len(rows)), layout="constrained"
-    )
-    grid = figure.add_gridspec(lines * len(rows), across + 1, width_ratios=[1.6 * lines, *[1] * across])
+    across, wide = len(rows[0].looks) // lines, 1.0 + 0.6 * lines
+    size = _INCHES * (across + wide), _INCHES * 1.25 * lines * len(rows)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.add_gridspec(lines * len(rows), across + 1, width_ratios=[wide, *[1] * across])
     for place, row in enumerate(rows):
         first = lines * place
-        axes = figure.add_subplot(grid[first : first + lines, 0])
-        _draw_original(axes, row, across)
+        _draw_original(figure.add_subplot(grid[first : first + lines, 0]), row)
         for number, look in enumerate(row.looks):
             axes = figure.add_subplot(grid[first + number // across, 1 + number % across])
             axes.imshow(look.pixels, interpolation="nearest")
             _bare(axes, _COLOURS[_colour(row, number) % len(_COLOURS)])
-            parts = [
-                f"{_short(name)} {weight:.2f}" if weight < 1 else _short(name) for name, weight in look.classes[:2]
-            ]
-            words = [*parts, *["mirrored"] * look.mirrored]
-            axes.set_title("\n".join(words) if len(words) < 3 else f"{words[0]}\n{words[1]}, mirrored", fontsize=6.5)
+            parts = [f"{_short(name)} {weight:.2f}" for name, weight in look.classes if weight >= 0.005]
+            axes.set_title("\n".join(parts[:2]), fontsize=7)
+            if look.mirrored:
+                words = {"fontsize": 6.5, "color": "white", "bbox": {"color": "black", "alpha": 0.6, "pad": 1.5}}
+                axes.text(0.04, 0.04, "mirrored", transform=axes.transAxes, **words)
     return figure
 
 
@@ -218,7 +216,7 @@ def _colour(row, number):
     return next(place for place, look in enumerate(row.looks) if look.box == row.looks[number].box)
 
 
-def _draw_original(axes, row, across):
+def _draw_original(axes, row):
     from matplotlib.patches import Rectangle
 
     height, width = row.original.shape[:2]
@@ -235,7 +233,7 @@ def _draw_original(axes, row, across):
     axes.set_xlim(min(0, edges[:, 1].min()) - 0.5, max(width, (edges[:, 1] + edges[:, 3]).max()) - 0.5)
     axes.set_ylim(max(height, (edges[:, 0] + edges[:, 2]).max()) - 0.5, min(0, edges[:, 0].min()) - 0.5)
     _bare(axes, "#888888")
-    axes.set_title(f"{_short(row.label)}, {width} x {height}", fontsize=6.5)
+    axes.set_title(f"{_short(row.label)}, {width} x {height}", fontsize=7)
 
 
 def _bare(axes, colour):
