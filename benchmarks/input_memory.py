@@ -4,7 +4,7 @@
     python benchmarks/input_memory.py --entries=1281167
 
 The first streams random resized crops of the training split and prints the resident memory (RSS) after each epoch.
-The second makes as many files as ImageNet has, empty, in 1,000 folders of a temporary folder, indexes them as
+The second makes as many files as ImageNet has, of one byte, in 1,000 folders of a temporary folder, indexes them as
 --dataset=folder does, and reads the order of a whole epoch. Prints one JSON line last, in MiB.
 """
 
@@ -48,7 +48,7 @@ def index(entries):
             for label in range(1000):
                 (root / split / f"n{label:08d}").mkdir(parents=True)
             for number in range(count):
-                # A name as long as ImageNet's. Files of one byte are not decoded here.
+                # A name as long as ImageNet's.
                 name = root / split / f"n{number % 1000:08d}" / f"n{number % 1000:08d}_{number}.JPEG"
                 handle = os.open(name, os.O_CREAT | os.O_WRONLY)
                 os.write(handle, b"x")
@@ -60,9 +60,11 @@ def index(entries):
         for start in range(0, len(split), 1024):
             position = tf.range(start, min(start + 1024, len(split)), dtype=tf.int64)
             seen += int(tf.size(batches.shuffled(position, 0, tf.zeros_like(position), len(split))))
-        return {"entries": len(split), "imported_mib": before, "indexed_mib": indexed, "index_seconds": round(seconds, 1),
-                "shuffled": seen, "shuffled_mib": resident(), "shuffle_seconds": round(time.monotonic() - begun, 1),
-                "bytes_a_file": round((indexed - before) * 2**20 / len(split))}  # fmt: skip
+        return {
+            "entries": len(split), "imported_mib": before, "indexed_mib": indexed, "index_seconds": round(seconds, 1),
+            "bytes_a_file": round((indexed - before) * 2**20 / len(split)), "shuffled": seen,
+            "shuffled_mib": resident(), "shuffle_seconds": round(time.monotonic() - begun, 1),
+        }  # fmt: skip
 
 
 def main():
