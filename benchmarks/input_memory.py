@@ -16,14 +16,14 @@ import sys
 import tempfile
 import time
 
-import psutil
 import tensorflow as tf
 
 from resnet_tf.data import batches, geometry, sources
 
 
 def resident():
-    return round(psutil.Process().memory_info().rss / 2**20, 1)
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
 
 
 def stream(data_dir, epochs, size, batch):
