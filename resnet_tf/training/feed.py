@@ -20,7 +20,7 @@ STREAM_ERRORS = (
     tf.errors.InvalidArgumentError,
     tf.errors.DataLossError,
     tf.errors.NotFoundError,
-    UnicodeDecodeError,
+    UnicodeDecodeError,  # where TensorFlow's message quotes bytes that are no text
 )
 _EVALUATION_BATCH = 500  # of small images; of streamed views as in training
 
@@ -116,7 +116,6 @@ def named_errors(split):
     try:
         yield
     except STREAM_ERRORS as error:
-        # The last where TensorFlow's message quotes bytes that are no text.
         if not isinstance(split, Split):
             verify.verify(split, 0)
         if "too many pixels:" in str(error):
