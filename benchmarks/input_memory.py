@@ -22,7 +22,7 @@ import tensorflow as tf
 from resnet_tf.data import batches, geometry, sources
 
 
-def resident():
+def resident_mib():
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
 
@@ -30,19 +30,19 @@ def resident():
 def stream(data_dir, epochs, size, batch):
     source = sources.index("folder", data_dir)
     split = source.splits["train"]
-    before, rows = resident(), []
+    before, rows = resident_mib(), []
     views = iter(batches.training(split, geometry.View("random_resized_crop", size), batch=batch))
     for epoch in range(1, epochs + 1):
         for _ in range(len(split) // batch):
             next(views)
-        rows.append(resident())
+        rows.append(resident_mib())
         print(f"epoch {epoch}: {rows[-1]} MiB", file=sys.stderr)
     return {"examples": len(split), "indexed_mib": before, "first_epoch_mib": rows[0], "last_epoch_mib": rows[-1],
             "largest_mib": max(rows), "epochs": epochs}  # fmt: skip
 
 
 def index(entries):
-    before = resident()
+    before = resident_mib()
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         for split, count in (("train", entries), ("test", 1000)):
@@ -56,7 +56,7 @@ def index(entries):
                 os.close(handle)
         begun = time.monotonic()
         split = sources.index("folder", folder).splits["train"]
-        seconds, indexed = time.monotonic() - begun, resident()
+        seconds, indexed = time.monotonic() - begun, resident_mib()
         begun, seen = time.monotonic(), 0
         for start in range(0, len(split), 1024):
             position = tf.range(start, min(start + 1024, len(split)), dtype=tf.int64)
@@ -64,7 +64,8 @@ def index(entries):
         return {
             "entries": len(split), "imported_mib": before, "indexed_mib": indexed, "index_seconds": round(seconds, 1),
             "bytes_a_file": round((indexed - before) * 2**20 / len(split)), "shuffled": seen,
-            "largest_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1), "shuffle_seconds": round(time.monotonic() - begun, 1),
+            "largest_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+            "shuffle_seconds": round(time.monotonic() - begun, 1),
         }  # fmt: skip
 
 
