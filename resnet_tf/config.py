@@ -75,8 +75,11 @@ class DataConfig:
     )
     skip_bad_images: int = setting(0, "Leave out up to that many images that cannot be decoded, and name them.", low=0)
     image_size: int = setting(32, "Height and width of the network's input in pixels.", low=8)
+    eval_size: int = setting(
+        0, "Height and width of the central crop of evaluation and export, where it is not --image_size.", low=0
+    )
     resize: int = setting(
-        0, "Shorter side to which evaluation scales an image before its central crop. 0: --image_size.", low=0
+        0, "Shorter side to which evaluation scales an image before its central crop. 0: that of the crop.", low=0
     )
     normalization: str = setting(
         "channel",
@@ -106,6 +109,9 @@ class ViewConfig:
     repeats: int = setting(1, "Views of an image in a batch, in as many fewer images an epoch (Hoffer 2020).", low=1)
     color_jitter: tuple[float, ...] = setting(
         (), "Ranges of the factors of brightness, contrast, saturation, hue; Bag of Tricks: 0.4,0,0.4,0.4."
+    )
+    randaugment: tuple[float, ...] = setting(
+        (), "RandAugment: operations, their magnitude of 10 and perhaps its deviation; timm's rand-m6-mstd0.5: 2,6,0.5."
     )
     lighting: float = setting(0.0, "Deviation of the PCA noise's coefficients (AlexNet, Bag of Tricks: 0.1).", low=0.0)
     erasing: float = setting(0.0, "Probability that a random rectangle is erased (Zhong 2017).", low=0.0, high=1.0)
@@ -213,7 +219,9 @@ class DeviceConfig:
     replicas: int = setting(
         0, "Replicas of this machine: GPUs, or parts of the CPU where there is none. 0: every GPU, or one.", low=0
     )
-    gpus: tuple[int, ...] = setting((), "Numbers of the GPUs to use. Unset: the first --replicas.", changes_result=False)
+    gpus: tuple[int, ...] = setting(
+        (), "Numbers of the GPUs to use. Unset: the first --replicas.", changes_result=False
+    )
     steps_per_call: int = setting(
         0, "Steps of one call into the compiled program. 0: 100 on a GPU, 10 on a CPU.", low=0, changes_result=False
     )
@@ -338,6 +346,11 @@ def check_loss(loss, views):
         raise InputError("--teacher needs --loss=softmax: it teaches one distribution over the classes")
 
 
+def evaluation_size(data):
+    """Height and width of evaluation's central crop of a `DataConfig`, in pixels."""
+    return data.eval_size or data.image_size
+
+
 def check_data(data):
     """Refuse settings of a `DataConfig` that make no sense together."""
     needs_none = data.dataset in ("digits", "synthetic")
@@ -347,8 +360,9 @@ def check_data(data):
         raise InputError(f"--dataset={data.dataset} needs --data_dir: the folder or archive of the images")
     if data.tfds_name and data.dataset != "tfds":
         raise InputError(f"--tfds_name={data.tfds_name} is not used by --dataset={data.dataset}")
-    if data.resize and data.resize < data.image_size:
-        raise InputError(f"--resize={data.resize} is less than --image_size={data.image_size}")
+    if data.resize and data.resize < evaluation_size(data):
+        crop = f"--eval_size={data.eval_size}" if data.eval_size else f"--image_size={data.image_size}"
+        raise InputError(f"--resize={data.resize} is less than {crop}")
     streamed = data.dataset not in SMALL_DATASETS
     for name in ("classes", "skip_bad_images"):
         if getattr(data, name) and not streamed:
@@ -371,8 +385,9 @@ def check_views(views, data, batch):
             raise InputError(f"--{field.name} is not used by --view={views.view}")
     if views.view == "pad_crop" and data.skip_bad_images:
         raise InputError("--skip_bad_images is not used by --view=pad_crop")
-    if views.view == "pad_crop" and data.resize not in (0, data.image_size):
-        raise InputError("--resize is not used by --view=pad_crop: its images are held at --image_size")
+    for name in ("resize", "eval_size"):
+        if views.view == "pad_crop" and getattr(data, name) not in (0, data.image_size):
+            raise InputError(f"--{name} is not used by --view=pad_crop: its images are held at --image_size")
     if views.view != "pad_crop" and data.dataset in set(SMALL_DATASETS) - {"synthetic"}:
         raise InputError(f"--view={views.view}: {data.dataset} is small and held on the device: --view=pad_crop")
     for name in ("area", "aspect"):
@@ -390,6 +405,10 @@ def check_views(views, data, batch):
     jitter = views.color_jitter
     if jitter and (len(jitter) != 4 or any(not 0 <= value <= 1 for value in jitter)):
         raise InputError(f"--color_jitter={_listed(jitter)}: not four numbers in the range 0 to 1")
+    chosen = views.randaugment
+    sane = len(chosen) in (2, 3) and chosen[0] >= 1 and chosen[0] % 1 == 0 and 0 <= chosen[1] <= 10
+    if chosen and not (sane and min(chosen) >= 0):
+        raise InputError(f"--randaugment={_listed(chosen)}: not a number of operations and a magnitude in 0 to 10")
     for name in ("mixup", "cutmix"):
         if getattr(views, name) and batch % 2:
             raise InputError(f"--{name} pairs examples: --batch_size must be even on each replica")
@@ -397,6 +416,42 @@ def check_views(views, data, batch):
 
 def _listed(values):
     return ",".join(f"{value:g}" for value in values)
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureSection(RecordConfig):
+    """Record."""
+
+    out: str = setting("", "Picture to write, .png or .svg.")
+
+
+@dataclasses.dataclass(frozen=True)
+class GallerySection:
+    """Gallery."""
+
+    shown: str = setting(
+        "training",
+        "training: what the network is trained on; ten_crop: what evaluate --views=ten_crop scores.",
+        choices=("training", "ten_crop"),
+    )
+    examples: int = setting(4, "Images of the training split, the first of epoch 0.", low=1, high=32)
+    epochs: int = setting(4, "training: views of each, one of each epoch from 0 on.", low=1, high=16)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShowConfig(TrainConfig):
+    """The show command: all of a training run, of which it takes data and views."""
+
+    record: PictureSection = PictureSection()
+    gallery: GallerySection = GallerySection()
+
+    def __post_init__(self):
+        """Refuse combinations of data and views that make no sense; how long to train may stay open."""
+        check_data(self.data)
+        views, examples = self.views, self.gallery.examples
+        if (views.mixup or views.cutmix) and examples % 2:
+            raise InputError(f"--examples={examples}: --mixup and --cutmix pair them, so it must be even")
+        check_views(views, self.data, 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -409,9 +464,11 @@ class EvaluationSection:
     data_dir: str = setting("", "Where the data are now, if not where they were in training.")
     views: str = setting(
         "center",
-        "center: one central crop; ten_crop: corners, centre, and these mirrored.",
-        choices=("center", "ten_crop"),
+        "center: one central crop; ten_crop: corners, centre, and these mirrored; multi_scale: the whole image at "
+        "each of --scales, and mirrored (He 2015).",
+        choices=("center", "ten_crop", "multi_scale"),
     )
+    scales: tuple[int, ...] = setting((224, 256, 384, 480, 640), "multi_scale: shorter sides in pixels.")
     average: str = setting(
         "softmax", "Averaged over views: softmax (He 2015) or logits.", choices=("softmax", "logits")
     )

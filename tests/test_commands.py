@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import resnet_tf
-from resnet_tf import benchmark, config, evaluate, export, predict, train
+from resnet_tf import benchmark, config, evaluate, export, predict, show, train
 from resnet_tf.data import images as views
 from resnet_tf.data import sources
 from resnet_tf.evaluation import metrics
@@ -18,7 +18,14 @@ from resnet_tf.training import devices, restore
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGFILES = sorted((ROOT / "flags").glob("*.cfg"))
-COMMANDS = {"train": train, "evaluate": evaluate, "export": export, "predict": predict, "benchmark": benchmark}
+COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "export": export,
+    "predict": predict,
+    "benchmark": benchmark,
+    "show": show,
+}
 SMALL = (
     "--dataset=synthetic", "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=32", "--train_steps=16",
     "--lr=0.05", "--pad=0", "--mirror=false",

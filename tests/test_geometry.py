@@ -7,6 +7,8 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from resnet_tf.data import geometry, images
@@ -201,6 +203,61 @@ def test_what_is_no_image_fails(data):
         geometry.View("random_resized_crop", 32)(data, tf.constant(DRAWS[0]))
     with pytest.raises(tf.errors.InvalidArgumentError):
         geometry.center(data, 32)
+
+
+def odd_images():
+    """{file name: (encoded, RGB pixels)} of what lies in real folders beside plain JPEGs."""
+    pixels = smooth(40, 60)
+    image = Image.fromarray(pixels)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, which is not done
+    alpha = np.dstack([pixels, np.arange(2400, dtype=np.uint8).reshape(40, 60)])
+    deep = pixels.astype(np.uint16) * 256 + 77
+    cmyk, turned = io.BytesIO(), encode(pixels, "JPEG", exif=exif, quality=95)
+    image.convert("CMYK").save(cmyk, "JPEG", quality=95)
+    grey, palette = image.convert("L"), image.quantize(32)
+    named = {
+        "named.JPEG": (encode(pixels), pixels),
+        "turned.JPEG": (turned, np.array(Image.open(io.BytesIO(turned)))),
+        "cmyk.jpg": (cmyk.getvalue(), np.array(Image.open(io.BytesIO(cmyk.getvalue())).convert("RGB"))),
+        "deep.png": (tf.io.encode_png(deep).numpy(), pixels),
+        "alpha.png": (tf.io.encode_png(alpha).numpy(), pixels),
+        "narrow.png": (encode(pixels[:, :1]), pixels[:, :1]),
+        "wide.jpg": (encode(np.full((4, 10_000, 3), 90, np.uint8), "JPEG"), np.full((4, 10_000, 3), 90, np.uint8)),
+    }
+    for name, kind, form in (("grey.png", grey, "PNG"), ("palette.png", palette, "PNG"), ("first.gif", palette, "GIF")):
+        file = io.BytesIO()
+        kind.save(file, form)
+        named[name] = (file.getvalue(), np.array(kind.convert("RGB")))
+    return named
+
+
+@pytest.mark.parametrize("name", odd_images())
+@pytest.mark.parametrize("kind", geometry.VIEWS)
+def test_odd_images_are_seen_as_their_pixels(name, kind):
+    """In every view, as a lossless copy of what Pillow decodes is."""
+    data, pixels = odd_images()[name]
+    view = geometry.View(kind, 24, scale=(24,) if kind == "resize_crop" else (24, 40))
+    for draws in DRAWS[:4]:
+        seen, expected = (view(d, tf.constant(draws)).numpy().astype(int) for d in (data, encode(pixels)))
+        # A box of a JPEG starts inside its chroma's grid; CMYK has a rounding more.
+        assert np.abs(seen - expected).mean() < (2 if name.endswith(("turned.JPEG", "jpg")) else 0.01)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from(["JPEG", "PNG", "GIF", "BMP"]), st.integers(0, 63))
+def test_views_of_any_image_are_whole(height, width, form, row):
+    data = encode(np.full((height, width, 3), 200, np.uint8), form)
+    for kind, scale in (("random_resized_crop", (256, 480)), ("scale_jitter", (16, 40)), ("resize_crop", (20,))):
+        seen = geometry.View(kind, 16, scale=scale)(data, tf.constant(DRAWS[row])).numpy().astype(int)
+        assert np.abs(seen - 200).max() <= 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.sampled_from([b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM"]), st.binary(max_size=80))
+def test_random_bytes_fail_as_bad_input(start, rest):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        geometry.View("random_resized_crop", 16)(start + rest, tf.constant(DRAWS[0]))
 
 
 def test_truncated_jpeg_fails():

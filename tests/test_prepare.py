@@ -173,8 +173,9 @@ def test_other_formats_become_jpeg_unless_all_is_kept(form, shorter_side, tmp_pa
     assert (record["image/height"], record["image/width"]) == (20, 30)
     if shorter_side:
         assert Image.open(io.BytesIO(stored)).format == "JPEG"
-        expected = images.decode(encoded(images.decode(data), quality=90))
-        assert np.abs(images.decode(stored).astype(int) - expected).max() <= 1
+        # What libjpeg makes of the same pixels, 4:2:0 and of the quality asked for; another build may round one level.
+        expected = images.decode(encoded(images.decode(data), quality=100, subsampling=2)).astype(int)
+        assert np.abs(images.decode(stored) - expected).max() <= 1
     else:
         assert stored == data
 
@@ -198,7 +199,7 @@ def test_four_colours_become_three_and_grey_stays(tmp_path):
 def test_quality_is_that_of_the_flag(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
     data = encoded(noise, "PNG")
-    for quality in (50, 90):
+    for quality in (50, 90, 100):
         prepare(source_of(train=memory([data])), tmp_path / str(quality), shorter_side=64, quality=quality)
         (record,) = records_of(tmp_path / str(quality), "train").values()
         tables = Image.open(io.BytesIO(record["image/encoded"])).quantization

@@ -12,7 +12,18 @@ from resnet_tf import config as configuration
 from resnet_tf import evaluate, export, train
 from resnet_tf.data import colour, resident
 from resnet_tf.errors import InputError
-from resnet_tf.training import checkpoint, devices, distillation, feed, loop, losses, network, optimizer, record, schedule
+from resnet_tf.training import (
+    checkpoint,
+    devices,
+    distillation,
+    feed,
+    loop,
+    losses,
+    network,
+    optimizer,
+    record,
+    schedule,
+)
 from resnet_tf.training.step import METRICS, Engine, Recipe
 
 BATCH = 16
@@ -296,7 +307,11 @@ def test_fit_takes_data_of_ones_own_and_callbacks(tmp_path):
             seen.append(("end", result["examples"]))
 
     images, labels = data()
-    source = Source("mine", [str(label) for label in range(10)], {"train": Split(images, labels), "test": Split(images[:7], labels[:7])})
+    source = Source(
+        "mine",
+        [str(label) for label in range(10)],
+        {"train": Split(images, labels), "test": Split(images[:7], labels[:7])},
+    )
     result = loop.fit(
         source, [Look()], model="cifar_resnet8_v1", dataset="synthetic", image_size=16, batch_size=16, train_steps=4,
         log_every=2, out=str(tmp_path / "run"),

@@ -15,7 +15,7 @@ from resnet_tf import train
 from resnet_tf.data import colour, draws, resident
 from resnet_tf.errors import InputError
 from resnet_tf.training import checkpoint, devices, loop, optimizer, record, schedule
-from resnet_tf.training.step import METRICS, Engine, Recipe, Views
+from resnet_tf.training.step import Engine, Recipe, Views
 
 BATCH = 16
 

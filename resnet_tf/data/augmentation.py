@@ -2,15 +2,16 @@
 
 import dataclasses
 
-from resnet_tf.data import colour, mixing
+from resnet_tf.data import colour, mixing, randaugment, resident
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """The random changes of a batch. What has strength 0 costs nothing.
 
-    The order is that of the papers' code: jitter and PCA noise in [0, 255], normalisation, then erasing, so that
-    what is erased has the mean colour, and mixing last, so that both partners are augmented.
+    The order is that of the papers' code: RandAugment on uint8 pixels, jitter and PCA noise in [0, 255],
+    normalisation, then erasing, so that what is erased has the mean colour, and mixing last, so that both partners
+    are augmented.
 
     Attributes:
         color_jitter: strengths of brightness, contrast, saturation and hue; see `colour.jitter`.
@@ -18,6 +19,7 @@ class Augmentation:
         erasing: probability of random erasing; see `mixing.erase`.
         mixup: alpha of mixup; see `mixing.mixup`.
         cutmix: alpha of CutMix; where both are above 0, each example takes either with probability 0.5.
+        randaugment: operations, magnitude and, if any, its deviation; see `randaugment.augment`. Empty for none.
     """
 
     color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
@@ -25,9 +27,10 @@ class Augmentation:
     erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    randaugment: tuple[float, ...] = ()
 
     def colour(self, pixels, keys, normalization):
-        """Jitter, PCA noise and normalisation.
+        """RandAugment, jitter, PCA noise and normalisation.
 
         Args:
             pixels: uint8 [n, height, width, 3].
@@ -37,6 +40,8 @@ class Augmentation:
         Returns:
             float32 [n, height, width, 3].
         """
+        if self.randaugment:
+            pixels = randaugment.augment(pixels, keys, *self.randaugment)
         matrix = offset = None
         if any(self.color_jitter):
             matrix, offset = colour.jitter(pixels, keys, self.color_jitter)
@@ -61,3 +66,21 @@ class Augmentation:
         if self.mixup or self.cutmix:
             images, targets, _ = mixing.mix(images, targets, keys, self.mixup, self.cutmix)
         return images, targets
+
+    def finish(self, pixels, targets, keys, normalization, crop=None):
+        """All of it: from decoded views to what the network is trained on.
+
+        Args:
+            pixels: uint8 [n, height, width, 3].
+            targets: float32 [n, classes].
+            keys: int64 [n].
+            normalization: see `colour`.
+            crop: what has `pad` and `mirror`, for `resident.pad_crop_mirror`; None for views that are cropped already.
+
+        Returns:
+            images, float32 [n, height, width, 3], and targets, float32 [n, classes].
+        """
+        images = self.colour(pixels, keys, normalization)
+        if crop:
+            images = resident.pad_crop_mirror(images, *resident.draw_views(keys, crop.pad, crop.mirror), crop.pad)
+        return self.mix(images, targets, keys)

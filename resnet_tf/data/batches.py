@@ -44,8 +44,7 @@ def training(examples, view, *, batch, seed=0, first_step=0, repeats=1, threads=
         position = step * batch + replica * part + tf.range(part, dtype=tf.int64)
         epoch, inside = position // count, position % count
         example = shuffled(inside // repeats, seed, epoch, count)
-        keys = draws.keys(seed, epoch, example * repeats + inside % repeats)
-        return example, keys, draws.uniform(keys, draws.Stream.GEOMETRY, geometry.DRAWS)
+        return example, *drawn(seed, epoch, example * repeats + inside % repeats)
 
     read = _reader(examples)
 
@@ -67,6 +66,21 @@ def training(examples, view, *, batch, seed=0, first_step=0, repeats=1, threads=
     ]
     turns = tf.data.Dataset.range(len(servers)).repeat()
     return tf.data.Dataset.choose_from_datasets(served, turns).prefetch(AHEAD)
+
+
+def drawn(seed, epoch, position):
+    """What a view is made from.
+
+    Args:
+        seed: of the run, a Python integer.
+        epoch: int64 [n].
+        position: int64 [n], the example times `repeats`, and which of its views it is.
+
+    Returns:
+        Its key, int64 [n], and the numbers that its geometry is drawn from, float32 [n, geometry.DRAWS].
+    """
+    keys = draws.keys(seed, epoch, position)
+    return keys, draws.uniform(keys, draws.Stream.GEOMETRY, geometry.DRAWS)
 
 
 def shuffled(index, seed, epoch, count):
@@ -139,8 +153,7 @@ def pipeline(source, view, *, batch, split="train", augmentation=None, normaliza
 
     def finish(views):
         targets = tf.one_hot(views["labels"], len(source.classes))
-        images = augmentation.colour(views["pixels"], views["keys"], normalization)
-        return augmentation.mix(images, targets, views["keys"])
+        return augmentation.finish(views["pixels"], targets, views["keys"], normalization)
 
     views = training(source.splits[split], view, batch=batch, seed=seed, first_step=first_step)
     return views.map(finish, num_parallel_calls=2).prefetch(1)

@@ -25,6 +25,8 @@ class Stream(enum.IntEnum):
     ERASING = 4
     MIXING = 5
     PLACING = 6
+    OPERATIONS = 7
+    MAGNITUDES = 8
 
 
 def keys(seed, epoch, example):

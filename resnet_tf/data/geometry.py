@@ -61,6 +61,25 @@ class View:
             view = tf.cond(draws[MIRROR] < 0.5, lambda: tf.reverse(view, [1]), lambda: view)
         return tf.ensure_shape(view, [self.size, self.size, 3])
 
+    def box(self, height, width, draws):
+        """Which part of an image the view shows.
+
+        Args:
+            height: of the image in pixels, an integer.
+            width: likewise.
+            draws: see `__call__`.
+
+        Returns:
+            Top, left, height and width in pixels of the image, floats; and whether it is mirrored.
+        """
+        mirrored = self.mirror and bool(draws[MIRROR] < 0.5)
+        if VIEWS[self.kind] is random_resized_crop:
+            box = random_box(tf.constant(height), tf.constant(width), draws, self.area, self.aspect)
+            return [float(side) for side in box], mirrored
+        place = random_place(tf.constant(height), tf.constant(width), draws, self.scale, self.size)
+        tall, wide, top, left = (int(number) for number in place)
+        return _unscaled(top, left, self.size, height / tall, width / wide), mirrored
+
 
 # --- Training views --------------------------------------------------------------------------------------------------
 
@@ -181,11 +200,36 @@ def ten_crop(data, size, resize=0, box=None):
     """
     image = _Decoded(_decoded(data, box))
     height, width = tf.unstack(images.scaled_sides(image.height, image.width, resize or size))
-    bottom, right = height - size, width - size
-    zero = tf.zeros([], tf.int64)
-    places = [(zero, zero), (zero, right), (bottom, zero), (bottom, right), (bottom // 2, right // 2)]
+    places = _five_places(height, width, size)
     crops = tf.stack([image.scaled(height, width, top, left, size) for top, left in places])
     return tf.concat([crops, tf.reverse(tf.gather(crops, [1, 0, 3, 2, 4]), [2])], axis=0)
+
+
+def five_boxes(height, width, size, resize=0):
+    """Which parts of an image the first five of `ten_crop` show, and the mirrored ones again.
+
+    Args:
+        height: of the image in pixels, an integer.
+        width: likewise.
+        size: see `ten_crop`.
+        resize: likewise.
+
+    Returns:
+        Five of top, left, height and width in pixels of the image, floats.
+    """
+    tall, wide = images.scaled_sides(height, width, resize or size)
+    places = _five_places(tall, wide, size)
+    return [_unscaled(int(top), int(left), size, height / int(tall), width / int(wide)) for top, left in places]
+
+
+def _five_places(height, width, size):
+    bottom, right, zero = height - size, width - size, tf.zeros([], tf.int64)
+    return [(zero, zero), (zero, right), (bottom, zero), (bottom, right), (bottom // 2, right // 2)]
+
+
+def _unscaled(top, left, size, down, across):
+    """A square of a scaled image in pixels of the image."""
+    return [top * down, left * across, size * down, size * across]
 
 
 def scaled_whole(data, resize, box=None):
@@ -198,10 +242,15 @@ def scaled_whole(data, resize, box=None):
 
     Returns:
         uint8 [height, width, 3].
+
+    Raises:
+        tf.errors.InvalidArgumentError: when the graph runs, for a strip so long that it would be too large.
     """
     pixels = _decoded(data, box)
     shape = tf.shape(pixels)
     sides = images.scaled_sides(shape[0], shape[1], resize)
+    with tf.control_dependencies([images.check_pixels(sides[0], sides[1])]):
+        sides = tf.identity(sides)
     return images.resize_window(pixels, sides, tf.zeros([2], tf.int64), sides)
 
 

@@ -70,16 +70,17 @@ def cost(model):
     return Cost(count[True] + count[False], count[True], macs, activations)
 
 
-def cost_by_name(name, shortcut=None):
-    """The same for a network of the table at the paper's size and classes, without building it."""
+def cost_by_name(name, shortcut=None, image_size=None, num_classes=None):
+    """The same for a network of the table, without building it; the paper's size and classes where None."""
     from resnet_tf.models.builder import grow
 
     row = find(name)
     if shortcut:
         row = dataclasses.replace(row, shortcut=shortcut)
     counter = _Counter()
-    stages = grow(counter, row, _Tensor((row.input_size, row.input_size, 3)))
-    counter.head(stages[-1], row, row.classes, None)
+    size = image_size or row.input_size
+    stages = grow(counter, row, _Tensor((size, size, 3)))
+    counter.head(stages[-1], row, num_classes or row.classes, None)
     tally = counter.tally
     return Cost(tally["parameters"] + tally["statistics"], tally["parameters"], tally["macs"], tally["activations"])
 

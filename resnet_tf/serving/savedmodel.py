@@ -20,6 +20,7 @@ import keras
 import tensorflow as tf
 import yaml
 
+from resnet_tf.config import evaluation_size
 from resnet_tf.data import images as views
 from resnet_tf.errors import InputError
 from resnet_tf.training import network, restore
@@ -46,7 +47,7 @@ def export(run_folder, out, weights="raw"):
     model = restore.build_model(run, values, weights)
     classes = run.manifest["classes"]
     classify = _classifier(model, normalization, classes)
-    size, resize = run.config.data.image_size, run.config.data.resize
+    size, resize = evaluation_size(run.config.data), run.config.data.resize
 
     def from_bytes(image_bytes):
         def view(data):

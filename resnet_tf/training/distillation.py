@@ -55,6 +55,6 @@ class Teacher:
         """
         if not self._same:
             images = images * self._scale + self._shift
-        return self._model.stateless_call(
-            values[: self._trainable], values[self._trainable :], images, training=False
-        )[0]
+        return self._model.stateless_call(values[: self._trainable], values[self._trainable :], images, training=False)[
+            0
+        ]

@@ -2,12 +2,14 @@
 
 import contextlib
 import csv
+import functools
 import io
 
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import augmentation, batches, colour, geometry, resident, service, sources, verify
+from resnet_tf.config import evaluation_size
+from resnet_tf.data import augmentation, batches, colour, geometry, images, resident, service, sources, verify
 from resnet_tf.data.examples import Memory
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
@@ -15,6 +17,12 @@ from resnet_tf.training import checkpoint, network, signals
 from resnet_tf.training.step import Views
 
 _STATISTICS_EXAMPLES = 4096  # of a streamed set, whose mean and deviation are estimated
+STREAM_ERRORS = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.DataLossError,
+    tf.errors.NotFoundError,
+    UnicodeDecodeError,  # where TensorFlow's message quotes bytes that are no text
+)
 _EVALUATION_BATCH = 500  # of small images; of streamed views as in training
 
 
@@ -74,10 +82,11 @@ def recipe_settings(config):
     return {
         "views": Views(views.pad, views.mirror) if views.view == "pad_crop" else None,
         "augmentation": augmentation.Augmentation(
-            views.color_jitter or (0.0,) * 4, views.lighting, views.erasing, views.mixup, views.cutmix
+            views.color_jitter or (0.0,) * 4, views.lighting, views.erasing, views.mixup, views.cutmix,
+            views.randaugment,
         ),
         "seed": config.optimizer.seed,
-    }
+    }  # fmt: skip
 
 
 def normalization(config, split):
@@ -89,13 +98,13 @@ def normalization(config, split):
         return colour.normalization(kind, split.images)
     # Not the run's seed: runs with different seeds must share what they are evaluated with.
     chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:_STATISTICS_EXAMPLES])
-    size = config.data.image_size
+    size = evaluation_size(config.data)
     views = batches.testing(
         split.take(chosen), lambda data, box: geometry.center(data, size, config.data.resize, box), batch=1
     )
     with named_errors(split):
-        images = np.concatenate([view["pixels"].numpy() for view in views])
-    return colour.normalization(kind, images)
+        pixels = np.concatenate([view["pixels"].numpy() for view in views])
+    return colour.normalization(kind, pixels)
 
 
 @contextlib.contextmanager
@@ -108,10 +117,7 @@ def named_errors(split, servers=()):
     """
     try:
         yield
-    except (
-        tf.errors.InvalidArgumentError, tf.errors.DataLossError, tf.errors.NotFoundError, UnicodeDecodeError,
-    ) as error:  # fmt: skip
-        # The last where TensorFlow's message quotes bytes that are no text.
+    except STREAM_ERRORS as error:
         if servers and "dispatcher" in str(error):
             raise signals.Stopped(
                 f"--data_service={','.join(servers)}: a data server was started anew; the same command goes on from "
@@ -119,6 +125,8 @@ def named_errors(split, servers=()):
             ) from None
         if not isinstance(split, Split):
             verify.verify(split, 0)
+        if "too many pixels:" in str(error):
+            raise InputError(f"--scales: an image would have over {images.MAX_PIXELS} pixels") from None
         raise
 
 
@@ -185,9 +193,7 @@ class Training:
                 return
             for row in range(step, step + count):
                 order = resident.order(len(self._split), self._batch, row, 1, self._seed)[0]
-                yield [
-                    self._engine.gather(replica, data, order, row) for replica, data in enumerate(self._data)
-                ]
+                yield [self._engine.gather(replica, data, order, row) for replica, data in enumerate(self._data)]
 
 
 def precise_bn(engine, batches, step, count):
@@ -212,7 +218,7 @@ def precise_bn(engine, batches, step, count):
 class Evaluation:
     """Answers for a split, every example once."""
 
-    def __init__(self, engine, data, split, batch=0, views="center", average="softmax", threads=0):
+    def __init__(self, engine, data, split, batch=0, views="center", average="softmax", threads=0, scales=()):
         """Put the data in place.
 
         Args:
@@ -220,21 +226,27 @@ class Evaluation:
             data: the `DataConfig` of the run.
             split: a `Split` or an `Examples`.
             batch: examples at a time over all replicas, rounded up to a multiple of their number; 0 to choose.
-            views: "center" or "ten_crop"; a `Split` in memory has but its one.
+            views: "center", "ten_crop" or "multi_scale"; a `Split` in memory has but its one. The last is He et al.
+                2015, section 4.1: fully convolutional on the whole image at several scales, and mirrored as in the
+                work that they follow (Simonyan and Zisserman 2014); images of many sizes, so one a replica at a time.
             average: over views: "softmax" (He et al. 2015) or "logits".
             threads: that decode; 0 for one for each core.
+            scales: of multi_scale, shorter sides in pixels. The engine's model must take any size.
         """
         self._engine, self._split = engine, split
-        size, resize, replicas = data.image_size, data.resize, engine.local_replicas
+        size, resize, replicas = evaluation_size(data), data.resize, engine.local_replicas
         batch = batch or (_EVALUATION_BATCH if isinstance(split, Split) or size <= 64 else 64)
         self._batch = -(-batch // replicas) * replicas
         self._data = engine.place(split.images) if isinstance(split, Split) else None
         self._threads = threads
-        self._combine = COMBINE[average]
-        if views == "ten_crop":
-            self._view = lambda data, box: geometry.ten_crop(data, size, resize, box)
-        else:
-            self._view = lambda data, box: geometry.center(data, size, resize, box)[None]
+        self._average = average
+        self._views = {
+            "center": [lambda data, box: geometry.center(data, size, resize, box)[None]],
+            "ten_crop": [lambda data, box: geometry.ten_crop(data, size, resize, box)],
+            "multi_scale": [functools.partial(_whole_and_mirrored, scale=scale) for scale in scales],
+        }[views]
+        if views == "multi_scale":
+            self._batch = replicas
 
     def logits(self, ema=False, check=lambda: None):
         """Answer for the whole split.
@@ -248,20 +260,37 @@ class Evaluation:
         """
         if self._data is not None:
             return self._engine.predict(self._data, self._batch, ema)
+        total = self._logits_of(self._views[0], ema, check)
+        if len(self._views) == 1:
+            return total
+        # Each is averaged with its mirror image already. Added as they come: all together are 1 GB for ImageNet.
+        softmax = self._average == "softmax"
+        for view in self._views[1:]:
+            logits = self._logits_of(view, ema, check)
+            total = np.logaddexp(total, logits) if softmax else total + logits
+        count = np.float32(len(self._views))
+        return total - np.log(count) if softmax else total / count
+
+    def _logits_of(self, view, ema, check):
         replicas = self._engine.local_replicas  # each machine answers for the whole
 
         def part(replica):
             return batches.testing(
-                self._split, self._view, batch=self._batch, threads=self._threads, replica=replica, replicas=replicas
+                self._split, view, batch=self._batch, threads=self._threads, replica=replica, replicas=replicas
             )
 
         count = -(-len(self._split) // self._batch)
         with named_errors(self._split):
             parts = []
-            for answers in self._engine.predict_stream(self._engine.stream(part), count, self._combine, ema):
+            for answers in self._engine.predict_stream(self._engine.stream(part), count, COMBINE[self._average], ema):
                 parts.append(answers)
                 check()
         return np.concatenate(parts)[: len(self._split)]
+
+
+def _whole_and_mirrored(data, box, scale):
+    whole = geometry.scaled_whole(data, scale, box)
+    return tf.stack([whole, tf.reverse(whole, [1])])
 
 
 def _mean_softmax(logits):

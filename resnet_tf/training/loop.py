@@ -1,6 +1,5 @@
 """A training run from its configuration to its result; reads like the method section of a paper."""
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -13,9 +12,20 @@ import tensorflow as tf
 from resnet_tf import config as configuration
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import metrics
-from resnet_tf.models import cost, find
+from resnet_tf.models import cost_by_name, find
 from resnet_tf.training import (
-    checkpoint, debug, devices, distillation, feed, losses, network, optimizer, record, schedule, signals, smoke,
+    checkpoint,
+    debug,
+    devices,
+    distillation,
+    feed,
+    losses,
+    network,
+    optimizer,
+    record,
+    schedule,
+    signals,
+    smoke,
 )  # fmt: skip
 from resnet_tf.training.step import Engine, Recipe
 from resnet_tf.training.window import Call, Window
@@ -164,7 +174,8 @@ def train(config, source=None, callbacks=()):
     if config.record.debug_step:
         return debug.reproduce(engine, batches, run, config.record.debug_step)
     evaluation = feed.Evaluation(engine, config.data, evaluated, threads=config.views.threads)
-    flops = 6e9 * cost(model).gmacs  # of a training step on one image: forward, and twice that backward
+    macs = cost_by_name(config.model.model, config.model.shortcut, config.data.image_size, len(source.classes)).macs
+    flops = 6 * macs  # of a training step on one image: forward, and twice that backward
     peak = devices.peak_flops(config.device.precision)
     recorder = record.Recorder(run, total, step, callbacks) if chief else record.Silent(run, step)
     window = Window(recorder, config, batch_size, steps_per_epoch, total, flops / (peak * replicas) if peak else None)
@@ -276,7 +287,9 @@ def train(config, source=None, callbacks=()):
             "steps": step,
             "split": held_out,
             **figures[held_out],
-            "best_top1": max([row["top1"] for row in recorder.rows if row["split"] == held_out] + [figures[held_out]["top1"]]),
+            "best_top1": max(
+                [row["top1"] for row in recorder.rows if row["split"] == held_out] + [figures[held_out]["top1"]]
+            ),
             "images_per_second": window.images_per_second,
             "wall_seconds": round(recorder.wall_seconds if trained else recorder.rows[-1]["wall_seconds"], 1),
         }

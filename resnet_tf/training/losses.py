@@ -4,7 +4,9 @@ import dataclasses
 
 import tensorflow as tf
 
-_PRESENT = 0.2  # bce: a class with more of a mixed target than this is there; timm's --bce-target-thresh of its A recipes
+_PRESENT = (
+    0.2  # bce: a class with more of a mixed target than this is there; timm's --bce-target-thresh of its A recipes
+)
 
 
 @dataclasses.dataclass(frozen=True)

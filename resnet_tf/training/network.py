@@ -18,9 +18,11 @@ from resnet_tf.training import checkpoint, record
 MANIFEST_ASSET = "run.yaml"  # in assets.extra of an exported model: what its network is
 
 
-def build(config, classes, replicas=1):
-    """The network that a `TrainConfig` describes, for so many classes."""
+def build(config, classes, replicas=1, any_size=False):
+    """The network that a `TrainConfig` describes, for so many classes; of any image size if it will see several."""
     size = config.data.image_size
+    if any_size or configuration.evaluation_size(config.data) != size:
+        size = None
     model = create_model(
         config.model.model,
         num_classes=classes,
@@ -87,7 +89,11 @@ def load(flag, origin, config, classes=None):
     if path.exists() or not weights:
         raise InputError(f"--{flag}={origin}: no run, no exported model, and not MODEL:FILE")
     size = config.data.image_size
-    settings = {"num_classes": classes, "input_shape": (size, size, 3), "dtype": configuration.PRECISIONS[config.device.precision]}
+    settings = {
+        "num_classes": classes,
+        "input_shape": (size, size, 3),
+        "dtype": configuration.PRECISIONS[config.device.precision],
+    }
     find(name)
     model = create_model(name, **settings, **({} if weights == "random" else {"weights": weights}))
     return Trained(origin, model, colour.IMAGENET, None)
@@ -118,7 +124,9 @@ def _exported(flag, origin, path, config):
     if len(names) != len(arrays):
         raise InputError(f"--{flag}={origin}: {len(arrays)} variables, not {len(names)}")
     values = {f"model/{name}": array for name, array in zip(names, arrays, strict=True)}
-    values |= {f"normalization/{name}": np.asarray(described["normalization"][name], np.float32) for name in ("mean", "std")}
+    values |= {
+        f"normalization/{name}": np.asarray(described["normalization"][name], np.float32) for name in ("mean", "std")
+    }
     return _restored(flag, origin, theirs, described["classes"], values, config)
 
 

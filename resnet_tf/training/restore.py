@@ -32,7 +32,7 @@ def load(folder):
 
 
 def build_model(run, values, weights="raw"):
-    """The trained `keras.Model` of a run, from normalised images to logits.
+    """The trained `keras.Model` of a run, from normalised images of any size to logits.
 
     Args:
         run: a `record.Run`.
@@ -42,7 +42,7 @@ def build_model(run, values, weights="raw"):
     Raises:
         InputError: the checkpoint is of another network, or has no such weights.
     """
-    model = network.build(run.config, len(run.manifest["classes"]))
+    model = network.build(run.config, len(run.manifest["classes"]), any_size=True)
     if weights == "ema" and not run.config.optimizer.ema:
         raise InputError(f"--weights=ema: {run.folder} was trained without --ema")
     network.assign(model, values, run.checkpoints, {"raw": "model/", "ema": "ema/"}[weights])

@@ -37,8 +37,9 @@ def shrink(config):
     data = replace(data, validation_examples=min(data.validation_examples, _EXAMPLES))
     views = config.views
     if streamed:
-        data = replace(data, image_size=_SIZE, resize=_SIZE + 4 if data.resize else 0)
-        scale = (_SIZE + 4, _SIZE + 16)[: len(views.scale)]
+        data = replace(data, image_size=_SIZE, eval_size=_SIZE + 8 if data.eval_size else 0)
+        data = replace(data, resize=_SIZE + 16 if data.resize else 0)
+        scale = (_SIZE + 8, _SIZE + 16)[: len(views.scale)]
         views = replace(views, scale=scale if views.view in ("scale_jitter", "resize_crop") else views.scale)
     optimizer = replace(
         config.optimizer, train_steps=0, train_epochs=1.0, batch_size=_BATCH * parts,

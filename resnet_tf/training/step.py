@@ -21,7 +21,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import draws, resident
+from resnet_tf.data import draws
 from resnet_tf.data.augmentation import Augmentation
 from resnet_tf.errors import InputError
 from resnet_tf.training import devices, optimizer
@@ -271,12 +271,8 @@ class Engine:
             float32 [n, height, width, 3] and float32 [n, classes].
         """
         recipe = self.recipe
-        images = recipe.augmentation.colour(pixels, keys, self._normalization)
-        if recipe.views:
-            offsets, mirrored = resident.draw_views(keys, recipe.views.pad, recipe.views.mirror)
-            images = resident.pad_crop_mirror(images, offsets, mirrored, recipe.views.pad)
         targets = recipe.loss.targets(labels, self.model.output_shape[-1])
-        return recipe.augmentation.mix(images, targets, keys)
+        return recipe.augmentation.finish(pixels, targets, keys, self._normalization, recipe.views)
 
     def denormalize(self, images):
         """Normalised images back to [0, 255], float32."""
@@ -345,7 +341,9 @@ class Engine:
             weights = list(state["weights"].values())
             slots = {slot: list(values.values()) for slot, values in state["slots"].items()}
             clipped = optimizer.clip(gradients, norm, recipe.clip)
-            applied = scalars["step"] - tf.cast(scalars["skipped_steps"], tf.int64) if recipe.loss_scale else scalars["step"]
+            applied = (
+                scalars["step"] - tf.cast(scalars["skipped_steps"], tf.int64) if recipe.loss_scale else scalars["step"]
+            )
             new_weights, new_slots = recipe.optimizer.update(weights, slots, clipped, rate, applied)
             network = [*new_weights, *sums["statistics"]]
             count = tf.cast(scalars["step"], tf.float32)
@@ -435,7 +433,7 @@ class Engine:
         """Logits of streamed views, in inference mode.
 
         Args:
-            iterators: from `stream`, over {"pixels": uint8 [n, views, size, size, 3], ...}.
+            iterators: from `stream`, over {"pixels": uint8 [n, views, height, width, 3], ...}.
             batches: how many to take.
             combine: function(float32 logits [n, views, classes]) -> float32 [n, classes].
             ema: by the averaged weights.
@@ -455,8 +453,12 @@ class Engine:
     def _predict_stream_batch(self, iterators, combine, ema):
         def one(replica, iterator, _):
             pixels = next(iterator)["pixels"]
-            views = pixels.shape[1]
-            logits = self._forward_stream(*self._read_network(replica, ema), tf.reshape(pixels, [-1, *pixels.shape[2:]]))
+            views, sides = pixels.shape[1], pixels.shape[2:]
+            # Images of any size, each another: XLA would compile for every one.
+            forward = self._forward_stream if sides.is_fully_defined() else functools.partial(Engine._forward, self)
+            sides = sides if sides.is_fully_defined() else tf.shape(pixels)[2:]
+            pixels = tf.reshape(pixels, tf.concat([[-1], sides], axis=0))
+            logits = forward(*self._read_network(replica, ema), pixels)
             return combine(tf.reshape(logits, [-1, views, logits.shape[-1]]))
 
         return self._each_replica(one, iterators, None)
