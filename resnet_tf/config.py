@@ -192,7 +192,7 @@ class LossConfig:
 
     loss: str = setting(
         "softmax",
-        "softmax cross-entropy; or bce: one binary cross-entropy a class, targets above 0.2 taken as 1 (Wightman 2021).",
+        "softmax cross-entropy; bce: a binary one for each class, targets above 0.2 taken as 1 (Wightman 2021).",
         choices=("softmax", "bce"),
     )
     label_smoothing: float = setting(
@@ -219,9 +219,7 @@ class DeviceConfig:
     replicas: int = setting(
         0, "Replicas of this machine: GPUs, or parts of the CPU where there is none. 0: every GPU, or one.", low=0
     )
-    gpus: tuple[int, ...] = setting(
-        (), "Numbers of the GPUs to use. Unset: the first --replicas.", changes_result=False
-    )
+    gpus: tuple[int, ...] = setting((), "Numbers of the GPUs to use. Unset: the first ones.", changes_result=False)
     steps_per_call: int = setting(
         0, "Steps of one call into the compiled program. 0: 100 on a GPU, 10 on a CPU.", low=0, changes_result=False
     )

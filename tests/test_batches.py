@@ -154,7 +154,7 @@ def test_streams_on_two_replicas_train_as_on_one(unbroken, tmp_path):
     assert train.main(flags) == 0
     one, two = (checkpoint.load(path / "checkpoints" / "step-00000004.npz") for path in (unbroken, tmp_path / "run"))
     for name in one:
-        # Sums in another order: 1e-7 a step, amplified by four steps of training through BN (by eight, a thousand times more).
+        # Sums in another order: 1e-7 a step, amplified by four steps of training through BN.
         np.testing.assert_allclose(one[name], two[name], rtol=5e-3, atol=2e-4, err_msg=name)
 
 

@@ -1,7 +1,5 @@
 """What a recipe may ask of the engine: losses, teachers, averages, accumulation, BN."""
 
-import dataclasses
-
 import keras
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ import tensorflow as tf
 import resnet_tf
 from resnet_tf import config as configuration
 from resnet_tf import evaluate, export, train
-from resnet_tf.data import colour, resident
+from resnet_tf.data import Source, Split, colour, resident
 from resnet_tf.errors import InputError
 from resnet_tf.training import (
     checkpoint,
@@ -139,7 +137,7 @@ def test_teacher_sees_the_views_of_the_student(teacher_run, exported, rng):
         answers.append(teacher.logits(values, images))
         np.testing.assert_allclose(answers[-1], expected, atol=1e-4)
     np.testing.assert_allclose(*answers, atol=1e-5)  # an exported model teaches what its run does
-    with pytest.raises(InputError, match="--teacher=.*10 classes that are not the 3"):
+    with pytest.raises(InputError, match=r"--teacher=.*10 classes that are not the 3"):
         distillation.Teacher(trained, ["a", "b", "c"], student)
     with pytest.raises(InputError, match="--normalization=pixel"):
         distillation.Teacher(trained, classes, colour.Normalization(np.zeros((16, 16, 3), np.float32), student.std))
@@ -252,9 +250,6 @@ def test_precise_statistics_are_the_mean_of_batches(replicas):
     engine = make_engine(replicas)
     run_steps(engine, 1)
     config = config_of(*SMALL, f"--batch_size={BATCH}", "--pad=0", "--mirror=false")
-    split = type("Split", (), {})  # noqa: F841
-    from resnet_tf.data.splits import Split
-
     batches = feed.Training(engine, config, Split(*data()), 1, 1)
     before = engine.get_state()
     feed.precise_bn(engine, batches, 1, 3)
@@ -289,8 +284,6 @@ def test_a_step_that_fails_changes_nothing_and_halts():
 
 
 def test_fit_takes_data_of_ones_own_and_callbacks(tmp_path):
-    from resnet_tf.data import Source, Split
-
     seen = []
 
     class Look(loop.Callback):
@@ -320,4 +313,3 @@ def test_fit_takes_data_of_ones_own_and_callbacks(tmp_path):
     assert seen == [
         ("start", "run", 0), ("train", 2), ("train", 4), ("test", 4), ("checkpoint", "step-00000004.npz"), ("end", 7)
     ]  # fmt: skip
-    assert dataclasses.is_dataclass(source)

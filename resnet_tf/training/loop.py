@@ -282,14 +282,13 @@ def train(config, source=None, callbacks=()):
         # --- Result --------------------------------------------------------------------------------------------------
         trained = figures is not None
         figures = figures or score()
+        curve = [row["top1"] for row in recorder.rows if row["split"] == held_out]
         result = {
             "run": str(folder),
             "steps": step,
             "split": held_out,
             **figures[held_out],
-            "best_top1": max(
-                [row["top1"] for row in recorder.rows if row["split"] == held_out] + [figures[held_out]["top1"]]
-            ),
+            "best_top1": max([*curve, figures[held_out]["top1"]]),
             "images_per_second": window.images_per_second,
             "wall_seconds": round(recorder.wall_seconds if trained else recorder.rows[-1]["wall_seconds"], 1),
         }

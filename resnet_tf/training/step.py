@@ -61,13 +61,13 @@ class Recipe:
 
     optimizer: object
     schedule: object
-    loss: Loss = Loss()
+    loss: Loss = dataclasses.field(default_factory=Loss)
     loss_scale: optimizer.LossScale | None = None
     clip: float = 0.0
     accumulate: int = 1
     ema: float = 0.0
     views: Views | None = None
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     teacher: object = None
     seed: int = 0
 
