@@ -189,8 +189,6 @@ def draw(keys, operations, magnitude, deviation=0.0):
     return choices, tf.unstack(levels, axis=1), signs
 
 
-# Compiled on CPUs too: a chain of elementwise operations.
-@tf.function(jit_compile=True, autograph=False)
 def carry_out(images, choice, level, sign):
     """One operation on each image.
 
@@ -203,23 +201,26 @@ def carry_out(images, choice, level, sign):
     Returns:
         uint8 of the same shape.
     """
-    chosen = {
-        kind: [
-            (choice == index, operation.argument(level, sign), operation.apply)
-            for index, operation in enumerate(OPERATIONS.values())
-            if operation.kind == kind
-        ]
-        for kind in ("warp", "table", "blend")
-    }
-    images = _look_up(_warp(images, chosen["warp"]), chosen["table"])
-    return tf.cast(_blend(images, chosen["blend"]), tf.uint8)
+    for look in (_warp, _look_up, _blend):
+        images = look(images, choice, level, sign)
+    return images
 
 
-def _warp(images, chosen):
+def _chosen(kind, choice, level, sign):
+    """Which images have which operation of a kind: (bool [n], argument float32 [n], function) of each."""
+    for index, operation in enumerate(OPERATIONS.values()):
+        if operation.kind == kind:
+            yield choice == index, operation.argument(level, sign), operation.apply
+
+
+# Warps and blends are compiled on CPUs too, where that is five times as fast as op by op; each by itself, since XLA
+# would compute the pixels of one again for each use in the next. The tables' sums and gathers are faster without.
+@tf.function(jit_compile=True, autograph=False)
+def _warp(images, choice, level, sign):
     height, width = images.shape[1:3]
-    size, zeros = tf.shape(images)[0], tf.zeros_like(chosen[0][1])
+    size, zeros = tf.shape(images)[0], tf.zeros_like(level)
     matrix = [[zeros + value for value in row] for row in _affine(1, 0, 0, 0, 1, 0)]
-    for here, argument, where_from in chosen:
+    for here, argument, where_from in _chosen("warp", choice, level, sign):
         other = where_from(argument, height, width)
         for row, new in zip(matrix, other, strict=True):
             row[:] = [tf.where(here, zeros + b, a) for a, b in zip(row, new, strict=True)]
@@ -245,29 +246,30 @@ def _warp(images, chosen):
 
     upper, lower = line(rows[0]), line(rows[1])
     moved = tf.bitwise.right_shift(upper * 2**_PART + low * (lower - upper), 2 * _PART)
-    return tf.where(inside[..., None], moved, tf.constant(_FILL))
+    return tf.cast(tf.where(inside[..., None], moved, tf.constant(_FILL)), tf.uint8)
 
 
-def _look_up(images, chosen):
+def _look_up(images, choice, level, sign):
     values = tf.range(256)
     table = tf.broadcast_to(values, [tf.shape(images)[0], 3, 256])
-    place = 256 * (3 * tf.range(tf.shape(images)[0])[:, None, None, None] + tf.range(3)) + images
+    place = 256 * (3 * tf.range(tf.shape(images)[0])[:, None, None, None] + tf.range(3)) + tf.cast(images, tf.int32)
     ones = tf.ones_like(tf.reshape(place, [-1]))
     histogram = tf.math.unsorted_segment_sum(ones, tf.reshape(place, [-1]), tf.size(table))
     histogram = tf.reshape(histogram, tf.shape(table))
-    for here, argument, make in chosen:
+    for here, argument, make in _chosen("table", choice, level, sign):
         other = make(tf.cast(argument, tf.int32)[:, None, None], values, histogram)
         table = tf.where(here[:, None, None], other, table)
-    return tf.gather(tf.reshape(table, [-1]), place)
+    return tf.gather(tf.reshape(tf.cast(table, tf.uint8), [-1]), place)
 
 
-def _blend(images, chosen):
-    factor = tf.ones_like(chosen[0][1])
-    other = tf.zeros_like(images)
-    for here, argument, fades_into in chosen:
+@tf.function(jit_compile=True, autograph=False)
+def _blend(images, choice, level, sign):
+    images = tf.cast(images, tf.int32)
+    factor, other = tf.ones_like(level), tf.zeros_like(images)
+    for here, argument, fades_into in _chosen("blend", choice, level, sign):
         factor = tf.where(here, argument, factor)
         other = tf.where(here[:, None, None, None], fades_into(images), other)
     factor = tf.cast(tf.round(factor * 2**_FACTOR), tf.int32)[:, None, None, None]
     # What the factor's last bit may lack, 255 of its halves, must not take a whole value to the level below.
     faded = tf.bitwise.right_shift(factor * (images - other) + 128, _FACTOR)
-    return tf.clip_by_value(other + faded, 0, 255)
+    return tf.cast(tf.clip_by_value(other + faded, 0, 255), tf.uint8)

@@ -4,9 +4,7 @@ import dataclasses
 
 import tensorflow as tf
 
-_PRESENT = (
-    0.2  # bce: a class with more of a mixed target than this is there; timm's --bce-target-thresh of its A recipes
-)
+_PRESENT = 0.2  # of a mixed target: what --bce-target-thresh is in timm's A recipes
 
 
 @dataclasses.dataclass(frozen=True)

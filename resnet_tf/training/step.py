@@ -341,9 +341,9 @@ class Engine:
             weights = list(state["weights"].values())
             slots = {slot: list(values.values()) for slot, values in state["slots"].items()}
             clipped = optimizer.clip(gradients, norm, recipe.clip)
-            applied = (
-                scalars["step"] - tf.cast(scalars["skipped_steps"], tf.int64) if recipe.loss_scale else scalars["step"]
-            )
+            applied = scalars["step"]
+            if recipe.loss_scale:
+                applied -= tf.cast(scalars["skipped_steps"], tf.int64)
             new_weights, new_slots = recipe.optimizer.update(weights, slots, clipped, rate, applied)
             network = [*new_weights, *sums["statistics"]]
             count = tf.cast(scalars["step"], tf.float32)
