@@ -90,6 +90,11 @@ def _split_cpu(count):
     return len(tf.config.list_logical_devices("CPU"))
 
 
+def has_gpu():
+    """Whether this machine has a GPU that TensorFlow can use."""
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
 def on_gpu(strategy):
     """Whether the replicas are GPUs."""
     return "GPU" in strategy.extended.worker_devices[0]

@@ -168,8 +168,9 @@ def train(config, source=None, callbacks=()):
     else:
         run = record.Run(folder, {}, config)
     step = engine.step
-    asynchronous = devices.on_gpu(strategy)
-    most = config.device.steps_per_call or (100 if asynchronous else 10)
+    gpu = devices.on_gpu(strategy)
+    most = config.device.steps_per_call or (100 if gpu else 10)
+    asynchronous = gpu and config.views.view == "pad_crop"  # a call that reads a stream returns when it has read it
     batches = feed.Training(engine, config, training, step, most)
     if config.record.debug_step:
         return debug.reproduce(engine, batches, run, config.record.debug_step)

@@ -50,7 +50,9 @@ def provenance(seed, wall_seconds):
 
 
 def commit():
-    """Commit of the source, with "-dirty" after it where files differ; $RESNET_TF_COMMIT where there is no git."""
+    """Commit of the source, with "-dirty" after it where files differ; or $RESNET_TF_COMMIT, for copies without git."""
+    if os.environ.get("RESNET_TF_COMMIT"):
+        return os.environ["RESNET_TF_COMMIT"]
     package = pathlib.Path(__file__).parent.parent
 
     def git(*arguments):
@@ -62,7 +64,7 @@ def commit():
         name = git("rev-parse", "--short=12", "HEAD")
         return name + ("-dirty" if git("status", "--porcelain", "--untracked-files=no", "--", ".") else "")
     except (OSError, subprocess.SubprocessError):
-        return os.environ.get("RESNET_TF_COMMIT", "unknown")
+        return "unknown"
 
 
 def command():

@@ -7,6 +7,7 @@ import re
 import numpy as np
 
 from resnet_tf.data.splits import Source
+from resnet_tf.training import devices
 
 _EXAMPLES = 64  # of each split; one epoch of them is the training
 _BATCH = 8
@@ -53,6 +54,9 @@ def shrink(config):
         lr_epochs=(0.5,) if config.schedule.lr_steps or config.schedule.lr_epochs else (),
         warmup_epochs=min(config.schedule.warmup_epochs, 0.25),
     )
+    device = config.device
+    if not devices.has_gpu():
+        device = replace(device, precision="float32")  # a CPU has no kernels of half precision worth a minute
     loss = config.loss
     if loss.teacher:
         loss = replace(loss, teacher=f"{_smallest('resnet152_v1d')}:random")
@@ -61,8 +65,9 @@ def shrink(config):
         checkpoint_every=4,
     )  # fmt: skip
     return replace(
-        config, model=model, data=data, views=views, optimizer=optimizer, schedule=schedule, loss=loss, record=record
-    )
+        config, model=model, data=data, views=views, optimizer=optimizer, schedule=schedule, loss=loss,
+        device=device, record=record,
+    )  # fmt: skip
 
 
 def few(source):

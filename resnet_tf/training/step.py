@@ -3,7 +3,7 @@
 The step is a pure function from tensors to tensors (`_gradients`, `_update`); variables are read
 before it and assigned after it. How it is compiled depends on the devices:
 
-    one GPU       a whole call, many steps, is one XLA program
+    one GPU       a whole call, many steps, is one XLA program; of streamed images, eight steps
     several GPUs  forward and backward, and the update, are each compiled by XLA; between them one
                   all-reduce of a single packed vector. Synchronised BN has collectives of its own,
                   which XLA cannot hold; forward and backward then run without it.
@@ -30,6 +30,8 @@ from resnet_tf.training.losses import Loss
 # Of a step, in the order of the columns that `Engine.train` returns. top1 and top5 are of the labels, also where
 # targets are mixed; gradient_norm is before clipping; skipped is 1 for a step that a loss scale skipped.
 METRICS = ("loss", "top1", "top5", "lr", "gradient_norm", "loss_scale", "skipped", "data_wait")
+
+_CHUNK = 8  # steps of a program that trains on a stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,8 +135,10 @@ class Engine:
         self._predict_stream_call = tf.function(self._predict_stream_batch, autograph=False)
         self._forward_stream = tf.function(self._forward, jit_compile=self._gpu, autograph=False)
         self._statistics_call = tf.function(self._replica_statistics, jit_compile=whole, autograph=False)
-        if whole:  # what feeds the step is no part of the program, each step is
-            self._step_on = tf.function(self._step_on, jit_compile=True, autograph=False)
+        # Of a stream, what feeds the steps is no part of the program. Launching one costs some 7 ms, so it has several.
+        self._chunk = _CHUNK if whole else 1
+        if whole:
+            self._steps_on = tf.function(self._steps_on, jit_compile=True, autograph=False)
         if parts:
             self._update = tf.function(self._update, jit_compile=True, autograph=False)
             self._forward = tf.function(self._forward, jit_compile=True, autograph=False)
@@ -201,33 +205,70 @@ class Engine:
         Returns:
             As `train`.
         """
-        return self._train_stream_call(iterators, tf.fill([most], 0), tf.constant(count))
+        return self._train_stream_call(iterators, most, tf.constant(count))
 
-    def _train_stream_steps(self, iterators, rows, count):
-        return self._loop(self._replica_stream_step, iterators, rows, count)
+    def _train_stream_steps(self, iterators, most, count):
+        def body(index, metrics):
+            steps = tf.minimum(self._chunk, count - index)
+            rows = self._each_replica(self._replica_stream_steps, iterators, steps)[0]
+            places = index + tf.range(self._chunk)  # those from `steps` on are written once more, or cut off
+            return index + steps, tf.tensor_scatter_nd_update(metrics, places[:, None], rows)
+
+        metrics = tf.zeros([most + self._chunk, len(METRICS)])
+        return tf.while_loop(lambda index, _: index < count, body, [tf.constant(0), metrics])[1][:most]
 
     def _train_steps(self, data, order, count):
-        return self._loop(self._replica_step, data, order, count)
-
-    def _loop(self, step, data, order, count):
         def body(index, metrics):
-            row = self._each_replica(step, data, order[index])[0]
+            row = self._each_replica(self._replica_step, data, order[index])[0]
             return index + 1, tf.tensor_scatter_nd_update(metrics, [[index]], row[None])
 
         metrics = tf.zeros([order.shape[0], len(METRICS)])
         return tf.while_loop(lambda index, _: index < count, body, [tf.constant(0), metrics])[1]
 
-    def _replica_stream_step(self, replica, iterator, _):
+    def _replica_stream_steps(self, replica, iterator, count):
+        """Up to `_chunk` steps; returns the metrics of that many, zero from `count` on."""
         asked = tf.timestamp()
         with tf.control_dependencies([asked]):
-            batch = next(iterator)
-        with tf.control_dependencies(list(batch.values())):
+            batches = self._take(iterator, count)
+        with tf.control_dependencies(batches):
             waited = tf.cast(tf.timestamp() - asked, tf.float32)
-        return self._step_on(replica, batch["pixels"], batch["labels"], batch["keys"], waited)
+        metrics = self._steps_on(replica, *batches, count)
+        waits = waited * tf.one_hot(0, self._chunk)  # all of it is put down to the first
+        return tf.concat([metrics, waits[:, None]], axis=1)
+
+    def _take(self, iterator, count):
+        """The next `count` batches of a stream: pixels, labels and keys, [chunk, n, ...], the rest zero."""
+        names = ("pixels", "labels", "keys")
+        if self._chunk == 1:
+            batch = next(iterator)
+            return [batch[name][None] for name in names]
+        spec = iterator.element_spec
+
+        def body(index, arrays):
+            batch = next(iterator)
+            return index + 1, [array.write(index, batch[name]) for name, array in zip(names, arrays, strict=True)]
+
+        arrays = [tf.TensorArray(spec[name].dtype, self._chunk, element_shape=spec[name].shape) for name in names]
+        arrays = tf.while_loop(lambda index, _: index < count, body, [tf.constant(0), arrays])[1]
+        return [array.stack() for array in arrays]
+
+    def _steps_on(self, replica, pixels, labels, keys, count):
+        """Steps on a replica's parts of several batches."""
+        if self._chunk == 1:
+            return self._step_on(replica, pixels[0], labels[0], keys[0])[None]
+
+        def body(index, metrics):
+            row = self._step_on(replica, pixels[index], labels[index], keys[index])
+            return index + 1, tf.tensor_scatter_nd_update(metrics, [[index]], row[None])
+
+        metrics = tf.zeros([self._chunk, len(METRICS) - 1])
+        return tf.while_loop(lambda index, _: index < count, body, [tf.constant(0), metrics])[1]
 
     def _replica_step(self, replica, data, order):
         step = self._local(self._scalars["step"], replica).read_value()
-        return self._step_on(replica, *self.gather(replica, data, order, step), tf.zeros([]))
+        return tf.pad(
+            self._step_on(replica, *self.gather(replica, data, order, step)), [[0, 1]]
+        )  # it waits for no data
 
     def gather(self, replica, data, order, step):
         """A replica's part of a batch from what `place` made.
@@ -249,15 +290,15 @@ class Engine:
         keys = draws.keys(self.recipe.seed, positions // images.shape[0], tf.cast(chosen, tf.int64))
         return tf.gather(images, chosen), tf.gather(labels, chosen), keys
 
-    def _step_on(self, replica, pixels, labels, keys, waited):
-        """One step on this replica's part of a batch; returns the metrics."""
+    def _step_on(self, replica, pixels, labels, keys):
+        """One step on this replica's part of a batch; returns the metrics but the last."""
         state = self._read(replica)
         sums = self._gradients(state, pixels, labels, keys)
         if self.replicas > 1:
             sums = _all_reduce(sums)
         new_state, metrics = self._update(state, sums)
         self._assign(replica, new_state)
-        return tf.concat([metrics, waited[None]], axis=0)
+        return metrics
 
     def views(self, pixels, labels, keys):
         """What the network is given of a batch: normalised images and targets, augmented and mixed.
