@@ -1,7 +1,6 @@
 """How fast images are read: the host part beside other decoders, and the device part beside a training step."""
 
 import io
-import os
 import pathlib
 import statistics
 import time
@@ -174,7 +173,7 @@ def benchmark_augment(config):
 
 
 def _thread_counts():
-    return sorted({1, min(2, os.cpu_count() or 1), os.cpu_count() or 1})
+    return sorted({1, min(2, batches.cores()), batches.cores()})
 
 
 def _append(config, result, started, model, batch):

@@ -2,8 +2,10 @@
 
 import contextlib
 import csv
+import dataclasses
 import functools
 import io
+import time
 
 import numpy as np
 import tensorflow as tf
@@ -13,7 +15,7 @@ from resnet_tf.data import augmentation, batches, colour, geometry, images, resi
 from resnet_tf.data.examples import Memory
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
-from resnet_tf.training import checkpoint, network, signals
+from resnet_tf.training import checkpoint, devices, network, signals
 from resnet_tf.training.step import Views
 
 _STATISTICS_EXAMPLES = 4096  # of a streamed set, whose mean and deviation are estimated
@@ -23,6 +25,7 @@ STREAM_ERRORS = (
     tf.errors.NotFoundError,
     UnicodeDecodeError,  # where TensorFlow's message quotes bytes that are no text
 )
+_MOST_BATCHES, _GROUP_BYTES = 8, 2**29  # of a stream that a GPU works on at once; two such groups wait there
 _EVALUATION_BATCH = 500  # of small images; of streamed views as in training
 
 
@@ -130,6 +133,30 @@ def named_errors(split, servers=()):
         raise
 
 
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """Metrics of some steps that may still be running.
+
+    Attributes:
+        rows: list of float32 tensors [n, columns]; see `step.METRICS`.
+        waited: seconds that the steps stood waiting for images.
+    """
+
+    rows: list
+    waited: float = 0.0
+
+    def numpy(self):
+        """float32 [steps, columns]; waits for the device."""
+        return np.concatenate([rows.numpy() for rows in self.rows])
+
+
+def _group_size(engine, batch, size):
+    """Batches that a program takes at once: each launch of one costs some 7 ms on a GPU."""
+    if not devices.on_gpu(engine.strategy):
+        return 1
+    return max(1, min(_MOST_BATCHES, _GROUP_BYTES // (batch // engine.replicas * size * size * 3)))
+
+
 class Training:
     """Steps on a training split."""
 
@@ -143,7 +170,7 @@ class Training:
             first_step: where the run goes on.
             most: steps of one call.
         """
-        self._engine, self._config, self._split, self._most = engine, config, split, most
+        self._engine, self._config, self._split = engine, config, split
         self._batch, self._seed = config.optimizer.batch_size, config.optimizer.seed
         if isinstance(split, Split):
             self._data = engine.place(split.images, split.labels)
@@ -152,9 +179,11 @@ class Training:
             service.check(config.device.data_service)
             if config.device.data_service and isinstance(split.storage, Memory):
                 raise InputError("--data_service cannot send images that are held in memory: unpack the archive")
-            self._data, self._order = self._stream(first_step), None
+            self._order = None
+            self._group_size = _group_size(engine, self._batch, config.data.image_size)
+            self.restart(first_step)
 
-    def _stream(self, first_step):
+    def _stream(self, first_step, group):
         view, views, engine = view_of(self._config), self._config.views, self._engine
 
         def part(replica):
@@ -164,19 +193,33 @@ class Training:
                 servers=self._config.device.data_service,
             )  # fmt: skip
 
-        return engine.stream(part)
+        return engine.stream(part, group)
 
     def restart(self, step):
         """Go on from another step than the one given at first."""
         if self._order is None:
-            self._data = self._stream(step)
+            self._data, self._group, self._done = self._stream(step, self._group_size), None, 0
 
     def steps(self, step, count):
-        """Run `count` steps from `step` on; see `Engine.train`."""
-        if self._order is None:
-            return self._engine.train_stream(self._data, self._most, count)
-        self._order[:count] = resident.order(len(self._split), self._batch, step, count, self._seed)
-        return self._engine.train(self._data, self._order, count)
+        """Run `count` steps from `step` on; see `Engine.train`.
+
+        Returns:
+            A `Steps`, which may still be running.
+        """
+        if self._order is not None:
+            self._order[:count] = resident.order(len(self._split), self._batch, step, count, self._seed)
+            return Steps([self._engine.train(self._data, self._order, count)[:count]])
+        rows, waited = [], 0.0
+        while count:
+            if self._group is None:
+                asked = time.perf_counter()
+                self._group, self._done = [next(iterator) for iterator in self._data], 0
+                waited += time.perf_counter() - asked
+            start, stop = self._done, min(self._done + count, self._group_size)
+            rows.append(self._engine.train_stream(self._group, start, stop)[start:stop])
+            count -= stop - start
+            self._group, self._done = (None, 0) if stop == self._group_size else (self._group, stop)
+        return Steps(rows, waited)
 
     def peek(self, step, count):
         """Look at the batches of some steps without training on them.
@@ -186,7 +229,7 @@ class Training:
         """
         with named_errors(self._split):
             if self._order is None:
-                iterators = self._stream(step)
+                iterators = self._stream(step, 0)
                 for _ in range(count):
                     found = [next(iterator) for iterator in iterators]
                     yield [(batch["pixels"], batch["labels"], batch["keys"]) for batch in found]

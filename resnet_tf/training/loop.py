@@ -170,7 +170,7 @@ def train(config, source=None, callbacks=()):
     step = engine.step
     gpu = devices.on_gpu(strategy)
     most = config.device.steps_per_call or (100 if gpu else 10)
-    asynchronous = gpu and config.views.view == "pad_crop"  # a call that reads a stream returns when it has read it
+    asynchronous = gpu and config.views.view == "pad_crop"  # else a call's time is that of the reading, too
     batches = feed.Training(engine, config, training, step, most)
     if config.record.debug_step:
         return debug.reproduce(engine, batches, run, config.record.debug_step)

@@ -3,7 +3,7 @@
 The step is a pure function from tensors to tensors (`_gradients`, `_update`); variables are read
 before it and assigned after it. How it is compiled depends on the devices:
 
-    one GPU       a whole call, many steps, is one XLA program; of streamed images, eight steps
+    one GPU       a whole call, many steps, is one XLA program; of streamed images, a group of batches
     several GPUs  forward and backward, and the update, are each compiled by XLA; between them one
                   all-reduce of a single packed vector. Synchronised BN has collectives of its own,
                   which XLA cannot hold; forward and backward then run without it.
@@ -29,9 +29,7 @@ from resnet_tf.training.losses import Loss
 
 # Of a step, in the order of the columns that `Engine.train` returns. top1 and top5 are of the labels, also where
 # targets are mixed; gradient_norm is before clipping; skipped is 1 for a step that a loss scale skipped.
-METRICS = ("loss", "top1", "top5", "lr", "gradient_norm", "loss_scale", "skipped", "data_wait")
-
-_CHUNK = 8  # steps of a program that trains on a stream
+METRICS = ("loss", "top1", "top5", "lr", "gradient_norm", "loss_scale", "skipped")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,15 +128,11 @@ class Engine:
         parts = self._gpu and not whole
         synchronised = any(getattr(layer, "synchronized", False) for layer in model.layers)
         self._train_call = tf.function(self._train_steps, jit_compile=whole, autograph=False)
-        self._train_stream_call = tf.function(self._train_stream_steps, autograph=False)
+        self._train_stream_call = tf.function(self._train_stream_steps, jit_compile=whole, autograph=False)
         self._predict_call = tf.function(self._predict_batches, jit_compile=whole, autograph=False)
         self._predict_stream_call = tf.function(self._predict_stream_batch, autograph=False)
         self._forward_stream = tf.function(self._forward, jit_compile=self._gpu, autograph=False)
         self._statistics_call = tf.function(self._replica_statistics, jit_compile=whole, autograph=False)
-        # Of a stream, what feeds the steps is no part of the program. Launching one costs some 7 ms, so it has several.
-        self._chunk = _CHUNK if whole else 1
-        if whole:
-            self._steps_on = tf.function(self._steps_on, jit_compile=True, autograph=False)
         if parts:
             self._update = tf.function(self._update, jit_compile=True, autograph=False)
             self._forward = tf.function(self._forward, jit_compile=True, autograph=False)
@@ -155,19 +149,22 @@ class Engine:
                 copies.append(tuple(tf.identity(tf.convert_to_tensor(array)) for array in arrays))
         return copies
 
-    def stream(self, make_dataset):
+    def stream(self, make_dataset, group=0):
         """Open one iterator for each replica.
 
         Args:
             make_dataset: function(replica) that makes the dataset of a replica's part of each batch; replicas of
                 this machine are counted from 0.
+            group: batches that are stacked into one element; 0 for batches as they are.
 
         Returns:
-            List over replicas of iterators, two batches ahead on the replica's own device where that is a GPU.
+            List over replicas of iterators, two elements ahead on the replica's own device where that is a GPU.
         """
         iterators = []
         for replica, device in enumerate(self.strategy.extended.worker_devices):
             dataset = make_dataset(replica)
+            if group:
+                dataset = dataset.batch(group, drop_remainder=True)
             if self._gpu:
                 dataset = dataset.apply(tf.data.experimental.prefetch_to_device(device, 2))
             iterators.append(iter(dataset))
@@ -190,32 +187,34 @@ class Engine:
             count: how many rows of it to run, from the first.
 
         Returns:
-            float32 tensor [most, 3]: `METRICS` of each step; rows from `count` on are zero.
+            float32 tensor [most, columns]: `METRICS` of each step; rows from `count` on are zero.
         """
         return self._train_call(data, tf.constant(order), tf.constant(count))
 
-    def train_stream(self, iterators, most, count):
-        """Run some steps on batches from `stream`. Does not wait for a GPU.
+    def train_stream(self, groups, start, stop):
+        """Run some steps on streamed batches. Does not wait for a GPU.
 
         Args:
-            iterators: over {"pixels", "labels", "keys"}; see `batches.training`.
-            most: rows of the result, the same in every call, so that nothing is compiled twice.
-            count: how many steps to run, at most so many.
+            groups: over replicas, elements of `stream`: {"pixels", "labels", "keys"}, each [group, n, ...]; see
+                `batches.training`.
+            start: first batch of the group to train on.
+            stop: the one after the last.
 
         Returns:
-            As `train`.
+            float32 tensor [group, columns]: `METRICS` of each step; rows of other batches are zero.
         """
-        return self._train_stream_call(iterators, most, tf.constant(count))
+        return self._train_stream_call(groups, tf.constant(start), tf.constant(stop))
 
-    def _train_stream_steps(self, iterators, most, count):
+    def _train_stream_steps(self, groups, start, stop):
         def body(index, metrics):
-            steps = tf.minimum(self._chunk, count - index)
-            rows = self._each_replica(self._replica_stream_steps, iterators, steps)[0]
-            places = index + tf.range(self._chunk)  # those from `steps` on are written once more, or cut off
-            return index + steps, tf.tensor_scatter_nd_update(metrics, places[:, None], rows)
+            row = self._each_replica(self._replica_stream_step, groups, index)[0]
+            return index + 1, tf.tensor_scatter_nd_update(metrics, [[index]], row[None])
 
-        metrics = tf.zeros([most + self._chunk, len(METRICS)])
-        return tf.while_loop(lambda index, _: index < count, body, [tf.constant(0), metrics])[1][:most]
+        metrics = tf.zeros([groups[0]["labels"].shape[0], len(METRICS)])
+        return tf.while_loop(lambda index, _: index < stop, body, [start, metrics])[1]
+
+    def _replica_stream_step(self, replica, group, index):
+        return self._step_on(replica, *(group[name][index] for name in ("pixels", "labels", "keys")))
 
     def _train_steps(self, data, order, count):
         def body(index, metrics):
@@ -223,45 +222,6 @@ class Engine:
             return index + 1, tf.tensor_scatter_nd_update(metrics, [[index]], row[None])
 
         metrics = tf.zeros([order.shape[0], len(METRICS)])
-        return tf.while_loop(lambda index, _: index < count, body, [tf.constant(0), metrics])[1]
-
-    def _replica_stream_steps(self, replica, iterator, count):
-        """Up to `_chunk` steps; returns the metrics of that many, zero from `count` on."""
-        asked = tf.timestamp()
-        with tf.control_dependencies([asked]):
-            batches = self._take(iterator, count)
-        with tf.control_dependencies(batches):
-            waited = tf.cast(tf.timestamp() - asked, tf.float32)
-        metrics = self._steps_on(replica, *batches, count)
-        waits = waited * tf.one_hot(0, self._chunk)  # all of it is put down to the first
-        return tf.concat([metrics, waits[:, None]], axis=1)
-
-    def _take(self, iterator, count):
-        """The next `count` batches of a stream: pixels, labels and keys, [chunk, n, ...], the rest zero."""
-        names = ("pixels", "labels", "keys")
-        if self._chunk == 1:
-            batch = next(iterator)
-            return [batch[name][None] for name in names]
-        spec = iterator.element_spec
-
-        def body(index, arrays):
-            batch = next(iterator)
-            return index + 1, [array.write(index, batch[name]) for name, array in zip(names, arrays, strict=True)]
-
-        arrays = [tf.TensorArray(spec[name].dtype, self._chunk, element_shape=spec[name].shape) for name in names]
-        arrays = tf.while_loop(lambda index, _: index < count, body, [tf.constant(0), arrays])[1]
-        return [array.stack() for array in arrays]
-
-    def _steps_on(self, replica, pixels, labels, keys, count):
-        """Steps on a replica's parts of several batches."""
-        if self._chunk == 1:
-            return self._step_on(replica, pixels[0], labels[0], keys[0])[None]
-
-        def body(index, metrics):
-            row = self._step_on(replica, pixels[index], labels[index], keys[index])
-            return index + 1, tf.tensor_scatter_nd_update(metrics, [[index]], row[None])
-
-        metrics = tf.zeros([self._chunk, len(METRICS) - 1])
         return tf.while_loop(lambda index, _: index < count, body, [tf.constant(0), metrics])[1]
 
     def _replica_step(self, replica, data, order):
@@ -291,7 +251,7 @@ class Engine:
         return tf.gather(images, chosen), tf.gather(labels, chosen), keys
 
     def _step_on(self, replica, pixels, labels, keys):
-        """One step on this replica's part of a batch; returns the metrics but the last."""
+        """One step on this replica's part of a batch; returns the metrics."""
         state = self._read(replica)
         sums = self._gradients(state, pixels, labels, keys)
         if self.replicas > 1:

@@ -17,7 +17,7 @@ _MEANS = ("loss", "top1", "top5", "gradient_norm")
 class Call:
     """A call into the compiled program that may still be running."""
 
-    metrics: object
+    steps: object  # `feed.Steps`
     first_step: int
     count: int
     dispatched: float
@@ -43,7 +43,7 @@ class Window:
         self._sums, self._count, self._finite_norms = np.zeros(len(METRICS)), 0, 0
         self._errors = np.zeros(2)  # sum of training errors and steps since the last evaluation
         self._last_rate, self._last_scale = 0.0, 1.0
-        self._seconds = 0.0
+        self._seconds, self._waited = 0.0, 0.0
         self._ready = None  # when the call before this one was done; None after a pause
         self._compiled = False
         self._timed_steps, self._timed_seconds = 0, 0.0
@@ -90,7 +90,7 @@ class Window:
         Raises:
             NotFinite: a step failed.
         """
-        values = call.metrics.numpy()[: call.count].astype(np.float64)
+        values = call.steps.numpy().astype(np.float64)
         now = time.monotonic()
         seconds = now - max(call.dispatched, self._ready or 0.0)
         self._ready = now
@@ -105,7 +105,7 @@ class Window:
             self._errors += (1 - row[_COLUMN["top1"]], 1)
         self._count += len(values)
         self._last_rate, self._last_scale = values[-1][_COLUMN["lr"]], values[-1][_COLUMN["loss_scale"]]
-        self._seconds += seconds
+        self._seconds, self._waited = self._seconds + seconds, self._waited + call.steps.waited
         step = call.first_step + call.count
         pace = self.images_per_second or call.count * self._batch_size / seconds
         loss, top1 = (values[:, _COLUMN[name]].mean() for name in ("loss", "top1"))
@@ -128,11 +128,12 @@ class Window:
         if self._mfu_of_rate:
             means["mfu"] = rate * self._mfu_of_rate
         if self._config.views.view != "pad_crop":
-            means["data_wait"] = self._sums[_COLUMN["data_wait"]] / self._seconds if self._seconds else 0.0
+            means["data_wait"] = self._waited / self._seconds if self._seconds else 0.0
         self._recorder.write(
             step, step / self._steps_per_epoch, "train", lr=self._last_rate, images_per_second=rate, **means
         )
         self._sums, self._count, self._finite_norms, self._seconds = np.zeros(len(METRICS)), 0, 0, 0.0
+        self._waited = 0.0
 
     def _check_finite(self, values, first_step):
         failed = ~np.isfinite(values[:, _COLUMN["loss"]])
