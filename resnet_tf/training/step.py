@@ -226,9 +226,7 @@ class Engine:
 
     def _replica_step(self, replica, data, order):
         step = self._local(self._scalars["step"], replica).read_value()
-        return tf.pad(
-            self._step_on(replica, *self.gather(replica, data, order, step)), [[0, 1]]
-        )  # it waits for no data
+        return self._step_on(replica, *self.gather(replica, data, order, step))
 
     def gather(self, replica, data, order, step):
         """A replica's part of a batch from what `place` made.

@@ -1,0 +1,189 @@
+"""Trainings that are really stopped and killed, as processes: nothing is lost, and the end is the same to the bit."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from resnet_tf import train
+from resnet_tf.training import checkpoint, record
+
+STEPS = 240
+FLAGS = (
+    "--dataset=synthetic", "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=32", "--lr=0.01", "--pad=2",
+    "--optimizer=adamw", "--ema=0.9", "--schedule=cosine", "--warmup_epochs=1", f"--train_steps={STEPS}",
+    "--log_every=40", "--eval_every=80",
+)  # fmt: skip
+
+
+def start(*flags, module="train", **environment):
+    command = [sys.executable, "-m", f"resnet_tf.{module}", *flags]
+    return subprocess.Popen(
+        command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=pathlib.Path(__file__).parent.parent,
+    )  # fmt: skip
+
+
+def wait_for(condition, process, seconds=120):
+    begun = time.monotonic()
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() - begun < seconds, "nothing happened"
+        time.sleep(0.02)
+
+
+def ends(process, code, seconds=60):
+    """What it printed to stderr, once it has ended as it should."""
+    _, errors = process.communicate(timeout=seconds)
+    assert process.returncode == code, errors
+    return errors
+
+
+def rows_of(folder):
+    keys = ("step", "epoch", "split", "loss", "top1", "top5", "lr", "gradient_norm")
+    return [{key: row[key] for key in keys} for row in record.read_metrics(folder / "metrics.csv")]
+
+
+def assert_same_end(one, two):
+    first, second = (checkpoint.load(folder / "checkpoints" / f"step-{STEPS:08d}.npz") for folder in (one, two))
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+    assert rows_of(one) == rows_of(two)
+
+
+def test_stopped_and_killed_runs_end_as_the_unbroken_one(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert train.main([*FLAGS, f"--out={whole}", "--steps_per_call=7"]) == 0
+    # A checkpoint at every step, so that kills hit the writing of one, too.
+    flags = [*FLAGS, f"--out={broken}", "--checkpoint_every=1"]
+    kept = broken / "checkpoints"
+    chance = random.Random(0)
+    last = 0
+    for sent in (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
+        process = start(*flags)
+        before = checkpoint.steps(kept)[-1:] or [0]
+        wait_for(lambda before=before: (checkpoint.steps(kept) or [0])[-1] > before[0] + 5, process)
+        time.sleep(chance.uniform(0, 0.1))
+        begun = time.monotonic()
+        process.send_signal(sent)
+        errors = ends(process, -sent if sent == signal.SIGKILL else 75)
+        last = checkpoint.steps(kept)[-1]
+        if sent != signal.SIGKILL:
+            assert time.monotonic() - begun < 10
+            assert errors.strip().splitlines()[-1].startswith(f"stopped: {sent.name} at step {last} of {STEPS}, saved")
+            assert not list(kept.glob(".*.partial"))
+    assert 20 < last < STEPS  # each of the four went on where the one before was
+    assert train.main([*FLAGS, f"--out={broken}"]) == 0
+    assert_same_end(whole, broken)
+
+
+# --- Several machines ------------------------------------------------------------------------------------------------
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("localhost", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def start_cluster(folder, *flags):
+    workers = [f"localhost:{port}" for port in free_ports(2)]
+    return [
+        start(
+            *flags, f"--out={folder}",
+            TF_CONFIG=json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}),
+        )
+        for index in range(2)
+    ]  # fmt: skip
+
+
+def test_two_machines_train_as_one_and_survive_the_death_of_either(tmp_path):
+    flags = [*FLAGS, "--bn=sync", "--checkpoint_every=20", "--optimizer=sgd", "--warmup_epochs=0", "--schedule=steps"]
+    one, whole, broken = tmp_path / "one", tmp_path / "whole", tmp_path / "broken"
+    for process in start_cluster(whole, *flags):
+        ends(process, 0, 120)
+    assert train.main([*flags, "--log_every=2", "--train_steps=4", "--eval_every=0", f"--out={one}"]) == 0
+    process = start_cluster(tmp_path / "two", *flags, "--log_every=2", "--train_steps=4", "--eval_every=0")
+    for worker in process:
+        ends(worker, 0, 120)
+    for mine, theirs in zip(rows_of(one), rows_of(tmp_path / "two"), strict=True):
+        # Sums in another order; the first two steps are equal to rounding, later ones amplify it.
+        assert mine.pop("split") == theirs.pop("split")
+        assert list(mine.values()) == pytest.approx([v or 0 for v in theirs.values()], rel=2e-3) or mine["lr"] == ""
+    for victim in (1, 0):
+        workers = start_cluster(broken, *flags)
+        before = len(checkpoint.steps(broken / "checkpoints")) and checkpoint.steps(broken / "checkpoints")[-1]
+        wait_for(lambda before=before: (checkpoint.steps(broken / "checkpoints") or [0])[-1] > before, workers[victim])
+        workers[victim].kill()
+        assert "another machine of the cluster is gone" in ends(workers[1 - victim], 75)
+        workers[victim].communicate()
+    for worker in start_cluster(broken, *flags):
+        ends(worker, 0, 120)
+    assert_same_end(whole, broken)
+
+
+def test_data_server_decodes_and_may_be_replaced(tmp_path, rng):
+    for split, count in (("train", 40), ("test", 8)):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "data" / split / label
+            folder.mkdir(parents=True)
+            for index in range(count):
+                image = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+                (folder / f"{index}.png").write_bytes(tf.io.encode_png(image).numpy())
+    flags = [
+        "--dataset=folder", f"--data_dir={tmp_path}/data", "--view=random_resized_crop", "--image_size=16",
+        "--model=cifar_resnet8_v1", "--batch_size=32", "--lr=0.01", f"--train_steps={STEPS}", "--log_every=40",
+        "--checkpoint_every=20", "--normalization=imagenet",
+    ]  # fmt: skip
+    whole, served = tmp_path / "whole", tmp_path / "served"
+    assert train.main([*flags, f"--out={whole}"]) == 0
+    ports = [port for port in free_ports(2) if port < 65535]
+    address = [f"localhost:{port}" for port in ports]
+
+    def serve(port):
+        process = start(f"--port={port}", module="data_server")
+        wait_for(lambda: not socket.socket().connect_ex(("localhost", port)), process)
+        return process
+
+    servers = [serve(port) for port in ports]
+    process = start(*flags, f"--out={served}", f"--data_service={','.join(address)}")
+    try:
+        wait_for(lambda: len(checkpoint.steps(served / "checkpoints")), process)
+        servers[0].kill()
+        servers[0].communicate()
+        servers[0] = serve(ports[0])
+        errors = ends(process, 75)
+        assert "a data server was started anew" in errors.strip().splitlines()[-1]
+        assert train.main([*flags, f"--out={served}", f"--data_service={','.join(address)}"]) == 0
+        assert_same_end(whole, served)
+    finally:
+        process.kill()
+        for server in servers:
+            server.terminate()
+    for server in servers:
+        output, _ = server.communicate(timeout=20)
+        assert server.returncode == 0 and json.loads(output.strip().splitlines()[-1])["address"] in address
+
+
+def test_data_server_that_is_not_there(tmp_path, capsys):
+    (port,) = free_ports(1)
+    flags = [
+        "--dataset=synthetic", "--view=random_resized_crop", "--image_size=16", "--model=cifar_resnet8_v1",
+        "--train_steps=1", "--batch_size=8", f"--out={tmp_path}/run",
+    ]  # fmt: skip
+    assert train.main([*flags, f"--data_service=localhost:{port}"]) == 1
+    assert f"--data_service=localhost:{port}: no data server answers there" in capsys.readouterr().err

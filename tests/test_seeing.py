@@ -1,0 +1,107 @@
+"""What a run shows: TensorBoard's events and profile, and every recipe, shrunk."""
+
+import gzip
+import json
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+import yaml
+from tensorboard.backend.event_processing import event_accumulator
+
+from resnet_tf import train
+from resnet_tf.training import devices, record
+
+ROOT = pathlib.Path(__file__).parent.parent
+FLAGFILES = sorted((ROOT / "flags").glob("*.cfg"))
+SMALL = (
+    "--dataset=synthetic", "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=32", "--lr=0.01", "--pad=2",
+    "--train_steps=12", "--log_every=4", "--eval_every=6",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("seen") / "run"
+    flags = [*SMALL, "--ema=0.9", "--histograms", "--profile_steps=6,7", f"--out={folder}"]
+    assert train.main(flags) == 0
+    return folder
+
+
+def events(folder, split):
+    accumulator = event_accumulator.EventAccumulator(str(folder / "events" / split), size_guidance={"images": 0})
+    return accumulator.Reload()
+
+
+def test_events_have_what_a_run_is_judged_by(seen):
+    found = events(seen, "train")
+    expected = {"loss", "top1", "top5", "error", "lr", "images_per_second", "gradient_norm"}
+    tags = found.Tags()["tensors"]
+    assert expected <= set(tags) and "views" in tags
+    assert "stem_conv/kernel" in tags and len(found.Tensors("stem_conv/kernel")) == 2  # at both evaluations
+    assert [event.step for event in found.Tensors("loss")] == [4, 8, 12]
+    picture = found.Tensors("views")[0].tensor_proto.string_val
+    assert len(picture) == 2 + 16 and all(image.startswith(b"\x89PNG") for image in picture[2:])
+    assert "_hparams_/session_start_info" in events(seen, "train").summary_metadata
+    for split in ("test", "test_ema"):
+        assert {"loss", "top1", "top5"} <= set(events(seen, split).Tags()["tensors"])
+
+
+def test_rows_say_the_same_as_events(seen):
+    rows = [row for row in record.read_metrics(seen / "metrics.csv") if row["split"] == "train"]
+    values = [event.tensor_proto for event in events(seen, "train").Tensors("loss")]
+    from tensorflow import make_ndarray
+
+    assert [float(make_ndarray(value)) for value in values] == pytest.approx([row["loss"] for row in rows], rel=1e-5)
+    assert all(row["mfu"] == "" for row in rows)  # of a CPU the peak is not known
+    assert devices.peak_flops("float16") is None
+
+
+def get(port, path):
+    with urllib.request.urlopen(f"http://localhost:{port}/{path}", timeout=30) as answer:
+        content = answer.read()
+    return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+
+
+def test_profile_opens_in_tensorboard(seen):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(seen / "events"), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as board:
+        try:
+            for _ in range(300):
+                time.sleep(0.2)
+                assert board.poll() is None
+                try:
+                    runs = json.loads(get(port, "data/plugin/profile/runs"))
+                except OSError:
+                    continue
+                if runs:
+                    break
+            (run,) = runs
+            tools = json.loads(get(port, f"data/plugin/profile/run_tools?run={run}"))
+            assert "trace_viewer@" in tools or "trace_viewer" in tools
+            trace = next((seen / "events").rglob("*.xplane.pb")).read_bytes()
+        finally:
+            board.kill()
+    assert b"train" in trace and b"step_num" in trace
+
+
+@pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.stem)
+def test_every_recipe_runs_shrunk(path, tmp_path, last_json):
+    assert train.main([f"--flagfile={path}", "--smoke", f"--out={tmp_path}/run"]) == 0
+    result = last_json()
+    assert result["steps"] == 8 and result["examples"] == 64
+    rows = record.read_metrics(tmp_path / "run" / "metrics.csv")
+    assert all(row["loss"] > 0 for row in rows if row["split"] == "train")
+    manifest = yaml.safe_load((tmp_path / "run" / "manifest.yaml").read_text())
+    # What makes the recipe what it is stays: only sizes and lengths shrink.
+    text = path.read_text().splitlines()
+    for name in ("optimizer", "schedule", "loss", "mixup", "cutmix", "label_smoothing", "view", "zero_gamma", "ema"):
+        asked = [line.split("=", 1)[1] for line in text if line.startswith(f"--{name}=")]
+        assert not asked or str(manifest["flags"][name]).lower() == asked[0] or float(asked[0]) == manifest["flags"][name]
