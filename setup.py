@@ -11,12 +11,17 @@ EXTRAS = {
     "demo": ["scikit-learn>=1.4"],
     "convert": ["huggingface_hub>=0.23", "safetensors>=0.4"],
     "plot": ["matplotlib>=3.8"],
+    "profile": ["tensorboard-plugin-profile>=2.20"],
 }
 EXTRAS["dev"] = [
     *EXTRAS["demo"],
     *EXTRAS["plot"],
     *EXTRAS["convert"],
+    *EXTRAS["profile"],
     "hypothesis>=6.100",
+    "ipykernel>=6",
+    "nbclient>=0.10",
+    "nbformat>=5.10",
     "pillow>=10",
     "pytest>=8",
     "pytest-xdist>=3.6",

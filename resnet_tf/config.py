@@ -235,7 +235,9 @@ class RecordConfig:
     out: str = setting("", "Folder of the run. Unset: runs/ and a name made of the flags.", changes_result=False)
     log_every: int = setting(100, "Steps between rows of metrics.csv.", low=1, changes_result=False)
     eval_every: int = setting(0, "Steps between evaluations. 0: at the end only.", low=0, changes_result=False)
-    checkpoint_every: int = setting(2000, "Steps between checkpoints; one is written at the end too.", low=1)
+    checkpoint_every: int = setting(
+        2000, "Steps between checkpoints; one is written at the end too.", low=1, changes_result=False
+    )
     results: str = setting("", "CSV file to append a row with the result to.", changes_result=False)
     histograms: bool = setting(False, "Write histograms of all weights at each evaluation.", changes_result=False)
     profile_steps: tuple[int, ...] = setting(

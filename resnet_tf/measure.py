@@ -52,13 +52,14 @@ def summary(benchmark, model, unit, figures, higher_is_better):
 
     Returns:
         {"benchmark", "model", "ours", "unit", "peers", "ratio", "spread"}: medians; how many times better ours
-        is than each peer; (largest - smallest) / median of each system.
+        is than each peer, the median over rounds, since a machine's drift meets the systems of a round alike;
+        (largest - smallest) / median of each system.
     """
     medians = {name: statistics.median(values) for name, values in figures.items()}
     peers = [name for name in figures if name != "ours"]
-    ratios = {name: medians["ours"] / medians[name] for name in peers}
-    if not higher_is_better:
-        ratios = {name: 1 / ratio for name, ratio in ratios.items()}
+    power = 1 if higher_is_better else -1
+    rounds = {name: zip(figures["ours"], figures[name], strict=True) for name in peers}
+    ratios = {name: statistics.median((ours / theirs) ** power for ours, theirs in rounds[name]) for name in peers}
     return {
         "benchmark": benchmark,
         "model": model,

@@ -313,3 +313,22 @@ def test_fit_takes_data_of_ones_own_and_callbacks(tmp_path):
     assert seen == [
         ("start", "run", 0), ("train", 2), ("train", 4), ("test", 4), ("checkpoint", "step-00000004.npz"), ("end", 7)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("held_out", [0, 128])
+def test_plateau_looks_at_validation_or_training_never_at_test(held_out, tmp_path):
+    flags = [
+        *SMALL, "--train_steps=20", "--schedule=plateau", "--patience=1", "--lr_factor=0.5", "--eval_every=2",
+        "--log_every=2", f"--validation_examples={held_out}", f"--out={tmp_path}/run",
+    ]  # fmt: skip
+    assert train.main(flags) == 0
+    rows = record.read_metrics(tmp_path / "run" / "metrics.csv")
+    state = {"falls": 0.0, "best_error": 1.0, "waited": 0.0}
+    for row in (row for row in rows if row["split"] == ("validation" if held_out else "train")):
+        if not held_out:  # the rate of a row is that of its last step, before the evaluation
+            assert row["lr"] == pytest.approx(0.05 * 0.5 ** state["falls"], rel=1e-4)
+        state = schedule.after_plateau(state, 1 - row["top1"], patience=1)
+    final = checkpoint.load_latest(tmp_path / "run" / "checkpoints")
+    assert final["state/falls"] == state["falls"] and final["state/best_error"] == pytest.approx(
+        state["best_error"], abs=1e-5
+    )
