@@ -17,7 +17,7 @@ import tensorflow as tf
 from resnet_tf import train
 from resnet_tf.training import checkpoint, record
 
-STEPS = 240
+STEPS = 160
 FLAGS = (
     "--dataset=synthetic", "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=32", "--lr=0.01", "--pad=2",
     "--optimizer=adamw", "--ema=0.9", "--schedule=cosine", "--warmup_epochs=1", f"--train_steps={STEPS}",
@@ -113,17 +113,17 @@ def start_cluster(folder, *flags):
 
 def test_two_machines_train_as_one_and_survive_the_death_of_either(tmp_path):
     flags = [*FLAGS, "--bn=sync", "--checkpoint_every=20", "--optimizer=sgd", "--warmup_epochs=0", "--schedule=steps"]
+    flags += ["--log_every=2"]
     one, whole, broken = tmp_path / "one", tmp_path / "whole", tmp_path / "broken"
-    for process in start_cluster(whole, *flags):
-        ends(process, 0, 120)
-    assert train.main([*flags, "--log_every=2", "--train_steps=4", "--eval_every=0", f"--out={one}"]) == 0
-    process = start_cluster(tmp_path / "two", *flags, "--log_every=2", "--train_steps=4", "--eval_every=0")
-    for worker in process:
+    workers = start_cluster(whole, *flags)
+    assert train.main([*flags, "--train_steps=4", f"--out={one}"]) == 0
+    for worker in workers:
         ends(worker, 0, 120)
-    for mine, theirs in zip(rows_of(one), rows_of(tmp_path / "two"), strict=True):
-        # Sums in another order; the first two steps are equal to rounding, later ones amplify it.
-        assert mine.pop("split") == theirs.pop("split")
-        assert list(mine.values()) == pytest.approx([v or 0 for v in theirs.values()], rel=2e-3) or mine["lr"] == ""
+    alone, together = ([row for row in rows_of(folder) if row["split"] == "train"][:2] for folder in (one, whole))
+    for mine, theirs in zip(alone, together, strict=True):
+        # Sums in another order: 1e-7 a step, amplified by four steps of training through BN.
+        numbers = [name for name in mine if name != "split"]
+        assert [mine[name] for name in numbers] == pytest.approx([theirs[name] for name in numbers], rel=1e-3)
     for victim in (1, 0):
         workers = start_cluster(broken, *flags)
         before = len(checkpoint.steps(broken / "checkpoints")) and checkpoint.steps(broken / "checkpoints")[-1]
@@ -151,21 +151,26 @@ def test_data_server_decodes_and_may_be_replaced(tmp_path, rng):
     ]  # fmt: skip
     whole, served = tmp_path / "whole", tmp_path / "served"
     assert train.main([*flags, f"--out={whole}"]) == 0
-    ports = [port for port in free_ports(2) if port < 65535]
+    ports = free_ports(2)
     address = [f"localhost:{port}" for port in ports]
 
-    def serve(port):
-        process = start(f"--port={port}", module="data_server")
-        wait_for(lambda: not socket.socket().connect_ex(("localhost", port)), process)
-        return process
+    def answers(port):
+        with socket.socket() as knocking:
+            return not knocking.connect_ex(("localhost", port))
 
-    servers = [serve(port) for port in ports]
+    def serve(*ports):
+        processes = [start(f"--port={port}", module="data_server") for port in ports]
+        for process, port in zip(processes, ports, strict=True):
+            wait_for(lambda port=port: answers(port), process)
+        return processes
+
+    servers = serve(*ports)
     process = start(*flags, f"--out={served}", f"--data_service={','.join(address)}")
     try:
         wait_for(lambda: len(checkpoint.steps(served / "checkpoints")), process)
         servers[0].kill()
         servers[0].communicate()
-        servers[0] = serve(ports[0])
+        servers[:1] = serve(ports[0])
         errors = ends(process, 75)
         assert "a data server was started anew" in errors.strip().splitlines()[-1]
         assert train.main([*flags, f"--out={served}", f"--data_service={','.join(address)}"]) == 0

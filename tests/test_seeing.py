@@ -104,6 +104,5 @@ def test_every_recipe_runs_shrunk(path, tmp_path, last_json):
     text = path.read_text().splitlines()
     for name in ("optimizer", "schedule", "loss", "mixup", "cutmix", "label_smoothing", "view", "zero_gamma", "ema"):
         asked = [line.split("=", 1)[1] for line in text if line.startswith(f"--{name}=")]
-        assert (
-            not asked or str(manifest["flags"][name]).lower() == asked[0] or float(asked[0]) == manifest["flags"][name]
-        )
+        kept = manifest["flags"][name]
+        assert not asked or str(kept).lower() == asked[0] or float(asked[0]) == kept

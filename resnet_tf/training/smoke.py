@@ -26,7 +26,7 @@ def shrink(config):
         A `TrainConfig` whose `smoke` is not set. Where --data_dir is unset the images are synthetic.
     """
     replace = dataclasses.replace
-    parts = config.optimizer.accumulate * max(1, config.device.replicas, len(config.device.gpus))
+    replicas = max(1, config.device.replicas, len(config.device.gpus))
     streamed = config.views.view != "pad_crop"
     # Read back from the flags, since these have not been checked yet.
     model = replace(config.model, model=_smallest(config.model.model))
@@ -43,7 +43,8 @@ def shrink(config):
         scale = (_SIZE + 8, _SIZE + 16)[: len(views.scale)]
         views = replace(views, scale=scale if views.view in ("scale_jitter", "resize_crop") else views.scale)
     optimizer = replace(
-        config.optimizer, train_steps=0, train_epochs=1.0, batch_size=_BATCH * parts,
+        config.optimizer, train_steps=0, train_epochs=1.0, batch_size=_BATCH * replicas,
+        accumulate=min(config.optimizer.accumulate, 2),
         precise_bn=min(config.optimizer.precise_bn, 2),
     )  # fmt: skip
     schedule = replace(
