@@ -574,6 +574,15 @@ class BenchmarkConfig:
     device: DeviceConfig = DeviceConfig()
     benchmark: BenchmarkSection = BenchmarkSection()
 
+    def __post_init__(self):
+        """Refuse what no benchmark uses."""
+        if self.model.init_from:
+            raise InputError(f"--init_from={self.model.init_from} is not used by benchmarks: speed knows no weights")
+        if self.model.bn == "frozen":
+            raise InputError("--bn=frozen is not used by benchmarks")
+        if self.device.data_service:
+            raise InputError("--data_service is not used by benchmarks")
+
 
 @dataclasses.dataclass(frozen=True)
 class PreparationSection:

@@ -144,6 +144,7 @@ def test_benchmark_of_building(capsys):
     assert result["ratio"]["keras_applications"] > 1  # 8 layers beside 50
     assert "--peers=keras_fit" in refused(benchmark.main, [*flags, "--peers=keras_fit"], capsys)
     assert "--results" in refused(benchmark.main, [*flags, "--results=x.csv"], capsys)
+    assert "--init_from" in refused(benchmark.main, [*flags, "--init_from=x"], capsys)
     assert "train or build" in refused(benchmark.main, ["fly"], capsys)
 
 
@@ -213,6 +214,8 @@ def test_flags_are_few_and_have_help(capsys):
         (["--train_steps=1", "--teacher=/no/run", "--dataset=synthetic"], 1, "--teacher=/no/run"),
         (["--train_steps=1", "--teacher=resnet9:random", "--dataset=synthetic"], 1, "resnet9"),
         (["--train_steps=1", "--init_from=/no/run", "--dataset=synthetic"], 1, "--init_from=/no/run"),
+        (["--train_steps=1", "--teacher=resnet18_v1b:/no/file", "--data_dir=/no/data"], 1, "/no/file"),
+        (["--train_steps=1", "--profile_steps=1,2", "--dataset=synthetic"], 1, "--profile_steps"),
         (["--train_steps=1", "--profile_steps=5,3"], 1, "--profile_steps=5,3"),
         (["--train_steps=1", "--data_service=a:1", "--dataset=synthetic"], 1, "--data_service"),
         (["--train_steps=1", "--gpus=0", "--dataset=synthetic"], 1, "--gpus=0"),

@@ -18,6 +18,8 @@ def __getattr__(name):
     """Import Keras when a network is first asked for."""
     if name not in _LAZY:
         raise AttributeError(f"module 'resnet_tf.models' has no attribute '{name}'")
-    value = getattr(importlib.import_module(f"resnet_tf.models.{_LAZY[name]}"), name)
-    globals()[name] = value  # in the place of the submodule that may have the same name
-    return value
+    module = importlib.import_module(f"resnet_tf.models.{_LAZY[name]}")
+    for other, home in _LAZY.items():  # all of them: importing the module cost has put it in the place of its function
+        if home == _LAZY[name]:
+            globals()[other] = getattr(module, other)
+    return globals()[name]

@@ -98,6 +98,9 @@ def train(config, source=None, callbacks=()):
     if smoked:
         config = smoke.shrink(config)
     find(config.model.model)
+    for flag, origin in (("teacher", config.loss.teacher), ("init_from", config.model.init_from)):
+        if origin:
+            network.locate(flag, origin)
     devices.use_precision(config.device.precision)
     strategy = devices.make_strategy(config.device.replicas, config.device.gpus)
     chief = devices.worker(strategy) == 0  # of several machines the first writes, all read
@@ -125,6 +128,8 @@ def train(config, source=None, callbacks=()):
     rates = schedule.from_config(config.schedule, batch_size, steps_per_epoch, total)
     if rates.warmup >= total:
         raise InputError(f"--warmup_epochs={config.schedule.warmup_epochs:g} is not shorter than the {total} steps")
+    if config.record.profile_steps and config.record.profile_steps[1] > total:
+        raise InputError(f"--profile_steps: step {config.record.profile_steps[1]} is after the last, {total}")
 
     # --- Model, optimizer, compiled step ------------------------------------------------------------------------------
     with strategy.scope():
@@ -224,6 +229,12 @@ def train(config, source=None, callbacks=()):
     def due(every):
         return step == total or bool(every and step % every == 0)
 
+    def stopped(signal):
+        """Save at a border, whether or not its evaluation is done: a resume sees by the rows what is missing."""
+        save()
+        saved = f"saved in {folder}; the same command goes on from there" if chief else "which the first machine saves"
+        return signals.Stopped(f"{signal} at step {step} of {total}, {saved}")
+
     def finish_step():
         if step == total and config.optimizer.precise_bn:
             feed.precise_bn(engine, batches, total, config.optimizer.precise_bn)
@@ -238,9 +249,12 @@ def train(config, source=None, callbacks=()):
                 callback.on_start(run, engine)
             scored = any(row["step"] == step and row["split"] == held_out for row in recorder.rows)
             if step and due(config.record.eval_every) and not scored:  # it was stopped before that evaluation
-                finish_step()
-                figures = evaluate()
-                save()
+                try:
+                    finish_step()
+                    figures = evaluate()
+                    save()
+                except signals.Stopped as signal:
+                    raise stopped(signal) from None
             while step < total:
                 count = min(most, total - step, window.steps_ahead(), profile.steps_until_border(step),
                             *(every - step % every for every in stops if every))  # fmt: skip
@@ -266,10 +280,7 @@ def train(config, source=None, callbacks=()):
                     if step < total:
                         stop.check()
                 except signals.Stopped as signal:
-                    save()
-                    raise signals.Stopped(
-                        f"{signal} at step {step} of {total}, saved in {folder}; the same command goes on from there"
-                    ) from None
+                    raise stopped(signal) from None
                 window.pause()
         except debug.NotFinite as failure:
             raise debug.explain(failure, engine, batches, run, chief, normalization) from None

@@ -63,6 +63,30 @@ class Trained:
     classes: list[str] | None
 
 
+def locate(flag, origin):
+    """What kind of a trained network `origin` names: "run", "exported" or "weights"; nothing is read.
+
+    Args:
+        flag: what to name in errors.
+        origin: see `load`.
+
+    Raises:
+        InputError: none of them.
+    """
+    path = pathlib.Path(origin)
+    if (path / record.MANIFEST).exists():
+        return "run"
+    if (path / "saved_model.pb").exists():
+        return "exported"
+    name, _, weights = origin.partition(":")
+    if path.exists() or not weights:
+        raise InputError(f"--{flag}={origin}: no run, no exported model, and not MODEL:FILE")
+    find(name)
+    if weights not in ("random", "imagenet") and not pathlib.Path(weights).is_file():
+        raise InputError(f"--{flag}={origin}: there is no file {weights}")
+    return "weights"
+
+
 def load(flag, origin, config, classes=None):
     """Read a trained network.
 
@@ -76,25 +100,22 @@ def load(flag, origin, config, classes=None):
     Raises:
         InputError: nothing that is a network.
     """
-    path = pathlib.Path(origin)
-    if (path / record.MANIFEST).exists():
+    kind, path = locate(flag, origin), pathlib.Path(origin)
+    if kind == "run":
         run = record.open_run(path)
         values = checkpoint.load_latest(run.checkpoints)
         if values is None:
             raise InputError(f"--{flag}={origin}: a run without a checkpoint yet")
         return _restored(flag, origin, run.config, run.manifest["classes"], values, config)
-    if (path / "saved_model.pb").exists():
+    if kind == "exported":
         return _exported(flag, origin, path, config)
     name, _, weights = origin.partition(":")
-    if path.exists() or not weights:
-        raise InputError(f"--{flag}={origin}: no run, no exported model, and not MODEL:FILE")
     size = config.data.image_size
     settings = {
         "num_classes": classes,
         "input_shape": (size, size, 3),
         "dtype": configuration.PRECISIONS[config.device.precision],
     }
-    find(name)
     model = create_model(name, **settings, **({} if weights == "random" else {"weights": weights}))
     return Trained(origin, model, colour.IMAGENET, None)
 

@@ -9,6 +9,7 @@ from resnet_tf.training.debug import NotFinite
 from resnet_tf.training.step import METRICS
 
 _CALL_SECONDS = 2.0  # that one call takes at most, so that a signal is heard in time
+_FIRST_STEPS = 8  # of a call, until it is known how long one takes
 _COLUMN = {name: index for index, name in enumerate(METRICS)}
 _MEANS = ("loss", "top1", "top5", "gradient_norm")
 
@@ -75,7 +76,7 @@ class Window:
     def steps_ahead(self):
         """How many steps a call may have so that it takes no longer than a person or a scheduler would wait."""
         if not self._timed_seconds:
-            return 1 << 30
+            return _FIRST_STEPS
         return max(1, int(_CALL_SECONDS * self._timed_steps / self._timed_seconds))
 
     def pause(self):
