@@ -193,7 +193,7 @@ class Training:
                 servers=self._config.device.data_service,
             )  # fmt: skip
 
-        return engine.stream(part, group)
+        return [iter(dataset) for dataset in engine.streams(part, group)]
 
     def restart(self, step):
         """Go on from another step than the one given at first."""
@@ -283,6 +283,7 @@ class Evaluation:
         self._data = engine.place(split.images) if isinstance(split, Split) else None
         self._threads = threads
         self._average = average
+        self._streams = {}  # of each view, made when it is first asked for
         self._views = {
             "center": [lambda data, box: geometry.center(data, size, resize, box)[None]],
             "ten_crop": [lambda data, box: geometry.ten_crop(data, size, resize, box)],
@@ -303,18 +304,21 @@ class Evaluation:
         """
         if self._data is not None:
             return self._engine.predict(self._data, self._batch, ema)
-        total = self._logits_of(self._views[0], ema, check)
+        total = self._logits_of(0, ema, check)
         if len(self._views) == 1:
             return total
         # Each is averaged with its mirror image already. Added as they come: all together are 1 GB for ImageNet.
         softmax = self._average == "softmax"
-        for view in self._views[1:]:
-            logits = self._logits_of(view, ema, check)
+        for number in range(1, len(self._views)):
+            logits = self._logits_of(number, ema, check)
             total = np.logaddexp(total, logits) if softmax else total + logits
         count = np.float32(len(self._views))
         return total - np.log(count) if softmax else total / count
 
-    def _logits_of(self, view, ema, check):
+    def _streams_of(self, number):
+        if number in self._streams:
+            return self._streams[number]
+        view = self._views[number]
         replicas = self._engine.local_replicas  # each machine answers for the whole
 
         def part(replica):
@@ -322,10 +326,15 @@ class Evaluation:
                 self._split, view, batch=self._batch, threads=self._threads, replica=replica, replicas=replicas
             )
 
+        self._streams[number] = self._engine.streams(part)
+        return self._streams[number]
+
+    def _logits_of(self, number, ema, check):
+        iterators = [iter(dataset) for dataset in self._streams_of(number)]
         count = -(-len(self._split) // self._batch)
         with named_errors(self._split):
             parts = []
-            for answers in self._engine.predict_stream(self._engine.stream(part), count, COMBINE[self._average], ema):
+            for answers in self._engine.predict_stream(iterators, count, COMBINE[self._average], ema):
                 parts.append(answers)
                 check()
         return np.concatenate(parts)[: len(self._split)]

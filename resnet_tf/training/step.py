@@ -149,8 +149,8 @@ class Engine:
                 copies.append(tuple(tf.identity(tf.convert_to_tensor(array)) for array in arrays))
         return copies
 
-    def stream(self, make_dataset, group=0):
-        """Open one iterator for each replica.
+    def streams(self, make_dataset, group=0):
+        """Make one dataset for each replica. Make it once: TensorFlow keeps what a dataset has traced.
 
         Args:
             make_dataset: function(replica) that makes the dataset of a replica's part of each batch; replicas of
@@ -158,17 +158,17 @@ class Engine:
             group: batches that are stacked into one element; 0 for batches as they are.
 
         Returns:
-            List over replicas of iterators, two elements ahead on the replica's own device where that is a GPU.
+            List over replicas of datasets, two elements ahead on the replica's own device where that is a GPU.
         """
-        iterators = []
+        datasets = []
         for replica, device in enumerate(self.strategy.extended.worker_devices):
             dataset = make_dataset(replica)
             if group:
                 dataset = dataset.batch(group, drop_remainder=True)
             if self._gpu:
                 dataset = dataset.apply(tf.data.experimental.prefetch_to_device(device, 2))
-            iterators.append(iter(dataset))
-        return iterators
+            datasets.append(dataset)
+        return datasets
 
     # --- Training ----------------------------------------------------------------------------------------------------
 
@@ -195,7 +195,7 @@ class Engine:
         """Run some steps on streamed batches. Does not wait for a GPU.
 
         Args:
-            groups: over replicas, elements of `stream`: {"pixels", "labels", "keys"}, each [group, n, ...]; see
+            groups: over replicas, elements of `streams`: {"pixels", "labels", "keys"}, each [group, n, ...]; see
                 `batches.training`.
             start: first batch of the group to train on.
             stop: the one after the last.
@@ -432,7 +432,7 @@ class Engine:
         """Logits of streamed views, in inference mode.
 
         Args:
-            iterators: from `stream`, over {"pixels": uint8 [n, views, height, width, 3], ...}.
+            iterators: over elements of `streams`, {"pixels": uint8 [n, views, height, width, 3], ...}.
             batches: how many to take.
             combine: function(float32 logits [n, views, classes]) -> float32 [n, classes].
             ema: by the averaged weights.
