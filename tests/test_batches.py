@@ -346,3 +346,33 @@ def test_flags_that_make_no_sense_are_named(flags, named, capsys, tmp_path):
     base = ["--dataset=synthetic", "--image_size=16", "--train_steps=1", f"--out={tmp_path}/run"]
     assert train.main([*base, *flags]) == 1
     assert named in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_groups_of_batches_change_nothing(unbroken, tmp_path, monkeypatch):
+    """A GPU steps through several batches at once; calls, rows and checkpoints end anywhere within them."""
+    monkeypatch.setattr(feed, "_group_size", lambda *_: 3)
+    flags = [*STREAMED, "--train_steps=8", "--checkpoint_every=4", "--steps_per_call=5", f"--out={tmp_path}/run"]
+    assert train.main(flags) == 0
+    for name in ("step-00000004.npz", "step-00000008.npz"):
+        one, two = (checkpoint.load(path / "checkpoints" / name) for path in (unbroken, tmp_path / "run"))
+        for key in one:
+            np.testing.assert_array_equal(one[key], two[key], err_msg=key)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_programs_of_a_gpu_compute_what_a_cpu_computes(streamed, tmp_path, monkeypatch):
+    """All that a GPU compiles, compiled by XLA for the CPU."""
+    flags = [
+        *(STREAMED if streamed else ("--dataset=synthetic", "--image_size=16", "--batch_size=32", "--pad=2")),
+        "--model=cifar_resnet8_v1", "--normalization=imagenet", "--lr=0.01", "--train_steps=4", "--accumulate=2",
+        "--ema=0.9", "--clip=1", "--loss=bce", "--optimizer=lamb", "--schedule=cosine", "--precise_bn=2",
+        "--log_every=3", "--randaugment=",
+    ]  # fmt: skip
+    assert train.main([*flags, f"--out={tmp_path}/cpu"]) == 0
+    monkeypatch.setattr(devices, "on_gpu", lambda _: True)
+    assert train.main([*flags, f"--out={tmp_path}/gpu"]) == 0
+    one, two = (checkpoint.load_latest(tmp_path / name / "checkpoints") for name in ("cpu", "gpu"))
+    assert one.keys() == two.keys()
+    for name in one:
+        # XLA's convolutions sum in another order; LAMB divides by roots of small squares.
+        np.testing.assert_allclose(one[name], two[name], rtol=2e-2, atol=2e-3, err_msg=name)
