@@ -124,13 +124,19 @@ def test_two_machines_train_as_one_and_survive_the_death_of_either(tmp_path):
         # Sums in another order: 1e-7 a step, amplified by four steps of training through BN.
         numbers = [name for name in mine if name != "split"]
         assert [mine[name] for name in numbers] == pytest.approx([theirs[name] for name in numbers], rel=1e-3)
-    for victim in (1, 0):
+    kept = broken / "checkpoints"
+    for victim, sent in ((1, signal.SIGKILL), (1, signal.SIGTERM), (0, signal.SIGKILL)):
         workers = start_cluster(broken, *flags)
-        before = len(checkpoint.steps(broken / "checkpoints")) and checkpoint.steps(broken / "checkpoints")[-1]
-        wait_for(lambda before=before: (checkpoint.steps(broken / "checkpoints") or [0])[-1] > before, workers[victim])
-        workers[victim].kill()
-        assert "another machine of the cluster is gone" in ends(workers[1 - victim], 75)
-        workers[victim].communicate()
+        before = (checkpoint.steps(kept) or [0])[-1]
+        wait_for(lambda before=before: (checkpoint.steps(kept) or [0])[-1] > before, workers[victim])
+        workers[victim].send_signal(sent)
+        if sent == signal.SIGKILL:
+            assert "another machine of the cluster is gone" in ends(workers[1 - victim], 75)
+            workers[victim].communicate()
+            continue
+        said = [ends(worker, 75).strip().splitlines()[-1] for worker in workers]  # both stop, at the same step
+        assert said[1].startswith(f"stopped: SIGTERM at step {checkpoint.steps(kept)[-1]} of {STEPS}, saved in")
+        assert said[0] == said[1].replace("SIGTERM", "a signal to another machine")
     for worker in start_cluster(broken, *flags):
         ends(worker, 0, 120)
     assert_same_end(whole, broken)

@@ -103,6 +103,7 @@ def train(config, source=None, callbacks=()):
             network.locate(flag, origin)
     devices.use_precision(config.device.precision)
     strategy = devices.make_strategy(config.device.replicas, config.device.gpus)
+    machines = devices.workers(strategy)
     chief = devices.worker(strategy) == 0  # of several machines the first writes, all read
     folder = run_folder(config)
     resume = record.check_folder(folder, config) if chief else bool(checkpoint.steps(folder / "checkpoints"))
@@ -199,7 +200,9 @@ def train(config, source=None, callbacks=()):
     def score():
         found = {}
         for name, ema in (("", False), ("_ema", True))[: 2 if config.optimizer.ema else 1]:
-            figures = metrics.classification(evaluation.logits(ema, stop.check), evaluated.labels)
+            # Machines stop together, at the border of a call; a single one need not end its evaluation before.
+            check = stop.check if machines == 1 else lambda: None
+            figures = metrics.classification(evaluation.logits(ema, check), evaluated.labels)
             if figures["examples"] != len(evaluated):
                 raise AssertionError(f"{figures['examples']} of {len(evaluated)} examples were scored")
             found[held_out + name] = figures
@@ -226,14 +229,20 @@ def train(config, source=None, callbacks=()):
             for callback in callbacks:
                 callback.on_checkpoint(path)
 
+    def agree():
+        """How many steps the next call may have, and whether to stop, as all machines see it."""
+        ahead, halt = engine.sum_over_machines([min(window.steps_ahead(), most), bool(stop.name)])
+        return int(ahead / machines), halt > 0
+
     def due(every):
         return step == total or bool(every and step % every == 0)
 
     def stopped(signal):
         """Save at a border, whether or not its evaluation is done: a resume sees by the rows what is missing."""
         save()
-        saved = f"saved in {folder}; the same command goes on from there" if chief else "which the first machine saves"
-        return signals.Stopped(f"{signal} at step {step} of {total}, {saved}")
+        return signals.Stopped(
+            f"{signal} at step {step} of {total}, saved in {folder}; the same command goes on from there"
+        )
 
     def finish_step():
         if step == total and config.optimizer.precise_bn:
@@ -256,7 +265,12 @@ def train(config, source=None, callbacks=()):
                 except signals.Stopped as signal:
                     raise stopped(signal) from None
             while step < total:
-                count = min(most, total - step, window.steps_ahead(), profile.steps_until_border(step),
+                ahead, halt = agree()
+                if halt:
+                    if pending:
+                        window.collect(pending)
+                    raise stopped(stop.name or "a signal to another machine")
+                count = min(ahead, total - step, profile.steps_until_border(step),
                             *(every - step % every for every in stops if every))  # fmt: skip
                 begun = time.monotonic()
                 with feed.named_errors(training, config.device.data_service), profile.step(step):
@@ -264,7 +278,7 @@ def train(config, source=None, callbacks=()):
                 if pending:  # read what the call before has measured while the device works on this one
                     window.collect(pending)
                 pending, step = dispatched, step + count
-                border = due(config.record.eval_every) or due(config.record.checkpoint_every) or stop.name
+                border = due(config.record.eval_every) or due(config.record.checkpoint_every)
                 if not (border or profile.running) and asynchronous:
                     continue
                 window.collect(pending)
@@ -277,15 +291,13 @@ def train(config, source=None, callbacks=()):
                         figures = evaluate()
                     if due(config.record.checkpoint_every):
                         save()
-                    if step < total:
-                        stop.check()
                 except signals.Stopped as signal:
                     raise stopped(signal) from None
                 window.pause()
         except debug.NotFinite as failure:
             raise debug.explain(failure, engine, batches, run, chief, normalization) from None
         except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError):
-            if devices.workers(strategy) == 1:
+            if machines == 1:
                 raise
             raise signals.Stopped(
                 f"another machine of the cluster is gone; start all of them again to go on in {folder}"

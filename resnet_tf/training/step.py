@@ -132,6 +132,7 @@ class Engine:
         self._predict_call = tf.function(self._predict_batches, jit_compile=whole, autograph=False)
         self._predict_stream_call = tf.function(self._predict_stream_batch, autograph=False)
         self._forward_stream = tf.function(self._forward, jit_compile=self._gpu, autograph=False)
+        self._sum_call = tf.function(self._sum_numbers, autograph=False)
         self._statistics_call = tf.function(self._replica_statistics, jit_compile=whole, autograph=False)
         if parts:
             self._update = tf.function(self._update, jit_compile=True, autograph=False)
@@ -480,6 +481,15 @@ class Engine:
 
     def _forward(self, weights, statistics, pixels):
         return self.model.stateless_call(weights, statistics, self._normalization(pixels), training=False)[0]
+
+    def sum_over_machines(self, numbers):
+        """Sums of a list of numbers that each machine gives, float32, NumPy; all machines must call it."""
+        if self.replicas == self.local_replicas:
+            return np.array(numbers, np.float32)
+        return self._sum_call(tf.constant(numbers, tf.float32) / self.local_replicas).numpy()
+
+    def _sum_numbers(self, numbers):
+        return self._each_replica(lambda *_: _all_reduce([numbers])[0], [None] * self.local_replicas, None)[0]
 
     # --- Replicas and variables --------------------------------------------------------------------------------------
 
