@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from resnet_tf.data import images, shards
+from resnet_tf.data import images, processors, shards
 from resnet_tf.data import prepare as preparing
 from resnet_tf.data.examples import Examples, Files, Memory, Records
 from resnet_tf.data.prepare import prepare
@@ -274,7 +274,7 @@ def whole(source, tmp_path):
 
 @pytest.mark.parametrize("threads", [1, 7])
 def test_threads_change_nothing(threads, source, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: threads)
+    monkeypatch.setattr(processors, "count", lambda: threads)
     prepare(source, tmp_path / "out", shorter_side=48, shard_count=4)
     assert content(tmp_path / "out") == whole
 

@@ -4,9 +4,11 @@ import csv
 import dataclasses
 import os
 import resource
+import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import yaml
 
 import resnet_tf
@@ -15,7 +17,7 @@ from resnet_tf import train
 from resnet_tf.data import colour, draws, resident
 from resnet_tf.errors import InputError
 from resnet_tf.training import checkpoint, devices, loop, optimizer, record, schedule
-from resnet_tf.training.step import Engine, Recipe, Views
+from resnet_tf.training.step import METRICS, Engine, Recipe, Views
 
 BATCH = 16
 
@@ -291,3 +293,42 @@ def test_every_setting_is_read(tmp_path, monkeypatch):
         counted |= read
     unread = set(configuration.fields_of(configuration.TrainConfig)) - counted
     assert unread == {"train_epochs", "lr_epochs"} & unread  # not reached where the same is given in steps
+
+
+def test_rate_of_a_row_is_of_the_steps_that_this_process_ran():
+    """A row that was begun before a resume has the means of all its steps, but not their time."""
+    from resnet_tf.training.feed import Steps
+    from resnet_tf.training.window import Call, Window
+
+    rows = []
+
+    class Recorder:
+        def progress(self, *_):
+            pass
+
+        def write(self, step, epoch, split, **values):
+            rows.append(values)
+
+    config = configuration.TrainConfig(
+        optimizer=configuration.OptimizerConfig(train_steps=100), record=configuration.RecordConfig(log_every=100),
+        data=configuration.DataConfig(dataset="synthetic"),
+    )  # fmt: skip
+    before, after = (Window(Recorder(), config, 10, 1.0, 100, None) for _ in range(2))
+    before.collect(Call(Steps([tf.fill([90, len(METRICS)], 2.0)]), 0, 90, time.monotonic() - 9))
+    after.set_state(before.get_state())
+    after.collect(Call(Steps([tf.fill([10, len(METRICS)], 1.0)]), 90, 10, time.monotonic() - 1))
+    assert rows[0]["loss"] == pytest.approx(1.9)
+    assert rows[0]["images_per_second"] == pytest.approx(100, rel=0.2)  # 10 steps of 10 images in a second
+
+
+def test_debugging_sees_a_teacher_that_fails(tmp_path, capsys):
+    teacher = [*SMALL, "--train_steps=1", "--normalization=imagenet", f"--out={tmp_path}/teacher"]
+    assert train.main(teacher) == 0
+    (saved,) = (tmp_path / "teacher" / "checkpoints").iterdir()
+    values = checkpoint.load(saved)
+    values["model/logits/bias"] = np.full_like(values["model/logits/bias"], np.nan)
+    checkpoint.save(saved.parent, 1, values)
+    flags = [*SMALL, "--normalization=imagenet", f"--teacher={tmp_path}/teacher", f"--out={tmp_path}/run"]
+    assert train.main(flags) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "loss is nan at step 1" in last and "first in the output of teacher" in last

@@ -5,13 +5,10 @@ example) alone: not of threads, of replicas, or of where a run was resumed. A po
 step, so that a resume starts there and decodes nothing of what it skips.
 """
 
-import os
-import pathlib
-
 import tensorflow as tf
 
 from resnet_tf.data import augmentation as augmentations
-from resnet_tf.data import draws, geometry
+from resnet_tf.data import draws, geometry, processors
 
 AHEAD = 3  # batches that wait, decoded
 
@@ -167,18 +164,8 @@ def _reader(examples):
     return lambda index: (read(image[index]), None if boxes is None else boxes[index], labels[index])
 
 
-def cores():
-    """Processors that this process may use: of its affinity and of its container's share of time."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = pathlib.Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(count, -(-int(quota) // int(period))))
-    except (OSError, ValueError):  # no such limit ("max"), or no such file
-        return count
-
-
 def _batched(places, see, part, threads, replicas):
-    threads = threads or cores()
+    threads = threads or processors.count()
     options = tf.data.Options()
     # TensorFlow 2.21 may wait for the tuning thread when an iterator ends, for as long as the iterator has lived.
     options.autotune.enabled = False

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import images, shards
+from resnet_tf.data import images, processors, shards
 from resnet_tf.data.examples import Examples, Files, Memory, Records
 from resnet_tf.data.splits import Source
 from resnet_tf.errors import InputError
@@ -285,7 +285,7 @@ def _made(examples: Examples, shorter_side: int, quality: int) -> Iterator:
 
     Where an image is bad, the iterator raises tf.errors.OpError and goes on with the next image.
     """
-    threads = os.cpu_count()
+    threads = processors.count()
     options = tf.data.Options()
     options.autotune.enabled = False
     options.threading.private_threadpool_size = threads

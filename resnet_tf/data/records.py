@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import shards
+from resnet_tf.data import processors, shards
 from resnet_tf.data.examples import TENSORFLOW_ERRORS, Examples, Records
 from resnet_tf.data.folder import SPLIT_NAMES
 from resnet_tf.data.progress import Progress
@@ -255,7 +255,7 @@ def _scan_all(paths: dict[str, list[str]], parse: Callable, size: int) -> dict[s
             raise _fault(path, parse)
         return values
 
-    pool = futures.ThreadPoolExecutor(max_workers=2 * os.cpu_count())
+    pool = futures.ThreadPoolExecutor(max_workers=2 * processors.count())
     try:
         waiting = {name: [pool.submit(read, path) for path in files] for name, files in paths.items()}
         sizes = {future: os.path.getsize(p) for n in paths for future, p in zip(waiting[n], paths[n], strict=True)}

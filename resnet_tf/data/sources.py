@@ -1,13 +1,12 @@
 """Labelled images: where they come from and how they are split."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import cifar, folder, images, records, tfds, verify, voc
+from resnet_tf.data import cifar, folder, images, processors, records, tfds, verify, voc
 from resnet_tf.data.examples import TENSORFLOW_ERRORS, Examples, Memory
 from resnet_tf.data.splits import Indexed, Loaded, Source, Split, check_total, resized
 from resnet_tf.errors import InputError
@@ -144,7 +143,7 @@ def _decode_all(examples: Examples, image_size: int) -> np.ndarray:
     options.autotune.enabled = False
     dataset = tf.data.Dataset.from_tensor_slices((examples.image, boxes)).with_options(options)
     try:
-        for batch in dataset.map(view, num_parallel_calls=os.cpu_count()).batch(256).prefetch(2):
+        for batch in dataset.map(view, num_parallel_calls=processors.count()).batch(256).prefetch(2):
             result[done : done + len(batch)] = batch.numpy()
             done += len(batch)
     except TENSORFLOW_ERRORS:

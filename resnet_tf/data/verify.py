@@ -1,12 +1,11 @@
 """Finding images that cannot be decoded, before a run is spoilt by them."""
 
-import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import images
+from resnet_tf.data import images, processors
 from resnet_tf.data.examples import TENSORFLOW_ERRORS, Examples, Storage
 from resnet_tf.data.progress import Progress
 from resnet_tf.errors import InputError
@@ -116,7 +115,7 @@ def _inside(examples: Examples, sides: np.ndarray) -> np.ndarray:
 def _sides(storage: Storage, chosen: np.ndarray) -> Iterator[np.ndarray | str]:
     """Height and width of each image, or what is wrong with it."""
     read = storage.reader()
-    threads = os.cpu_count()
+    threads = processors.count()
     options = tf.data.Options()
     # TensorFlow 2.21 may wait for the tuning thread when an iterator ends, for as long as the iterator has lived.
     options.autotune.enabled = False

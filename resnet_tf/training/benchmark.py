@@ -12,8 +12,8 @@ from resnet_tf import config as configuration
 from resnet_tf import measure
 from resnet_tf.data import colour, resident, sources
 from resnet_tf.errors import InputError
-from resnet_tf.models import create_model, find
-from resnet_tf.training import devices, loop, optimizer, peers, record
+from resnet_tf.models import find
+from resnet_tf.training import devices, loop, network, optimizer, peers, record
 from resnet_tf.training.schedule import Schedule
 from resnet_tf.training.step import Engine, Recipe, Views
 
@@ -91,23 +91,13 @@ def _task(config, on_gpu):
     )
 
 
-def _network(config, classes):
-    size = config.benchmark.image_size
-    return create_model(
-        config.model.model,
-        num_classes=classes,
-        input_shape=(size, size, 3),
-        shortcut=config.model.shortcut,
-        zero_gamma=config.model.zero_gamma,
-        initializer=config.model.initializer,
-        sync_bn=config.model.bn == "sync",
-        dtype=configuration.PRECISIONS[config.device.precision],
-    )
+def _network(config, classes, replicas=1):
+    return network.create(config.model, classes, config.benchmark.image_size, config.device.precision, replicas)
 
 
 def _engine(config, strategy, classes, normalization):
     with strategy.scope():
-        model = _network(config, classes)
+        model = _network(config, classes, strategy.num_replicas_in_sync)
         recipe = Recipe(
             optimizer.from_config(_RECIPE, model),
             Schedule(_RATE),

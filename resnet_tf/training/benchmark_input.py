@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from resnet_tf import config as configuration
 from resnet_tf import measure
-from resnet_tf.data import archives, batches, colour, draws, geometry, images, shards
+from resnet_tf.data import archives, batches, colour, draws, geometry, images, processors, shards
 from resnet_tf.data.augmentation import Augmentation
 from resnet_tf.data.examples import Examples, Memory
 from resnet_tf.errors import InputError
@@ -173,7 +173,7 @@ def benchmark_augment(config):
 
 
 def _thread_counts():
-    return sorted({1, min(2, batches.cores()), batches.cores()})
+    return sorted({1, min(2, processors.count()), processors.count()})
 
 
 def _append(config, result, started, model, batch):

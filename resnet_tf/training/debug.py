@@ -54,6 +54,10 @@ def _inspect_part(engine, replica, part):
     for path, value in (weights | state["statistics"]).items():
         if not bool(tf.reduce_all(tf.math.is_finite(value))):
             rows.append(_row(path, "weights", value))
+    recipe = engine.recipe
+    teacher = recipe.teacher.logits(list(state["teacher"].values()), images) if recipe.teacher else None
+    if teacher is not None:
+        rows.append(_row("teacher", "output", teacher))
     values = [weights[variable.path] for variable in watched.trainable_variables]
     statistics = [state["statistics"][variable.path] for variable in watched.non_trainable_variables]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -61,8 +65,8 @@ def _inspect_part(engine, replica, part):
         outputs, _ = watched.stateless_call(values, statistics, images, training=True)
         outputs = outputs if isinstance(outputs, list) else [outputs]
         answer = outputs[[layer.name for layer in layers].index(model.layers[-1].name)]
-        loss = tf.reduce_mean(engine.recipe.loss(tf.cast(answer, tf.float32), targets))
-        scaled = loss * state["scalars"]["scale"] if engine.recipe.loss_scale else loss
+        loss = tf.reduce_mean(recipe.loss(tf.cast(answer, tf.float32), targets, teacher))
+        scaled = loss * state["scalars"]["scale"] if recipe.loss_scale else loss
     rows += [_row(layer.name, "output", output) for layer, output in zip(layers, outputs, strict=True)]
     rows.append(_row("loss", "loss", loss))
     gradients = tape.gradient(scaled, values)

@@ -9,6 +9,7 @@ import platform
 
 import tensorflow as tf
 
+from resnet_tf.data import processors
 from resnet_tf.errors import InputError
 
 
@@ -112,7 +113,7 @@ def hardware():
             name = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), name)
     except OSError:
         pass
-    return f"{name} x{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}"
+    return f"{name} x{processors.count()}"
 
 
 # Dense peak of the tensor cores in TFLOP/s, from NVIDIA's data sheets: by precision, for names as CUDA gives them.

@@ -23,20 +23,25 @@ def build(config, classes, replicas=1, any_size=False):
     size = config.data.image_size
     if any_size or configuration.evaluation_size(config.data) != size:
         size = None
-    model = create_model(
-        config.model.model,
-        num_classes=classes,
-        input_shape=(size, size, 3),
-        shortcut=config.model.shortcut,
-        zero_gamma=config.model.zero_gamma,
-        initializer=config.model.initializer,
-        sync_bn=config.model.bn == "sync" and replicas > 1,
-        dtype=configuration.PRECISIONS[config.device.precision],
-        seed=config.optimizer.seed,
-    )
+    model = create(config.model, classes, size, config.device.precision, replicas, config.optimizer.seed)
     if config.model.bn == "frozen":
         freeze_bn(model)
     return model
+
+
+def create(model, classes, size, precision, replicas=1, seed=0):
+    """The network that a `ModelConfig` describes, for images of `size` pixels a side, or None for any."""
+    return create_model(
+        model.model,
+        num_classes=classes,
+        input_shape=(size, size, 3),
+        shortcut=model.shortcut,
+        zero_gamma=model.zero_gamma,
+        initializer=model.initializer,
+        sync_bn=model.bn == "sync" and replicas > 1,
+        dtype=configuration.PRECISIONS[precision],
+        seed=seed,
+    )
 
 
 def freeze_bn(model):

@@ -44,7 +44,7 @@ class Window:
         self._sums, self._count, self._finite_norms = np.zeros(len(METRICS)), 0, 0
         self._errors = np.zeros(2)  # sum of training errors and steps since the last evaluation
         self._last_rate, self._last_scale = 0.0, 1.0
-        self._seconds, self._waited = 0.0, 0.0
+        self._clear_times()
         self._ready = None  # when the call before this one was done; None after a pause
         self._compiled = False
         self._timed_steps, self._timed_seconds = 0, 0.0
@@ -105,6 +105,7 @@ class Window:
             self._sums += np.where(np.isfinite(row), row, 0.0)
             self._errors += (1 - row[_COLUMN["top1"]], 1)
         self._count += len(values)
+        self._timed_here += len(values)
         self._last_rate, self._last_scale = values[-1][_COLUMN["lr"]], values[-1][_COLUMN["loss_scale"]]
         self._seconds, self._waited = self._seconds + seconds, self._waited + call.steps.waited
         step = call.first_step + call.count
@@ -125,7 +126,7 @@ class Window:
         means["gradient_norm"] = self._sums[_COLUMN["gradient_norm"]] / max(1, self._finite_norms)
         if self._config.device.precision == "float16":
             means |= {"loss_scale": self._last_scale, "skipped": self._sums[_COLUMN["skipped"]]}
-        rate = self._count * self._batch_size / self._seconds if self._seconds else 0.0
+        rate = self._timed_here * self._batch_size / self._seconds if self._seconds else 0.0
         if self._mfu_of_rate:
             means["mfu"] = rate * self._mfu_of_rate
         if self._config.views.view != "pad_crop":
@@ -133,8 +134,12 @@ class Window:
         self._recorder.write(
             step, step / self._steps_per_epoch, "train", lr=self._last_rate, images_per_second=rate, **means
         )
-        self._sums, self._count, self._finite_norms, self._seconds = np.zeros(len(METRICS)), 0, 0, 0.0
-        self._waited = 0.0
+        self._sums, self._count, self._finite_norms = np.zeros(len(METRICS)), 0, 0
+        self._clear_times()
+
+    def _clear_times(self):
+        # Steps of the row that this process has run; those before a resume count for the means, not for the rate.
+        self._timed_here, self._seconds, self._waited = 0, 0.0, 0.0
 
     def _check_finite(self, values, first_step):
         failed = ~np.isfinite(values[:, _COLUMN["loss"]])
