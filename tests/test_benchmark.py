@@ -257,3 +257,12 @@ def test_peak_memory_is_of_the_system_alone(monkeypatch):
         for system in (one, other, elsewhere):
             system.run()
     assert (one.peak_mib, other.peak_mib, elsewhere.peak_mib) == (1100, 2230, 7.0)
+
+
+def test_augmentation_beside_a_step_and_alone(capsys, tmp_path):
+    flags = ["augment", "--model=cifar_resnet8_v1", "--image_size=16", "--batch_size=8", "--steps=2", "--repeats=1"]
+    assert benchmark.main([*flags, f"--results={tmp_path}/speed.csv"]) == 0
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert result["alone_ms"] > 0 and result["ours"] > 0 and set(result["peers"]) == {"without"}
+    assert result["share"] == pytest.approx(result["device_part_ms"] / result["peers"]["without"], abs=1e-3)
+    assert len((tmp_path / "speed.csv").read_text().splitlines()) == 3

@@ -14,8 +14,7 @@ from resnet_tf.data import archives, batches, colour, draws, geometry, images, p
 from resnet_tf.data.augmentation import Augmentation
 from resnet_tf.data.examples import Examples, Memory
 from resnet_tf.errors import InputError
-from resnet_tf.models import create_model
-from resnet_tf.training import devices, optimizer, record, schedule
+from resnet_tf.training import devices, network, optimizer, record, schedule
 from resnet_tf.training.step import Engine, Recipe
 
 _MAX_IMAGES = 1000
@@ -118,6 +117,7 @@ def benchmark_augment(config):
     if settings.results:
         record.check_results(settings.results, record.SPEED_COLUMNS)
     started, size, batch = time.monotonic(), settings.image_size, settings.batch_size
+    devices.use_precision(config.device.precision)
     strategy = devices.make_strategy(1)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (2 * batch, size, size, 3), np.uint8)
@@ -127,15 +127,12 @@ def benchmark_augment(config):
     def step(augmentation):
         recipe = configuration.OptimizerConfig()
         with strategy.scope():
-            model = create_model(
-                config.model.model, num_classes=1000, input_shape=(size, size, 3),
-                dtype=configuration.PRECISIONS[config.device.precision],
-            )  # fmt: skip
-            settings = Recipe(
+            model = network.create(config.model, 1000, size, config.device.precision)
+            training = Recipe(
                 optimizer.from_config(recipe, model), schedule.Schedule(0.01), augmentation=augmentation,
                 loss_scale=optimizer.LossScale() if config.device.precision == "float16" else None,
             )  # fmt: skip
-            engine = Engine(strategy, model, colour.IMAGENET, settings)
+            engine = Engine(strategy, model, colour.IMAGENET, training)
         data = engine.place(pixels, labels)
 
         def run():
@@ -146,7 +143,7 @@ def benchmark_augment(config):
         return run
 
     see = tf.function(
-        lambda pixels, labels, keys: _ALL_ON.finish(pixels, labels, keys, 1000, colour.IMAGENET),
+        lambda pixels, labels, keys: _ALL_ON.finish(pixels, tf.one_hot(labels, 1000), keys, colour.IMAGENET),
         jit_compile=devices.on_gpu(strategy),
     )
     some = tf.constant(pixels[:batch]), tf.constant(labels[:batch]), draws.keys(0, 0, np.arange(batch))
