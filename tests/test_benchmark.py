@@ -266,3 +266,15 @@ def test_augmentation_beside_a_step_and_alone(capsys, tmp_path):
     assert result["alone_ms"] > 0 and result["ours"] > 0 and set(result["peers"]) == {"without"}
     assert result["share"] == pytest.approx(result["device_part_ms"] / result["peers"]["without"], abs=1e-3)
     assert len((tmp_path / "speed.csv").read_text().splitlines()) == 3
+
+
+def test_reading_beside_pillow(capsys, tmp_path, rng):
+    for index in range(3):
+        image = rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)
+        (tmp_path / f"{index}.jpg").write_bytes(tf.io.encode_jpeg(image).numpy())
+    flags = ["input", f"--data_dir={tmp_path}", "--image_size=16", "--steps=20", "--repeats=1", "--peers=pillow"]
+    assert benchmark.main(flags) == 0
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert result["ours"] > 0 and result["ratio"]["pillow"] > 0 and "1" in result["threads"]
+    assert benchmark.main(["input", f"--data_dir={tmp_path}/none", "--peers=pillow"]) == 1
+    assert f"{tmp_path}/none" in capsys.readouterr().err.strip().splitlines()[-1]
