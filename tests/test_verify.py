@@ -100,6 +100,26 @@ def test_files_that_vanish(tmp_path):
     assert len(left) == 2 and bad == [(f"{tmp_path}: train/a/y.png", "No such file or directory")]
 
 
+def test_damaged_heads_of_jpegs_pass_where_they_can_be_decoded():
+    """The decoder gets over much that is wrong between segments; a check of our own must not be stricter."""
+    images = []
+    for place in range(2, 30):
+        for value in (0x00, 0xC0, 0xD9, 0xE1, 0xFF):
+            damaged = bytearray(picture(5, "JPEG", (40, 24)))
+            damaged[place] = value
+            images.append(bytes(damaged))
+    left, bad = verify.verify(memory(images), len(images))
+    good = []
+    for number, image in enumerate(images):
+        try:
+            decode(image)
+            good.append(number)
+        except InputError:
+            pass
+    assert left.image.tolist() == good and len(bad) == len(images) - len(good)
+    assert 5 < len(bad) < len(images)  # of both kinds there are some
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_what_passes_can_be_decoded_and_what_does_not_cannot(data):
