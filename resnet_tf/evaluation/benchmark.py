@@ -24,8 +24,8 @@ def benchmark_evaluate(config):
 
     Returns:
         What `measure.summary` makes of it, in images/s of the central crop. Peers are "forward", the compiled network
-        on one batch of normalised images in memory, of the same size, again and again, and "ten_crop": its ratio is
-        how many times the time of one crop it takes.
+        on one batch of normalised images in memory, of the same size, again and again, and "ten_crop", whose
+        views are as many at a time: its ratio is how many times the time of one crop it takes.
 
     Raises:
         InputError: no images.
@@ -48,8 +48,8 @@ def benchmark_evaluate(config):
         dataset="folder", data_dir=settings.data_dir, image_size=size, resize=round(size * _RESIZE)
     )
 
-    def evaluation(views):
-        answers = feed.Evaluation(engine, data, split, batch, views)
+    def evaluation(views, images):
+        answers = feed.Evaluation(engine, data, split, images, views)
 
         def run():
             begun = time.perf_counter()
@@ -61,8 +61,11 @@ def benchmark_evaluate(config):
 
         return run
 
-    systems = {"ours": evaluation("center"), "forward": _forward(model, split, size, batch, settings.steps, strategy)}
-    seconds = measure.in_turn(systems | {"ten_crop": evaluation("ten_crop")}, settings.repeats)
+    systems = {
+        "ours": evaluation("center", batch),
+        "forward": _forward(model, split, size, batch, settings.steps, strategy),
+    }
+    seconds = measure.in_turn(systems | {"ten_crop": evaluation("ten_crop", max(1, batch // 10))}, settings.repeats)
     rates = {name: [count / taken for taken in values] for name, values in seconds.items()}
     result = measure.summary("evaluate", config.model.model, "images/s", rates, higher_is_better=True)
     if settings.results:

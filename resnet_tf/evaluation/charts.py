@@ -6,6 +6,7 @@ from resnet_tf.errors import InputError
 from resnet_tf.evaluation import metrics
 
 _NUMBERED = 20  # classes up to which each count is written into its cell
+_CELLS = 250  # up to which a cell is drawn as such
 _PAIRS = 25  # that are named beside a matrix of more
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#777777"  # of Okabe and Ito, apart for colour-blind readers
 
@@ -62,9 +63,8 @@ def _numbered(matrix, classes):
             size = 9 if matrix[row, column] < 1000 else 7
             axes.text(column, row, f"{matrix[row, column]}", ha="center", va="center", color=colour, fontsize=size)
     names = [short(name) for name in classes]
-    axes.set_xticks(range(count), names, rotation=45 if max(map(len, names)) > 3 else 0, ha="center")
-    if max(map(len, names)) > 3:
-        axes.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor")
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 3 else {}
+    axes.set_xticks(range(count), names, **turned)
     axes.set_yticks(range(count), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
@@ -83,10 +83,16 @@ def _logarithmic(matrix, classes):
     figure = Figure(figsize=(13.5, 9), layout="constrained")
     grid = figure.add_gridspec(1, 2, width_ratios=[9, 4.5])
     axes = figure.add_subplot(grid[0])
-    shown = np.ma.masked_equal(ordered, 0)
     # From half on, so that a single confusion is no shade of white.
-    norm = LogNorm(0.5, max(ordered.max(), 2))
-    picture = axes.imshow(shown, cmap="viridis_r", norm=norm, interpolation="nearest")
+    style = {"cmap": "viridis_r", "norm": LogNorm(0.5, max(ordered.max(), 2))}
+    if count <= _CELLS:
+        picture = axes.imshow(np.ma.masked_equal(ordered, 0), interpolation="nearest", **style)
+    else:  # a cell is hardly a pixel: points that are larger, the greatest counts on top
+        rows, columns = np.nonzero(ordered)
+        by_count = np.argsort(ordered[rows, columns], kind="stable")
+        rows, columns = rows[by_count], columns[by_count]
+        picture = axes.scatter(columns, rows, s=3.5, c=ordered[rows, columns], marker="s", linewidths=0, **style)
+        axes.set(xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5), aspect="equal")
     bar = figure.colorbar(picture, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.02)
     bar.set_label("examples, logarithmic; none: white")
     bar.ax.set_xlim(1, None)
@@ -94,7 +100,7 @@ def _logarithmic(matrix, classes):
     bar.set_ticks(ticks, labels=[f"{tick:,}" for tick in ticks])
     bar.ax.minorticks_off()
     if count <= 120:
-        names = [short(classes[place], 14) for place in order]
+        names = [short(classes[place]) for place in order]
         size = min(7, 500 / count)
         axes.set_xticks(range(count), names, rotation=90, fontsize=size)
         axes.set_yticks(range(count), names, fontsize=size)
@@ -129,9 +135,9 @@ def _name_pairs(axes, matrix, classes):
 def spectral_order(matrix):
     """Sort classes so that those that are confused stand side by side.
 
-    The order of the Fiedler vector, of the second smallest eigenvalue of the normalised Laplacian of the graph whose
-    edges weigh how often two classes were taken for each other, for it minimises the squared distances of neighbours
-    (spectral ordering; Barnard, Pothen and Simon 1995).
+    The order of the Fiedler vector, that of the second smallest eigenvalue of a graph's normalised Laplacian, which
+    keeps neighbours close (spectral ordering; Barnard, Pothen and Simon 1995). Edges weigh the square of how often two
+    classes were taken for each other.
 
     Args:
         matrix: int [classes, classes] of `metrics.confusion`.
@@ -141,7 +147,8 @@ def spectral_order(matrix):
     """
     wrong = matrix - np.diag(np.diag(matrix))
     # The little that all share keeps the graph in one piece, without which parts of it would be mixed.
-    edges = (wrong + wrong.T).astype(np.float64) + 1e-3
+    # Squares let what is confused again and again outweigh the many that were once.
+    edges = np.square((wrong + wrong.T).astype(np.float64)) + 1e-3
     np.fill_diagonal(edges, 0)
     root = 1 / np.sqrt(edges.sum(axis=1))
     _, vectors = np.linalg.eigh(np.eye(len(edges)) - root[:, None] * edges * root)
@@ -160,34 +167,32 @@ def reliability(table, error):
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.5, 7), layout="constrained")
-    grid = figure.add_gridspec(2, 1, height_ratios=[3, 1.3])
+    figure = Figure(figsize=(5.5, 7.2), layout="constrained")
+    grid = figure.add_gridspec(2, 1, height_ratios=[3, 1.2])
     above = figure.add_subplot(grid[0])
     below = figure.add_subplot(grid[1], sharex=above)
-    some = table["examples"] > 0
-    low, width = table["low"], table["high"] - table["low"]
-    accuracy, confidence = (np.where(some, table[name], 0.0) for name in ("accuracy", "confidence"))
-    style = {"align": "edge", "linewidth": 0.8, "edgecolor": "white"}
-    above.bar(low[some], accuracy[some], width[some], color=_BLUE, **style)
-    gap = (confidence - accuracy)[some]
-    above.bar(low[some], gap, width[some], bottom=accuracy[some], color=_ORANGE, alpha=0.35, **style)
+    examples, some = table["examples"], table["examples"] > 0
+    low, width = table["low"][some], (table["high"] - table["low"])[some]
+    accuracy, confidence = table["accuracy"][some], table["confidence"][some]
+    above.bar(low, accuracy, width, align="edge", color=_BLUE, alpha=0.55, edgecolor="white")
+    bottom, height = np.minimum(accuracy, confidence), np.abs(confidence - accuracy)
+    gap = {"facecolor": "none", "edgecolor": _ORANGE, "hatch": "////", "linewidth": 1}
+    above.bar(low, height, width, bottom=bottom, align="edge", **gap)
     above.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle="--")
-    above.text(0.04, 0.95, f"ECE {100 * error:.2f} %", transform=above.transAxes, fontsize=12, weight="bold")
-    above.text(0.04, 0.89, "accuracy", transform=above.transAxes, color=_BLUE)
-    above.text(0.04, 0.84, "its gap to the mean confidence", transform=above.transAxes, color=_ORANGE)
-    above.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    above.set(xlim=(0, 1), ylim=(0, 1.005), ylabel="accuracy")
     above.tick_params(labelbottom=False)
-    shares = table["examples"] / table["examples"].sum()
-    below.bar(low, shares, width, color=_GREY, **style)
-    total = table["examples"].sum()
-    means = {name: np.nansum(table[name] * shares) for name in ("accuracy", "confidence")}
-    highest = max(shares.max() * 1.3, 1e-9)
-    for name, colour in (("accuracy", _BLUE), ("confidence", _ORANGE)):
-        below.axvline(means[name], color=colour, linewidth=1.5)
-    text = f"mean accuracy {means['accuracy']:.3f}, mean confidence {means['confidence']:.3f}"
-    below.set_title(text, fontsize=9, loc="left")
-    below.set(ylim=(0, highest), xlabel="confidence: probability of the predicted class", ylabel="part of examples")
-    below.text(0.04, 0.85, f"{total:,} examples", transform=below.transAxes, color=_GREY, fontsize=9)
+    above.set_title(f"ECE {100 * error:.2f} % of {examples.sum():,} examples\n", fontsize=11, loc="left")
+    above.text(0, 1.02, "accuracy", transform=above.transAxes, color=_BLUE, fontsize=9)
+    above.text(0.17, 1.02, "gap to the mean confidence", transform=above.transAxes, color=_ORANGE, fontsize=9)
+    shares = examples / examples.sum()
+    below.bar(table["low"], shares, table["high"] - table["low"], align="edge", color="#bbbbbb", edgecolor="white")
+    below.set(ylim=(0, 1.1 * shares.max()), xlabel="probability of the predicted class", ylabel="part of examples")
+    for place, (name, values, colour) in enumerate(
+        (("accuracy", accuracy, _BLUE), ("confidence", confidence, _ORANGE))
+    ):
+        mean = float((values * shares[some]).sum())
+        below.axvline(mean, color=colour, linewidth=1.5)
+        below.text(0.42 * place, 1.04, f"mean {name} {mean:.3f}", transform=below.transAxes, color=colour, fontsize=9)
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -300,21 +300,18 @@ def draw_mistakes(found, across=6):
     from matplotlib.figure import Figure
 
     rows = -(-len(found) // across)
-    figure = Figure(figsize=(across * 1.25 * _INCHES, rows * 1.62 * _INCHES), layout="constrained")
+    figure = Figure(figsize=(across * 1.25 * _INCHES, rows * 1.55 * _INCHES), layout="constrained")
     grid = figure.add_gridspec(rows, across)
     for place, mistake in enumerate(found):
         axes = figure.add_subplot(grid[place // across, place % across])
-        nearest = max(mistake.pixels.shape[:2]) < 64
-        axes.imshow(mistake.pixels, interpolation="nearest" if nearest else "antialiased")
+        small = max(mistake.pixels.shape[:2]) < 64
+        axes.imshow(mistake.pixels, interpolation="nearest" if small else "antialiased")
         _bare(axes, "#888888")
-        axes.set_box_aspect(1)
-        axes.set_facecolor("none")
-        # Probabilities of the worst are too small for per cent.
-        words = [
-            f"{charts.short(name, 20)} {_probability(value)}" for name, value in (mistake.predicted, mistake.label)
-        ]
-        axes.text(0.5, -0.03, words[0], transform=axes.transAxes, ha="center", va="top", fontsize=7.5, color="#d55e00")
-        axes.set_xlabel(f"is {words[1]}", fontsize=7.5, labelpad=13)
+        axes.set_box_aspect(1)  # one grid for images of all shapes
+        for above, verb, (name, probability) in ((0.13, "is", mistake.label), (0.02, "said", mistake.predicted)):
+            words = {"fontsize": 7.5, "ha": "center", "color": "black" if verb == "is" else _COLOURS[0]}
+            text = f"{verb} {charts.short(name, 20)} ({_probability(probability)})"
+            axes.text(0.5, 1 + above, text, transform=axes.transAxes, **words)
     return figure
 
 
