@@ -1,4 +1,4 @@
-"""Evaluate a run: `python -m resnet_tf.evaluate --run=runs/NAME`."""
+"""Evaluate runs, an exported model or imported weights: `python -m resnet_tf.evaluate --run=runs/NAME --report=DIR`."""
 
 import sys
 
@@ -7,7 +7,8 @@ from resnet_tf import command, config
 
 def main(argv=None):
     """Run the command; returns its exit code."""
-    return command.launch("Evaluate a run on a split of its data.", config.EvaluateConfig, _run, argv)
+    description = "Evaluate a run, an ensemble, an exported model or imported weights on a split of the data."
+    return command.launch(description, config.EvaluateConfig, _run, argv)
 
 
 def _run(settings, _):

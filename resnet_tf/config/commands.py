@@ -80,7 +80,7 @@ class EvaluationSection:
         choices=("softmax", "logits"),
     )
     batch_size: int = setting(
-        0, "Images at a time, over all replicas. 0: 500 small ones, 64 large ones, 10 with ten crops.", low=0
+        0, "Images at a time, over all replicas. 0: 500 small ones, 64 large ones, 6 of ten crops.", low=0
     )
     replicas: int = setting(0, "Replicas, as in training.", low=0)
     report: str = setting("", "Folder to write tables and pictures of the mistakes to.")

@@ -16,8 +16,14 @@ COLUMNS = ("example", "name", "label", "predicted", "probability", "loss")
 
 
 def names_of(split):
-    """What to call the examples of a split: list of strings; None for images in memory, which have no names."""
-    return None if isinstance(split, Split) else [split.name(example) for example in range(len(split))]
+    """What to call the examples of a split: list of strings; None for decoded images in memory, which have no names.
+
+    Files are named within their folder or archive, so that names stay where the data move.
+    """
+    if isinstance(split, Split):
+        return None
+    names = getattr(split.storage, "names", None)
+    return [split.name(i) for i in range(len(split))] if names is None else [names[image] for image in split.image]
 
 
 def of_logits(logits, labels, names=None):

@@ -3,8 +3,6 @@
 import dataclasses
 import time
 
-import numpy as np
-
 from resnet_tf.data.progress import Progress
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import answers, metrics, report, scored
@@ -75,8 +73,7 @@ def evaluate(config):
         answers.write(folder / answers.FILE, answered)
         checkpoint.write_json(folder / "evaluation.json", result)
     if section.results:
-        steps = result.get("steps", 0)
-        steps = int(np.max(steps))  # of an ensemble the row has none
+        steps = result["steps"] if "run" in result else 0  # which the row does not have then
         epochs = steps * settings.optimizer.batch_size / len(source.splits["train"])
         row = record.provenance(settings.optimizer.seed, time.monotonic() - started)
         row |= loop.accuracy_row(settings, steps, epochs, figures) | found.row

@@ -249,13 +249,11 @@ class Mistake:
 
     Attributes:
         pixels: uint8 [height, width, 3], the example as it is stored.
-        name: what to call it; "" for images in memory.
         label: its class, and the probability that was given to it.
         predicted: the likeliest class, and its probability.
     """
 
     pixels: np.ndarray
-    name: str
     label: tuple[str, float]
     predicted: tuple[str, float]
 
@@ -279,7 +277,6 @@ def mistakes(split, chosen, probabilities, classes):
         found.append(
             Mistake(
                 pixels=image[top : top + height, left : left + width],
-                name="" if isinstance(split, Split) else split.name(example),
                 label=(classes[label], float(shares[label])),
                 predicted=(classes[predicted], float(shares[predicted])),
             )
@@ -301,6 +298,7 @@ def draw_mistakes(found, across=6):
 
     rows = -(-len(found) // across)
     figure = Figure(figsize=(across * 1.25 * _INCHES, rows * 1.55 * _INCHES), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.08)
     grid = figure.add_gridspec(rows, across)
     for place, mistake in enumerate(found):
         axes = figure.add_subplot(grid[place // across, place % across])
