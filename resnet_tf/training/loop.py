@@ -74,7 +74,7 @@ def fit(source=None, callbacks=(), **settings):
     return train(configuration.from_settings(configuration.TrainConfig, settings, "fit"), source, callbacks)
 
 
-def train(config, source=None, callbacks=()):
+def train(config, source=None, callbacks=(), stop=None):
     """Train, evaluate and record one run; go on where it was if its folder is there.
 
     Args:
@@ -82,6 +82,7 @@ def train(config, source=None, callbacks=()):
         source: data that are here already, a `data.Source` with splits "train" and "test"; None for those of the
             configuration.
         callbacks: of `Callback`.
+        stop: a `signals.Stop` that somebody else listens to signals with; None to do it here.
 
     Returns:
         {"run", "steps", "split", "examples", "top1", "top5", "loss", "best_top1", "images_per_second",
@@ -194,7 +195,7 @@ def train(config, source=None, callbacks=()):
         recorder.message(f"{folder}: goes on from step {step} of {total}")
     else:
         recorder.images(engine, batches)
-    stop = signals.Stop()
+    stop = stop or signals.Stop()
 
     # --- What happens at the borders between calls --------------------------------------------------------------------
     def score():
