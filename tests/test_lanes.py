@@ -1,5 +1,8 @@
 """Several trainings in one process are what each is alone."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import yaml
@@ -55,8 +58,6 @@ def test_a_signal_stops_all_and_they_go_on(tmp_path, monkeypatch):
     rows = tmp_path / "seed0" / "metrics.csv"
 
     def stop_soon(job, _=None):
-        import threading
-
         def wait():
             while not rows.exists() or len(rows.read_text().splitlines()) < 5:
                 time.sleep(0.05)

@@ -1,102 +1,100 @@
 """Several small trainings at once on one GPU, each in a thread and on a part of the GPU that has a stream of its own.
 
-A network for images of 32x32 pixels runs some 450 small kernels a step, one after another, and leaves most of a large
+A network for images of 32x32 pixels runs some 400 small kernels a step, one after another, and leaves most of a large
 GPU idle; processes that share a GPU only take turns, while streams of one process run side by side.
 """
 
 import dataclasses
 import queue
+import shlex
 import threading
+import traceback
 
-from resnet_tf.data import sources  # noqa: F401  (what threads import first, they would import at once)
 from resnet_tf.errors import InputError
 from resnet_tf.training import devices, feed, loop, record, signals
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One training.
+class Lanes:
+    """Trains in threads, so many trainings at a time. Each is the run that `loop.train` makes of it alone.
+
+    Data that several trainings read are loaded once.
 
     Attributes:
-        name: what to call it.
-        config: its `config.TrainConfig`.
-        command: the command line that does it alone, for manifest and results.
+        free: whether another may be started.
+        busy: whether one runs.
     """
 
-    name: str
-    config: object
-    command: str
+    def __init__(self, size, configs):
+        """Divide the GPU, where there is one.
 
+        Args:
+            size: trainings at a time.
+            configs: {name: `config.TrainConfig`} of all that will train here.
 
-def train(jobs, lanes, on_start=lambda job: None, on_end=lambda job, outcome: None):
-    """Train all jobs, so many at a time; in their order, each lane taking the next as it gets free.
+        Raises:
+            InputError: precisions that differ, of which TensorFlow knows but one at a time, or several replicas.
+        """
+        precisions = sorted({config.device.precision for config in configs.values()})
+        if len(precisions) > 1:
+            raise InputError(f"--precision={' and '.join(precisions)}: trainings that share a GPU need the same")
+        for name, config in configs.items():
+            if config.device.gpus or config.device.replicas > 1:
+                raise InputError(f"{name}: --gpus and --replicas are not used by trainings that share a GPU")
+        self._divided = devices.share_gpu(size)
+        self._slots, self._running, self._over = list(range(size)), set(), queue.SimpleQueue()
+        self._stop, self._sources, self._loading = signals.Stop(), {}, threading.Lock()
 
-    Each is the run that `loop.train` makes of it alone, but for its wall time. Signals stop all of them, saved. Data
-    that several trainings read are loaded once.
+    @property
+    def free(self):
+        return bool(self._slots)
 
-    Args:
-        jobs: list of `Job`, all of the same --precision, which TensorFlow knows but one of at a time.
-        lanes: trainings at a time.
-        on_start: called with a job before it begins.
-        on_end: called with a job and what came of it: what `loop.train` returns, or the exception that ended it.
+    @property
+    def busy(self):
+        return bool(self._running)
 
-    Raises:
-        InputError: precisions that differ, or --gpus.
-        signals.Stopped: a signal came; every run under way is saved.
-    """
-    precisions = sorted({job.config.device.precision for job in jobs})
-    if len(precisions) > 1:
-        raise InputError(f"--precision={' and '.join(precisions)}: trainings that share a GPU need the same")
-    for job in jobs:
-        if job.config.device.gpus or job.config.device.replicas > 1:
-            raise InputError(f"{job.name}: --gpus and --replicas are not used by trainings that share a GPU")
-    lanes = min(lanes, len(jobs))
-    shared = devices.share_gpu(lanes)
-    waiting = queue.SimpleQueue()
-    for job in jobs:
-        waiting.put(job)
-    stop, loaded, told = signals.Stop(), _Loaded(), threading.Lock()
+    def start(self, training):
+        """Start a `sweep.Training`."""
+        self._running.add(training.name)
+        threading.Thread(target=self._train, args=(training, self._slots.pop(0)), daemon=True).start()
 
-    def work(lane):
-        while not stop.name:
-            try:
-                job = waiting.get_nowait()
-            except queue.Empty:
-                return
-            with told:
-                on_start(job)
-            config = job.config
-            if shared:
-                config = dataclasses.replace(config, device=dataclasses.replace(config.device, gpus=(lane,)))
-            record.typed_command.set(job.command)
-            try:
-                outcome = loop.train(config, loaded.source(config), stop=stop)
-            except Exception as error:  # one that fails must not end the others
-                outcome = error
-            with told:
-                on_end(job, outcome)
+    def stop(self):
+        """Ask all to save and end."""
+        self._stop.name = "SIGTERM"
 
-    threads = [threading.Thread(target=work, args=(lane,), name=f"lane {lane}") for lane in range(lanes)]
-    with stop.listening():
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while thread.is_alive():  # in short waits, between which Python hears signals
-                thread.join(0.2)
-    stop.check()
+    def ended(self):
+        """Those that have ended since: [(training, exit code as of a process, error in a line)]."""
+        over = []
+        while not self._over.empty():
+            training, slot, code, said = self._over.get()
+            self._running.remove(training.name)
+            self._slots.insert(0, slot)
+            over.append((training, code, said))
+        return over
 
+    def kill(self):
+        """Threads end with the process."""
 
-class _Loaded:
-    """Sources by the settings that they are made of, each loaded once; streamed ones are not kept."""
+    def _train(self, training, slot):
+        config = training.config
+        if self._divided:
+            config = dataclasses.replace(config, device=dataclasses.replace(config.device, gpus=(slot,)))
+        record.typed_command.set(shlex.join(["python", "-m", "resnet_tf.train", *training.arguments]))
+        try:
+            loop.train(config, self._source(config), stop=self._stop)
+            code, said = 0, ""
+        except signals.Stopped as stopped:
+            code, said = signals.EXIT_CODE, str(stopped)
+        except Exception as error:  # one that fails must not end the others
+            if not isinstance(error, InputError):
+                traceback.print_exc()
+            code, said = 1, " ".join(str(error).split())
+        self._over.put((training, slot, code, said))
 
-    def __init__(self):
-        self._lock, self._sources = threading.Lock(), {}
-
-    def source(self, config):
+    def _source(self, config):
+        """Data in memory, loaded once for all that share them; None for a training that reads its own."""
         if config.views.view != "pad_crop" or config.record.smoke:
             return None
-        key = (config.data, config.views.view)
-        with self._lock:
-            if key not in self._sources:
-                self._sources[key] = feed.load(config)[0]
-            return self._sources[key]
+        with self._loading:
+            if config.data not in self._sources:
+                self._sources[config.data] = feed.load(config)[0]
+            return self._sources[config.data]
