@@ -176,6 +176,12 @@ if flags["lr"] == 3 and not (folder / "checkpoints").exists():
     wait_for(2)
     os.kill(os.getppid(), int(os.environ["SENT"]))
     time.sleep(60)
+if flags["lr"] == 4:
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getppid(), signal.SIGINT))
+    (scratch / "pid").write_text(str(os.getpid()))
+    os.kill(os.getppid(), signal.SIGINT)
+    while True:
+        time.sleep(60)
 write(4)
 row = dict.fromkeys(COLUMNS, "") | {"step": 4, "split": "test", "loss": 1.5, "top5": 1, "wall_seconds": 7}
 row["top1"] = 0.5 + flags["seed"] / 8
@@ -239,6 +245,15 @@ def test_signals_are_passed_on_and_the_same_command_goes_on(sent, settings, prog
     ]
     assert sweep.run(made, program=run)["done"] == 3
     assert [line.split()[0] for line in started()] == ["slow", "last"]
+
+
+def test_a_second_interrupt_ends_all_at_once(settings, program, tmp_path):
+    run, _ = program
+    made = settings({"flags": TINY | {"lr": 4}, "grid": {"seed": [0, 1]}})
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run(made, program=run)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 @pytest.mark.parametrize("visible, cards", [(None, {"0", "1"}), ("5,7", {"5", "7"})])
