@@ -20,6 +20,8 @@ from resnet_tf.config.commands import (
     PreparationSection,
     PrepareConfig,
     ShowConfig,
+    SweepConfig,
+    SweepSection,
 )
 from resnet_tf.config.fields import (
     define_flags,

@@ -210,3 +210,26 @@ class DataServerConfig:
     """The data_server command."""
 
     server: DataServerSection = DataServerSection()
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepSection:
+    """Sweep."""
+
+    grid: str = setting("", "YAML file of the trainings; docs/training.md, section Sweeps, says how it is written.")
+    out: str = setting("", "Folder of the runs, of sweep.csv and of summary.md.")
+    processes: int = setting(
+        0,
+        "Trainings at a time. 0: one for each GPU, or one. Where there are several GPUs and processes, each training "
+        "gets one GPU, in turn.",
+        low=0,
+    )
+    results: str = setting("", "CSV file to which each training appends a row with its result.")
+    smoke: bool = setting(False, "Shrink each training, as --smoke of train does.")
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+    """The sweep command."""
+
+    sweep: SweepSection = SweepSection()

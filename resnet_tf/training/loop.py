@@ -126,7 +126,7 @@ def train(config, source=None, callbacks=(), stop=None):
     if batch_size > len(training):
         raise InputError(f"--batch_size={batch_size} is more than the {len(training)} training examples")
     steps_per_epoch = len(training) / batch_size
-    total = config.optimizer.train_steps or math.ceil(config.optimizer.train_epochs * steps_per_epoch)
+    total = schedule.total_steps(config.optimizer, len(training))
     rates = schedule.from_config(config.schedule, batch_size, steps_per_epoch, total)
     if rates.warmup >= total:
         raise InputError(f"--warmup_epochs={config.schedule.warmup_epochs:g} is not shorter than the {total} steps")

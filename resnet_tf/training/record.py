@@ -101,7 +101,7 @@ def append_result(path, columns, row):
     Args:
         path: of the CSV file.
         columns: its columns in order.
-        row: {column: value}, all of them.
+        row: {column: value}, all of them; None for the header alone, before several processes append.
 
     Raises:
         InputError: the file has other columns.
@@ -115,7 +115,8 @@ def append_result(path, columns, row):
         check_results(path, columns)
     else:
         writer.writeheader()
-    writer.writerow(row)
+    if row is not None:
+        writer.writerow(row)
     try:
         with open(path, "a", newline="") as file:
             file.write(text.getvalue())  # one write: rows of several processes do not mix
