@@ -224,6 +224,10 @@ class SweepSection:
         "gets one GPU, in turn.",
         low=0,
     )
+    lanes: int = setting(
+        0, "Trainings at a time in one process and on one GPU, each in a stream of its own: for small networks, which "
+        "leave most of a GPU idle. 0: in processes.", low=0,
+    )  # fmt: skip
     results: str = setting("", "CSV file to which each training appends a row with its result.")
     smoke: bool = setting(False, "Shrink each training, as --smoke of train does.")
 

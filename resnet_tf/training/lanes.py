@@ -18,10 +18,6 @@ class Lanes:
     """Trains in threads, so many trainings at a time. Each is the run that `loop.train` makes of it alone.
 
     Data that several trainings read are loaded once.
-
-    Attributes:
-        free: whether another may be started.
-        busy: whether one runs.
     """
 
     def __init__(self, size, configs):
@@ -46,10 +42,12 @@ class Lanes:
 
     @property
     def free(self):
+        """Whether another may be started."""
         return bool(self._slots)
 
     @property
     def busy(self):
+        """Whether one runs."""
         return bool(self._running)
 
     def start(self, training):

@@ -1,4 +1,4 @@
-"""Several trainings from one small file: ablations, several seeds. Each is a process of its own.
+"""Several trainings from one small file: ablations, several seeds. Each is a process of its own, or a lane.
 
 A grid file is YAML. All of its parts may be left out, but not rows and grid both:
 
@@ -38,7 +38,7 @@ from absl import flags as absl_flags
 from resnet_tf import config as configuration
 from resnet_tf.errors import InputError
 from resnet_tf.models import find
-from resnet_tf.training import checkpoint, record, schedule, signals, smoke
+from resnet_tf.training import checkpoint, lanes, record, schedule, signals, smoke
 
 PROGRAM = (sys.executable, "-m", "resnet_tf.train")
 _PARTS = ("flagfile", "flags", "rows", "cumulative", "grid")
@@ -173,7 +173,8 @@ def _rows(grid):
 
 
 def _name(row, cell):
-    """The name of a training from its row and the values of the grid, fit for a folder."""
+    """The name of a training from its row and the values of the grid, the seed last; fit for a folder."""
+    cell = dict(sorted(cell.items(), key=lambda item: item[0] == "seed"))
     parts = [row, *(_text(value) if key == "model" else f"{key}{_text(value)}" for key, value in cell.items())]
     return re.sub(r"[^\w.+-]+", "_", "-".join(part for part in parts if part)).strip("._-")
 
@@ -338,6 +339,8 @@ def run(settings, extra=(), program=PROGRAM):
     """
     if not settings.out:
         raise InputError("--out is not set: the folder of the runs")
+    if settings.lanes and settings.processes:
+        raise InputError(f"--lanes={settings.lanes} and --processes={settings.processes}: unset one of them")
     if settings.results:
         record.check_results(settings.results, record.ACCURACY_COLUMNS)
     trainings = plan(settings, extra)
@@ -356,7 +359,10 @@ def run(settings, extra=(), program=PROGRAM):
         stop = signals.Stop()
         waiting = [training for training in trainings if training.name not in report.done]
         with stop.listening():
-            _work(waiting, _Pool(program, settings.processes, lock), report, stop)
+            pool = None
+            if settings.lanes and waiting:
+                pool = lanes.Lanes(settings.lanes, {training.name: training.config for training in waiting})
+            _work(waiting, pool or _Pool(program, settings.processes, lock), report, stop)
     left = len(trainings) - len(report.done) - len(report.errors)
     if left:
         raise signals.Stopped(
@@ -408,7 +414,9 @@ def _work(waiting, pool, report, stop):
                     _say(f"{training.name}: stopped at step {report.figures[training.name]['steps']}")
                 else:
                     report.errors[training.name] = said
-                    _say(f"{training.name}: failed: {said} ({_log(training)})")
+                    _say(
+                        f"{training.name}: failed: {said}" + (f" ({_log(training)})" if _log(training).exists() else "")
+                    )
                 report.write()
     finally:
         pool.kill()
