@@ -12,6 +12,7 @@ from resnet_tf.config.commands import (
     ExportConfig,
     ExportSection,
     GallerySection,
+    ImportedSection,
     ListingSection,
     ModelsConfig,
     PictureSection,
