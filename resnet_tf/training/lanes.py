@@ -4,11 +4,14 @@ A network for images of 32x32 pixels runs some 400 small kernels a step, one aft
 GPU idle; processes that share a GPU only take turns, while streams of one process run side by side.
 """
 
+import contextlib
 import dataclasses
 import queue
 import shlex
 import threading
 import traceback
+
+import tensorflow as tf
 
 from resnet_tf.errors import InputError
 from resnet_tf.training import devices, feed, loop, record, signals
@@ -78,7 +81,9 @@ class Lanes:
             config = dataclasses.replace(config, device=dataclasses.replace(config.device, gpus=(slot,)))
         record.typed_command.set(shlex.join(["python", "-m", "resnet_tf.train", *training.arguments]))
         try:
-            loop.train(config, self._source(config), stop=self._stop)
+            source = self._source(config)
+            with tf.device(f"/GPU:{slot}") if self._divided else contextlib.nullcontext():
+                loop.train(config, source, stop=self._stop)
             code, said = 0, ""
         except signals.Stopped as stopped:
             code, said = signals.EXIT_CODE, str(stopped)
