@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import pathlib
+import threading
 import time
 
 import numpy as np
@@ -29,6 +30,9 @@ from resnet_tf.training import (
 )  # fmt: skip
 from resnet_tf.training.step import Engine, Recipe
 from resnet_tf.training.window import Call, Window
+
+
+_building = threading.Lock()  # threads that make networks at once make each other's fail
 
 
 def run_folder(config):
@@ -135,7 +139,7 @@ def train(config, source=None, callbacks=(), stop=None):
         raise InputError(f"--profile_steps: step {config.record.profile_steps[1]} is after the last, {total}")
 
     # --- Model, optimizer, compiled step ------------------------------------------------------------------------------
-    with strategy.scope():
+    with _building, strategy.scope():
         model = network.build(config, len(source.classes), replicas)
         normalization = feed.normalization(config, training)
         teacher = None
