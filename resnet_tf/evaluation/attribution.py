@@ -96,9 +96,9 @@ def analyse_activations(settings, paths):
     Raises:
         InputError: not one image, or none that can be decoded; no such run.
     """
-    out, subject, views = _asked(settings, paths, "activations")
-    if len(views) > 1:
+    if len(paths) > 1:
         raise InputError(f"{paths[1]}: a second image; activations draws one")
+    out, subject, views = _asked(settings, paths, "activations")
     found = activations(subject, views[0], settings.channels)
     pictures.write(out, draw_activations(views[0], found))
     return {

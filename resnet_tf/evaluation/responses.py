@@ -132,7 +132,7 @@ def responses(model, images):
     network = inside.with_outputs(model, list(layers.values()))
 
     # A program of its own keeps no layer longer than its sums and the next layer need it.
-    @tf.function(input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)])
+    @tf.function
     def sums(batch):
         found = []
         for output in network(batch, training=False):
@@ -141,7 +141,8 @@ def responses(model, images):
             found.append([tf.cast(tf.size(output, tf.int64), tf.float64), *moments])
         return tf.convert_to_tensor(found)
 
-    count, total, squares = np.sum([sums(batch).numpy() for batch in images], axis=0).T
+    program = sums.get_concrete_function(tf.TensorSpec([None, *model.input_shape[1:]], tf.float32))
+    count, total, squares = np.sum([program(batch).numpy() for batch in images], axis=0).T
     deviations = np.sqrt(squares / count - np.square(total / count))
     return dict(zip(layers, deviations.tolist(), strict=True))
 
@@ -177,7 +178,7 @@ def draw_responses(figures, plain=()):
 
 
 def analyse_gradients(settings, names):
-    """Draw the gradients of networks as they are drawn, before any step.
+    """Draw the gradients of networks at initialisation, before any step.
 
     Args:
         settings: a `config.AnalysisSection`.
@@ -193,14 +194,13 @@ def analyse_gradients(settings, names):
     table = pictures.check_table(settings.csv, out)
     if not names:
         raise InputError("no networks were named: analyze gradients NETWORK... --out=FILE")
+    plain = [name for name in names if find(name).shortcut == "none"]
     variants = [
         (name, zero)
         for name in dict.fromkeys(names)
         for zero in (False, True)
-        if not zero or (settings.zero_gamma and find(name).shortcut != "none")
+        if not zero or (settings.zero_gamma and name not in plain)
     ]
-    for name in names:
-        find(name)
     size, batch = settings.image_size, settings.batch_size
     data = configuration.DataConfig(dataset=settings.dataset, data_dir=settings.data_dir, image_size=size)
     configuration.check_data(data)
@@ -216,20 +216,18 @@ def analyse_gradients(settings, names):
             chosen = resident.order(len(train), batch, 0, 1, seed)[0]
             pixels, labels = normalization(train.images[chosen]), train.labels[chosen]
             norms.append(gradients(name, pixels, labels, len(source.classes), zero, seed))
-        label = f"{name}, zero gamma" if zero else name
-        figures[label] = {path: float(np.mean([found[path] for found in norms])) for path in norms[0]}
+        figures[name, zero] = {path: float(np.mean([found[path] for found in norms])) for path in norms[0]}
     rows = [
         (name, zero, *path.split("/"), f"{norm:.6g}")
-        for (name, zero), found in zip(variants, figures.values(), strict=True)
+        for (name, zero), found in figures.items()
         for path, norm in found.items()
     ]
-    plain = [name for name, _ in variants if find(name).shortcut == "none"]
     pictures.write(out, draw_gradients(figures, plain))
     pictures.write_table(table, _GRADIENT_COLUMNS, rows)
     return {
         "out": str(out),
         "csv": str(table),
-        "networks": list(figures),
+        "networks": [_called(*variant) for variant in figures],
         "layers": [len(_of_kind(found, "kernel")) for found in figures.values()],
         "seeds": settings.seeds,
         "examples": batch,
@@ -237,7 +235,7 @@ def analyse_gradients(settings, names):
 
 
 def gradients(name, images, labels, classes, zero_gamma=False, seed=0):
-    """Norms of the gradient of a network as it is drawn, He initialisation, before any step.
+    """Norms of the gradient of a network at initialisation (He et al. 2015b), before any step.
 
     Of the mean cross-entropy of one batch, by whose statistics BN normalises; without weight decay.
 
@@ -271,13 +269,17 @@ def _of_kind(norms, kind):
     return [norm for path, norm in norms.items() if path.endswith(f"/{kind}")]
 
 
+def _called(name, zero_gamma):
+    return f"{name}, zero gamma" if zero_gamma else name
+
+
 def draw_gradients(figures, plain=()):
     """A figure of two charts with a logarithmic axis: gradients of kernels, and of BN's gammas, in the order of layers.
 
-    Norms that are exactly zero lie on its lower end.
+    It is logarithmic down to the smallest norm of a network without zero gamma, and linear from there to zero.
 
     Args:
-        figures: {name: what `gradients` returned, or its mean over seeds}.
+        figures: {(name, whether with zero gamma): what `gradients` returned, or its mean over seeds}.
         plain: the names that are drawn dashed, as plain nets.
 
     Returns:
@@ -286,16 +288,20 @@ def draw_gradients(figures, plain=()):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 6.6), layout="constrained")
+    names = list(dict.fromkeys(name for name, _ in figures))
+    shades = dict(zip(names, pictures.colours(len(names)), strict=True))
     kinds = {"kernel": "convolutions and dense layer", "gamma": "gammas of batch normalisation"}
     for chart, (kind, said) in zip(figure.subplots(2, 1), kinds.items(), strict=True):
-        least = min(norm for norms in figures.values() for norm in _of_kind(norms, kind) if norm)
-        # Logarithmic down to the smallest norm; zero lies half a decade below.
+        drawn = {variant: np.array(_of_kind(norms, kind)) for variant, norms in figures.items()}
+        ordinary = [norm for (_, zero), values in drawn.items() if not zero for norm in values if 0 < norm < math.inf]
+        least = min(ordinary, default=1.0)
         chart.set_yscale("symlog", linthresh=10 ** math.floor(math.log10(least)), linscale=0.5)
-        for (name, norms), shade in zip(figures.items(), pictures.colours(len(figures)), strict=True):
-            values = np.array(_of_kind(norms, kind))
-            numbers, line = range(1, len(values) + 1), "--" if name in plain else "-"
-            chart.plot(numbers, np.where(values, values, np.nan), line, color=shade, label=name, linewidth=1)
-            chart.plot(numbers, values, ".", color=shade, markersize=4, clip_on=False)
+        for (name, zero), values in drawn.items():
+            line = "none" if zero else "--" if name in plain else "-"
+            chart.plot(
+                range(1, len(values) + 1), values, linestyle=line, marker="x" if zero else ".", color=shades[name],
+                label=_called(name, zero), linewidth=1, markersize=4, clip_on=False,
+            )  # fmt: skip
         chart.set_ylim(bottom=0)
         pictures.label(chart, f"{said}, in the order of the network", "norm of the gradient")
     pictures.legend(figure)
