@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from resnet_tf import analyze, train
+from resnet_tf import analyze, config, train
 from resnet_tf.data import colour, sources
 from resnet_tf.evaluation import attribution, metrics, responses
 from resnet_tf.models import create_model, inside
@@ -285,6 +285,17 @@ def test_responses_of_runs_in_a_picture_and_a_table(runs, test_split, tmp_path, 
     few = responses.of_run(runs[1], examples=36)["stage2_block1_conv1"]
     every_tenth = cut(model, "stage2_block1_bn1", normalization(test_split.images[::10]))
     assert few == pytest.approx(every_tenth.std(dtype=np.float64), rel=1e-5)
+
+
+def test_decoded_views_come_once_each(test_split, tmp_path):
+    """What fills up the last batch is left out."""
+    for split in ("train", "test"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        for index in range(5):
+            Image.fromarray(test_split.images[index]).save(tmp_path / split / "a" / f"{index}.png")
+    split = sources.index("folder", str(tmp_path)).splits["test"]
+    views = responses._views(config.DataConfig(dataset="folder", data_dir="x", image_size=SIZE), split)
+    np.testing.assert_array_equal(np.concatenate(list(views)), test_split.images[:5])
 
 
 def test_any_number_of_runs_plain_ones_dashed():
