@@ -10,12 +10,14 @@ EXTRAS = {
     "gpu": ["tensorflow[and-cuda]==2.21.*"],
     "demo": ["scikit-learn>=1.4"],
     "convert": ["huggingface_hub>=0.23", "safetensors>=0.4"],
+    "parquet": ["pyarrow>=15"],
     "plot": ["matplotlib>=3.8"],
     "profile": ["tensorboard-plugin-profile>=2.20"],
 }
 EXTRAS["dev"] = [
     *EXTRAS["demo"],
     *EXTRAS["plot"],
+    *EXTRAS["parquet"],
     *EXTRAS["convert"],
     *EXTRAS["profile"],
     "hypothesis>=6.100",

@@ -4,6 +4,7 @@
 `python -m resnet_tf.benchmark loop --model=cifar_resnet20_v1 --steps=100`
 `python -m resnet_tf.benchmark build --model=resnet50_v1d --peers=keras_applications`
 `python -m resnet_tf.benchmark input --data_dir=FOLDER_OR_TAR --image_size=224 --peers=pillow,opencv`
+`python -m resnet_tf.benchmark evaluate --model=resnet50_v1b --data_dir=FOLDER_OR_TAR --image_size=224 --batch_size=32`
 `python -m resnet_tf.benchmark augment --model=resnet50_v1b --image_size=224 --batch_size=256`
 """
 
@@ -21,7 +22,8 @@ def main(argv=None):
         with contextlib.suppress(ImportError):
             import torchvision  # noqa: F401  (crashes the process where TensorFlow is imported before it)
     description = "Measure speed against peers: alternating, warm, median of several."
-    return command.launch(description, config.BenchmarkConfig, _run, argv, positional="train|loop|build|input|augment")
+    kinds = "train|loop|build|input|augment|evaluate"
+    return command.launch(description, config.BenchmarkConfig, _run, argv, positional=kinds)
 
 
 def _run(settings, kinds):
@@ -37,7 +39,11 @@ def _run(settings, kinds):
         from resnet_tf.training import benchmark_input as benchmark
 
         return (benchmark.benchmark_input if kinds == ["input"] else benchmark.benchmark_augment)(settings)
-    raise InputError(f"{' '.join(kinds) or 'nothing'} to measure: say train or build, loop, input or augment")
+    if kinds == ["evaluate"]:
+        from resnet_tf.evaluation import benchmark
+
+        return benchmark.benchmark_evaluate(settings)
+    raise InputError(f"{' '.join(kinds) or 'nothing'} to measure: say train or build, loop, input, augment or evaluate")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from resnet_tf.config.commands import (
     ExportConfig,
     ExportSection,
     GallerySection,
+    ImportedSection,
     ListingSection,
     ModelsConfig,
     PictureSection,
@@ -23,6 +24,8 @@ from resnet_tf.config.commands import (
     PreparationSection,
     PrepareConfig,
     ShowConfig,
+    SweepConfig,
+    SweepSection,
     check_analysis,
 )
 from resnet_tf.config.fields import (

@@ -4,6 +4,7 @@ import dataclasses
 
 from resnet_tf.config.fields import setting
 from resnet_tf.config.run import (
+    DATASETS,
     SMALL_DATASETS,
     DeviceConfig,
     ModelConfig,
@@ -55,10 +56,18 @@ class ShowConfig(TrainConfig):
 class EvaluationSection:
     """Evaluation."""
 
-    run: str = setting("", "Folder of the run.")
-    split: str = setting("test", "Split of its data.", choices=("test", "validation", "train"))
-    weights: str = setting("raw", "raw, or ema: the moving average of a run with --ema.", choices=("raw", "ema"))
-    data_dir: str = setting("", "Where the data are now, if not where they were in training.")
+    run: str = setting("", "Folder of the run; several, with commas between, are an ensemble.")
+    model: str = setting("", "Instead of a run: folder of an exported model, which is scored as it is served.")
+    network: str = setting("", "Instead of a run: name of a network, with the weights of --init_from.")
+    split: str = setting("test", "Split of the data.", choices=("test", "validation", "train"))
+    weights: str = setting(
+        "raw",
+        "Of a run: raw; ema: the moving average of one with --ema; best: raw, of the step whose top-1 on the held-out "
+        "validation split was best.",
+        choices=("raw", "ema", "best"),
+    )
+    shares: tuple[float, ...] = setting((), "Weights of an ensemble's members. Unset: all alike.")
+    data_dir: str = setting("", "Where the data are; of runs and exported models, if not where they were in training.")
     views: str = setting(
         "center",
         "center: one central crop; ten_crop: corners, centre, and these mirrored; multi_scale: the whole image at "
@@ -67,11 +76,44 @@ class EvaluationSection:
     )
     scales: tuple[int, ...] = setting((224, 256, 384, 480, 640), "multi_scale: shorter sides in pixels.")
     average: str = setting(
-        "softmax", "Averaged over views: softmax (He 2015) or logits.", choices=("softmax", "logits")
+        "softmax",
+        "Averaged over views and over the members of an ensemble: softmax (He 2015) or logits.",
+        choices=("softmax", "logits"),
     )
-    batch_size: int = setting(0, "Images at a time, over all replicas. 0: 500 small ones, 64 large ones.", low=0)
+    batch_size: int = setting(
+        0, "Images at a time, over all replicas. 0: 500 small ones, 64 large ones, 10 with ten crops.", low=0
+    )
     replicas: int = setting(0, "Replicas, as in training.", low=0)
+    report: str = setting("", "Folder to write tables and pictures of the mistakes to.")
+    examples: str = setting("", "File, .csv or .parquet, of each example's five likeliest classes.")
     results: str = setting("", "CSV file to append a row with the result to.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportedSection:
+    """Data of a network with imported weights."""
+
+    init_from: str = setting("", "Weights of --network: a file that resnet_tf.convert reads, or imagenet.")
+    dataset: str = setting("", "Source of images, as in training.", choices=("", *DATASETS))
+    tfds_name: str = setting("", "Name of the set, as in training.")
+    classes: tuple[str, ...] = setting((), "Class names in the order of the weights' classes, as in training.")
+    image_size: int = setting(0, "Height and width of the network's input in pixels.", low=0)
+    resize: int = setting(0, "Shorter side before the central crop in pixels. 0: that of the crop.", low=0)
+    normalization: str = setting(
+        "imagenet",
+        "What the weights were trained with: imagenet (timm's and torchvision's too, to a level in 400), inception "
+        "(127.5 in mean and deviation), caffe (BGR less its mean: keras.applications' ResNet50); channel and pixel: of "
+        "the data's training split.",
+        choices=("imagenet", "inception", "caffe", "channel", "pixel"),
+    )
+
+
+# Which flags what is scored uses, of those that not all use.
+_SCORED_BY = {
+    "run": {"weights", "shares", "views", "scales", "average", "replicas"},
+    "model": set(),
+    "network": {"views", "scales", "average", "replicas", *(f.name for f in dataclasses.fields(ImportedSection))},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +121,51 @@ class EvaluateConfig:
     """The evaluate command."""
 
     evaluation: EvaluationSection = EvaluationSection()
+    imported: ImportedSection = ImportedSection()
+
+    def __post_init__(self):
+        """Refuse combinations that make no sense, before anything is read."""
+        section = self.evaluation
+        scored = [name for name in _SCORED_BY if getattr(section, name)]
+        if not scored:
+            raise InputError("--run is not set: the folder of the run to evaluate (or say --model, or --network)")
+        if len(scored) > 1:
+            raise InputError(f"{' and '.join(f'--{name}' for name in scored)}: one thing is scored; unset the others")
+        used, some = _SCORED_BY[scored[0]], set().union(*_SCORED_BY.values())
+        for part in (section, self.imported):
+            for field in dataclasses.fields(part):
+                if field.name in some - used and getattr(part, field.name) != field.default:
+                    raise InputError(f"--{field.name} is not used by --{scored[0]}")
+        members = section.run.split(",")
+        if section.shares and len(members) == 1:
+            raise InputError("--shares is not used by a single run")
+        if section.shares and len(section.shares) != len(members):
+            raise InputError(f"--shares={_listed(section.shares)}: {len(section.shares)} for {len(members)} runs")
+        if section.shares and not (min(section.shares) >= 0 and 0 < sum(section.shares) < float("inf")):
+            raise InputError(f"--shares={_listed(section.shares)}: not numbers from 0 with a sum above 0")
+        if "views" in used:
+            _check_scales(section)
+        if scored == ["network"]:
+            for name in ("init_from", "dataset", "image_size"):
+                if not getattr(self.imported, name):
+                    raise InputError(f"--{name} is not set, which --network needs")
+
+
+def _check_scales(section):
+    """Refuse scales that cannot be, or are not used."""
+    listed = _listed(section.scales)
+    if section.views != "multi_scale":
+        if section.scales != EvaluationSection().scales:
+            raise InputError(f"--scales={listed} is not used by --views={section.views}")
+        return
+    if section.batch_size:
+        raise InputError(f"--batch_size={section.batch_size} is not used by --views=multi_scale: sizes differ")
+    if not section.scales or list(section.scales) != sorted(set(section.scales)) or section.scales[0] < 8:
+        raise InputError(f"--scales={listed}: not rising numbers of at least 8 pixels")
+
+
+def _listed(values):
+    return ",".join(f"{value:g}" for value in values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +173,7 @@ class ExportSection:
     """Export."""
 
     run: str = setting("", "Folder of the run.")
-    weights: str = setting("raw", "raw, or ema: the moving average of a run with --ema.", choices=("raw", "ema"))
+    weights: str = setting("raw", "raw, ema or best, as in evaluate.", choices=("raw", "ema", "best"))
     out: str = setting("", "Folder of the SavedModel, which must not exist yet.")
 
 
@@ -154,11 +241,13 @@ class BenchmarkSection:
         "Peers: keras_fit, keras_fit_our_layers, keras_applications, timm_eager, timm_compile, timm_compile_graph, "
         "timm_compile_max (train); keras_applications (build); pillow, opencv, simplejpeg, torchvision (input).",
     )
-    data_dir: str = setting("", "input: folder or tar archive of images, at any depth, or a folder of `prepare`.")
+    data_dir: str = setting(
+        "", "input, evaluate: folder or tar archive of images, at any depth, or a folder of `prepare`."
+    )
     peers_data_dir: str = setting("", "input: the images that peers read, if others, such as the originals.")
     batch_size: int = setting(128, "Examples of a step over all replicas.", low=1)
     image_size: int = setting(32, "Height and width of the images in pixels.", low=8)
-    steps: int = setting(10, "Steps of one measurement; input: rounds through the images.", low=1)
+    steps: int = setting(10, "Steps of one measurement; input: rounds through the images; evaluate: batches.", low=1)
     repeats: int = setting(5, "Measurements of each system in turn; the median is reported.", low=1)
     results: str = setting("", "CSV file to append a row for each system to.")
 
@@ -221,13 +310,40 @@ class DataServerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SweepSection:
+    """Sweep."""
+
+    grid: str = setting("", "YAML file of the trainings; docs/training.md, section Sweeps, says how it is written.")
+    out: str = setting("", "Folder of the runs, of sweep.csv and of summary.md.")
+    processes: int = setting(
+        0,
+        "Trainings at a time. 0: one for each GPU, or one. Where there are several GPUs and processes, each training "
+        "gets one GPU, in turn.",
+        low=0,
+    )
+    lanes: int = setting(
+        0, "Trainings at a time in one process and on one GPU, each in a stream of its own: for small networks, which "
+        "leave most of a GPU idle. 0: in processes.", low=0,
+    )  # fmt: skip
+    results: str = setting("", "CSV file to which each training appends a row with its result.")
+    smoke: bool = setting(False, "Shrink each training, as --smoke of train does.")
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+    """The sweep command."""
+
+    sweep: SweepSection = SweepSection()
+
+
+@dataclasses.dataclass(frozen=True)
 class AnalysisSection:
     """Analysis."""
 
     out: str = setting("", "Picture to write, .png or .svg.")
     csv: str = setting("", "responses, gradients: file of the figures. Unset: beside --out, ending in .csv.")
     run: str = setting("", "activations, grad_cam: folder of the run.")
-    weights: str = setting("raw", "raw, or ema: the moving average of a run with --ema.", choices=("raw", "ema"))
+    weights: str = setting("raw", "raw, ema or best, as in evaluate.", choices=("raw", "ema", "best"))
     data_dir: str = setting(
         "", "responses: where the data are now, if not where they were in training; gradients: where they are."
     )

@@ -49,6 +49,13 @@ class Normalization:
 IMAGENET = Normalization(  # of Bag of Tricks (arXiv 1812.01187)
     np.array([123.68, 116.779, 103.939], np.float32), np.array([58.393, 57.12, 57.375], np.float32)
 )
+# What published weights were trained with, by the names that their libraries have for it; caffe's weights take the
+# channels in the order BGR, which is for who loads them to turn.
+PUBLISHED = {
+    "imagenet": IMAGENET,
+    "inception": Normalization(np.full(3, 127.5, np.float32), np.full(3, 127.5, np.float32)),
+    "caffe": Normalization(IMAGENET.mean, np.ones(3, np.float32)),
+}
 
 
 def normalization(kind, images):

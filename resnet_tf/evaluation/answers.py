@@ -6,12 +6,18 @@ import pathlib
 
 import numpy as np
 
+from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import metrics
 from resnet_tf.training import checkpoint
 
 FILE = "examples.csv"
 COLUMNS = ("example", "name", "label", "predicted", "probability", "loss")
+
+
+def names_of(split):
+    """What to call the examples of a split: list of strings; None for images in memory, which have no names."""
+    return None if isinstance(split, Split) else [split.name(example) for example in range(len(split))]
 
 
 def of_logits(logits, labels, names=None):

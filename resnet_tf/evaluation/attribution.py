@@ -58,12 +58,12 @@ def load(folder, weights="raw"):
 
     Args:
         folder: of the run.
-        weights: "raw", or "ema" for the moving average.
+        weights: "raw", "ema" or "best", as in `restore`.
 
     Raises:
         InputError: no such run, or one without a checkpoint.
     """
-    run, values, normalization = restore.load(folder)
+    run, values, normalization = restore.load(folder, weights)
     model = restore.build_model(run, values, weights, precision="float32")
     data = run.config.data
     return Subject(model, normalization, list(run.manifest["classes"]), evaluation_size(data), data.resize)

@@ -1,88 +1,84 @@
-"""Score a run on a split of its data, every example once."""
+"""Score runs, exported models and imported weights on a split of their data, every example once."""
 
 import dataclasses
 import time
 
-from resnet_tf import config as configuration
+import numpy as np
+
+from resnet_tf.data.progress import Progress
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import metrics
-from resnet_tf.training import checkpoint, devices, feed, loop, record, restore
+from resnet_tf.evaluation import answers, metrics, report, scored
+from resnet_tf.training import checkpoint, feed, loop, record
 
 
 def evaluate(config):
-    """Evaluate a run.
+    """Evaluate what a configuration names.
 
     Args:
         config: a `config.EvaluateConfig`.
 
     Returns:
-        {"run", "split", "views", "weights", "steps", "examples", "top1", "top5", "loss", "images_per_second"}, with
-        "scales" where there are several; the same is written to evaluation.json in the run's folder.
+        {"run", "split", "views", "weights", "steps", "examples", "top1", "top5", "loss", "ece", "images_per_second"},
+        with "scales" where there are several; "runs", "shares" and "average" for an ensemble, "model", or "network" and
+        "init_from" in the place of a run. "ece" is `metrics.expected_calibration_error`. Of a single run the same is
+        written to evaluation.json in its folder, and the answers that it is of to examples.csv.
 
     Raises:
-        InputError: no such run or split, or data whose classes are not those of the run.
+        InputError: nothing there to score, no such split, data whose classes are others, runs that make no ensemble,
+            or files that cannot be written.
     """
-    settings = config.evaluation
-    if not settings.run:
-        raise InputError("--run is not set: the folder of the run to evaluate")
-    if settings.results:
-        record.check_results(settings.results, record.ACCURACY_COLUMNS)
+    section = config.evaluation
+    if section.results:
+        record.check_results(section.results, record.ACCURACY_COLUMNS)
+    report.check(section.report, section.examples)
     started = time.monotonic()
-    run, values, normalization = restore.load(settings.run)
-    devices.use_precision(run.config.device.precision)
-    strategy = devices.make_strategy(settings.replicas)
-    config = run.config
-    if settings.data_dir:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=settings.data_dir))
-    data = config.data
-    held, size = config.views.view == "pad_crop", configuration.evaluation_size(data)
-    if settings.views == "ten_crop" and (held or data.resize in (0, size)):
-        raise InputError(f"--views=ten_crop: {run.folder} has no --resize above {size} pixels to crop from")
-    _check_scales(settings, held, run.folder)
-    source, _ = feed.load(config)
-    if list(source.classes) != run.manifest["classes"]:
-        raise InputError(f"--data_dir={data.data_dir}: its classes are not those that {run.folder} was trained on")
-    if settings.split not in source.splits:
-        raise InputError(f"--split={settings.split}: the data have {', '.join(source.splits)}")
-    split = source.splits[settings.split]
-    engine = restore.build_engine(run, values, normalization, strategy, settings.weights)
-    answers = feed.Evaluation(
-        engine, data, split, settings.batch_size, settings.views, settings.average, config.views.threads,
-        settings.scales,
-    )  # fmt: skip
+
+    # --- What is scored, and on what ----------------------------------------------------------------------------------
+    found = scored.find(config)
+    settings = found.config
+    if section.data_dir:
+        settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, data_dir=section.data_dir))
+    source, _ = feed.load(settings)
+    classes = list(source.classes)
+    if found.classes is not None and classes != found.classes:
+        raise InputError(f"--data_dir={settings.data.data_dir}: its classes are not those of {found.origin}")
+    if section.split not in source.splits:
+        raise InputError(f"--split={section.split}: the data have {', '.join(source.splits)}")
+    split = source.splits[section.split]
+    members = found.members(source, split)
+
+    # --- Answers, every example once ----------------------------------------------------------------------------------
+    progress = Progress(f"evaluating {len(split)} examples", sum(member.checks for member in members))
     begun = time.monotonic()
-    figures = metrics.classification(answers.logits(), split.labels)
+    every = [member.logits(lambda: progress.add(1)) for member in members]
     seconds = time.monotonic() - begun
-    result = {
-        "run": str(run.folder),
-        "split": settings.split,
-        "views": settings.views,
-        "weights": settings.weights,
-        "steps": restore.step_of(values),
-        **figures,
-        "images_per_second": round(len(split) / seconds, 1),
-    }
-    if settings.views == "multi_scale":
-        result["scales"] = list(settings.scales)
-    checkpoint.write_json(run.folder / "evaluation.json", result)
-    if settings.results:
-        epochs = result["steps"] * run.config.optimizer.batch_size / len(source.splits["train"])
-        row = record.provenance(run.config.optimizer.seed, time.monotonic() - started)
-        row |= loop.accuracy_row(run.config, result["steps"], epochs, figures)
-        record.append_result(settings.results, record.ACCURACY_COLUMNS, row)
+    progress.end()
+    for logits in every:
+        if logits.shape != (len(split), len(classes)):
+            raise AssertionError(f"{logits.shape} answers for {len(split)} examples of {len(classes)} classes")
+    logits = every[0] if len(every) == 1 else metrics.average(every, section.shares or None, section.average)
+    figures = metrics.classification(logits, split.labels)
+    answered = answers.of_logits(logits, split.labels, answers.names_of(split))
+    right = answered["predicted"] == answered["label"]
+    figures["ece"] = metrics.expected_calibration_error(answered["probability"], right)
+
+    # --- Results ------------------------------------------------------------------------------------------------------
+    views = {"views": section.views} | ({"scales": list(section.scales)} if section.views == "multi_scale" else {})
+    result = found.said | {"split": section.split} | views | figures
+    result["images_per_second"] = round(len(split) / seconds, 1)
+    if section.report:
+        report.write(section.report, report.Report(result, classes, split, logits, answered))
+    if section.examples:
+        report.write_examples(section.examples, logits, answered, classes)
+    if "run" in result:
+        folder = record.open_run(result["run"]).folder
+        answers.write(folder / answers.FILE, answered)
+        checkpoint.write_json(folder / "evaluation.json", result)
+    if section.results:
+        steps = result.get("steps", 0)
+        steps = int(np.max(steps))  # of an ensemble the row has none
+        epochs = steps * settings.optimizer.batch_size / len(source.splits["train"])
+        row = record.provenance(settings.optimizer.seed, time.monotonic() - started)
+        row |= loop.accuracy_row(settings, steps, epochs, figures) | found.row
+        record.append_result(section.results, record.ACCURACY_COLUMNS, row)
     return result
-
-
-def _check_scales(settings, held, folder):
-    """Refuse scales that cannot be, or are not used."""
-    listed = ",".join(map(str, settings.scales))
-    if settings.views != "multi_scale":
-        if settings.scales != configuration.EvaluationSection().scales:
-            raise InputError(f"--scales={listed} is not used by --views={settings.views}")
-        return
-    if held:
-        raise InputError(f"--views=multi_scale: the images of {folder} are held in memory at one size")
-    if settings.batch_size:
-        raise InputError(f"--batch_size={settings.batch_size} is not used by --views=multi_scale: sizes differ")
-    if not settings.scales or list(settings.scales) != sorted(set(settings.scales)) or settings.scales[0] < 8:
-        raise InputError(f"--scales={listed}: not rising numbers of at least 8 pixels")

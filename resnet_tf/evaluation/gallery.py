@@ -9,12 +9,11 @@ from resnet_tf.config import evaluation_size
 from resnet_tf.data import batches, geometry, images, resident
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import pictures
+from resnet_tf.evaluation import charts, pictures
 from resnet_tf.training import feed, losses
 
 _COLOURS = ("#e6194b", "#4363d8", "#3cb44b", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#9a6324")
 _INCHES = 1.6  # a picture's side
-_LONGEST = 18  # letters of a class name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +190,7 @@ def draw(rows, shown="training"):
             axes = figure.add_subplot(grid[first + number // across, 1 + number % across])
             axes.imshow(look.pixels, interpolation="nearest")
             _bare(axes, _COLOURS[_colour(row, number) % len(_COLOURS)])
-            parts = [f"{_short(name)} {weight:.2f}" for name, weight in look.classes if weight >= 0.005]
+            parts = [f"{charts.short(name)} {weight:.2f}" for name, weight in look.classes if weight >= 0.005]
             axes.set_title("\n".join(parts[:2]), fontsize=7)
             if look.mirrored:
                 words = {"fontsize": 6.5, "color": "white", "bbox": {"color": "black", "alpha": 0.6, "pad": 1.5}}
@@ -221,7 +220,7 @@ def _draw_original(axes, row):
     axes.set_xlim(min(0, edges[:, 1].min()) - 0.5, max(width, (edges[:, 1] + edges[:, 3]).max()) - 0.5)
     axes.set_ylim(max(height, (edges[:, 0] + edges[:, 2]).max()) - 0.5, min(0, edges[:, 0].min()) - 0.5)
     _bare(axes, "#888888")
-    axes.set_title(f"{_short(row.label)}, {width} x {height}", fontsize=7)
+    axes.set_title(f"{charts.short(row.label)}, {width} x {height}", fontsize=7)
 
 
 def _bare(axes, colour):
@@ -232,5 +231,83 @@ def _bare(axes, colour):
         spine.set_linewidth(1.6)
 
 
-def _short(name):
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}\u2026"
+# --- Mistakes --------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Mistake:
+    """An example that was answered wrongly.
+
+    Attributes:
+        pixels: uint8 [height, width, 3], the example as it is stored.
+        name: what to call it; "" for images in memory.
+        label: its class, and the probability that was given to it.
+        predicted: the likeliest class, and its probability.
+    """
+
+    pixels: np.ndarray
+    name: str
+    label: tuple[str, float]
+    predicted: tuple[str, float]
+
+
+def mistakes(split, chosen, probabilities, classes):
+    """Look examples up.
+
+    Args:
+        split: a `Split` or an `Examples`.
+        chosen: int [n], positions in it.
+        probabilities: float [n, classes], what was answered to these.
+        classes: their names.
+
+    Returns:
+        List of `Mistake`.
+    """
+    found = []
+    for example, shares in zip(chosen, probabilities, strict=True):
+        image, (top, left, height, width) = _original(split, example)
+        label, predicted = split.labels[example], shares.argmax()
+        found.append(
+            Mistake(
+                pixels=image[top : top + height, left : left + width],
+                name="" if isinstance(split, Split) else split.name(example),
+                label=(classes[label], float(shares[label])),
+                predicted=(classes[predicted], float(shares[predicted])),
+            )
+        )
+    return found
+
+
+def draw_mistakes(found, across=6):
+    """A figure of mistakes: each image above its true class and what it was taken for, with their probabilities.
+
+    Args:
+        found: list of `Mistake`, in reading order.
+        across: images in a row.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    from matplotlib.figure import Figure
+
+    rows = -(-len(found) // across)
+    figure = Figure(figsize=(across * 1.25 * _INCHES, rows * 1.62 * _INCHES), layout="constrained")
+    grid = figure.add_gridspec(rows, across)
+    for place, mistake in enumerate(found):
+        axes = figure.add_subplot(grid[place // across, place % across])
+        nearest = max(mistake.pixels.shape[:2]) < 64
+        axes.imshow(mistake.pixels, interpolation="nearest" if nearest else "antialiased")
+        _bare(axes, "#888888")
+        axes.set_box_aspect(1)
+        axes.set_facecolor("none")
+        # Probabilities of the worst are too small for per cent.
+        words = [
+            f"{charts.short(name, 20)} {_probability(value)}" for name, value in (mistake.predicted, mistake.label)
+        ]
+        axes.text(0.5, -0.03, words[0], transform=axes.transAxes, ha="center", va="top", fontsize=7.5, color="#d55e00")
+        axes.set_xlabel(f"is {words[1]}", fontsize=7.5, labelpad=13)
+    return figure
+
+
+def _probability(value):
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"

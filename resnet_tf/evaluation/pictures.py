@@ -5,6 +5,7 @@ import io
 import pathlib
 
 from resnet_tf.errors import InputError
+from resnet_tf.evaluation import charts
 from resnet_tf.training import checkpoint
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito, for every eye
@@ -25,10 +26,7 @@ def check(path, command):
     """
     if not path.endswith((".png", ".svg")):
         raise InputError(f"--out={path}: ends neither in .png nor in .svg")
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise InputError(f"{command} needs matplotlib: pip install 'resnet_tf[plot]'") from None
+    charts.require(command)
     return _in_folder("out", path)
 
 
@@ -50,10 +48,10 @@ def _in_folder(flag, path):
     return path
 
 
-def write(out, figure):
-    """Write a `matplotlib.figure.Figure` as the ending of `out` says, whole or not at all; 100 dots an inch."""
+def write(out, figure, dots=100):
+    """Write a `matplotlib.figure.Figure` as the ending of `out` says, so many dots an inch; whole or not at all."""
     picture = io.BytesIO()
-    figure.savefig(picture, format=out.suffix[1:], dpi=100)
+    figure.savefig(picture, format=out.suffix[1:], dpi=dots)
     checkpoint.replace_atomically(out, lambda file: file.write(picture.getvalue()))
 
 

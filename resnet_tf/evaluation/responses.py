@@ -45,7 +45,7 @@ def analyse_responses(settings, folders):
     folders = list(dict.fromkeys(pathlib.Path(folder) for folder in folders))
     if not folders:
         raise InputError("no runs were named: analyze responses RUN... --out=FILE")
-    configs = [restore.load(folder)[0].config for folder in folders]  # before hours go into the first
+    configs = [restore.load(folder, settings.weights)[0].config for folder in folders]  # before hours go into the first
     figures, rows, plain = {}, [], []
     for folder, label, config in zip(folders, _labels(folders, configs), configs, strict=True):
         found = of_run(folder, settings.examples, settings.data_dir, settings.weights)
@@ -80,7 +80,7 @@ def of_run(folder, examples=0, data_dir="", weights="raw"):
         examples: how many test images, taken evenly out of the split; 0 for all of a set that is held in memory, and
             1,024 of one that is not.
         data_dir: where the data are now; "" for where they were in training.
-        weights: "raw", or "ema" for the moving average.
+        weights: "raw", "ema" or "best", as in `restore`.
 
     Returns:
         See `responses`.
@@ -88,7 +88,7 @@ def of_run(folder, examples=0, data_dir="", weights="raw"):
     Raises:
         InputError: no run, no checkpoint, or data that are missing or have other classes.
     """
-    run, values, normalization = restore.load(folder)
+    run, values, normalization = restore.load(folder, weights)
     config = run.config
     if data_dir:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=data_dir))

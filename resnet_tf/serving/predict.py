@@ -8,8 +8,8 @@ from resnet_tf.data import images
 from resnet_tf.errors import InputError
 
 
-def load(folder):
-    """Load the `serving_default` signature of an exported model.
+def load(folder, signature="serving_default"):
+    """Load a signature of an exported model; see `savedmodel`.
 
     Raises:
         InputError: not a folder with a SavedModel of this project.
@@ -19,11 +19,11 @@ def load(folder):
         raise InputError(f"--model={folder}: no SavedModel is there (saved_model.pb)")
     try:
         model = tf.saved_model.load(str(folder))
-        signature = model.signatures["serving_default"]
+        loaded = model.signatures[signature]
     except (OSError, KeyError, tf.errors.OpError, ValueError) as error:
         raise InputError(f"--model={folder}: damaged SavedModel ({error})") from None
-    signature.keep_alive = model  # the signature does not hold its model's variables by itself
-    return signature
+    loaded.keep_alive = model  # the signature does not hold its model's variables by itself
+    return loaded
 
 
 def classify_files(signature, paths, batch=32):

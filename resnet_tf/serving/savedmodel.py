@@ -32,7 +32,7 @@ def export(run_folder, out, weights="raw"):
     Args:
         run_folder: of the run.
         out: folder to make; refused where it exists.
-        weights: "raw", or "ema" for the moving average.
+        weights: "raw", "ema" or "best"; see `restore`.
 
     Returns:
         {"model": the folder, "run": the run's folder, "classes": how many, "signatures": their names}.
@@ -43,7 +43,7 @@ def export(run_folder, out, weights="raw"):
     out = pathlib.Path(out)
     if out.exists():
         raise InputError(f"--out={out}: exists already; remove it or choose another")
-    run, values, normalization = restore.load(run_folder)
+    run, values, normalization = restore.load(run_folder, weights)
     model = restore.build_model(run, values, weights)
     classes = run.manifest["classes"]
     classify = _classifier(model, normalization, classes)

@@ -46,7 +46,7 @@ def benchmark_input(config):
     originals = read_images(settings.peers_data_dir) if settings.peers_data_dir else encoded
     rounds = settings.steps
     view = geometry.View("random_resized_crop", size)
-    examples = _examples(encoded)
+    examples = examples_of(encoded)
     order, numbers = _draw(len(originals), len(originals) * rounds)
     boxes = [_box(originals[index], row) for index, row in zip(order, numbers, strict=True)]
     mirrored = numbers[:, geometry.MIRROR] < 0.5
@@ -215,7 +215,8 @@ def read_images(data_dir):
     return found
 
 
-def _examples(encoded):
+def examples_of(encoded):
+    """Encoded images in memory as an `Examples`, all of label 0."""
     names = [f"image {index}" for index in range(len(encoded))]
     return Examples(Memory("memory", names, encoded), np.arange(len(encoded)), np.zeros(len(encoded), np.int32))
 

@@ -113,6 +113,17 @@ def load_latest(folder, before=None):
     return None
 
 
+def best_path(folder):
+    """Where the checkpoint with the best top-1 on the held-out validation split is kept beside the newest ones."""
+    return pathlib.Path(folder) / "best.npz"
+
+
+def save_best(folder, arrays):
+    """Keep a checkpoint as the best so far, in place of the one before."""
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    replace_atomically(best_path(folder), lambda file: np.savez(file, **arrays))
+
+
 def halted_path(folder, step):
     """Where the state before a step that failed is kept; no run goes on from it."""
     return pathlib.Path(folder) / f"halted-{step:08d}.npz"

@@ -26,7 +26,9 @@ STREAM_ERRORS = (
     UnicodeDecodeError,  # where TensorFlow's message quotes bytes that are no text
 )
 _MOST_BATCHES, _GROUP_BYTES = 8, 2**29  # of a stream that a GPU works on at once; two such groups wait there
-_EVALUATION_BATCH = 500  # of small images; of streamed views as in training
+_EVALUATION_BATCH, _LARGE_BATCH = 500, 64  # of small images and views, and of large ones
+_HELD_BATCHES = 8  # of images on the device that are answered for in one call
+_TEN = 10
 
 
 def load(config):
@@ -278,9 +280,10 @@ class Evaluation:
         """
         self._engine, self._split = engine, split
         size, resize, replicas = evaluation_size(data), data.resize, engine.local_replicas
-        batch = batch or (_EVALUATION_BATCH if isinstance(split, Split) or size <= 64 else 64)
+        views_of_image = _TEN if views == "ten_crop" else 1
+        large = max(1, _LARGE_BATCH // views_of_image)
+        batch = batch or (_EVALUATION_BATCH if isinstance(split, Split) or size <= 64 else large)
         self._batch = -(-batch // replicas) * replicas
-        self._data = engine.place(split.images) if isinstance(split, Split) else None
         self._threads = threads
         self._average = average
         self._streams = {}  # of each view, made when it is first asked for
@@ -291,6 +294,19 @@ class Evaluation:
         }[views]
         if views == "multi_scale":
             self._batch = replicas
+        self._data = self._placed(split) if isinstance(split, Split) else None
+
+    def _placed(self, split):
+        """Images on the devices, in parts between which one may look up, all of one shape so that they compile once."""
+        part = min(-(-len(split) // self._batch), _HELD_BATCHES) * self._batch
+        parts = [split.images[start : start + part] for start in range(0, len(split), part)]
+        parts[-1] = np.resize(parts[-1], (part, *split.images.shape[1:]))
+        return [self._engine.place(images) for images in parts]
+
+    @property
+    def checks(self):
+        """How often `logits` calls its `check`."""
+        return len(self._data) if self._data is not None else len(self._views) * -(-len(self._split) // self._batch)
 
     def logits(self, ema=False, check=lambda: None):
         """Answer for the whole split.
@@ -303,7 +319,11 @@ class Evaluation:
             float32 [n, classes], NumPy; averaged over views, as logarithms where softmax was averaged.
         """
         if self._data is not None:
-            return self._engine.predict(self._data, self._batch, ema)
+            parts = []
+            for placed in self._data:
+                parts.append(self._engine.predict(placed, self._batch, ema))
+                check()
+            return np.concatenate(parts)[: len(self._split)]
         total = self._logits_of(0, ema, check)
         if len(self._views) == 1:
             return total

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from resnet_tf import config as configuration
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import metrics
+from resnet_tf.evaluation import answers, metrics
 from resnet_tf.models import cost_by_name, find
 from resnet_tf.training import (
     checkpoint,
@@ -74,7 +74,7 @@ def fit(source=None, callbacks=(), **settings):
     return train(configuration.from_settings(configuration.TrainConfig, settings, "fit"), source, callbacks)
 
 
-def train(config, source=None, callbacks=()):
+def train(config, source=None, callbacks=(), stop=None):
     """Train, evaluate and record one run; go on where it was if its folder is there.
 
     Args:
@@ -82,11 +82,13 @@ def train(config, source=None, callbacks=()):
         source: data that are here already, a `data.Source` with splits "train" and "test"; None for those of the
             configuration.
         callbacks: of `Callback`.
+        stop: a `signals.Stop` that somebody else listens to signals with; None to do it here.
 
     Returns:
-        {"run", "steps", "split", "examples", "top1", "top5", "loss", "best_top1", "images_per_second",
-        "wall_seconds"}: the last evaluation, on the validation split where one is held out, else on the
-        test split; `best_top1` is the best of the curve, for the record and not chosen by. With --ema also "ema":
+        {"run", "steps", "split", "views", "weights", "examples", "top1", "top5", "loss", "best_top1",
+        "images_per_second", "wall_seconds"}: the last evaluation, on the validation split where one is held out, else
+        on the test split; `best_top1` is the best of the curve, for the record and not chosen by. examples.csv of the
+        run's folder has its answers one by one. With --ema also "ema":
         {"top1", "top5", "loss"} of the averaged weights.
 
     Raises:
@@ -125,7 +127,7 @@ def train(config, source=None, callbacks=()):
     if batch_size > len(training):
         raise InputError(f"--batch_size={batch_size} is more than the {len(training)} training examples")
     steps_per_epoch = len(training) / batch_size
-    total = config.optimizer.train_steps or math.ceil(config.optimizer.train_epochs * steps_per_epoch)
+    total = schedule.total_steps(config.optimizer, len(training))
     rates = schedule.from_config(config.schedule, batch_size, steps_per_epoch, total)
     if rates.warmup >= total:
         raise InputError(f"--warmup_epochs={config.schedule.warmup_epochs:g} is not shorter than the {total} steps")
@@ -194,18 +196,23 @@ def train(config, source=None, callbacks=()):
         recorder.message(f"{folder}: goes on from step {step} of {total}")
     else:
         recorder.images(engine, batches)
-    stop = signals.Stop()
+    stop = stop or signals.Stop()
 
     # --- What happens at the borders between calls --------------------------------------------------------------------
+    answered = {}  # by the weights as they are, for each example of the last evaluation
+
     def score():
         found = {}
         for name, ema in (("", False), ("_ema", True))[: 2 if config.optimizer.ema else 1]:
             # Machines stop together, at the border of a call; a single one need not end its evaluation before.
             check = stop.check if machines == 1 else lambda: None
-            figures = metrics.classification(evaluation.logits(ema, check), evaluated.labels)
+            logits = evaluation.logits(ema, check)
+            figures = metrics.classification(logits, evaluated.labels)
             if figures["examples"] != len(evaluated):
                 raise AssertionError(f"{figures['examples']} of {len(evaluated)} examples were scored")
             found[held_out + name] = figures
+            if step == total and not ema and chief:
+                answered.update(answers.of_logits(logits, evaluated.labels, answers.names_of(evaluated)))
         return found
 
     def evaluate():
@@ -219,13 +226,18 @@ def train(config, source=None, callbacks=()):
             state = {name: float(engine.get(f"state/{name}")) for name in ("falls", "best_error", "waited")}
             after = schedule.after_plateau(state, error, config.schedule.patience)
             engine.assign({f"state/{name}": np.float32(value) for name, value in after.items()})
+        curve = [row["top1"] for row in recorder.rows if row["split"] == held_out]
+        if chief and held_out == "validation" and curve[-1] > max(curve[:-1], default=-1.0):
+            checkpoint.save_best(run.checkpoints, arrays())
         return found
+
+    def arrays():
+        values = engine.get_state() | window.get_state()
+        return values | {"normalization/mean": normalization.mean, "normalization/std": normalization.std}
 
     def save():
         if chief:
-            arrays = engine.get_state() | window.get_state()
-            arrays |= {"normalization/mean": normalization.mean, "normalization/std": normalization.std}
-            path = checkpoint.save(run.checkpoints, step, arrays)
+            path = checkpoint.save(run.checkpoints, step, arrays())
             for callback in callbacks:
                 callback.on_checkpoint(path)
 
@@ -311,6 +323,8 @@ def train(config, source=None, callbacks=()):
             "run": str(folder),
             "steps": step,
             "split": held_out,
+            "views": "center",
+            "weights": "raw",
             **figures[held_out],
             "best_top1": max([*curve, figures[held_out]["top1"]]),
             "images_per_second": window.images_per_second,
@@ -319,6 +333,7 @@ def train(config, source=None, callbacks=()):
         if config.optimizer.ema:
             result["ema"] = _without(figures[f"{held_out}_ema"], "examples")
         if chief:
+            answers.write(run.folder / answers.FILE, answered)
             run.finish(result)
     if chief and config.record.results and trained:
         row = record.provenance(config.optimizer.seed, result["wall_seconds"])

@@ -138,13 +138,33 @@ def _restored(flag, origin, theirs, classes, values, config):
     return Trained(origin, model, colour.Normalization(mean, std), list(classes))
 
 
-def _exported(flag, origin, path, config):
+def describe_exported(flag, path):
+    """What an exported model says of itself.
+
+    Args:
+        flag: what to name in errors.
+        path: of the model's folder.
+
+    Returns:
+        The `TrainConfig` of the run that it was; and {"flags", "classes", "normalization", "variables"}.
+
+    Raises:
+        InputError: it says nothing, or is damaged.
+    """
     try:
-        described = yaml.safe_load((path / "assets.extra" / MANIFEST_ASSET).read_text())
-        theirs = configuration.from_settings(configuration.TrainConfig, described["flags"], origin)
+        described = yaml.safe_load((pathlib.Path(path) / "assets.extra" / MANIFEST_ASSET).read_text())
+        theirs = configuration.from_settings(configuration.TrainConfig, described["flags"], path)
+        return theirs, {name: described[name] for name in ("flags", "classes", "normalization", "variables")}
+    except (OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"--{flag}={path}: not a model that resnet_tf.export wrote ({error})") from None
+
+
+def _exported(flag, origin, path, config):
+    theirs, described = describe_exported(flag, path)
+    try:
         exported = tf.saved_model.load(str(path))
         arrays = [variable.numpy() for variable in exported.variables]
-    except (OSError, KeyError, TypeError, AttributeError, yaml.YAMLError, tf.errors.OpError) as error:
+    except (OSError, KeyError, AttributeError, tf.errors.OpError) as error:
         raise InputError(f"--{flag}={origin}: not a model that resnet_tf.export wrote ({error})") from None
     names = described["variables"]
     if len(names) != len(arrays):

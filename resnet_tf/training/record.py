@@ -1,6 +1,7 @@
 """What a run leaves behind: its folder, manifest, metrics, TensorBoard events, and the progress line."""
 
 import contextlib
+import contextvars
 import csv
 import datetime
 import io
@@ -11,6 +12,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import threading
 import time
 
 import yaml
@@ -67,8 +69,13 @@ def commit():
         return "unknown"
 
 
+typed_command = contextvars.ContextVar("typed_command", default="")  # of this thread, where not of the process
+
+
 def command():
-    """The command line of this process, as one would type it."""
+    """The command line of this process, as one would type it; or `typed_command`."""
+    if typed_command.get():
+        return typed_command.get()
     main = sys.modules["__main__"]
     module = getattr(getattr(main, "__spec__", None), "name", None)
     program = ["python", "-m", module] if module else [os.path.basename(sys.argv[0])]
@@ -94,7 +101,7 @@ def append_result(path, columns, row):
     Args:
         path: of the CSV file.
         columns: its columns in order.
-        row: {column: value}, all of them.
+        row: {column: value}, all of them; None for the header alone, before several processes append.
 
     Raises:
         InputError: the file has other columns.
@@ -108,7 +115,8 @@ def append_result(path, columns, row):
         check_results(path, columns)
     else:
         writer.writeheader()
-    writer.writerow(row)
+    if row is not None:
+        writer.writerow(row)
     try:
         with open(path, "a", newline="") as file:
             file.write(text.getvalue())  # one write: rows of several processes do not mix
@@ -347,7 +355,9 @@ class Recorder:
             print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
 
     def message(self, text):
-        """A line of its own on stderr."""
+        """A line of its own on stderr, with the run's name where several train at once."""
+        if threading.current_thread() is not threading.main_thread():
+            text = f"{self._folder.name}: {text}"
         print(f"\r\x1b[2K{text}" if self._terminal else text, file=sys.stderr, flush=True)
 
     def __enter__(self):

@@ -10,20 +10,23 @@ from resnet_tf.training import checkpoint, network, record
 from resnet_tf.training.step import Engine
 
 
-def load(folder):
-    """Read a run and its newest whole checkpoint.
+def load(folder, weights="raw"):
+    """Read a run and its newest whole checkpoint, or its best one.
 
     Args:
         folder: of the run.
+        weights: "best" for the checkpoint of the step whose top-1 on the held-out validation split was best; else the
+            newest.
 
     Returns:
         The `record.Run`; its state {name: array}; its `colour.Normalization`.
 
     Raises:
-        InputError: not a run, or one without a checkpoint.
+        InputError: not a run, one without a checkpoint, or the best asked of one that holds no validation split out:
+            to choose on the test split would spoil it.
     """
     run = record.open_run(folder)
-    values = checkpoint.load_latest(run.checkpoints)
+    values = _load_best(run) if weights == "best" else checkpoint.load_latest(run.checkpoints)
     if values is None:
         raise InputError(f"--run={folder}: no checkpoint yet")
     try:
@@ -33,13 +36,25 @@ def load(folder):
     return run, values, normalization
 
 
+def _load_best(run):
+    if "validation" not in run.manifest["data"]["examples"]:
+        raise InputError(
+            f"--weights=best: {run.folder} holds no validation split out, and nothing is chosen on the test split; "
+            "train with --validation_examples"
+        )
+    path = checkpoint.best_path(run.checkpoints)
+    if not path.exists():
+        raise InputError(f"--weights=best: {run.folder} has not kept its best checkpoint, by an evaluation in training")
+    return checkpoint.load(path)
+
+
 def build_model(run, values, weights="raw", precision=None):
     """The trained `keras.Model` of a run, from normalised images of any size to logits.
 
     Args:
         run: a `record.Run`.
         values: of its checkpoint.
-        weights: "raw", or "ema" for the moving average.
+        weights: "raw" or "best": those of `values`; "ema": their moving average.
         precision: of activations; None for that of the run.
 
     Raises:
@@ -51,7 +66,7 @@ def build_model(run, values, weights="raw", precision=None):
     model = network.build(config, len(run.manifest["classes"]), any_size=True)
     if weights == "ema" and not run.config.optimizer.ema:
         raise InputError(f"--weights=ema: {run.folder} was trained without --ema")
-    network.assign(model, values, run.checkpoints, {"raw": "model/", "ema": "ema/"}[weights])
+    network.assign(model, values, run.checkpoints, "ema/" if weights == "ema" else "model/")
     return model
 
 

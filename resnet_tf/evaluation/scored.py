@@ -1,0 +1,220 @@
+"""What is scored: runs, one or an ensemble; an exported model, as it is served; a network with imported weights."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from resnet_tf import config as configuration
+from resnet_tf.data import colour, images
+from resnet_tf.data.splits import Split
+from resnet_tf.errors import InputError
+from resnet_tf.models import create_model
+from resnet_tf.serving import predict
+from resnet_tf.training import devices, feed, network, restore
+from resnet_tf.training.step import Engine
+
+_SERVED_BATCH = 64
+_LEAST = np.finfo(np.float32).tiny  # for what a softmax in float32 has rounded to 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One network that answers.
+
+    Attributes:
+        checks: how often `logits` calls its check.
+        logits: function(check) -> float [n, classes], for the whole split, every example once.
+    """
+
+    checks: int
+    logits: Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """What is scored.
+
+    Attributes:
+        said: {key: value}, what the result says of it.
+        config: the `TrainConfig` whose data it has.
+        classes: their names; None where weights do not tell.
+        origin: what to call it in errors, a flag and its value.
+        members: function(source, split) -> list of `Member`.
+        row: {column: value} of an accuracy file where the configuration would tell them wrongly.
+    """
+
+    said: dict
+    config: configuration.TrainConfig
+    classes: list[str] | None
+    origin: str
+    members: Callable
+    row: dict
+
+
+def find(config):
+    """Find what an `EvaluateConfig` scores.
+
+    Returns:
+        A `Scored`; of the data nothing is read yet.
+
+    Raises:
+        InputError: it is not there, is damaged, or cannot be scored so.
+    """
+    for name, function in (("run", _runs), ("model", _exported), ("network", _imported)):
+        if getattr(config.evaluation, name):
+            return function(config)
+    raise AssertionError("EvaluateConfig lets none of them pass")
+
+
+# --- Runs ------------------------------------------------------------------------------------------------------------
+
+
+def _runs(config):
+    section = config.evaluation
+    loaded = [restore.load(folder, section.weights) for folder in section.run.split(",")]
+    first = loaded[0][0]
+    for run, _, _ in loaded:
+        _check_views(section, run.config, str(run.folder))
+        if run.manifest["classes"] != first.manifest["classes"]:
+            raise InputError(f"--run={run.folder}: its classes are not those of {first.folder}")
+        ours, theirs = run.manifest["data"]["checksum"], first.manifest["data"]["checksum"]
+        if ours != theirs:
+            raise InputError(
+                f"--run={run.folder}: the checksum of its data and their splits is {ours}, not {theirs} as of "
+                f"{first.folder}"
+            )
+    steps = [restore.step_of(values) for _, values, _ in loaded]
+    said = {"run": str(first.folder), "weights": section.weights, "steps": steps[0]}
+    row = {}
+    if len(loaded) > 1:
+        shares = np.array(section.shares or [1.0] * len(loaded))
+        shares = [round(share, 6) for share in (shares / shares.sum()).tolist()]
+        folders = [str(run.folder) for run, _, _ in loaded]
+        said = {"runs": folders, "shares": shares, "average": section.average, "weights": section.weights}
+        said["steps"] = steps
+        row = {
+            "model": " + ".join(run.config.model.model for run, _, _ in loaded),
+            "recipe": f"ensemble, mean {section.average}, of {' '.join(folders)}",
+            "seed": "",
+            "steps": "",
+            "epochs": "",
+        }
+
+    def members(source, split):
+        strategy = devices.make_strategy(section.replicas)
+        return [
+            _member(
+                section, split, run.config, restore.build_engine(run, values, normalization, strategy, section.weights)
+            )
+            for run, values, normalization in loaded
+        ]
+
+    return Scored(said, first.config, first.manifest["classes"], f"--run={first.folder}", members, row)
+
+
+def _member(section, split, config, engine):
+    answers = feed.Evaluation(
+        engine, config.data, split, section.batch_size, section.views, section.average, config.views.threads,
+        section.scales,
+    )  # fmt: skip
+
+    def logits(check):
+        devices.use_precision(config.device.precision)  # of the process, and members may differ in it
+        return answers.logits(check=check)
+
+    return Member(answers.checks, logits)
+
+
+def _check_views(section, config, name):
+    """Refuse views that the data of a run cannot give."""
+    held, size = config.views.view == "pad_crop", configuration.evaluation_size(config.data)
+    if section.views == "ten_crop" and (held or config.data.resize in (0, size)):
+        raise InputError(f"--views=ten_crop: {name} has no --resize above {size} pixels to crop from")
+    if section.views == "multi_scale" and held:
+        raise InputError(f"--views=multi_scale: the images of {name} are held in memory at one size")
+
+
+# --- Exported models -------------------------------------------------------------------------------------------------
+
+
+def _exported(config):
+    section = config.evaluation
+    signatures = {name: predict.load(section.model, name) for name in ("serving_default", "images")}
+    theirs, described = network.describe_exported("model", section.model)
+
+    def members(source, split):
+        batch = section.batch_size or _SERVED_BATCH
+        if not isinstance(split, Split) and split.boxes is not None:
+            batch = 1  # parts of images differ in size
+        starts = range(0, len(split), batch)
+
+        def logits(check):
+            parts = []
+            with feed.named_errors(split):
+                for start in starts:
+                    answers = _served(signatures, split, range(start, min(start + batch, len(split))))
+                    parts.append(np.log(np.maximum(answers["probabilities"].numpy(), _LEAST)))
+                    check()
+            return np.concatenate(parts)
+
+        return [Member(len(starts), logits)]
+
+    origin = f"--model={section.model}"
+    row = {"steps": "", "epochs": ""}
+    return Scored({"model": section.model}, theirs, described["classes"], origin, members, row)
+
+
+def _served(signatures, split, chosen):
+    """What the model answers to some examples: to files as they are, and to pixels where there are no files."""
+    if isinstance(split, Split):
+        return signatures["images"](images=tf.constant(split.images[chosen.start : chosen.stop]))
+    if split.boxes is None:
+        return signatures["serving_default"](image_bytes=tf.constant([split.read(example) for example in chosen]))
+    top, left, height, width = split.boxes[chosen.start]
+    pixels = images.decode(split.read(chosen.start), split.name(chosen.start))
+    return signatures["images"](images=tf.constant(pixels[None, top : top + height, left : left + width]))
+
+
+# --- Imported weights ------------------------------------------------------------------------------------------------
+
+
+def _imported(config):
+    section, imported = config.evaluation, config.imported
+    published = imported.normalization in colour.PUBLISHED
+    held = imported.dataset in configuration.SMALL_DATASETS
+    theirs = configuration.TrainConfig(
+        model=configuration.ModelConfig(model=section.network),
+        data=configuration.DataConfig(
+            dataset=imported.dataset, data_dir=section.data_dir, tfds_name=imported.tfds_name,
+            classes=imported.classes, image_size=imported.image_size, resize=imported.resize,
+            normalization="imagenet" if published else imported.normalization,
+        ),
+        views=configuration.ViewConfig(view="pad_crop" if held else "random_resized_crop"),
+        optimizer=configuration.OptimizerConfig(train_steps=1),
+    )  # fmt: skip
+    _check_views(section, theirs, f"--dataset={imported.dataset}")
+    if imported.init_from != "imagenet":  # the file is looked at before the data
+        network.locate("init_from", f"{section.network}:{imported.init_from}")
+
+    def members(source, split):
+        strategy = devices.make_strategy(section.replicas)
+        with strategy.scope():
+            # Of any size, for --views=multi_scale.
+            model = create_model(
+                section.network, num_classes=len(source.classes), input_shape=(None, None, 3),
+                weights=imported.init_from,
+            )  # fmt: skip
+            if imported.normalization == "caffe":
+                stem = next(variable for variable in model.variables if variable.path.startswith("stem_conv"))
+                stem.assign(np.asarray(stem)[:, :, ::-1])  # BGR to RGB
+            if published:
+                normalization = colour.PUBLISHED[imported.normalization]
+            else:
+                normalization = feed.normalization(theirs, source.splits["train"])
+            return [_member(section, split, theirs, Engine(strategy, model, normalization))]
+
+    said = {"network": section.network, "init_from": imported.init_from}
+    row = {"recipe": f"weights {imported.init_from}", "steps": "", "epochs": ""}
+    return Scored(said, theirs, None, f"--network={section.network}", members, row)
