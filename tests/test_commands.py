@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import resnet_tf
-from resnet_tf import benchmark, config, evaluate, export, predict, show, sweep, train
+from resnet_tf import analyze, benchmark, config, evaluate, export, predict, show, sweep, train
 from resnet_tf.data import images as views
 from resnet_tf.data import sources
 from resnet_tf.evaluation import metrics
@@ -25,6 +25,7 @@ COMMANDS = {
     "predict": predict,
     "benchmark": benchmark,
     "show": show,
+    "analyze": analyze,
     "sweep": sweep,
 }
 SMALL = (

@@ -37,7 +37,7 @@ def flags(folder, *more):
 
 
 def settings(folder, *more):
-    values = config.flags.FlagValues()
+    values = config.fields.flags.FlagValues()
     config.define_flags(config.ShowConfig, values)
     values(["test", *flags(folder, *more)])
     return config.read_flags(config.ShowConfig, values)

@@ -1,6 +1,9 @@
 """What a run is, and what commands are told: frozen dataclasses, and the flags that fill them."""
 
 from resnet_tf.config.commands import (
+    ANALYSES,
+    AnalysisSection,
+    AnalyzeConfig,
     BenchmarkConfig,
     BenchmarkSection,
     ConversionSection,
@@ -23,6 +26,7 @@ from resnet_tf.config.commands import (
     ShowConfig,
     SweepConfig,
     SweepSection,
+    check_analysis,
 )
 from resnet_tf.config.fields import (
     define_flags,
