@@ -3,6 +3,8 @@
 from resnet_tf.config.commands import (
     BenchmarkConfig,
     BenchmarkSection,
+    CompareConfig,
+    ComparisonSection,
     ConversionSection,
     ConvertConfig,
     DataServerConfig,
