@@ -16,9 +16,9 @@ def _run(settings, folders):
         raise InputError("no runs were named: compare RUN... --out=DIR")
     if not settings.comparison.out:
         raise InputError("--out is not set: the folder to write the comparison to")
-    from resnet_tf.evaluation import report
+    from resnet_tf.evaluation import page
 
-    return report.compare(settings.comparison, folders)
+    return page.compare(settings.comparison, folders)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from scipy import stats
 
 from resnet_tf import compare, config, train
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import answers, curves, report
+from resnet_tf.evaluation import answers, curves, page
 from resnet_tf.evaluation import compare as comparing
 from resnet_tf.training import record
 
@@ -119,16 +119,16 @@ class Page(html.parser.HTMLParser):
 
 def check_page(text):
     """Nothing is fetched, nothing runs, ids are unique."""
-    page = Page(text)
-    assert not {"script", "img", "iframe", "object", "embed", "form", "base"} & {tag for tag, _ in page.elements}
-    links = [*page.attributes("src"), *page.attributes("href"), *page.attributes("xlink:href")]
-    ids = page.attributes("id")
+    shown = Page(text)
+    assert not {"script", "img", "iframe", "object", "embed", "form", "base"} & {tag for tag, _ in shown.elements}
+    links = [*shown.attributes("src"), *shown.attributes("href"), *shown.attributes("xlink:href")]
+    ids = shown.attributes("id")
     assert all(link == "data:," or link.removeprefix("#") in ids for link in links)
     assert all(target in ids for target in re.findall(r"url\(#([^)]*)\)", text))
     assert text.count("url(") == text.count("url(#") and "@import" not in text
     assert len(set(ids)) == len(ids)
-    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
-    return page
+    assert not any(name.startswith("on") for _, attributes in shown.elements for name in attributes)
+    return shown
 
 
 # --- Twelve runs -----------------------------------------------------------------------------------------------------
@@ -226,12 +226,12 @@ def test_significance_of_every_pair_of_groups(twelve):
 def test_page_needs_nothing_but_itself(twelve):
     text = (twelve[1] / "report.html").read_text()
     assert len(text.encode()) < 3 << 20
-    page = check_page(text)
-    tags = [tag for tag, _ in page.elements]
+    shown = check_page(text)
+    tags = [tag for tag, _ in shown.elements]
     assert tags.count("table") == tags.count("caption") == 4 and tags.count("figure") == 3
-    assert all("aria-label" in attributes for tag, attributes in page.elements if tag == "figure")
-    assert "Learning & rates" in page.text and tags.count("h1") == 1
-    words = "".join(page.text)
+    assert all("aria-label" in attributes for tag, attributes in shown.elements if tag == "figure")
+    assert "Learning & rates" in shown.text and tags.count("h1") == 1
+    words = "".join(shown.text)
     assert "python -m resnet_tf.train" in words and "NVIDIA H100" in words and "Holm" in words
     assert "#ffffff" not in text.split("</style>")[1]  # no white ground in the dark
     report_text = (twelve[1] / "report.md").read_text()
@@ -276,7 +276,7 @@ def test_a_trained_run_copied_without_checkpoints(tmp_path, last_json):
     assert result["best"] == {"run": "copy", "top1": trained["top1"], "evaluated": "test"} and result["pairs"] == 0
     run = comparing.read(tmp_path / "copy")
     assert run.cost.trainable_parameters == run.manifest["model"]["trainable_parameters"]
-    assert run.finished and run.planned == 8 and len(run.curve("test", "top1")[0]) == 2
+    assert run.finished and run.planned == run.steps == 8 and len(run.curve("test", "top1")[0]) == 2
     assert run.gpus == 0 and run.unanswered == "no examples.csv"
 
 
@@ -458,8 +458,8 @@ def test_names_from_files_are_only_text(tmp_path, last_json):
     folders = [make_run(tmp_path / name, lr=0.1 + i, changes=changes) for i, name in enumerate(names)]
     assert run_command([*folders, tmp_path / f"none{SCRIPT[:8]}"], tmp_path / "out", f"--title={SCRIPT}") == 0
     assert last_json()["title"] == SCRIPT
-    page = check_page((tmp_path / "out" / "report.html").read_text())
-    words = "".join(page.text)
+    shown = check_page((tmp_path / "out" / "report.html").read_text())
+    words = "".join(shown.text)
     assert SCRIPT in words and all(name in words for name in names[:3]) and "${title}" in words and "\x1b" not in words
     assert "<script" not in (tmp_path / "out" / "report.md").read_text()
     markdown = (tmp_path / "out" / "table.md").read_text().splitlines()
@@ -493,6 +493,14 @@ def test_only_answers_to_the_same_examples_are_compared(two):
     other = dataclasses.replace(b, evaluation={**b.evaluation, "split": "train"})
     assert comparing.significance(comparing.groups([a, other]))[0] == []
     assert len(comparing.significance(comparing.groups([a, b]))[0]) == 1
+
+
+def test_an_earlier_network_of_a_finished_run(two):
+    run = comparing.read(two[0])
+    run = dataclasses.replace(run, evaluation={**run.evaluation, "steps": 200, "weights": "best"})
+    (row,) = comparing.table(comparing.groups([run]))
+    assert run.finished and (row["steps"], row["planned_steps"], row["epochs"]) == (200, 400, 2)
+    assert row["evaluated"] == "test, best"
 
 
 def test_groups_count_seeds_once(tmp_path):
@@ -592,6 +600,7 @@ def test_limits_of_the_axis():
     assert curves.limits([falling, np.array([55.0, 50.0, 61.0])], percent=True) == (0.0, 80.0)
     assert curves.limits([np.array([99.0, 98.0])], percent=True)[1] == 100.0
     assert curves.limits([np.array([37.0, 33.0])], percent=True) == (32.0, 40.0)
+    assert curves.limits([np.array([1.0, 1.0])], percent=True) == (0.0, 2.0)
     assert curves.limits([np.array([np.nan])], percent=False) == (0.0, 1.0) and curves.limits([], True) == (0.0, 100.0)
 
 
@@ -607,10 +616,10 @@ def test_more_figures_on_the_page(two, tmp_path):
     figure = Figure(figsize=(3, 2))
     figure.add_subplot().plot([1, 2], [3, 4])
     settings = config.ComparisonSection(out=str(tmp_path / "out"))
-    result = report.compare(settings, [str(folder) for folder in two], [("Responses & layers", figure)] * 2)
-    page = check_page(pathlib.Path(result["out"], "report.html").read_text())
-    assert page.text.count("Responses & layers") == 2
-    assert [tag for tag, _ in page.elements].count("figure") == 5
+    result = page.compare(settings, [str(folder) for folder in two], [("Responses & layers", figure)] * 2)
+    shown = check_page(pathlib.Path(result["out"], "report.html").read_text())
+    assert shown.text.count("Responses & layers") == 2
+    assert [tag for tag, _ in shown.elements].count("figure") == 5
 
 
 def test_curves_of_a_run_that_failed(tmp_path):

@@ -72,8 +72,8 @@ class Trained:
 
     @property
     def finished(self):
-        """Whether all steps that were planned are behind the figures."""
-        return self.steps >= self.planned
+        """Whether all steps that were planned are done; the network evaluated may be an earlier one all the same."""
+        return max(self.steps, self.rows[-1]["step"]) >= self.planned
 
     @property
     def seed(self):
@@ -412,7 +412,7 @@ def table(made, price_per_hour=0.0):
         "architecture"; "precision", "precision_bits"; "parameters_mib": trainable ones, 4 bytes each; "gmacs" and
         "gflops" (2 a MAC) of one image forward; "evaluated"; "examples"; "top1", "top5": fractions; "loss_nats";
         "top1_sd", "top5_sd", "loss_nats_sd": sample standard deviations over seeds; "best_top1", "best_top5": the
-        highest of the curve; "steps", "planned_steps"; "epochs"; "wall_seconds"; "images_per_second" of the
+        highest of the curve; "steps", "planned_steps"; "finished"; "epochs"; "wall_seconds"; "images_per_second" of the
         training; "gpu_hours"; "price"; "hardware"; "commit". None where there is no such figure. Rows of seeds hold
         means of figures, and "several" where other things differ.
     """
@@ -455,6 +455,7 @@ def _row(run, group, price_per_hour):
         **{f"best_{name}": float(value) if value >= 0 else None for name, value in best.items()},
         "steps": run.steps,
         "planned_steps": run.planned,
+        "finished": run.finished,
         "epochs": run.steps / run.steps_per_epoch,
         "wall_seconds": run.wall_seconds,
         "images_per_second": run.images_per_second,

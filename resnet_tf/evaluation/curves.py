@@ -153,7 +153,8 @@ def limits(values, percent):
     power = 10.0 ** math.floor(math.log10(most))
     high = next(power * step for step in (1, 2, 3, 4, 5, 6, 8, 10) if power * step >= most * (1 - 1e-9))
     high = min(high, 100.0) if percent else high
-    low = math.floor(float(every.min()) / (high / 10)) * high / 10 if every.min() > high / 2 else 0.0
+    least = float(every.min()) * 0.98
+    low = math.floor(least / (high / 10)) * high / 10 if least > high / 2 else 0.0
     return max(0.0, low), high
 
 

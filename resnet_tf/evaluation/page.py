@@ -66,7 +66,7 @@ def compare(settings, folders, figures=()):
     files["flags.csv"] = _csv(["flag", "changes_result", *(run.name for run in runs)], values)
     files["significance.csv"] = _csv(SIGNIFICANCE, [[row[name] for name in SIGNIFICANCE] for row in tests])
     files["report.md"] = markdown(content).encode(errors="replace")
-    files["report.html"] = page(content, pictures, figures).encode(errors="replace")
+    files["report.html"] = render(content, pictures, figures).encode(errors="replace")
     out.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         checkpoint.replace_atomically(out / name, lambda file, data=data: file.write(data))
@@ -192,8 +192,9 @@ def _percent(key):
 
 
 def _steps(value, row):
-    done = value == "several" or row["planned_steps"] == "several" or value >= row["planned_steps"]
-    return f"{value:,}" if done else f"{value:,} of {row['planned_steps']:,}, unfinished"
+    if value in ("several", row["planned_steps"]):
+        return str(value) if value == "several" else f"{value:,}"
+    return f"{value:,} of {row['planned_steps']:,}{'' if row['finished'] else ', unfinished'}"
 
 
 def _clock(value, _):
@@ -414,6 +415,9 @@ thead th{border-top:0;color:var(--muted);font-weight:500;vertical-align:bottom}
 .words{text-align:left}
 tbody th{font-weight:500;text-align:left}
 th:first-child{position:sticky;left:0;background:var(--ground);border-right:1px solid var(--rule)}
+.significance{max-height:34rem;overflow-y:auto}
+.significance thead th{position:sticky;top:0;background:var(--ground)}
+.significance thead th:first-child{z-index:1}
 tr.seeds td,tr.seeds th{background:var(--card);font-weight:600}
 tr.member th{padding-left:2.6rem;font-weight:400}
 .key{width:1.4rem;height:.5rem;margin-right:.45rem;vertical-align:middle}
@@ -434,7 +438,7 @@ code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:
   th:first-child{min-width:8.5rem;white-space:normal;overflow-wrap:anywhere}tr.member th{padding-left:2.4rem}
   .flags th:first-child{white-space:nowrap}
   dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.4rem}}
-@media print{.wide{overflow:visible;border:0}details{break-inside:avoid}}
+@media print{.wide{overflow:visible;max-height:none;border:0}details{break-inside:avoid}}
 </style>
 </head>
 <body>
@@ -450,7 +454,7 @@ $sections
 """)
 
 
-def page(content, pictures, figures=()):
+def render(content, pictures, figures=()):
     """The report as one HTML page that loads nothing and runs no script, for light and dark screens of any width.
 
     Args:
@@ -526,7 +530,7 @@ def _table(content, name, caption):
         lines += f'<tr{kind}><th scope="row">{key}{first}</th>{tail}</tr>\n'
     label = html.escape(caption)
     return (
-        f'<div class="wide {name}" tabindex="0" role="region" aria-label="{label}, scrolls sideways">\n'
+        f'<div class="wide {name}" tabindex="0" role="region" aria-label="{label}">\n'
         f"<table><caption>{label}</caption>\n{lines}</tbody></table></div>\n"
     )
 
