@@ -235,6 +235,8 @@ def test_page_needs_nothing_but_itself(twelve):
     assert "python -m resnet_tf.train" in words and "NVIDIA H100" in words and "Holm" in words
     assert "#ffffff" not in text.split("</style>")[1]  # no white ground in the dark
     report_text = (twelve[1] / "report.md").read_text()
+    marks = [line for line in report_text.splitlines() if re.fullmatch(r"[-:| ]+", line)]
+    assert len(marks) == 4 and all(re.fullmatch(r"\|( -+:? \|)+", line) for line in marks)
     assert "# Learning &amp; rates" in report_text and "](curves_loss.png)" in report_text
 
 

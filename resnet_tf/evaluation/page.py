@@ -158,7 +158,7 @@ class Table:
         """The table in Markdown, its columns aligned."""
         columns, rows = self.cells(brief)
         rows = [[_markdown_text(cell) for cell in row] for row in [[c.header for c in columns], *rows]]
-        widths = [max(len(row[index]) for row in rows) for index in range(len(columns))]
+        widths = [max(3, *(len(row[index]) for row in rows)) for index in range(len(columns))]
         sides = ["<" if column.words else ">" for column in columns]
 
         def line(cells):
