@@ -130,13 +130,14 @@ class Column(typing.NamedTuple):
     Attributes:
         key: of the rows.
         header: with its unit.
-        show: function(value) or function(value, row) that returns text.
+        show: function(value, row) that returns text.
         brief: whether it is printed in the terminal.
+        words: whether it is text, which begins at the left.
     """
 
     key: str
     header: str
-    show: typing.Callable = str
+    show: typing.Callable
     brief: bool = False
     words: bool = False
 
