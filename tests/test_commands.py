@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import resnet_tf
-from resnet_tf import analyze, benchmark, config, evaluate, export, predict, show, sweep, train
+from resnet_tf import analyze, benchmark, compare, config, evaluate, export, predict, show, sweep, train
 from resnet_tf.data import images as views
 from resnet_tf.data import sources
 from resnet_tf.evaluation import metrics
@@ -21,6 +21,7 @@ FLAGFILES = sorted((ROOT / "flags").glob("*.cfg"))
 COMMANDS = {
     "train": train,
     "evaluate": evaluate,
+    "compare": compare,
     "export": export,
     "predict": predict,
     "benchmark": benchmark,

@@ -6,6 +6,8 @@ from resnet_tf.config.commands import (
     AnalyzeConfig,
     BenchmarkConfig,
     BenchmarkSection,
+    CompareConfig,
+    ComparisonSection,
     ConversionSection,
     ConvertConfig,
     DataServerConfig,

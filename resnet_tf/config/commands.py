@@ -169,6 +169,24 @@ def _listed(values):
 
 
 @dataclasses.dataclass(frozen=True)
+class ComparisonSection:
+    """Comparison."""
+
+    out: str = setting("", "Folder to write the tables, the curves and the report to.")
+    title: str = setting("", "Title of the report. Unset: how many runs of what.")
+    price_per_hour: float = setting(
+        0.0, "Price of an hour of one GPU, or of the machine where it has none, in any currency. 0: no prices.", low=0.0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    """The compare command."""
+
+    comparison: ComparisonSection = ComparisonSection()
+
+
+@dataclasses.dataclass(frozen=True)
 class ExportSection:
     """Export."""
 

@@ -31,7 +31,6 @@ from resnet_tf.training import (
 from resnet_tf.training.step import Engine, Recipe
 from resnet_tf.training.window import Call, Window
 
-
 _building = threading.Lock()  # threads that make networks at once make each other's fail
 
 

@@ -166,8 +166,12 @@ class Run:
         checkpoint.write_json(self.folder / "evaluation.json", evaluation)
 
 
-def open_run(folder):
+def open_run(folder, flag="--run="):
     """Open an existing run.
+
+    Args:
+        folder: of the run.
+        flag: what errors put before the folder; "" where it was named without one.
 
     Raises:
         InputError: no such folder, or not a run's.
@@ -175,15 +179,14 @@ def open_run(folder):
     folder = pathlib.Path(folder)
     path = folder / MANIFEST
     if not folder.is_dir():
-        raise InputError(f"--run={folder}: no such folder")
+        raise InputError(f"{flag}{folder}: no such folder")
     try:
         manifest = yaml.safe_load(path.read_text())
-        settings = manifest["flags"]
+        return Run(folder, manifest, configuration.from_settings(configuration.TrainConfig, manifest["flags"], path))
     except FileNotFoundError:
-        raise InputError(f"--run={folder}: not a run's folder, it has no {MANIFEST}") from None
+        raise InputError(f"{flag}{folder}: not a run's folder, it has no {MANIFEST}") from None
     except (yaml.YAMLError, TypeError, KeyError, UnicodeDecodeError):
         raise InputError(f"{path}: damaged manifest") from None
-    return Run(folder, manifest, configuration.from_settings(configuration.TrainConfig, settings, path))
 
 
 def check_folder(folder, config):
@@ -436,6 +439,6 @@ def read_metrics(path):
         rows = list(csv.DictReader(file))
     for row in rows:
         for name in METRICS_COLUMNS:
-            if name != "split" and row[name]:
+            if name != "split" and row.get(name):  # runs of earlier versions have fewer columns
                 row[name] = int(row[name]) if name == "step" else float(row[name])
     return rows
