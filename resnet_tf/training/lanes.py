@@ -4,14 +4,11 @@ A network for images of 32x32 pixels runs some 400 small kernels a step, one aft
 GPU idle; processes that share a GPU only take turns, while streams of one process run side by side.
 """
 
-import contextlib
 import dataclasses
 import queue
 import shlex
 import threading
 import traceback
-
-import tensorflow as tf
 
 from resnet_tf.errors import InputError
 from resnet_tf.training import devices, feed, loop, record, signals
@@ -39,6 +36,8 @@ class Lanes:
         for name, config in configs.items():
             if config.device.gpus or config.device.replicas > 1:
                 raise InputError(f"{name}: --gpus and --replicas are not used by trainings that share a GPU")
+            if config.views.view != "pad_crop":
+                raise InputError(f"{name}: trainings that share a GPU have their images there: --view=pad_crop")
         self._divided = devices.share_gpu(size)
         self._slots, self._running, self._over = list(range(size)), set(), queue.SimpleQueue()
         self._stop, self._sources, self._loading = signals.Stop(), {}, threading.Lock()
@@ -81,9 +80,7 @@ class Lanes:
             config = dataclasses.replace(config, device=dataclasses.replace(config.device, gpus=(slot,)))
         record.typed_command.set(shlex.join(["python", "-m", "resnet_tf.train", *training.arguments]))
         try:
-            source = self._source(config)
-            with tf.device(f"/GPU:{slot}") if self._divided else contextlib.nullcontext():
-                loop.train(config, source, stop=self._stop)
+            loop.train(config, self._source(config), stop=self._stop)
             code, said = 0, ""
         except signals.Stopped as stopped:
             code, said = signals.EXIT_CODE, str(stopped)
@@ -95,7 +92,7 @@ class Lanes:
 
     def _source(self, config):
         """Data in memory, loaded once for all that share them; None for a training that reads its own."""
-        if config.views.view != "pad_crop" or config.record.smoke:
+        if config.record.smoke:
             return None
         with self._loading:
             if config.data not in self._sources:

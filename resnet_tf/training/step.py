@@ -132,13 +132,14 @@ class Engine:
             self._optimizer = dataclasses.replace(recipe.optimizer, decay=self._packing.decay)
         parts = self._gpu and not whole
         synchronised = any(getattr(layer, "synchronized", False) for layer in model.layers)
-        self._train_call = tf.function(self._train_steps, jit_compile=whole, autograph=False)
-        self._train_stream_call = tf.function(self._train_stream_steps, jit_compile=whole, autograph=False)
-        self._predict_call = tf.function(self._predict_batches, jit_compile=whole, autograph=False)
+        compiled = functools.partial(_compiled_for, strategy.extended.worker_devices[0] if whole else None)
+        self._train_call = compiled(self._train_steps)
+        self._train_stream_call = compiled(self._train_stream_steps)
+        self._predict_call = compiled(self._predict_batches)
         self._predict_stream_call = tf.function(self._predict_stream_batch, autograph=False)
         self._forward_stream = tf.function(self._forward, jit_compile=self._gpu, autograph=False)
         self._sum_call = tf.function(self._sum_numbers, autograph=False)
-        self._statistics_call = tf.function(self._replica_statistics, jit_compile=whole, autograph=False)
+        self._statistics_call = compiled(self._replica_statistics)
         if parts:
             self._update = tf.function(self._update, jit_compile=True, autograph=False)
             self._forward = tf.function(self._forward, jit_compile=True, autograph=False)
@@ -641,6 +642,19 @@ class Packing:
                 parts = tf.split(values.pop(name), [self._sizes[path] for path in paths])
                 values |= dict(zip(paths, parts, strict=True))
         return {path: values[path] for path in (*self._weights, *self._statistics) if path in values}
+
+
+def _compiled_for(device, function):
+    """A `tf.function`, by XLA for a device where one is given; TensorFlow takes the first GPU where none is named."""
+    call = tf.function(function, jit_compile=device is not None, autograph=False)
+    if device is None:
+        return call
+
+    def placed(*arguments):
+        with tf.device(device):
+            return call(*arguments)
+
+    return placed
 
 
 def _scalar(value, dtype=tf.float32):
