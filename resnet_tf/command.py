@@ -22,7 +22,7 @@ from resnet_tf.errors import InputError
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
-def launch(description, config_type, run, argv=None, positional=""):
+def launch(description, config_type, run, argv=None, positional="", code=lambda result: 0):
     """Parse flags, call the command, print its result.
 
     Args:
@@ -31,6 +31,7 @@ def launch(description, config_type, run, argv=None, positional=""):
         run: function(configuration, arguments) that returns the result, a dict for the JSON line.
         argv: the command line without the program; None for the process's own.
         positional: how --help names the arguments that are no flags; "" where there are none.
+        code: function(result) that returns the exit code, for commands that may fail in part.
 
     Returns:
         The exit code.
@@ -70,7 +71,7 @@ def launch(description, config_type, run, argv=None, positional=""):
             raise
         return _fail(f"{error.filename or 'writing'}: {error.strerror}", 1)
     print(json.dumps(result), flush=True)
-    return 0
+    return code(result)
 
 
 def _import_tensorflow():

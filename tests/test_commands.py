@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import resnet_tf
-from resnet_tf import benchmark, config, evaluate, export, predict, show, train
+from resnet_tf import analyze, benchmark, compare, config, evaluate, export, predict, show, sweep, train
 from resnet_tf.data import images as views
 from resnet_tf.data import sources
 from resnet_tf.evaluation import metrics
@@ -21,10 +21,13 @@ FLAGFILES = sorted((ROOT / "flags").glob("*.cfg"))
 COMMANDS = {
     "train": train,
     "evaluate": evaluate,
+    "compare": compare,
     "export": export,
     "predict": predict,
     "benchmark": benchmark,
     "show": show,
+    "analyze": analyze,
+    "sweep": sweep,
 }
 SMALL = (
     "--dataset=synthetic", "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=32", "--train_steps=16",

@@ -5,7 +5,6 @@ import xml.etree.ElementTree
 
 import numpy as np
 import pytest
-from absl.flags import FlagValues
 from PIL import Image
 
 from resnet_tf import config, show
@@ -38,7 +37,7 @@ def flags(folder, *more):
 
 
 def settings(folder, *more):
-    values = FlagValues()
+    values = config.fields.flags.FlagValues()
     config.define_flags(config.ShowConfig, values)
     values(["test", *flags(folder, *more)])
     return config.read_flags(config.ShowConfig, values)

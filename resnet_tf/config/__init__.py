@@ -1,8 +1,13 @@
 """What a run is, and what commands are told: frozen dataclasses, and the flags that fill them."""
 
 from resnet_tf.config.commands import (
+    ANALYSES,
+    AnalysisSection,
+    AnalyzeConfig,
     BenchmarkConfig,
     BenchmarkSection,
+    CompareConfig,
+    ComparisonSection,
     ConversionSection,
     ConvertConfig,
     DataServerConfig,
@@ -21,6 +26,9 @@ from resnet_tf.config.commands import (
     PreparationSection,
     PrepareConfig,
     ShowConfig,
+    SweepConfig,
+    SweepSection,
+    check_analysis,
 )
 from resnet_tf.config.fields import (
     define_flags,

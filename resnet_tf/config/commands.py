@@ -5,6 +5,7 @@ import dataclasses
 from resnet_tf.config.fields import setting
 from resnet_tf.config.run import (
     DATASETS,
+    SMALL_DATASETS,
     DeviceConfig,
     ModelConfig,
     RecordConfig,
@@ -168,6 +169,24 @@ def _listed(values):
 
 
 @dataclasses.dataclass(frozen=True)
+class ComparisonSection:
+    """Comparison."""
+
+    out: str = setting("", "Folder to write the tables, the curves and the report to.")
+    title: str = setting("", "Title of the report. Unset: how many runs of what.")
+    price_per_hour: float = setting(
+        0.0, "Price of an hour of one GPU, or of the machine where it has none, in any currency. 0: no prices.", low=0.0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    """The compare command."""
+
+    comparison: ComparisonSection = ComparisonSection()
+
+
+@dataclasses.dataclass(frozen=True)
 class ExportSection:
     """Export."""
 
@@ -306,3 +325,78 @@ class DataServerConfig:
     """The data_server command."""
 
     server: DataServerSection = DataServerSection()
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepSection:
+    """Sweep."""
+
+    grid: str = setting("", "YAML file of the trainings; docs/training.md, section Sweeps, says how it is written.")
+    out: str = setting("", "Folder of the runs, of sweep.csv and of summary.md.")
+    processes: int = setting(
+        0,
+        "Trainings at a time. 0: one for each GPU, or one. Where there are several GPUs and processes, each training "
+        "gets one GPU, in turn.",
+        low=0,
+    )
+    lanes: int = setting(
+        0, "Trainings at a time in one process and on one GPU, each in a stream of its own: for small networks, which "
+        "leave most of a GPU idle. 0: in processes.", low=0,
+    )  # fmt: skip
+    results: str = setting("", "CSV file to which each training appends a row with its result.")
+    smoke: bool = setting(False, "Shrink each training, as --smoke of train does.")
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+    """The sweep command."""
+
+    sweep: SweepSection = SweepSection()
+
+
+@dataclasses.dataclass(frozen=True)
+class AnalysisSection:
+    """Analysis."""
+
+    out: str = setting("", "Picture to write, .png or .svg.")
+    csv: str = setting("", "responses, gradients: file of the figures. Unset: beside --out, ending in .csv.")
+    run: str = setting("", "activations, grad_cam: folder of the run.")
+    weights: str = setting("raw", "raw, ema or best, as in evaluate.", choices=("raw", "ema", "best"))
+    data_dir: str = setting(
+        "", "responses: where the data are now, if not where they were in training; gradients: where they are."
+    )
+    examples: int = setting(
+        0, "responses: test images, evenly out of the split. 0: all of a set in memory, 1,024 of others.", low=0
+    )
+    dataset: str = setting("digits", "gradients: source of images.", choices=SMALL_DATASETS)
+    image_size: int = setting(32, "gradients: height and width of the images in pixels.", low=8)
+    batch_size: int = setting(128, "gradients: training images in the batch.", low=2)
+    seeds: int = setting(3, "gradients: initial weights and batches to average over.", low=1)
+    zero_gamma: bool = setting(True, "gradients: show residual networks with --zero_gamma too.")
+    channels: int = setting(8, "activations: the strongest channels of each stage.", low=1, high=64)
+    class_name: str = setting("", "grad_cam: class to explain. Unset: the one predicted.")
+
+
+ANALYSES = {  # kind of analysis: what it uses of its section
+    "responses": {"out", "csv", "weights", "data_dir", "examples"},
+    "gradients": {"out", "csv", "data_dir", "dataset", "image_size", "batch_size", "seeds", "zero_gamma"},
+    "activations": {"out", "run", "weights", "channels"},
+    "grad_cam": {"out", "run", "weights", "class_name"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class AnalyzeConfig:
+    """The analyze command."""
+
+    analysis: AnalysisSection = AnalysisSection()
+
+
+def check_analysis(kind, analysis):
+    """Refuse a kind that is not in `ANALYSES`, and settings that it does not use."""
+    if kind not in ANALYSES:
+        raise InputError(f"{kind or 'nothing'} to analyse: say {', '.join(ANALYSES)}")
+    for field in dataclasses.fields(analysis):
+        value = getattr(analysis, field.name)
+        if field.name not in ANALYSES[kind] and value != field.default:
+            raise InputError(f"--{field.name}={value} is not used by analyze {kind}")

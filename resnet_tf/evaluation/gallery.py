@@ -1,8 +1,6 @@
 """Pictures of images and of the views that are made of them, by the very functions that training and evaluation use."""
 
 import dataclasses
-import io
-import pathlib
 
 import numpy as np
 import tensorflow as tf
@@ -11,8 +9,8 @@ from resnet_tf.config import evaluation_size
 from resnet_tf.data import batches, geometry, images, resident
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import charts
-from resnet_tf.training import checkpoint, feed, losses
+from resnet_tf.evaluation import charts, pictures
+from resnet_tf.training import feed, losses
 
 _COLOURS = ("#e6194b", "#4363d8", "#3cb44b", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#9a6324")
 _INCHES = 1.6  # a picture's side
@@ -63,16 +61,9 @@ def show(config):
         InputError: --out is no .png or .svg in a folder that exists; data that are missing, damaged or too few;
             matplotlib is not installed.
     """
-    out, section = pathlib.Path(config.record.out), config.gallery
-    if out.suffix not in (".png", ".svg"):
-        raise InputError(f"--out={config.record.out}: ends neither in .png nor in .svg")
-    if not out.parent.is_dir() or out.is_dir():
-        raise InputError(f"--out={out}: {'a folder' if out.is_dir() else 'its folder is not there'}")
-    charts.require("show")
+    out, section = pictures.check(config.record.out, "show"), config.gallery
     rows = (training_rows if section.shown == "training" else ten_crop_rows)(config)
-    picture = io.BytesIO()
-    draw(rows, section.shown).savefig(picture, format=out.suffix[1:], dpi=100)
-    checkpoint.replace_atomically(out, lambda file: file.write(picture.getvalue()))
+    pictures.write(out, draw(rows, section.shown))
     return {"out": str(out), "shown": section.shown, "examples": len(rows), "views": len(rows[0].looks)}
 
 

@@ -1,8 +1,6 @@
 """A folder that says how a classifier errs: tables for programs, pictures for people."""
 
-import csv
 import dataclasses
-import io
 import os
 import pathlib
 import shutil
@@ -10,7 +8,7 @@ import shutil
 import numpy as np
 
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import answers, charts, gallery, metrics
+from resnet_tf.evaluation import answers, charts, gallery, metrics, pictures
 from resnet_tf.training import checkpoint
 
 _MISTAKES = 24  # of the gallery
@@ -106,18 +104,20 @@ def _fill(folder, report):
     checkpoint.write_json(folder / "evaluation.json", report.result)
     answers.write(folder / answers.FILE, answered)
     columns, rows = class_table(report.logits, answered["label"], matrix, classes)
-    _write_csv(folder / "classes.csv", columns, rows)
+    pictures.write_table(folder / "classes.csv", columns, rows)
     named = ([name, *counts] for name, counts in zip(classes, matrix.tolist(), strict=True))
-    _write_csv(folder / "confusion.csv", ["true \\ predicted", *classes], named)
+    pictures.write_table(folder / "confusion.csv", ["true \\ predicted", *classes], named)
     bins = zip(*(calibration[name].tolist() for name in calibration), strict=True)
-    _write_csv(folder / "calibration.csv", list(calibration), ([_digits(value) for value in row] for row in bins))
-    _draw(charts.confusion(matrix, classes), folder / "confusion.png")
-    _draw(charts.reliability(calibration, report.result["ece"]), folder / "reliability.png")
+    pictures.write_table(
+        folder / "calibration.csv", list(calibration), ([_digits(value) for value in row] for row in bins)
+    )
+    pictures.write(folder / "confusion.png", charts.confusion(matrix, classes), _DPI)
+    pictures.write(folder / "reliability.png", charts.reliability(calibration, report.result["ece"]), _DPI)
     worst = worst_mistakes(answered, _MISTAKES)
     if len(worst):
         shares = metrics.probabilities(report.logits[worst])
         mistakes = gallery.mistakes(report.split, worst, shares, classes)
-        _draw(gallery.draw_mistakes(mistakes), folder / "mistakes.png")
+        pictures.write(folder / "mistakes.png", gallery.draw_mistakes(mistakes), _DPI)
 
 
 def worst_mistakes(answered, most):
@@ -157,20 +157,6 @@ def class_table(logits, labels, matrix, classes):
 def _digits(value):
     """A number of six digits as text; "" for NaN."""
     return "" if value != value else f"{value:.6g}"
-
-
-def _draw(figure, path):
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=_DPI)
-    checkpoint.replace_atomically(path, lambda file: file.write(picture.getvalue()))
-
-
-def _write_csv(path, columns, rows):
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    checkpoint.replace_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
 # --- Each example's likeliest classes --------------------------------------------------------------------------------
@@ -216,7 +202,7 @@ def _csv(path, table):
         [f"{value:.6g}" for value in values] if values.dtype.kind == "f" else values.tolist()
         for values in table.values()
     ]
-    _write_csv(path, list(table), zip(*columns, strict=True))
+    pictures.write_table(path, list(table), zip(*columns, strict=True))
 
 
 def _parquet(path, table):

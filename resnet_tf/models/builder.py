@@ -58,7 +58,7 @@ def create_model(
     layers = Layers(keras.dtype_policies.get(dtype), sync_bn, zero_gamma, initializer, seed)
     images, stages = _trunk(name, row, layers, input_shape)
     logits = layers.head(stages[-1], row, num_classes or row.classes, dropout)
-    model = _close(row, images, logits, name)
+    model = close(row, images, logits, name)
     if weights:
         from resnet_tf.models.weights import load
 
@@ -114,7 +114,7 @@ def create_backbone(
     images, stages = _trunk(name, row, layers, input_shape, output_stride)
     if row.preactivation:
         stages[-1] = layers.relu(layers.norm(stages[-1], name="head_bn"), name="head_relu")
-    return _close(row, images, {level: stages[available[level]] for level in wanted}, f"{name}_backbone")
+    return close(row, images, {level: stages[available[level]] for level in wanted}, f"{name}_backbone")
 
 
 def grow(layers, row, images, output_stride=None):
@@ -143,8 +143,11 @@ def _trunk(name, row, layers, input_shape, output_stride=None):
     return images, grow(layers, row, images, output_stride)
 
 
-def _close(row, inputs, outputs, name):
-    """Make the model; Keras walks the graph by recursion, two calls a block and more than Python allows at 1,202."""
+def close(row, inputs, outputs, name):
+    """Make the model of a row's layers.
+
+    Keras walks the graph by recursion, two calls a block and more than Python allows at 1,202 layers.
+    """
     allowed = sys.getrecursionlimit()
     sys.setrecursionlimit(allowed + 10 * sum(row.blocks))
     try:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import pathlib
+import threading
 import time
 
 import numpy as np
@@ -29,6 +30,8 @@ from resnet_tf.training import (
 )  # fmt: skip
 from resnet_tf.training.step import Engine, Recipe
 from resnet_tf.training.window import Call, Window
+
+_building = threading.Lock()  # threads that make networks at once make each other's fail
 
 
 def run_folder(config):
@@ -74,7 +77,7 @@ def fit(source=None, callbacks=(), **settings):
     return train(configuration.from_settings(configuration.TrainConfig, settings, "fit"), source, callbacks)
 
 
-def train(config, source=None, callbacks=()):
+def train(config, source=None, callbacks=(), stop=None):
     """Train, evaluate and record one run; go on where it was if its folder is there.
 
     Args:
@@ -82,6 +85,7 @@ def train(config, source=None, callbacks=()):
         source: data that are here already, a `data.Source` with splits "train" and "test"; None for those of the
             configuration.
         callbacks: of `Callback`.
+        stop: a `signals.Stop` that somebody else listens to signals with; None to do it here.
 
     Returns:
         {"run", "steps", "split", "views", "weights", "examples", "top1", "top5", "loss", "best_top1",
@@ -126,7 +130,7 @@ def train(config, source=None, callbacks=()):
     if batch_size > len(training):
         raise InputError(f"--batch_size={batch_size} is more than the {len(training)} training examples")
     steps_per_epoch = len(training) / batch_size
-    total = config.optimizer.train_steps or math.ceil(config.optimizer.train_epochs * steps_per_epoch)
+    total = schedule.total_steps(config.optimizer, len(training))
     rates = schedule.from_config(config.schedule, batch_size, steps_per_epoch, total)
     if rates.warmup >= total:
         raise InputError(f"--warmup_epochs={config.schedule.warmup_epochs:g} is not shorter than the {total} steps")
@@ -134,7 +138,7 @@ def train(config, source=None, callbacks=()):
         raise InputError(f"--profile_steps: step {config.record.profile_steps[1]} is after the last, {total}")
 
     # --- Model, optimizer, compiled step ------------------------------------------------------------------------------
-    with strategy.scope():
+    with _building, strategy.scope():
         model = network.build(config, len(source.classes), replicas)
         normalization = feed.normalization(config, training)
         teacher = None
@@ -195,7 +199,7 @@ def train(config, source=None, callbacks=()):
         recorder.message(f"{folder}: goes on from step {step} of {total}")
     else:
         recorder.images(engine, batches)
-    stop = signals.Stop()
+    stop = stop or signals.Stop()
 
     # --- What happens at the borders between calls --------------------------------------------------------------------
     answered = {}  # by the weights as they are, for each example of the last evaluation

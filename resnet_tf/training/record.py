@@ -1,6 +1,7 @@
 """What a run leaves behind: its folder, manifest, metrics, TensorBoard events, and the progress line."""
 
 import contextlib
+import contextvars
 import csv
 import datetime
 import io
@@ -11,6 +12,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import threading
 import time
 
 import yaml
@@ -67,8 +69,13 @@ def commit():
         return "unknown"
 
 
+typed_command = contextvars.ContextVar("typed_command", default="")  # of this thread, where not of the process
+
+
 def command():
-    """The command line of this process, as one would type it."""
+    """The command line of this process, as one would type it; or `typed_command`."""
+    if typed_command.get():
+        return typed_command.get()
     main = sys.modules["__main__"]
     module = getattr(getattr(main, "__spec__", None), "name", None)
     program = ["python", "-m", module] if module else [os.path.basename(sys.argv[0])]
@@ -94,7 +101,7 @@ def append_result(path, columns, row):
     Args:
         path: of the CSV file.
         columns: its columns in order.
-        row: {column: value}, all of them.
+        row: {column: value}, all of them; None for the header alone, before several processes append.
 
     Raises:
         InputError: the file has other columns.
@@ -108,7 +115,8 @@ def append_result(path, columns, row):
         check_results(path, columns)
     else:
         writer.writeheader()
-    writer.writerow(row)
+    if row is not None:
+        writer.writerow(row)
     try:
         with open(path, "a", newline="") as file:
             file.write(text.getvalue())  # one write: rows of several processes do not mix
@@ -158,8 +166,12 @@ class Run:
         checkpoint.write_json(self.folder / "evaluation.json", evaluation)
 
 
-def open_run(folder):
+def open_run(folder, flag="--run="):
     """Open an existing run.
+
+    Args:
+        folder: of the run.
+        flag: what errors put before the folder; "" where it was named without one.
 
     Raises:
         InputError: no such folder, or not a run's.
@@ -167,15 +179,14 @@ def open_run(folder):
     folder = pathlib.Path(folder)
     path = folder / MANIFEST
     if not folder.is_dir():
-        raise InputError(f"--run={folder}: no such folder")
+        raise InputError(f"{flag}{folder}: no such folder")
     try:
         manifest = yaml.safe_load(path.read_text())
-        settings = manifest["flags"]
+        return Run(folder, manifest, configuration.from_settings(configuration.TrainConfig, manifest["flags"], path))
     except FileNotFoundError:
-        raise InputError(f"--run={folder}: not a run's folder, it has no {MANIFEST}") from None
+        raise InputError(f"{flag}{folder}: not a run's folder, it has no {MANIFEST}") from None
     except (yaml.YAMLError, TypeError, KeyError, UnicodeDecodeError):
         raise InputError(f"{path}: damaged manifest") from None
-    return Run(folder, manifest, configuration.from_settings(configuration.TrainConfig, settings, path))
 
 
 def check_folder(folder, config):
@@ -347,7 +358,9 @@ class Recorder:
             print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
 
     def message(self, text):
-        """A line of its own on stderr."""
+        """A line of its own on stderr, with the run's name where several train at once."""
+        if threading.current_thread() is not threading.main_thread():
+            text = f"{self._folder.name}: {text}"
         print(f"\r\x1b[2K{text}" if self._terminal else text, file=sys.stderr, flush=True)
 
     def __enter__(self):
@@ -426,6 +439,6 @@ def read_metrics(path):
         rows = list(csv.DictReader(file))
     for row in rows:
         for name in METRICS_COLUMNS:
-            if name != "split" and row[name]:
+            if name != "split" and row.get(name):  # runs of earlier versions have fewer columns
                 row[name] = int(row[name]) if name == "step" else float(row[name])
     return rows

@@ -1,5 +1,7 @@
 """A run's folder -> its trained network."""
 
+import dataclasses
+
 import numpy as np
 
 from resnet_tf.data import colour
@@ -46,18 +48,22 @@ def _load_best(run):
     return checkpoint.load(path)
 
 
-def build_model(run, values, weights="raw"):
+def build_model(run, values, weights="raw", precision=None):
     """The trained `keras.Model` of a run, from normalised images of any size to logits.
 
     Args:
         run: a `record.Run`.
         values: of its checkpoint.
         weights: "raw" or "best": those of `values`; "ema": their moving average.
+        precision: of activations; None for that of the run.
 
     Raises:
         InputError: the checkpoint is of another network, or has no such weights.
     """
-    model = network.build(run.config, len(run.manifest["classes"]), any_size=True)
+    config = run.config
+    if precision:
+        config = dataclasses.replace(config, device=dataclasses.replace(config.device, precision=precision))
+    model = network.build(config, len(run.manifest["classes"]), any_size=True)
     if weights == "ema" and not run.config.optimizer.ema:
         raise InputError(f"--weights=ema: {run.folder} was trained without --ema")
     network.assign(model, values, run.checkpoints, "ema/" if weights == "ema" else "model/")

@@ -97,6 +97,11 @@ def after_plateau(state, error, patience):
     return {"falls": state["falls"], "best_error": state["best_error"], "waited": waited}
 
 
+def total_steps(config, examples):
+    """Steps of a training on so many examples, of an `OptimizerConfig`."""
+    return config.train_steps or math.ceil(config.train_epochs * (examples / config.batch_size))
+
+
 def from_config(config, batch_size, steps_per_epoch, total):
     """The schedule that a `ScheduleConfig` describes.
 

@@ -1,0 +1,572 @@
+"""Trained runs side by side: what they are, cost and reach, and whether they differ by more than chance.
+
+Functions of what lies in the folders of runs: manifest.yaml, metrics.csv, evaluation.json and, for tests of
+significance, examples.csv. Checkpoints and events are not read.
+"""
+
+import csv
+import dataclasses
+import itertools
+import json
+import math
+import os
+import pathlib
+import re
+import statistics
+
+import numpy as np
+
+from resnet_tf import config as configuration
+from resnet_tf.errors import InputError
+from resnet_tf.evaluation import answers as answering
+from resnet_tf.models import Cost, cost_by_name
+from resnet_tf.training import record
+
+PRECISION_BITS = {"float32": 32, "tf32": 32, "bfloat16": 16, "float16": 16}
+_FIGURES = ("loss", "top1", "top5")
+_GPU = re.compile(r"NVIDIA|Tesla|GeForce|Quadro|TITAN|Instinct|Radeon", re.IGNORECASE)
+_PLACES = ("out", "results")  # flags that say where things are written, not what was run
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A run as it lies in its folder.
+
+    Attributes:
+        name: of the folder, or its path where names collide.
+        folder: path.
+        manifest: what manifest.yaml holds.
+        config: the `TrainConfig`.
+        rows: of metrics.csv.
+        evaluation: evaluation.json; the last evaluation of metrics.csv where there is no such file yet.
+        cost: `Cost` of the network on one image of evaluation's size.
+        answers: examples.csv as `answers.read` gives it, or None.
+        unanswered: why there are no answers; "" where there are.
+    """
+
+    name: str
+    folder: pathlib.Path
+    manifest: dict
+    config: configuration.TrainConfig
+    rows: list[dict]
+    evaluation: dict
+    cost: Cost
+    answers: dict | None
+    unanswered: str
+
+    @property
+    def steps(self):
+        """Steps behind the network that was evaluated."""
+        return self.evaluation["steps"]
+
+    @property
+    def steps_per_epoch(self):
+        """Steps that see as many examples as the training split has."""
+        return self.manifest["data"]["examples"]["train"] / self.config.optimizer.batch_size
+
+    @property
+    def planned(self):
+        """Steps that the flags ask for."""
+        part = self.config.optimizer
+        return part.train_steps or math.ceil(part.train_epochs * self.steps_per_epoch)
+
+    @property
+    def finished(self):
+        """Whether all steps that were planned are done; the network evaluated may be an earlier one all the same."""
+        return max(self.steps, self.rows[-1]["step"]) >= self.planned
+
+    @property
+    def seed(self):
+        """Of the initial weights, the order of examples and the augmentation."""
+        return self.config.optimizer.seed
+
+    @property
+    def held_out(self):
+        """Split of the curve: "validation" where one was held out, else "test"."""
+        return "validation" if "validation" in self.manifest["data"]["examples"] else "test"
+
+    @property
+    def evaluated(self):
+        """What was evaluated, and how where that is not by one central crop of the raw weights: "test, ten_crop"."""
+        usual = {"views": "center", "weights": "raw"}
+        return ", ".join(
+            [self.evaluation["split"]]
+            + [str(self.evaluation[key]) for key, value in usual.items() if self.evaluation.get(key, value) != value]
+        )
+
+    @property
+    def images_per_second(self):
+        """Of the training: median over the rows of metrics.csv; None where there are none."""
+        rates = [row["images_per_second"] for row in self.rows if row["split"] == "train" and row["images_per_second"]]
+        return statistics.median(rates) if rates else None
+
+    @property
+    def wall_seconds(self):
+        """From the start to the last row, evaluations included."""
+        return self.rows[-1]["wall_seconds"]
+
+    @property
+    def gpus(self):
+        """GPUs of the run, by its flags and its machine's name; 0 where it has none. Of a cluster, one machine's."""
+        hardware = self.manifest["hardware"]
+        if not _GPU.search(hardware):
+            return 0
+        found = re.search(r" x(\d+)$", hardware)
+        device = self.config.device
+        return len(device.gpus) or device.replicas or int(found[1] if found else 1)
+
+    def curve(self, split, column):
+        """A column of metrics.csv over epochs.
+
+        Args:
+            split: "train", "test", "validation", or one of the latter with "_ema".
+            column: "loss", "top1" or "top5".
+
+        Returns:
+            Steps, epochs and values: arrays of one length, 0 where there is no such row.
+        """
+        rows = [row for row in self.rows if row["split"] == split]
+        kinds = {"step": np.int64}
+        return tuple(
+            np.array([row[name] for row in rows], kinds.get(name, np.float64)) for name in ("step", "epoch", column)
+        )
+
+
+# --- Reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_all(folders):
+    """Read runs; those that cannot be read are named and left out.
+
+    Args:
+        folders: paths.
+
+    Returns:
+        List of `Trained`; list of (folder, why it was left out).
+
+    Raises:
+        InputError: none is left, or they cannot be in one table; see `check_comparable`.
+    """
+    runs, skipped, seen = [], [], set()
+    for folder, name in zip(folders, names(folders), strict=True):
+        place = os.path.realpath(folder)
+        try:
+            if place in seen:
+                raise InputError(f"{folder}: named twice")
+            seen.add(place)
+            runs.append(read(folder, name))
+        except InputError as error:
+            skipped.append((printable(folder), printable(error)))
+    if not runs:
+        raise InputError(f"no run is left to compare: {'; '.join(reason for _, reason in skipped)}")
+    check_comparable(runs)
+    return runs, skipped
+
+
+def names(folders):
+    """What to call runs: their folders' names, or the paths as given where two have the same name."""
+    places = [os.path.realpath(folder) for folder in folders]
+    short = [os.path.basename(place) for place in set(places)]
+    chosen = [(os.path.basename(place), str(folder)) for folder, place in zip(folders, places, strict=True)]
+    return [printable(path if short.count(name) > 1 else name) for name, path in chosen]
+
+
+def printable(path):
+    """A path as text: names of folders need be neither Unicode nor printable."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in str(path))
+
+
+def read(folder, name=None):
+    """Read a run's folder.
+
+    Args:
+        folder: path.
+        name: what to call it; its own name where None.
+
+    Returns:
+        A `Trained`.
+
+    Raises:
+        InputError: names the file that is missing, cut short or damaged; or there is no evaluation yet.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        run = record.open_run(folder, flag="")
+        _check_whole(folder / record.MANIFEST)
+        _check_manifest(folder / record.MANIFEST, run.manifest)
+        rows = _read_rows(folder / "metrics.csv")
+        evaluation = _read_evaluation(folder / "evaluation.json", rows)
+        answers, unanswered = _read_answers(folder / answering.FILE, evaluation)
+        size, classes = configuration.evaluation_size(run.config.data), len(run.manifest["classes"])
+        cost = cost_by_name(run.config.model.model, run.config.model.shortcut, size, classes)
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}") from None
+    except InputError as error:  # of flags that the manifest holds, it names no file
+        raise InputError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from None
+    name = name or names([folder])[0]
+    return Trained(name, folder, run.manifest, run.config, rows, evaluation, cost, answers, unanswered)
+
+
+def _check_whole(path):
+    """Refuse a text file whose last line has no end: what was written by lines was cut."""
+    if not path.read_bytes().endswith(b"\n"):
+        raise InputError(f"{path}: cut short")
+
+
+def _check_manifest(path, manifest):
+    data, classes = manifest.get("data"), manifest.get("classes")
+    texts = all(isinstance(manifest.get(key), str) for key in ("command", "commit", "hardware", "versions"))
+    try:
+        whole = texts and isinstance(classes, list) and classes and data["checksum"] and data["examples"]["train"] > 0
+    except (KeyError, TypeError):
+        whole = False
+    # Flags are written last and in order; without any of the last section the file was cut between two lines.
+    if not whole or not set(manifest["flags"]) & {
+        field.name for field in dataclasses.fields(configuration.RecordConfig)
+    }:
+        raise InputError(f"{path}: damaged manifest")
+
+
+def _read_rows(path):
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    _check_whole(path)
+    numbers = ("step", "epoch", "wall_seconds", *_FIGURES)
+    try:
+        rows = record.read_metrics(path)
+        if not all(isinstance(row[name], int | float) for row in rows for name in numbers):
+            raise ValueError
+        if any(None in row or None in row.values() for row in rows):  # more or fewer values than columns
+            raise ValueError
+    except (ValueError, KeyError, TypeError, csv.Error):
+        raise InputError(f"{path}: damaged") from None
+    if not rows:
+        raise InputError(f"{path}: no rows yet")
+    return rows
+
+
+def _read_evaluation(path, rows):
+    """What evaluation.json holds, or the last evaluation of the curve."""
+    if not path.exists():
+        scored = [row for row in rows if row["split"] in ("test", "validation")]
+        if not scored:
+            raise InputError(f"{path.parent}: no evaluation yet")
+        last = scored[-1]
+        return {"split": last["split"], "steps": last["step"], **{name: last[name] for name in _FIGURES}}
+    try:
+        evaluation = json.loads(path.read_text())
+        figures = [evaluation[name] for name in ("steps", "examples", *_FIGURES)]
+        if not isinstance(evaluation["split"], str) or not all(isinstance(figure, int | float) for figure in figures):
+            raise ValueError
+        if not 0 <= evaluation["top1"] <= evaluation["top5"] <= 1:
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: damaged") from None
+    return evaluation
+
+
+def _read_answers(path, evaluation):
+    """Answers of that evaluation and "", or None and why there are none."""
+    if not path.exists():
+        return None, f"no {path.name}"
+    try:
+        answers = answering.read(path)
+    except InputError as error:
+        return None, str(error)
+    right, count = (answers["label"] == answers["predicted"]).sum(), len(answers["label"])
+    # Counts may differ by ties for the first place, which an evaluation counts as wrong.
+    if count != evaluation.get("examples", count) or abs(right - evaluation["top1"] * count) > max(1, count / 1000):
+        return None, f"{path}: of another evaluation"
+    return answers, ""
+
+
+def check_comparable(runs):
+    """Refuse runs that do not belong in one table.
+
+    Args:
+        runs: list of `Trained`.
+
+    Raises:
+        InputError: two of them differ in their data or classes; says which and in what.
+    """
+    first = runs[0]
+    for other in runs[1:]:
+        ours, theirs = first.manifest, other.manifest
+        if ours["classes"] != theirs["classes"]:
+            pairs = list(itertools.zip_longest(ours["classes"], theirs["classes"], fillvalue="none"))
+            number = next(i for i, (one, another) in enumerate(pairs) if one != another)
+            differs = f"classes: class {number} is {pairs[number][0]} and {pairs[number][1]}"
+        elif ours["data"]["checksum"] != theirs["data"]["checksum"]:
+            described = [
+                f"{run.config.data.dataset} of checksum {run.manifest['data']['checksum']}" for run in (first, other)
+            ]
+            differs = f"data: {' and '.join(described)}"
+        else:
+            continue
+        raise InputError(f"{first.name} and {other.name} do not belong in one table, they differ in their {differs}")
+
+
+# --- Flags and seeds -------------------------------------------------------------------------------------------------
+
+
+def differing_flags(runs):
+    """Flags that are not the same in all runs, but for those that say where things are written.
+
+    Args:
+        runs: list of `Trained`.
+
+    Returns:
+        List of {"flag", "changes_result": bool, "values": as typed, one for each run}.
+    """
+    fields = configuration.fields_of(configuration.TrainConfig)
+    settings = [configuration.settings_of(run.config) for run in runs]
+    rows = []
+    for name, field in fields.items():
+        values = [_typed(each[name]) for each in settings]
+        if name not in _PLACES and len(set(values)) > 1:
+            rows.append({"flag": name, "changes_result": field.metadata["changes_result"], "values": values})
+    return rows
+
+
+def _typed(value):
+    """A setting as one types it."""
+    if isinstance(value, tuple):
+        return ",".join(map(_typed, value))
+    return (
+        f"{value:.12g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs that differ by their seed alone; of unfinished runs each is a group of its own.
+
+    Attributes:
+        name: what their names begin with, or that of the only one.
+        runs: list of `Trained`.
+    """
+
+    name: str
+    runs: list[Trained]
+
+    def mean_curve(self, split, column):
+        """Mean of a column of metrics.csv over the runs, at the steps that all of them have.
+
+        Returns:
+            Epochs, means and sample standard deviations (0 for one run): arrays of one length.
+        """
+        curves = [run.curve(split, column) for run in self.runs]
+        common = set.intersection(*(set(steps.tolist()) for steps, _, _ in curves))
+        kept = [np.isin(steps, list(common)) for steps, _, _ in curves]
+        values = np.array([values[keep] for (_, _, values), keep in zip(curves, kept, strict=True)])
+        spread = values.std(axis=0, ddof=1) if len(self.runs) > 1 else np.zeros(values.shape[1])
+        return curves[0][1][kept[0]], values.mean(axis=0), spread
+
+
+def but_for_seed(run):
+    """All that makes the figures of a run what they are, but for its seed: equal for runs of one group."""
+    fields, settings = configuration.fields_of(configuration.TrainConfig), configuration.settings_of(run.config)
+    same = [settings[name] for name, field in fields.items() if field.metadata["changes_result"] and name != "seed"]
+    return repr((same, run.evaluated))
+
+
+def groups(runs):
+    """Gather runs that differ by seed alone, in flags that change results and in what was evaluated.
+
+    Args:
+        runs: list of `Trained`.
+
+    Returns:
+        List of `Group` in the order of their first runs. Two runs of one seed are two groups, so that n counts seeds.
+    """
+    found = {}
+    for run in runs:
+        key = repr((but_for_seed(run), run.finished or run.name))
+        if any(run.seed == other.seed for other in found.get(key, ())):
+            key = repr((key, run.name))
+        found.setdefault(key, []).append(run)
+    taken = {run.name for run in runs}
+    made = []
+    for members in found.values():
+        name = members[0].name
+        if len(members) > 1:
+            shared = re.sub(r"[-_. ]+(seed|s)?[-_. =]*$", "", os.path.commonprefix([run.name for run in members]))
+            name = shared if shared and shared not in taken else f"{name} and {len(members) - 1} more"
+            taken.add(name)
+        made.append(Group(name, members))
+    return made
+
+
+# --- Table -----------------------------------------------------------------------------------------------------------
+
+
+def table(made, price_per_hour=0.0):
+    """One row a run, and before the runs of a group of several seeds one of their means.
+
+    Args:
+        made: list of `Group`.
+        price_per_hour: of one GPU, or of a machine that has none; 0 where it is not known.
+
+    Returns:
+        List of dicts. "kind": "run" or "seeds"; "group"; "run": its name; "seed", or the seeds; "runs": how many;
+        "architecture"; "precision", "precision_bits"; "parameters_mib": trainable ones, 4 bytes each; "gmacs" and
+        "gflops" (2 a MAC) of one image forward; "evaluated"; "examples"; "top1", "top5": fractions; "loss_nats";
+        "top1_sd", "top5_sd", "loss_nats_sd": sample standard deviations over seeds; "best_top1", "best_top5": the
+        highest of the curve; "steps", "planned_steps"; "finished"; "epochs"; "wall_seconds"; "images_per_second" of the
+        training; "gpu_hours"; "price"; "hardware"; "commit". None where there is no such figure. Rows of seeds hold
+        means of figures, and "several" where other things differ.
+    """
+    rows = []
+    for group in made:
+        single = [_row(run, group, price_per_hour) for run in group.runs]
+        if len(single) > 1:
+            rows.append(_mean_row(group, single))
+        rows += single
+    return rows
+
+
+_MEANS = (
+    "top1", "top5", "loss_nats", "best_top1", "best_top5", "wall_seconds", "images_per_second", "gpu_hours", "price"
+)  # fmt: skip
+
+
+def _row(run, group, price_per_hour):
+    model, precision = run.config.model, run.config.device.precision
+    hours = run.wall_seconds / 3600
+    best = {name: run.curve(run.held_out, name)[2].max(initial=-1) for name in ("top1", "top5")}
+    return {
+        "kind": "run",
+        "group": group.name,
+        "run": run.name,
+        "seed": run.seed,
+        "runs": 1,
+        "architecture": model.model + (f" {model.shortcut}" if model.shortcut else ""),
+        "precision": precision,
+        "precision_bits": PRECISION_BITS[precision],
+        "parameters_mib": run.cost.mib_float32,
+        "gmacs": run.cost.gmacs,
+        "gflops": 2 * run.cost.gmacs,
+        "evaluated": run.evaluated,
+        "examples": run.evaluation.get("examples", run.manifest["data"]["examples"].get(run.evaluation["split"])),
+        "top1": run.evaluation["top1"],
+        "top5": run.evaluation["top5"],
+        "loss_nats": run.evaluation["loss"],
+        **dict.fromkeys(("top1_sd", "top5_sd", "loss_nats_sd")),
+        **{f"best_{name}": float(value) if value >= 0 else None for name, value in best.items()},
+        "steps": run.steps,
+        "planned_steps": run.planned,
+        "finished": run.finished,
+        "epochs": run.steps / run.steps_per_epoch,
+        "wall_seconds": run.wall_seconds,
+        "images_per_second": run.images_per_second,
+        "gpu_hours": hours * run.gpus if run.gpus else None,
+        "price": hours * max(1, run.gpus) * price_per_hour if price_per_hour else None,
+        "hardware": run.manifest["hardware"],
+        "commit": run.manifest["commit"],
+    }
+
+
+def _mean_row(group, rows):
+    row = {name: rows[0][name] if len({each[name] for each in rows}) == 1 else "several" for name in rows[0]}
+    row |= {"kind": "seeds", "run": group.name, "runs": len(rows), "seed": " ".join(str(each["seed"]) for each in rows)}
+    for name in _MEANS:
+        values = [each[name] for each in rows]
+        row[name] = None if None in values else statistics.fmean(values)
+    for name in ("top1", "top5", "loss_nats"):
+        row[f"{name}_sd"] = float(np.std([each[name] for each in rows], ddof=1))
+    return row
+
+
+# --- Significance ----------------------------------------------------------------------------------------------------
+
+
+def mcnemar(a_only, b_only):
+    """McNemar's test, exact and two-sided: of the examples that one of two networks has right, is it each half?
+
+    Args:
+        a_only: examples that A alone has right.
+        b_only: examples that B alone has right.
+
+    Returns:
+        p: probability of a division at least as uneven, of a binomial of `a_only` + `b_only` trials at 1/2. Computed
+        in whole numbers, so that no approximation is needed for many examples or small p.
+    """
+    trials = a_only + b_only
+    ways = total = 1
+    for k in range(min(a_only, b_only)):
+        ways = ways * (trials - k) // (k + 1)
+        total += ways
+    return min(1.0, total / 2 ** (trials - 1)) if trials else 1.0
+
+
+def difference(a_only, b_only, examples):
+    """How much more of the examples A has right than B, with a 95% interval.
+
+    The interval is Bonett and Price's adjusted Wald interval (2012) for paired proportions, which stays honest where
+    few or no examples are answered differently.
+
+    Args:
+        a_only: examples that A alone has right.
+        b_only: examples that B alone has right.
+        examples: all of them.
+
+    Returns:
+        Difference, lower end, upper end: in percentage points.
+    """
+    a, b = (a_only + 1) / (examples + 2), (b_only + 1) / (examples + 2)
+    margin = statistics.NormalDist().inv_cdf(0.975) * math.sqrt((a + b - (a - b) ** 2) / (examples + 2))
+    return tuple(
+        100 * value for value in ((a_only - b_only) / examples, max(-1.0, a - b - margin), min(1.0, a - b + margin))
+    )
+
+
+def holm(p_values):
+    """Holm's adjusted p (1979): each may be compared with the level that all tests together are to keep.
+
+    Args:
+        p_values: list of p.
+
+    Returns:
+        List of adjusted p in the same order.
+    """
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def significance(made):
+    """Test every pair of groups by the answers of their first runs.
+
+    Args:
+        made: list of `Group`.
+
+    Returns:
+        List of {"a", "b": names of runs, "evaluated_a", "evaluated_b", "examples", "a_only", "b_only",
+        "difference_points", "low_points", "high_points", "p", "p_holm"}; list of notes: what was not tested, and why.
+    """
+    chosen, notes = [], []
+    for group in made:
+        answered = [run for run in group.runs if run.answers]
+        chosen += answered[:1]
+        if not answered:
+            notes.append(f"{group.name}: not tested: {group.runs[0].unanswered}")
+    rows = []
+    for a, b in itertools.combinations(chosen, 2):
+        labels = [run.answers["label"] for run in (a, b)]
+        if a.evaluation["split"] != b.evaluation["split"] or not np.array_equal(*labels):
+            notes.append(f"{a.name} and {b.name}: not tested: other examples")
+            continue
+        right = [run.answers["label"] == run.answers["predicted"] for run in (a, b)]
+        a_only, b_only = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+        points, low, high = difference(a_only, b_only, len(labels[0]))
+        rows.append(
+            {"a": a.name, "b": b.name, "evaluated_a": a.evaluated, "evaluated_b": b.evaluated,
+             "examples": len(labels[0]), "a_only": a_only, "b_only": b_only, "difference_points": points,
+             "low_points": low, "high_points": high, "p": mcnemar(a_only, b_only)}
+        )  # fmt: skip
+    for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = adjusted
+    return rows, notes

@@ -1,0 +1,546 @@
+"""A comparison of runs as files: tables, curves, and one page that needs nothing but itself."""
+
+import csv
+import dataclasses
+import datetime
+import html
+import io
+import logging
+import pathlib
+import re
+import string
+import typing
+
+from resnet_tf.errors import InputError
+from resnet_tf.evaluation import compare as comparing
+from resnet_tf.evaluation import curves
+from resnet_tf.training import checkpoint, record
+
+_log = logging.getLogger(__name__)
+
+
+def compare(settings, folders, figures=()):
+    """Compare runs and write tables, curves and a report.
+
+    Args:
+        settings: a `config.ComparisonSection`.
+        folders: of the runs.
+        figures: more pictures for the page: list of (title, `matplotlib.figure.Figure`).
+
+    Returns:
+        {"out", "title", "runs": names, "skipped": [{"run", "reason"}], "groups": of several seeds [{"name", "runs",
+        "seeds", "top1_mean", "top1_sd"}], "pairs": tested, "best": {"run", "top1", "evaluated"}}.
+
+    Raises:
+        InputError: --out cannot be a folder of its own; no run can be read; runs of different data or classes;
+            matplotlib is not installed.
+    """
+    out = pathlib.Path(settings.out)
+    _check_out(out)
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise InputError("compare needs matplotlib: pip install 'resnet_tf[plot]'") from None
+    runs, skipped = comparing.read_all(folders)
+    for _, reason in skipped:
+        _log.warning("warning: left out: %s", reason)
+    made = comparing.groups(runs)
+    rows = comparing.table(made, settings.price_per_hour)
+    flags = comparing.differing_flags(runs)
+    tests, untested = comparing.significance(made)
+    title = settings.title or f"{len(runs)} run{'s' * (len(runs) > 1)} on {runs[0].config.data.dataset}"
+    notes = _notes(runs, made)
+    content = Content(
+        title, runs, made, skipped, _tables(rows, flags, tests, runs, settings.price_per_hour), notes, untested
+    )
+
+    pictures, files = {}, {}
+    for metric, (column, _, _) in curves.METRICS.items():
+        figure = curves.draw(curves.of_groups(made, column), metric)
+        pictures[metric] = curves.rendered(figure, "svg")
+        files[f"curves_{metric}.svg"] = pictures[metric]
+        files[f"curves_{metric}.png"] = curves.rendered(figure, "png")
+    files["table.csv"] = _csv(rows[0], [row.values() for row in rows])
+    files["table.md"] = content.tables["results"].markdown().encode(errors="replace")
+    values = [[row["flag"], row["changes_result"], *row["values"]] for row in flags]
+    files["flags.csv"] = _csv(["flag", "changes_result", *(run.name for run in runs)], values)
+    files["significance.csv"] = _csv(SIGNIFICANCE, [[row[name] for name in SIGNIFICANCE] for row in tests])
+    files["report.md"] = markdown(content).encode(errors="replace")
+    files["report.html"] = render(content, pictures, figures).encode(errors="replace")
+    out.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        checkpoint.replace_atomically(out / name, lambda file, data=data: file.write(data))
+
+    print(content.tables["results"].markdown(brief=True), flush=True)
+    best = max(runs, key=lambda run: run.evaluation["top1"])
+    return {
+        "out": str(out),
+        "title": title,
+        "runs": [run.name for run in runs],
+        "skipped": [{"run": folder, "reason": reason} for folder, reason in skipped],
+        "groups": [
+            {"name": row["run"], "runs": row["runs"], "seeds": [int(seed) for seed in row["seed"].split()],
+             "top1_mean": round(row["top1"], 6), "top1_sd": round(row["top1_sd"], 6)}
+            for row in rows if row["kind"] == "seeds"
+        ],
+        "pairs": len(tests),
+        "best": {"run": best.name, "top1": best.evaluation["top1"], "evaluated": best.evaluated},
+    }  # fmt: skip
+
+
+def _check_out(out):
+    if (out / record.MANIFEST).exists():
+        raise InputError(f"--out={out}: a run's folder; choose another")
+    for place in (out, *out.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise InputError(f"--out={out}: {'' if place == out else f'{place} is '}a file, not a folder")
+            return
+
+
+def _notes(runs, made):
+    """What a reader should know of the results, a sentence each."""
+    notes = [
+        "Top-1 and top-5 are of the last evaluation; the best of a curve is chosen on the examples it is measured on, "
+        "so it stands here for the record only.",
+        "Parameters: trainable ones at 4 bytes each. GMACs: 10\u2079 multiply-accumulates of one image, forward, at "
+        "the size of evaluation; GFLOPs: twice these. Images/s: the training's, the median over its rows of metrics.",
+    ]
+    if any(len(group.runs) > 1 for group in made):
+        notes.append("After \u00b1: the sample standard deviation over seeds (n - 1).")
+    if len({run.evaluated for run in runs}) > 1:
+        notes.append("The runs were not evaluated alike: see the column Evaluated.")
+    waiting = [f"{run.name} ({run.steps:,} of {run.planned:,} steps)" for run in runs if not run.finished]
+    if waiting:
+        notes.append(f"Unfinished: {', '.join(waiting)}.")
+    seen = {}
+    for run in runs:
+        twin = seen.setdefault((comparing.but_for_seed(run), run.seed), run)
+        if twin is not run:
+            notes.append(f"{twin.name} and {run.name} have the same flags and the same seed.")
+    return notes
+
+
+# --- Tables ----------------------------------------------------------------------------------------------------------
+
+
+class Column(typing.NamedTuple):
+    """A column for people.
+
+    Attributes:
+        key: of the rows.
+        header: with its unit.
+        show: function(value, row) that returns text.
+        brief: whether it is printed in the terminal.
+        words: whether it is text, which begins at the left.
+    """
+
+    key: str
+    header: str
+    show: typing.Callable
+    brief: bool = False
+    words: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Columns, and rows as dicts; columns in which no row has a value are left out."""
+
+    columns: list[Column]
+    rows: list[dict]
+
+    def cells(self, brief=False):
+        """The columns that are shown, and rows of their texts."""
+        kept = [column for column in self.columns if any(row[column.key] is not None for row in self.rows)]
+        kept = [column for column in kept if column.brief or not brief]
+        return kept, [["" if row[c.key] is None else c.show(row[c.key], row) for c in kept] for row in self.rows]
+
+    def markdown(self, brief=False):
+        """The table in Markdown, its columns aligned."""
+        columns, rows = self.cells(brief)
+        rows = [[_markdown_text(cell) for cell in row] for row in [[c.header for c in columns], *rows]]
+        widths = [max(3, *(len(row[index]) for row in rows)) for index in range(len(columns))]
+        sides = ["<" if column.words else ">" for column in columns]
+
+        def line(cells):
+            padded = (f"{cell:{side}{width}}" for cell, side, width in zip(cells, sides, widths, strict=True))
+            return f"| {' | '.join(padded)} |"
+
+        marks = ["-" * (width - 1) + ("-" if side == "<" else ":") for side, width in zip(sides, widths, strict=True)]
+        return "\n".join([line(rows[0]), line(marks), *map(line, rows[1:])]) + "\n"
+
+
+def _markdown_text(text):
+    """Text that is no markup in a cell of Markdown, nor HTML."""
+    text = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*\[\]|~]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z]))", r"\\\1", text)  # within words _ is itself
+
+
+def _text(value, _):
+    return str(value)
+
+
+def _number(digits):
+    return lambda value, _: f"{value:,.{digits}f}"
+
+
+def _percent(key):
+    def show(value, row):
+        sd = row.get(f"{key}_sd")
+        return f"{100 * value:.2f}" + (f" \u00b1 {100 * sd:.2f}" if sd is not None else "")
+
+    return show
+
+
+def _steps(value, row):
+    if value in ("several", row["planned_steps"]):
+        return str(value) if value == "several" else f"{value:,}"
+    return f"{value:,} of {row['planned_steps']:,}{'' if row['finished'] else ', unfinished'}"
+
+
+def _clock(value, _):
+    minutes, seconds = divmod(round(value), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def _name(value, row):
+    return f"{value}, mean of {row['runs']} seeds" if row["kind"] == "seeds" else value
+
+
+def _p(value, _=None):
+    return f"{value:.4f}" if value >= 0.0001 else f"{value:.1e}"
+
+
+SIGNIFICANCE = (
+    "a", "b", "evaluated_a", "evaluated_b", "examples", "a_only", "b_only", "difference_points", "low_points",
+    "high_points", "p", "p_holm",
+)  # fmt: skip
+
+
+def _tables(rows, flags, tests, runs, price):
+    """The tables of the report by name."""
+    results = [
+        Column("run", "Run", _name, brief=True, words=True),
+        Column("top1", "Top-1, last (%)", _percent("top1"), brief=True),
+        Column("top5", "Top-5, last (%)", _percent("top5"), brief=True),
+        Column("best_top1", "Top-1, best (%)", _percent("best_top1")),
+        Column("best_top5", "Top-5, best (%)", _percent("best_top5")),
+        Column("evaluated", "Evaluated", _text, words=True),
+        Column("architecture", "Architecture", _text, brief=True, words=True),
+        Column("precision_bits", "Precision (bits)", _text),
+        Column("parameters_mib", "Parameters (MiB)", _number(2), brief=True),
+        Column("gmacs", "GMACs", _number(3), brief=True),
+        Column("gflops", "GFLOPs", _number(3)),
+        Column("steps", "Steps", _steps, brief=True),
+        Column("epochs", "Epochs", _number(1)),
+        Column("wall_seconds", "Wall time (h:mm:ss)", _clock, brief=True),
+        Column("images_per_second", "Images/s", _number(0), brief=True),
+        Column("gpu_hours", "GPU-hours", _number(2)),
+        Column("price", f"Price (at {price:g} an hour)", _number(2)),
+        Column("hardware", "Hardware", _text, words=True),
+        Column("commit", "Commit", _text, words=True),
+    ]
+    changed = [
+        Column("flag", "Flag", lambda value, _: f"--{value}", words=True),
+        Column("changes_result", "Changes the result", lambda value, _: "yes" if value else "no", words=True),
+        *(Column(index, run.name, lambda value, _: value or "unset", words=True) for index, run in enumerate(runs)),
+    ]
+    seeds = [
+        Column("run", "Group", _text, words=True),
+        Column("runs", "n", _text),
+        Column("seed", "Seeds", _text, words=True),
+        Column("top1", "Top-1, last (%)", _percent("top1")),
+        Column("top5", "Top-5, last (%)", _percent("top5")),
+        Column("loss_nats", "Loss (nats)", lambda value, row: f"{value:.4f} \u00b1 {row['loss_nats_sd']:.4f}"),
+    ]
+    pairs = [
+        Column("a", "A", _text, words=True),
+        Column("b", "B", _text, words=True),
+        Column("examples", "Examples", _number(0)),
+        Column("a_only", "Only A right", _number(0)),
+        Column("b_only", "Only B right", _number(0)),
+        Column("difference_points", "A - B, top-1 (points)", lambda value, _: f"{value:+.2f}"),
+        Column("low_points", "95% interval (points)",
+               lambda value, row: f"{value:+.2f} to {row['high_points']:+.2f}"),
+        Column("p", "p", _p),
+        Column("p_holm", "p, Holm", _p),
+    ]  # fmt: skip
+    by_run = [row | dict(enumerate(row["values"])) for row in flags]
+    return {
+        "results": Table(results, rows),
+        "flags": Table(changed, by_run),
+        "seeds": Table(seeds, [row for row in rows if row["kind"] == "seeds"]),
+        "significance": Table(pairs, tests),
+    }
+
+
+def _csv(header, rows):
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue().encode(errors="replace")
+
+
+# --- Report ----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """What a report says.
+
+    Attributes:
+        title: of it.
+        runs: list of `compare.Trained`.
+        made: list of `compare.Group`.
+        skipped: list of (folder, reason).
+        tables: {name: `Table`}.
+        notes: sentences on the results.
+        untested: sentences on pairs that were not tested.
+    """
+
+    title: str
+    runs: list
+    made: list
+    skipped: list
+    tables: dict
+    notes: list
+    untested: list
+
+    def summary(self):
+        """What is compared, in a sentence."""
+        first, several = self.runs[0], [group for group in self.made if len(group.runs) > 1]
+        data = first.manifest["data"]
+        examples = ", ".join(f"{count:,} {split}" for split, count in data["examples"].items())
+        words = [f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}"]
+        if several:
+            words.append(f", {sum(len(group.runs) for group in several)} of them in {len(several)} "
+                         f"group{'s' * (len(several) != 1)} that differ by seed alone")  # fmt: skip
+        words.append(f". Data: {first.config.data.dataset}, {len(first.manifest['classes'])} classes, examples: ")
+        words.append(f"{examples}; checksum {data['checksum']}.")
+        return "".join(words)
+
+    def facts(self):
+        """Where the numbers come from: [(name of a run, {what: text})], the comparison itself first."""
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        found = [("This comparison", {"Command": record.command(), "Commit": record.commit(), "Made": now})]
+        for run in self.runs:
+            keys = ("command", "commit", "created", "hardware", "versions")
+            facts = {key.capitalize(): str(run.manifest[key]) for key in keys if key in run.manifest}
+            found.append((run.name, {"Folder": comparing.printable(run.folder)} | facts))
+        return found
+
+
+CURVES = (
+    "Thin: training, on the augmented batches of the steps before each point. Bold: the held-out split. Dotted: the "
+    "same by the moving average of the weights. Bands: one sample standard deviation over seeds. The beginnings of "
+    "curves may lie above the picture."
+)
+TESTS = (
+    "McNemar's test, exact and two-sided, on the answers of the first run of each group to the same examples; the "
+    "interval is Bonett and Price's (2012). Of many tests some come out small by chance: judge by the last column, "
+    "Holm's adjusted p, which keeps the chance of any false finding at the level that it is compared with. The test "
+    "knows the spread over examples, not over seeds: two trainings of one recipe may differ by as much."
+)
+
+
+def _sections(content):
+    """Headings and their parts, in order: [(id, heading, sentences before, name of the table, or None)]."""
+    tables = content.tables
+    yield "results", "Results", content.notes, "results"
+    yield "curves", "Curves", [CURVES], None
+    if tables["flags"].rows:
+        yield "flags", "Flags that differ", [], "flags"
+    else:
+        yield "flags", "Flags that differ", ["None."], None
+    if tables["seeds"].rows:
+        yield "seeds", "Seeds", ["Mean \u00b1 sample standard deviation over runs that differ by seed alone."], "seeds"
+    if tables["significance"].rows:
+        yield "significance", "Significance", [TESTS, *content.untested], "significance"
+    else:
+        yield "significance", "Significance", content.untested or ["There is one group: nothing to test."], None
+    if content.skipped:
+        yield "skipped", "Left out", [reason for _, reason in content.skipped], None
+
+
+def markdown(content):
+    """The report in Markdown, with the pictures beside it.
+
+    Args:
+        content: a `Content`.
+    """
+    parts = [f"# {_markdown_text(content.title)}", _markdown_text(content.summary())]
+    for name, heading, sentences, table in _sections(content):
+        parts.append(f"## {heading}")
+        parts += [f"- {_markdown_text(text)}" for text in sentences] if name == "skipped" else []
+        text = "" if name == "skipped" else "\n\n".join(map(_markdown_text, sentences))
+        shown = content.tables[table].markdown().rstrip() if table else ""
+        parts += [part for part in ((shown, text) if name == "results" else (text, shown)) if part]
+        if name == "curves":
+            parts += [f"![{title}](curves_{metric}.png)" for metric, (_, title, _) in curves.METRICS.items()]
+    parts.append("## Provenance")
+    for name, facts in content.facts():
+        lines = [f"  - {key}: {_markdown_text(text)}" for key, text in facts.items()]
+        parts.append("\n".join([f"- {_markdown_text(name)}", *lines]))
+    return "\n\n".join(parts) + "\n"
+
+
+# --- Page ------------------------------------------------------------------------------------------------------------
+
+_PAGE = string.Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>$title</title>
+<style>
+:root{$light--ground:#fff;--card:#f6f7f9}
+@media (prefers-color-scheme:dark){:root{$dark--ground:#14171b;--card:#1c2026}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--ground);color:var(--ink);line-height:1.5;-webkit-text-size-adjust:100%;
+  font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
+main{max-width:76rem;margin:0 auto;padding:2.5rem 1.25rem 4rem}
+h1{font-size:1.9rem;line-height:1.2;margin:0 0 .5rem;overflow-wrap:anywhere}
+h2{font-size:1.2rem;margin:3rem 0 .75rem}
+p,li,dd{overflow-wrap:anywhere}
+p{max-width:46rem;margin:.5rem 0}
+header p{color:var(--muted)}
+.note{color:var(--muted);font-size:.875rem}
+.wide{overflow-x:auto;border:1px solid var(--rule);border-radius:.5rem;max-width:100%}
+.wide:focus-visible{outline:2px solid var(--c0)}
+table{border-collapse:separate;border-spacing:0;font-size:.875rem;width:100%;font-variant-numeric:tabular-nums}
+caption{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
+th,td{padding:.45rem .75rem;text-align:right;white-space:nowrap;border-top:1px solid var(--rule)}
+thead th{border-top:0;color:var(--muted);font-weight:500;vertical-align:bottom}
+.words{text-align:left}
+tbody th{font-weight:500;text-align:left}
+th:first-child{position:sticky;left:0;background:var(--ground);border-right:1px solid var(--rule)}
+.significance{max-height:34rem;overflow-y:auto}
+.significance thead th{position:sticky;top:0;background:var(--ground)}
+.significance thead th:first-child{z-index:1}
+tr.seeds td,tr.seeds th{background:var(--card);font-weight:600}
+tr.member th{padding-left:2.6rem;font-weight:400}
+.key{width:1.4rem;height:.5rem;margin-right:.45rem;vertical-align:middle}
+.charts{display:grid;gap:1.5rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,30rem),1fr))}
+figure{margin:0}
+figure svg{display:block;width:100%;height:auto}
+figure svg *{stroke-linejoin:round;stroke-linecap:butt}
+figure svg text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif!important}
+.paper{background:#fff;border-radius:.5rem;padding:.5rem}
+figcaption{color:var(--muted);font-size:.875rem}
+details{border-top:1px solid var(--rule);padding:.5rem 0}
+summary{cursor:pointer;overflow-wrap:anywhere}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.25rem 1rem;margin:.5rem 0 .5rem 1rem;font-size:.875rem}
+dt{color:var(--muted)}
+dd{margin:0;min-width:0}
+code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:.8125rem}
+@media (max-width:40rem){main{padding:1.5rem 1rem 3rem}h1{font-size:1.5rem}th,td{padding:.4rem .55rem}
+  th:first-child{min-width:8.5rem;white-space:normal;overflow-wrap:anywhere}tr.member th{padding-left:2.4rem}
+  .flags th:first-child{white-space:nowrap}
+  dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.4rem}}
+@media print{.wide{overflow:visible;max-height:none;border:0}details{break-inside:avoid}}
+</style>
+</head>
+<body>
+<main>
+<header>
+<h1>$title</h1>
+<p>$summary</p>
+</header>
+$sections
+</main>
+</body>
+</html>
+""")
+
+
+def render(content, pictures, figures=()):
+    """The report as one HTML page that loads nothing and runs no script, for light and dark screens of any width.
+
+    Args:
+        content: a `Content`.
+        pictures: {key of `curves.METRICS`: SVG bytes}.
+        figures: more pictures: list of (title, `matplotlib.figure.Figure`).
+    """
+    sections = []
+    for name, heading, sentences, table in _sections(content):
+        css = "" if name in ("skipped", "flags") else ' class="note"'
+        text = "".join(f"<p{css}>{html.escape(sentence)}</p>\n" for sentence in sentences)
+        if name == "curves":
+            text = _charts(content, pictures, text)
+        shown = _table(content, table, heading) if table else ""
+        # The key table comes first, with what is to be known of it below.
+        parts = shown + text if name in ("results", "significance") else text + shown
+        sections.append(f'<section id="{name}">\n<h2>{heading}</h2>\n{parts}</section>')
+    for number, (title, figure) in enumerate(figures):
+        element = curves.inline(curves.rendered(figure, "svg"), f"more{number}-", themed=False)
+        sections.append(
+            f"<section>\n<h2>{html.escape(title)}</h2>\n"
+            f'<figure class="paper" role="img" aria-label="{html.escape(title)}">{element}</figure>\n</section>'
+        )
+    facts = "".join(
+        f"<details{'' if number else ' open'}><summary>{html.escape(name)}</summary><dl>"
+        + "".join(f"<dt>{key}</dt><dd><code>{html.escape(text)}</code></dd>" for key, text in part.items())
+        + "</dl></details>\n"
+        for number, (name, part) in enumerate(content.facts())
+    )
+    sections.append(f'<section id="provenance">\n<h2>Provenance</h2>\n{facts}</section>')
+    return _PAGE.substitute(
+        title=html.escape(content.title),
+        summary=html.escape(content.summary()),
+        light=curves.style(dark=False),
+        dark=curves.style(dark=True),
+        sections="\n".join(sections),
+    )
+
+
+def _charts(content, pictures, text):
+    """The curves, and the text on them; what a picture shows is said in figures by the table above it."""
+    parts = []
+    for metric, (_, title, _) in curves.METRICS.items():
+        names = ", ".join(group.name for group in content.made)
+        label = html.escape(f"{title} over epochs of {names}; the table of results has the last figures")
+        element = curves.inline(pictures[metric], f"{metric}-", themed=True)
+        parts.append(f'<figure role="img" aria-label="{label}">{element}</figure>\n')
+    return f'<div class="charts">\n{"".join(parts)}<div>{text}</div></div>\n'
+
+
+def _table(content, name, caption):
+    table = content.tables[name]
+    columns, rows = table.cells()
+    hidden = {"hardware", "commit"} if name == "results" else set()  # they are under provenance
+    kept = [i for i, column in enumerate(columns) if column.key not in hidden]
+    numbers = {group.name: number for number, group in enumerate(content.made)}
+    several = {group.name for group in content.made if len(group.runs) > 1}
+
+    def side(index):
+        return ' class="words"' if columns[index].words else ""
+
+    headers = [html.escape(columns[i].header).replace(" (", "<br>(", 1) for i in kept]  # units below
+    lines = "".join(f'<th scope="col"{side(i)}>{header}</th>' for i, header in zip(kept, headers, strict=True))
+    lines = f"<thead><tr>{lines}</tr></thead>\n<tbody>\n"
+    for row, cells in zip(table.rows, rows, strict=True):
+        kind, key = "", ""
+        if name == "results":
+            member = row["kind"] == "run" and row["group"] in several
+            kind = ' class="member"' if member else f' class="{row["kind"]}"'
+            key = "" if member else _key(numbers[row["group"]])
+        first, *others = (html.escape(cells[i]) for i in kept)
+        tail = "".join(f"<td{side(i)}>{cell}</td>" for i, cell in zip(kept[1:], others, strict=True))
+        lines += f'<tr{kind}><th scope="row">{key}{first}</th>{tail}</tr>\n'
+    label = html.escape(caption)
+    return (
+        f'<div class="wide {name}" tabindex="0" role="region" aria-label="{label}">\n'
+        f"<table><caption>{label}</caption>\n{lines}</tbody></table></div>\n"
+    )
+
+
+def _key(number):
+    """A bit of a curve, as it is drawn."""
+    colour, dashes = curves.stroke(number)
+    dashes = " ".join(f"{3 * dash:g}" for dash in dashes) or "none"
+    return (
+        f'<svg class="key" viewBox="0 0 22 8" aria-hidden="true"><line x1="1" y1="4" x2="21" y2="4" '
+        f'stroke="var(--c{colour})" stroke-width="3" stroke-dasharray="{dashes}"/></svg>'
+    )

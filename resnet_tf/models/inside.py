@@ -1,0 +1,55 @@
+"""What lies inside a built network: the layers that papers look at, found by what they are and what reads them."""
+
+import collections
+
+import keras
+
+from resnet_tf.models import builder
+from resnet_tf.models.architectures import find
+
+
+def responses(model):
+    """The response of each 3x3 layer (He et al. 2015, figure 7).
+
+    A layer is a convolution with a 3x3 kernel: in a CIFAR net of 6n+2 layers all but the last, 6n+1 with the stem; of
+    a bottleneck the middle one; a 7x7 stem does not count, the three convolutions of a deep one do. Its response is
+    what follows batch normalisation, before the nonlinearity and, at the end of a block, before the addition. In a
+    pre-activation net (v2) that is the BN of the next layer of the block. The last of a basic v2 block has none before
+    the addition, so that what is added is taken, the convolution's own output; likewise a CIFAR stem, where the first
+    block's shortcut reads it too.
+
+    Args:
+        model: of `create_model`.
+
+    Returns:
+        {name of the convolution: symbolic tensor [batch, height, width, channels]} in the order of layers.
+    """
+    readers = collections.defaultdict(list)
+    for layer in model.layers:
+        for tensor in keras.tree.flatten(layer.input):
+            readers[id(tensor)].append(layer)
+    found = {}
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D) and layer.kernel_size == (3, 3):
+            after = readers[id(layer.output)]
+            normalised = len(after) == 1 and isinstance(after[0], keras.layers.BatchNormalization)
+            found[layer.name] = (after[0] if normalised else layer).output
+    return found
+
+
+def stage_ends(model):
+    """The output of each stage: {"stage1": symbolic tensor [batch, height, width, channels], ...}.
+
+    As of `create_backbone`: the last of a v2 is activated, its others are raw sums.
+    """
+    row = find(model.name)
+    ending = "add" if row.preactivation else "relu"
+    names = [f"stage{stage}_block{count}_{ending}" for stage, count in enumerate(row.blocks, start=1)]
+    if row.preactivation:
+        names[-1] = "head_relu"
+    return {f"stage{stage}": model.get_layer(name).output for stage, name in enumerate(names, start=1)}
+
+
+def with_outputs(model, outputs):
+    """The same layers with other outputs, a structure of symbolic tensors: a `keras.Model` that shares the weights."""
+    return builder.close(find(model.name), model.inputs, outputs, model.name)

@@ -1,0 +1,100 @@
+"""Several small trainings at once on one GPU, each in a thread and on a part of the GPU that has a stream of its own.
+
+A network for images of 32x32 pixels runs some 400 small kernels a step, one after another, and leaves most of a large
+GPU idle; processes that share a GPU only take turns, while streams of one process run side by side.
+"""
+
+import dataclasses
+import queue
+import shlex
+import threading
+import traceback
+
+from resnet_tf.errors import InputError
+from resnet_tf.training import devices, feed, loop, record, signals
+
+
+class Lanes:
+    """Trains in threads, so many trainings at a time. Each is the run that `loop.train` makes of it alone.
+
+    Data that several trainings read are loaded once.
+    """
+
+    def __init__(self, size, configs):
+        """Divide the GPU, where there is one.
+
+        Args:
+            size: trainings at a time.
+            configs: {name: `config.TrainConfig`} of all that will train here.
+
+        Raises:
+            InputError: precisions that differ, of which TensorFlow knows but one at a time, or several replicas.
+        """
+        precisions = sorted({config.device.precision for config in configs.values()})
+        if len(precisions) > 1:
+            raise InputError(f"--precision={' and '.join(precisions)}: trainings that share a GPU need the same")
+        for name, config in configs.items():
+            if config.device.gpus or config.device.replicas > 1:
+                raise InputError(f"{name}: --gpus and --replicas are not used by trainings that share a GPU")
+            if config.views.view != "pad_crop":
+                raise InputError(f"{name}: trainings that share a GPU have their images there: --view=pad_crop")
+        self._divided = devices.share_gpu(size)
+        self._slots, self._running, self._over = list(range(size)), set(), queue.SimpleQueue()
+        self._stop, self._sources, self._loading = signals.Stop(), {}, threading.Lock()
+
+    @property
+    def free(self):
+        """Whether another may be started."""
+        return bool(self._slots)
+
+    @property
+    def busy(self):
+        """Whether one runs."""
+        return bool(self._running)
+
+    def start(self, training):
+        """Start a `sweep.Training`."""
+        self._running.add(training.name)
+        threading.Thread(target=self._train, args=(training, self._slots.pop(0)), daemon=True).start()
+
+    def stop(self):
+        """Ask all to save and end."""
+        self._stop.name = "SIGTERM"
+
+    def ended(self):
+        """Those that have ended since: [(training, exit code as of a process, error in a line)]."""
+        over = []
+        while not self._over.empty():
+            training, slot, code, said = self._over.get()
+            self._running.remove(training.name)
+            self._slots.insert(0, slot)
+            over.append((training, code, said))
+        return over
+
+    def kill(self):
+        """Threads end with the process."""
+
+    def _train(self, training, slot):
+        config = training.config
+        if self._divided:
+            config = dataclasses.replace(config, device=dataclasses.replace(config.device, gpus=(slot,)))
+        record.typed_command.set(shlex.join(["python", "-m", "resnet_tf.train", *training.arguments]))
+        try:
+            loop.train(config, self._source(config), stop=self._stop)
+            code, said = 0, ""
+        except signals.Stopped as stopped:
+            code, said = signals.EXIT_CODE, str(stopped)
+        except Exception as error:  # one that fails must not end the others
+            if not isinstance(error, InputError):
+                traceback.print_exc()
+            code, said = 1, " ".join(str(error).split())
+        self._over.put((training, slot, code, said))
+
+    def _source(self, config):
+        """Data in memory, loaded once for all that share them; None for a training that reads its own."""
+        if config.record.smoke:
+            return None
+        with self._loading:
+            if config.data not in self._sources:
+                self._sources[config.data] = feed.load(config)[0]
+            return self._sources[config.data]

@@ -1,0 +1,636 @@
+"""Comparing runs: what is read, what is refused, the statistics, and the files that come of it."""
+
+import csv
+import dataclasses
+import errno
+import html.parser
+import itertools
+import json
+import os
+import pathlib
+import re
+import shutil
+import statistics
+import sys
+import xml.etree.ElementTree
+
+import numpy as np
+import pytest
+import yaml
+from browser import browser
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from PIL import Image
+from scipy import stats
+
+from resnet_tf import compare, config, train
+from resnet_tf.errors import InputError
+from resnet_tf.evaluation import answers, curves, page
+from resnet_tf.evaluation import compare as comparing
+from resnet_tf.training import record
+
+EXAMPLES, TRAINING = 1000, 5000
+SCRIPT = "<script>alert(1)</script>"
+OUTPUTS = {
+    "report.html", "report.md", "table.csv", "table.md", "flags.csv", "significance.csv",
+    *(f"curves_{metric}.{form}" for metric in ("loss", "top1_error", "top5_error") for form in ("png", "svg")),
+}  # fmt: skip
+
+
+def make_run(folder, seed=0, right=0.9, epochs=4, done=None, changes=(), hard=None, **flags):
+    """Write a run's folder as training leaves it, without checkpoints and events; returns the folder.
+
+    Args:
+        folder: path.
+        seed: of the run.
+        right: part of the test examples that it has right, the easiest ones but for some that the seed chooses.
+        epochs: as planned.
+        done: epochs behind it; all where None.
+        changes: of the manifest: {key: value}.
+        hard: how hard each test example is; by number where None.
+        **flags: of the run.
+    """
+    settings = {"model": "cifar_resnet20_v1", "dataset": "synthetic", "batch_size": 50, "train_epochs": float(epochs)}
+    chosen = config.from_settings(config.TrainConfig, settings | {"seed": seed} | flags, "test")
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in config.settings_of(chosen).items()}
+    manifest = {
+        "command": "python -m resnet_tf.train", "commit": "0123456789ab", "created": "2026-01-01T00:00:00+00:00",
+        "hardware": "NVIDIA H100 80GB HBM3 x2", "versions": "python 3.12", "model": {},
+        "data": {"examples": {"train": TRAINING, "test": EXAMPLES}, "checksum": "00ff"},
+        "classes": [f"class{i}" for i in range(10)], "flags": plain,
+    }  # fmt: skip
+    folder.mkdir(parents=True)
+    (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest | dict(changes), sort_keys=False))
+    rng, done = np.random.default_rng(seed), epochs if done is None else done
+    wrong = np.argsort(np.arange(EXAMPLES) if hard is None else hard)[round(right * EXAMPLES) :]
+    labels = np.arange(EXAMPLES) % 10
+    logits = rng.normal(0, 0.1, (EXAMPLES, 10)) + 5.0 * np.eye(10)[labels]
+    logits[wrong, (labels[wrong] + 1) % 10] += 9.0
+    given_answers = answers.of_logits(logits, labels)
+    answers.write(folder / answers.FILE, given_answers)
+    top1 = float((given_answers["predicted"] == labels).mean())
+    with open(folder / "metrics.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, record.METRICS_COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        for epoch in range(1, done + 1):
+            error = (1 - top1) * (1 + 4 * (1 - epoch / done)) + rng.normal(0, 0.002)
+            for part, split in ((0.5, "train"), (1, "train"), (1, "test")):
+                row = {"step": round((epoch - 1 + part) * 100), "epoch": epoch - 1 + part, "split": split}
+                row |= {"wall_seconds": 36 * (epoch - 1 + part), "loss": round(3 * error, 6), "top5": 0.99}
+                row["top1"] = top1 if split == "test" and epoch == done else round(1 - error, 6)
+                writer.writerow(row | ({"images_per_second": 1000 + epoch} if split == "train" else {}))
+    evaluation = {"run": str(folder), "steps": 100 * done, "split": "test", "examples": EXAMPLES, "top1": top1}
+    (folder / "evaluation.json").write_text(json.dumps(evaluation | {"top5": 0.99, "loss": 0.3}))
+    return folder
+
+
+@pytest.fixture
+def two(tmp_path):
+    return [make_run(tmp_path / "a", right=0.9), make_run(tmp_path / "b", right=0.88, lr=0.2)]
+
+
+def run_command(folders, out, *flags):
+    return compare.main([*map(str, folders), f"--out={out}", *flags])
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class Page(html.parser.HTMLParser):
+    """The elements and the text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.text = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def attributes(self, name):
+        return [attributes[name] for _, attributes in self.elements if name in attributes]
+
+
+def check_page(text):
+    """Nothing is fetched, nothing runs, ids are unique."""
+    shown = Page(text)
+    assert not {"script", "img", "iframe", "object", "embed", "form", "base"} & {tag for tag, _ in shown.elements}
+    links = [*shown.attributes("src"), *shown.attributes("href"), *shown.attributes("xlink:href")]
+    ids = shown.attributes("id")
+    assert all(link == "data:," or link.removeprefix("#") in ids for link in links)
+    assert all(target in ids for target in re.findall(r"url\(#([^)]*)\)", text))
+    assert text.count("url(") == text.count("url(#") and "@import" not in text
+    assert len(set(ids)) == len(ids)
+    assert not any(name.startswith("on") for _, attributes in shown.elements for name in attributes)
+    return shown
+
+
+# --- Twelve runs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def twelve(tmp_path_factory):
+    """Four recipes of three seeds, and what comes of comparing them: (folders, out, JSON line, what is printed)."""
+    root = tmp_path_factory.mktemp("twelve")
+    recipes = {
+        "base": {},
+        "slow": {"lr": 0.01},
+        "bf16": {"precision": "bfloat16"},
+        "long": {"lr": 0.1, "momentum": 0.8},
+    }
+    hard = np.random.default_rng(5).permutation(EXAMPLES)
+    folders = [
+        make_run(root / f"{name}-s{seed}", seed, 0.92 - 0.02 * place - 0.003 * seed, 200, log_every=50 + seed,
+                 hard=hard if place == 3 else None, **flags)
+        for place, (name, flags) in enumerate(recipes.items()) for seed in range(3)
+    ]  # fmt: skip
+    lines = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("builtins.print", lambda *words, **_: lines.extend(" ".join(map(str, words)).splitlines()))
+        assert run_command(folders, root / "out", "--title=Learning & rates", "--price_per_hour=3") == 0
+    return folders, root / "out", json.loads(lines[-1]), lines
+
+
+def test_every_output_is_there(twelve):
+    folders, out, result, lines = twelve
+    assert {path.name for path in out.iterdir()} == OUTPUTS
+    assert result["runs"] == [folder.name for folder in folders] and result["skipped"] == []
+    assert [(group["name"], group["runs"], group["seeds"]) for group in result["groups"]] == [
+        (name, 3, [0, 1, 2]) for name in ("base", "slow", "bf16", "long")
+    ]
+    assert result["best"] == {"run": "base-s0", "top1": 0.92, "evaluated": "test"} and result["pairs"] == 6
+    for metric in ("loss", "top1_error", "top5_error"):
+        picture = Image.open(out / f"curves_{metric}.png")
+        assert picture.size[0] > 900 and len(set(picture.convert("RGB").getdata())) > 50
+        texts = [e.text for e in xml.etree.ElementTree.parse(out / f"curves_{metric}.svg").iter() if e.text]
+        assert {"base (3 seeds)", "slow (3 seeds)", "bf16 (3 seeds)", "long (3 seeds)"} <= set(texts)
+    assert any("base, mean of 3 seeds" in line and "91.70 \u00b1 0.30" in line for line in lines)
+
+
+def test_table_holds_runs_and_their_means(twelve):
+    _, out, result, _ = twelve
+    rows = read_csv(out / "table.csv")
+    assert len(rows) == 16 and [row["kind"] for row in rows[:5]] == ["seeds", "run", "run", "run", "seeds"]
+    for index in range(0, 16, 4):
+        top1 = [float(row["top1"]) for row in rows[index + 1 : index + 4]]
+        assert float(rows[index]["top1"]) == pytest.approx(statistics.mean(top1))
+        assert float(rows[index]["top1_sd"]) == pytest.approx(statistics.stdev(top1))
+        assert result["groups"][index // 4]["top1_sd"] == pytest.approx(statistics.stdev(top1), abs=1e-6)
+    run = rows[1]
+    # He et al. 2015 on CIFAR: 0.27 million parameters; 40.8 million MACs by the closed form of this network.
+    assert float(run["parameters_mib"]) == pytest.approx(269722 * 4 / 2**20)
+    assert float(run["gflops"]) == 2 * float(run["gmacs"]) and 0.040 < float(run["gmacs"]) < 0.042
+    assert run["precision_bits"] == "32" and rows[9]["precision_bits"] == "16"
+    assert float(run["images_per_second"]) == pytest.approx(1100.5)  # median of 1001 to 1200
+    assert float(run["wall_seconds"]) == 7200 and float(run["gpu_hours"]) == 4 and float(run["price"]) == 12
+    assert float(run["best_top1"]) >= float(run["top1"]) and run["steps"] == run["planned_steps"] == "20000"
+    assert float(run["epochs"]) == 200 and run["commit"] == "0123456789ab"
+    markdown = (out / "table.md").read_text().splitlines()
+    assert len(markdown) == 18 and len({line.count("|") for line in markdown}) == 1
+    for unit in ("(MiB)", "(bits)", "(%)", "GMACs", "GFLOPs", "h:mm:ss", "Images/s", "GPU-hours", "(at 3 an hour)"):
+        assert unit in markdown[0]
+
+
+def test_flags_that_differ(twelve):
+    rows = {row["flag"]: row for row in read_csv(twelve[1] / "flags.csv")}
+    assert set(rows) == {"seed", "lr", "precision", "momentum", "log_every"}
+    assert rows["lr"]["slow-s1"] == "0.01" and rows["lr"]["base-s1"] == "0.1"
+    assert rows["seed"]["changes_result"] == "True" and rows["log_every"]["changes_result"] == "False"
+
+
+def test_significance_of_every_pair_of_groups(twelve):
+    folders, out, _, _ = twelve
+    rows = {(row["a"], row["b"]): row for row in read_csv(out / "significance.csv")}
+    assert set(rows) == {("base-s0", "slow-s0"), ("base-s0", "bf16-s0"), ("base-s0", "long-s0"),
+                         ("slow-s0", "bf16-s0"), ("slow-s0", "long-s0"), ("bf16-s0", "long-s0")}  # fmt: skip
+    assert (rows["base-s0", "slow-s0"]["a_only"], rows["base-s0", "slow-s0"]["b_only"]) == ("20", "0")
+    assert float(rows["base-s0", "slow-s0"]["p"]) == pytest.approx(2 / 2**20)
+    right = {}
+    for name in ("base-s0", "long-s0"):
+        found = answers.read(folders[0].parent / name / "examples.csv")
+        right[name] = found["label"] == found["predicted"]
+    b, c = (right["base-s0"] & ~right["long-s0"]).sum(), (~right["base-s0"] & right["long-s0"]).sum()
+    row = rows["base-s0", "long-s0"]
+    assert c > 0 and (int(row["a_only"]), int(row["b_only"])) == (b, c)
+    assert float(row["p"]) == pytest.approx(stats.binomtest(int(b), int(b + c)).pvalue)
+    assert float(row["difference_points"]) == pytest.approx(100 * (b - c) / EXAMPLES)
+    assert all(float(row["p_holm"]) >= float(row["p"]) for row in rows.values())
+
+
+def test_page_needs_nothing_but_itself(twelve):
+    text = (twelve[1] / "report.html").read_text()
+    assert len(text.encode()) < 3 << 20
+    shown = check_page(text)
+    tags = [tag for tag, _ in shown.elements]
+    assert tags.count("table") == tags.count("caption") == 4 and tags.count("figure") == 3
+    assert all("aria-label" in attributes for tag, attributes in shown.elements if tag == "figure")
+    assert "Learning & rates" in shown.text and tags.count("h1") == 1
+    words = "".join(shown.text)
+    assert "python -m resnet_tf.train" in words and "NVIDIA H100" in words and "Holm" in words
+    assert "#ffffff" not in text.split("</style>")[1]  # no white ground in the dark
+    report_text = (twelve[1] / "report.md").read_text()
+    marks = [line for line in report_text.splitlines() if re.fullmatch(r"[-:| ]+", line)]
+    assert len(marks) == 4 and all(re.fullmatch(r"\|( -+:? \|)+", line) for line in marks)
+    assert "# Learning &amp; rates" in report_text and "](curves_loss.png)" in report_text
+
+
+def test_page_in_a_browser(twelve, tmp_path):
+    """No request but for the page, nothing on the console, nothing wider than a phone; skipped without Chromium."""
+    url = (twelve[1] / "report.html").as_uri()
+    grounds = {}
+    with browser(tmp_path) as opened:
+        for width, scheme in ((1280, "light"), (390, "light"), (390, "dark")):
+            opened.open(url, width, 900, scheme)
+            requests = [e["params"]["request"]["url"] for e in opened.events if e["method"].endswith("WillBeSent")]
+            assert requests == [url]
+            spoken = {"Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"}
+            assert not spoken & {event["method"] for event in opened.events}
+            assert opened.evaluate("document.documentElement.scrollWidth") <= width
+            table = "document.querySelector('.results')"
+            assert opened.evaluate(f"{table}.scrollWidth > {table}.clientWidth")  # it scrolls by itself
+            assert opened.evaluate("document.querySelector('figure svg').getBoundingClientRect().height") > 150
+            grounds[scheme] = [
+                opened.evaluate(f"getComputedStyle(document.querySelector('{part}')).{what}")
+                for part, what in (("body", "backgroundColor"), ("body", "color"), ("figure svg text", "fill"))
+            ]
+    assert all(light != dark for light, dark in zip(*grounds.values(), strict=True))
+
+
+# --- A run as training leaves it -------------------------------------------------------------------------------------
+
+
+def test_a_trained_run_copied_without_checkpoints(tmp_path, last_json):
+    flags = ["--dataset=synthetic", "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=32", "--pad=0"]
+    flags += ["--train_steps=8", "--log_every=2", "--eval_every=4", f"--out={tmp_path}/run"]
+    assert train.main(flags) == 0
+    trained = last_json()
+    (tmp_path / "copy").mkdir()
+    for name in ("manifest.yaml", "metrics.csv", "evaluation.json"):
+        shutil.copy(tmp_path / "run" / name, tmp_path / "copy")
+    assert run_command([tmp_path / "copy"], tmp_path / "out") == 0
+    result = last_json()
+    assert result["best"] == {"run": "copy", "top1": trained["top1"], "evaluated": "test"} and result["pairs"] == 0
+    run = comparing.read(tmp_path / "copy")
+    assert run.cost.trainable_parameters == run.manifest["model"]["trainable_parameters"]
+    assert run.finished and run.planned == run.steps == 8 and len(run.curve("test", "top1")[0]) == 2
+    assert run.gpus == 0 and run.unanswered == "no examples.csv"
+
+
+# --- Bad input -------------------------------------------------------------------------------------------------------
+
+
+def cut(name, part):
+    """Damage: a file of which only a part is left; a whole number of lines where `part` is one."""
+
+    def damage(folder):
+        data = (folder / name).read_bytes()
+        kept = data[: int(part * len(data))] if part < 1 else b"".join(data.splitlines(keepends=True)[: int(part)])
+        (folder / name).write_bytes(kept)
+
+    return damage
+
+
+def cut_before(name, text):
+    """Damage: a file of which the lines before a text are left."""
+
+    def damage(folder):
+        (folder / name).write_text((folder / name).read_text().split(text)[0])
+
+    return damage
+
+
+def without(*names):
+    def damage(folder):
+        for name in names:
+            (folder / name).unlink()
+
+    return damage
+
+
+def replaced(name, text):
+    return lambda folder: (folder / name).write_text(text)
+
+
+def without_evaluation(folder):
+    """As after a few steps of training."""
+    (folder / "evaluation.json").unlink()
+    lines = (folder / "metrics.csv").read_text().splitlines(keepends=True)
+    (folder / "metrics.csv").write_text("".join(line for line in lines if ",test," not in line))
+
+
+def edited(**changes):
+    def damage(folder):
+        manifest = yaml.safe_load((folder / "manifest.yaml").read_text())
+        (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest | changes, sort_keys=False))
+
+    return damage
+
+
+DAMAGES = {
+    "no folder": (shutil.rmtree, "no such folder"),
+    "no manifest": (without("manifest.yaml"), "manifest.yaml"),
+    "manifest cut": (cut("manifest.yaml", 0.6), "manifest.yaml"),
+    "manifest cut in its last line": (cut("manifest.yaml", 0.999), "manifest.yaml: cut short"),
+    "manifest cut between lines": (cut_before("manifest.yaml", "  out:"), "manifest.yaml: damaged"),
+    "manifest of another kind": (replaced("manifest.yaml", "- 1\n"), "manifest.yaml: damaged"),
+    "manifest of flags that are none": (edited(flags=None), "manifest.yaml: damaged"),
+    "manifest without data": (edited(data=None), "manifest.yaml: damaged"),
+    "manifest that is no text": (lambda folder: (folder / "manifest.yaml").write_bytes(b"\xff\xfe"), "manifest.yaml"),
+    "network that does not exist": (
+        edited(flags={"model": "resnet9", "dataset": "synthetic", "train_steps": 1, "log_every": 5}), "resnet9"
+    ),
+    "no metrics": (without("metrics.csv"), "metrics.csv: no such file"),
+    "metrics cut in their last line": (cut("metrics.csv", 0.99), "metrics.csv: cut short"),
+    "metrics with half a line": (replaced("metrics.csv", "step,epoch,split\n1,2\n"), "metrics.csv: damaged"),
+    "metrics without rows": (cut("metrics.csv", 1), "metrics.csv: no rows yet"),
+    "no evaluation yet": (without_evaluation, "no evaluation yet"),
+    "evaluation cut": (cut("evaluation.json", 0.5), "evaluation.json: damaged"),
+    "evaluation of another kind": (replaced("evaluation.json", "[1]"), "evaluation.json: damaged"),
+    "evaluation in per cent": (
+        replaced("evaluation.json", '{"steps":1,"split":"test","examples":9,"top1":90,"top5":99,"loss":1}'), "damaged"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_run_is_named(name, tmp_path):
+    damage, reason = DAMAGES[name]
+    folder = make_run(tmp_path / "a")
+    comparing.read(folder)
+    damage(folder)
+    with pytest.raises(InputError) as caught:
+        comparing.read(folder)
+    message = str(caught.value)
+    assert message.startswith(str(folder)) and reason in message and "\n" not in message
+
+
+def test_damaged_runs_are_left_out_and_named(two, capsys, caplog):
+    damage, _ = DAMAGES["manifest cut"]
+    damage(two[1])
+    absent, out = two[0].parent / "absent", two[0].parent / "out"
+    assert run_command([*two, absent], out) == 0
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 2 and all(line.startswith("warning: left out: ") for line in warnings)
+    assert f"{two[1]}/manifest.yaml" in warnings[0] and str(absent) in warnings[1]
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["runs"] == ["a"] and [each["run"] for each in result["skipped"]] == [str(two[1]), str(absent)]
+    for name in ("report.html", "report.md"):
+        assert f"{two[1]}/manifest.yaml: " in (out / name).read_text() and str(absent) in (out / name).read_text()
+
+    shutil.rmtree(out)
+    assert run_command([two[1], absent], out) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and "Traceback" not in captured.err and not out.exists()
+    line = captured.err.splitlines()[-1]
+    assert line.startswith("error: no run is left to compare: ") and str(two[1]) in line and str(absent) in line
+
+
+def test_a_run_named_twice_counts_once(two, last_json):
+    assert run_command([*two, f"{two[0]}/."], two[0].parent / "out") == 0
+    result = last_json()
+    assert result["runs"] == ["a", "b"] and "named twice" in result["skipped"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"data": {"examples": {"train": TRAINING, "test": EXAMPLES}, "checksum": "beef"}}, "00ff and synthetic"),
+        ({"classes": [f"class{i}" for i in range(9)]}, "class 9 is class9 and none"),
+        ({"classes": ["cat", *(f"class{i}" for i in range(1, 10))]}, "class 0 is class0 and cat"),
+    ],
+)
+def test_runs_of_other_data_are_refused(changes, named, tmp_path, capsys):
+    folders = [make_run(tmp_path / "mine"), make_run(tmp_path / "yours", changes=changes)]
+    assert run_command(folders, tmp_path / "out") == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: mine and yours") and named in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_out_must_be_a_folder_of_its_own(two, capsys):
+    file = two[0].parent / "file"
+    file.write_text("mine")
+    for out in (file, file / "inside", two[0]):
+        assert run_command(two, out) == 1
+        assert f"error: --out={out}: " in capsys.readouterr().err
+    assert file.read_text() == "mine" and len(list(two[0].iterdir())) == 4
+    assert compare.main([str(two[0])]) == 1 and "--out" in capsys.readouterr().err
+    assert compare.main([f"--out={two[0].parent}/out"]) == 1 and "RUN" in capsys.readouterr().err
+
+
+def test_full_disk_leaves_whole_files(two, capsys, monkeypatch):
+    out = two[0].parent / "out"
+    assert run_command(two, out, "--title=First") == 0
+    before = (out / "report.html").read_bytes()
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    assert run_command(two, out, "--title=Second") == 1
+    assert "No space left" in capsys.readouterr().err.splitlines()[-1]
+    assert (out / "report.html").read_bytes() == before and {path.name for path in out.iterdir()} == OUTPUTS
+
+
+def test_missing_matplotlib_is_named(two, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert run_command(two, two[0].parent / "out") == 1
+    assert "resnet_tf[plot]" in capsys.readouterr().err and not (two[0].parent / "out").exists()
+
+
+def test_unfinished_runs_are_shown_as_such(tmp_path, last_json):
+    folders = [make_run(tmp_path / f"s{seed}", seed, epochs=6, done=3 if seed == 2 else 6) for seed in range(3)]
+    (folders[2] / "evaluation.json").unlink()  # as a run that goes on: its curve has evaluations
+    assert run_command(folders, tmp_path / "out") == 0
+    result = last_json()
+    assert [group["seeds"] for group in result["groups"]] == [[0, 1]]  # half a run is no seed of the mean
+    assert "300 of 600, unfinished" in (tmp_path / "out" / "table.md").read_text()
+    assert "Unfinished: s2 (300 of 600 steps)" in "".join(Page((tmp_path / "out" / "report.html").read_text()).text)
+
+
+def test_names_from_files_are_only_text(tmp_path, last_json):
+    names = ["<script>alert(1)", "<img src=x onerror=alert(1)>", "$a$_b_ `|` &amp;", "\u2603\x1b[1m"]
+    changes = {"command": f"</code>{SCRIPT}", "hardware": SCRIPT, "commit": SCRIPT, "versions": "${title}"}
+    folders = [make_run(tmp_path / name, lr=0.1 + i, changes=changes) for i, name in enumerate(names)]
+    assert run_command([*folders, tmp_path / f"none{SCRIPT[:8]}"], tmp_path / "out", f"--title={SCRIPT}") == 0
+    assert last_json()["title"] == SCRIPT
+    shown = check_page((tmp_path / "out" / "report.html").read_text())
+    words = "".join(shown.text)
+    assert SCRIPT in words and all(name in words for name in names[:3]) and "${title}" in words and "\x1b" not in words
+    assert "<script" not in (tmp_path / "out" / "report.md").read_text()
+    markdown = (tmp_path / "out" / "table.md").read_text().splitlines()
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in markdown}) == 1
+    for path in (tmp_path / "out").glob("*.svg"):
+        texts = [e.text for e in xml.etree.ElementTree.parse(path).iter() if e.text]
+        assert names[2] in texts  # a dollar is no mathematics
+
+
+# --- Reading ---------------------------------------------------------------------------------------------------------
+
+
+def test_answers_that_do_not_belong_to_the_evaluation_are_not_tested(two, last_json):
+    other = answers.read(two[1] / "examples.csv")
+    other["predicted"] = (other["label"] + 1) % 10
+    answers.write(two[1] / "examples.csv", other)
+    assert comparing.read(two[1]).unanswered.endswith("of another evaluation")
+    (two[0] / "examples.csv").write_text("a,b\n1,2\n")
+    assert "its columns are" in comparing.read(two[0]).unanswered
+    assert run_command(two, two[0].parent / "out") == 0 and last_json()["pairs"] == 0
+    text = (two[0].parent / "out" / "report.md").read_text()
+    assert "a: not tested: " in text and "b: not tested: " in text
+    assert len(read_csv(two[0].parent / "out" / "significance.csv")) == 0
+
+
+def test_only_answers_to_the_same_examples_are_compared(two):
+    a, b = map(comparing.read, two)
+    moved = dataclasses.replace(b, answers={**b.answers, "label": np.roll(b.answers["label"], 1)})
+    rows, notes = comparing.significance(comparing.groups([a, moved]))
+    assert rows == [] and notes == ["a and b: not tested: other examples"]
+    other = dataclasses.replace(b, evaluation={**b.evaluation, "split": "train"})
+    assert comparing.significance(comparing.groups([a, other]))[0] == []
+    assert len(comparing.significance(comparing.groups([a, b]))[0]) == 1
+
+
+def test_an_earlier_network_of_a_finished_run(two):
+    run = comparing.read(two[0])
+    run = dataclasses.replace(run, evaluation={**run.evaluation, "steps": 200, "weights": "best"})
+    (row,) = comparing.table(comparing.groups([run]))
+    assert run.finished and (row["steps"], row["planned_steps"], row["epochs"]) == (200, 400, 2)
+    assert row["evaluated"] == "test, best"
+
+
+def test_groups_count_seeds_once(tmp_path):
+    folders = [make_run(tmp_path / name, seed) for name, seed in (("r1", 1), ("r2", 2), ("again", 1))]
+    folders.append(make_run(tmp_path / "elsewhere", 3, data_dir="", log_every=7, steps_per_call=3))
+    folders.append(make_run(tmp_path / "other", 1, weight_decay=0.5))
+    made = comparing.groups([comparing.read(folder) for folder in folders])
+    assert [[run.name for run in group.runs] for group in made] == [["r1", "r2", "elsewhere"], ["again"], ["other"]]
+    assert len({group.name for group in made}) == 3
+
+
+def test_views_and_weights_of_an_evaluation_are_told_apart(two):
+    a, b = map(comparing.read, two)
+    b = dataclasses.replace(a, name="b", evaluation={**a.evaluation, "views": "ten_crop", "weights": "ema"})
+    assert (a.evaluated, b.evaluated) == ("test", "test, ten_crop, ema")
+    b = dataclasses.replace(b, config=dataclasses.replace(b.config, optimizer=dataclasses.replace(b.config.optimizer,
+                                                                                                 seed=9)))  # fmt: skip
+    assert len(comparing.groups([a, b])) == 2
+
+
+def test_gpus_of_a_run(two):
+    def gpus(hardware, **device):
+        run = comparing.read(two[0])
+        chosen = dataclasses.replace(run.config, device=dataclasses.replace(run.config.device, **device))
+        return dataclasses.replace(run, config=chosen, manifest={**run.manifest, "hardware": hardware}).gpus
+
+    assert gpus("NVIDIA H100 80GB HBM3 x8") == 8 and gpus("Tesla V100-SXM2-16GB x1") == 1
+    assert gpus("NVIDIA H100 80GB HBM3 x8", replicas=2) == 2 and gpus("NVIDIA A100 x8", gpus=(3,)) == 1
+    assert gpus("AMD EPYC 9R14 x16", replicas=2) == 0 and gpus("Intel(R) Xeon(R) CPU @ 2.70GHz x2") == 0
+
+
+def test_mean_curve_takes_the_steps_that_all_have(tmp_path):
+    runs = [comparing.read(make_run(tmp_path / f"s{seed}", seed)) for seed in (0, 1)]
+    runs[1] = dataclasses.replace(runs[1], rows=[row for row in runs[1].rows if row["step"] != 100])
+    epochs, means, spread = comparing.Group("s", runs).mean_curve("test", "top1")
+    assert epochs.tolist() == [2, 3, 4]
+    values = np.array([run.curve("test", "top1")[2][-3:] for run in runs])
+    np.testing.assert_allclose(means, values.mean(axis=0))
+    np.testing.assert_allclose(spread, [statistics.stdev(pair) for pair in values.T])
+
+
+# --- Statistics ------------------------------------------------------------------------------------------------------
+
+
+def test_mcnemar_by_hand():
+    assert comparing.mcnemar(0, 0) == 1 and comparing.mcnemar(3, 3) == 1
+    assert comparing.mcnemar(1, 8) == comparing.mcnemar(8, 1) == 2 * (1 + 9) / 2**9
+    assert comparing.mcnemar(0, 6) == 2 / 2**6
+
+
+@pytest.mark.parametrize("b, c", [(0, 1), (4, 9), (12, 13), (25, 60), (480, 400), (7000, 6800), (3000, 1000)])
+def test_mcnemar_as_scipy(b, c):
+    assert comparing.mcnemar(b, c) == pytest.approx(stats.binomtest(b, b + c).pvalue, rel=1e-9)
+
+
+def test_holm_by_hand():
+    # Holm 1979: sorted, times 4, 3, 2, 1, never falling: 0.005 x 4, 0.01 x 3, 0.03 x 2, then max(0.06, 0.04 x 1).
+    assert comparing.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert comparing.holm([0.9, 0.8]) == [1, 1] and comparing.holm([]) == []
+
+
+def test_interval_of_a_difference():
+    points, low, high = comparing.difference(7, 1, 21)
+    # By hand: proportions 8/23 and 2/23, variance (10/23 - (6/23)^2) / 23, 1.959964 of its roots to each side.
+    assert points == pytest.approx(100 * 6 / 21)
+    assert (low, high) == (pytest.approx(1.338, abs=0.001), pytest.approx(50.836, abs=0.001))
+    assert comparing.difference(0, 0, 50)[1] < 0 < comparing.difference(0, 0, 50)[2]
+
+
+def test_interval_covers(rng):
+    true = 0.03 - 0.05
+    counts = rng.multinomial(300, [0.03, 0.05, 0.92], 4000)
+    held = [low <= 100 * true <= high for _, low, high in (comparing.difference(b, c, 300) for b, c, _ in counts)]
+    # 95% with a standard error of 0.34 points; the adjustment makes the interval a little wide.
+    assert 0.935 < np.mean(held) < 0.985
+
+
+# --- Pictures --------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(0, 100), max_size=14))
+def test_labels_keep_their_distance(places):
+    gap = 5.0
+    moved = curves.spread(sorted(places), gap, 0.0, 100.0)
+    assert len(moved) == len(places)
+    assert all(b - a >= gap - 1e-6 for a, b in itertools.pairwise(moved))
+    assert all(-1e-6 <= place <= 100 + 1e-6 for place in moved)
+    apart = sorted(places)
+    if all(b - a >= gap for a, b in itertools.pairwise(apart)):
+        np.testing.assert_allclose(moved, apart, atol=1e-6)
+
+
+def test_limits_of_the_axis():
+    falling = np.array([19.0, 18.0, 9.5, 9.0, 8.8])
+    assert curves.limits([falling], percent=True) == (0.0, 20.0)
+    assert curves.limits([np.array([70.0, 2.0, 2.0, 1.5, 1.4])], percent=True) == (0.0, 3.0)  # a spike
+    assert curves.limits([falling, np.array([55.0, 50.0, 61.0])], percent=True) == (0.0, 80.0)
+    assert curves.limits([np.array([99.0, 98.0])], percent=True)[1] == 100.0
+    assert curves.limits([np.array([37.0, 33.0])], percent=True) == (32.0, 40.0)
+    assert curves.limits([np.array([1.0, 1.0])], percent=True) == (0.0, 2.0)
+    assert curves.limits([np.array([np.nan])], percent=False) == (0.0, 1.0) and curves.limits([], True) == (0.0, 100.0)
+
+
+def test_long_curves_are_thinned():
+    x = np.arange(10_007.0)
+    epochs, values, spread = curves.thinned((x, 2 * x, np.zeros(10_007)))
+    assert len(epochs) == len(values) == len(spread) == 400
+    np.testing.assert_allclose(values, 2 * epochs)
+    assert epochs[0] == np.arange(25).mean()
+
+
+def test_more_figures_on_the_page(two, tmp_path):
+    figure = Figure(figsize=(3, 2))
+    figure.add_subplot().plot([1, 2], [3, 4])
+    settings = config.ComparisonSection(out=str(tmp_path / "out"))
+    result = page.compare(settings, [str(folder) for folder in two], [("Responses & layers", figure)] * 2)
+    shown = check_page(pathlib.Path(result["out"], "report.html").read_text())
+    assert shown.text.count("Responses & layers") == 2
+    assert [tag for tag, _ in shown.elements].count("figure") == 5
+
+
+def test_curves_of_a_run_that_failed(tmp_path):
+    """Numbers that are none, and names that are long, do not stop a picture."""
+    folder = make_run(tmp_path / ("x" * 80), epochs=2)
+    run = comparing.read(folder)
+    for row in run.rows:
+        row["loss"] = float("nan")
+    with pytest.raises(InputError):
+        comparing.read(tmp_path)
+    figure = curves.draw(curves.of_groups(comparing.groups([run]), "loss"), "loss")
+    assert b"\xe2\x80\xa6" in curves.rendered(figure, "svg")  # shortened by an ellipsis
