@@ -48,17 +48,8 @@ def export(config):
             convert.onnx(folder / "model.onnx", *network, section.precision)
         if "keras" in section.format:
             convert.keras_file(folder / "model.keras", *network)
-        sizes = {
-            path.relative_to(folder).as_posix(): path.stat().st_size
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        }
-        card.write(folder, described | {"signatures": signatures, "files": sizes})
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        names, total = (
-            [path.relative_to(folder).as_posix() for path in files],
-            sum(path.stat().st_size for path in files),
-        )
+        card.write(folder, described | {"signatures": signatures, "files": _sizes(folder)})
+        files = _sizes(folder)
     return {
         "model": str(out),
         "version": version,
@@ -66,9 +57,15 @@ def export(config):
         "classes": len(described["classes"]),
         "signatures": signatures,
         "format": list(section.format),
-        "files": names,
-        "bytes": total,
+        "files": list(files),
+        "bytes": sum(files.values()),
     }
+
+
+def _sizes(folder):
+    """{name in the folder: bytes} of all files beneath it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
 def _write_savedmodel(folder, section, run, model, normalization):
