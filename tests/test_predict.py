@@ -16,9 +16,10 @@ import pytest
 import tensorflow as tf
 from files import picture
 
-from resnet_tf import export, predict, train
+from resnet_tf import benchmark, export, predict, train
 from resnet_tf.errors import InputError
-from resnet_tf.serving import client, runtimes
+from resnet_tf.serving import benchmark as speed
+from resnet_tf.serving import client, runtimes, timed
 from resnet_tf.serving import predict as serving
 
 CLASSES = 10
@@ -311,3 +312,73 @@ def test_answers_before_a_server_is_lost_are_kept(signature, photos, tmp_path, c
         assert "3 of 5 files were done before" in refused(flags, capsys)
     kept = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert [answer["file"] for answer in kept] == names(photos)[:3]
+
+
+# --- Speed -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", timed.OURS)
+def test_what_is_timed_answers(name, model, photos, tmp_path):
+    folder = speed._write_images(
+        tmp_path / "images", [(photos / "0.png").read_bytes()] * 2, json.loads((model / "1" / "model.json").read_text())
+    )
+    call, take, versions = timed.OURS[name][0](str(model / "1"), folder)
+    answers = call(take(1, 3))  # goes round the two images
+    assert len(answers) == 3 and "tensorflow" in versions
+    if "savedmodel" not in name or "pixels" in name:
+        np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-5)
+    else:
+        assert [len(best) for best in answers] == [5] * 3
+
+
+def test_inference_benchmark(model, photos, tmp_path, capsys):
+    version = tmp_path / "model"  # of one format, since each is a process that imports TensorFlow
+    version.mkdir()
+    for file in ("model.json", "model.onnx"):
+        shutil.copy(model / "1" / file, version)
+    flags = ["inference", f"--data_dir={photos}", "--repeats=2", "--steps=2", "--batches=1,3"]
+    small = ["--peers=", f"--results={tmp_path}/speed.csv"]
+    capsys.readouterr()
+    assert benchmark.main([*flags, *small, f"--model_dir={version}"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    rows = list(csv.DictReader((tmp_path / "speed.csv").read_text().splitlines()))
+    assert [(row["batch"], row["format"]) for row in rows] == [("1", "onnx"), ("3", "onnx")]
+    for row in rows:
+        assert row["system"] == "ours" and row["model"] == "cifar_resnet8_v1" and row["ratio"] == ""
+        assert 0 < float(row["p50_ms"]) <= float(row["p95_ms"]) <= float(row["p99_ms"])
+        assert float(row["images_per_second"]) == pytest.approx(
+            1000 * int(row["batch"]) / float(row["p50_ms"]), rel=0.02
+        )
+    assert result["ours"] == float(rows[0]["p50_ms"]) and "onnxruntime" in rows[0]["versions"]
+
+    def refusal(*more):
+        assert benchmark.main([*flags, *more]) == 1
+        return capsys.readouterr().err.splitlines()[-1]
+
+    assert "--peers=keras_applications: it has no network like cifar" in refusal(
+        f"--model_dir={model}", "--peers=keras_applications"
+    )
+    assert f"--model_dir={photos}" in refusal("--peers=", f"--model_dir={photos}")
+    assert "--model is not used" in refusal("--peers=", f"--model_dir={model}", "--model=resnet50_v1b")
+    assert "--batches=0" in refusal("--peers=", "--batches=0")
+    assert "--precision=float16" in refusal("--peers=", "--precision=float16")
+
+
+def test_ratio_is_how_many_times_faster_ours_is():
+    calls = {"savedmodel": [[0.01, 0.02, 0.03], [0.02] * 3], "peer": [[0.03] * 3, [0.05] * 3]}
+    rows = list(speed._rows(4, calls, ["savedmodel"], {"peer": "savedmodel"}))
+    assert [row["ratio"] for row in rows] == ["", 2.0]  # of the rounds' 1.5 and 2.5
+    assert (rows[0]["p50_ms"], rows[0]["images_per_second"]) == (20.0, 200.0)
+    assert rows[0]["p99_ms"] == pytest.approx(np.percentile([10, 20, 20, 20, 20, 30], 99), abs=1e-3)
+
+
+def test_timm_stands_beside_the_file_of_its_kind():
+    assert speed._beside("timm_onnx", ["savedmodel", "tflite", "onnx"]) == "onnx"
+    assert speed._beside("timm_onnx", ["savedmodel", "tflite"]) == "tflite"
+    assert speed._beside("keras_applications", ["savedmodel", "onnx"]) == "savedmodel"
+    assert (speed._name_of("timm", "resnet50_v1b"), speed._name_of("keras_predict", "resnet101_v2")) == (
+        "resnet50", "ResNet101V2"
+    )  # fmt: skip
+    for peer, network in (("timm", "resnet50_v1"), ("keras_applications", "resnet18_v1b")):
+        with pytest.raises(InputError, match=f"--peers={peer}"):
+            speed._name_of(peer, network)

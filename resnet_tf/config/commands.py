@@ -334,15 +334,22 @@ class BenchmarkSection:
     peers: tuple[str, ...] = setting(
         ("keras_fit",),
         "Peers: keras_fit, keras_fit_our_layers, keras_applications, timm_eager, timm_compile, timm_compile_graph, "
-        "timm_compile_max (train); keras_applications (build); pillow, opencv, simplejpeg, torchvision (input).",
+        "timm_compile_max (train); keras_applications (build); pillow, opencv, simplejpeg, torchvision (input); "
+        "keras_applications, keras_predict, timm, timm_onnx (inference).",
     )
     data_dir: str = setting(
-        "", "input, evaluate: folder or tar archive of images, at any depth, or a folder of `prepare`."
+        "", "input, evaluate, inference: folder or tar archive of images, at any depth, or a folder of `prepare`."
     )
     peers_data_dir: str = setting("", "input: the images that peers read, if others, such as the originals.")
+    model_dir: str = setting("", "inference: an exported model, instead of --model with weights as drawn.")
+    batches: tuple[int, ...] = setting((1, 8, 32), "inference: batch sizes.")
     batch_size: int = setting(128, "Examples of a step over all replicas.", low=1)
     image_size: int = setting(32, "Height and width of the images in pixels.", low=8)
-    steps: int = setting(10, "Steps of one measurement; input: rounds through the images; evaluate: batches.", low=1)
+    steps: int = setting(
+        10,
+        "Steps of one measurement; input: rounds through the images; evaluate: batches; inference: calls.",
+        low=1,
+    )
     repeats: int = setting(5, "Measurements of each system in turn; the median is reported.", low=1)
     results: str = setting("", "CSV file to append a row for each system to.")
 

@@ -144,6 +144,7 @@ class Pixels:
     Attributes:
         size: side of the images in pixels.
         classes: names of the classes in the order of their probabilities.
+        dtype: of the arrays that `probabilities` takes.
     """
 
     def __init__(self, path, top_k=0):
@@ -161,7 +162,7 @@ class Pixels:
             described = json.loads(card.read_text())
             self.size, self._resize = int(described["image_size"]), int(described["resize"])
             self.classes = [str(name) for name in described["classes"]]
-            self._dtype = np.dtype(described["input"])
+            self.dtype = np.dtype(described["input"])
         except FileNotFoundError:
             raise InputError(f"--model={path}: {card} is missing, which says what the file takes") from None
         except (ValueError, KeyError, TypeError) as error:
@@ -191,7 +192,7 @@ class Pixels:
 
     def classify(self, pixels):
         """Classify a list of images [size, size, 3]: for each [(class name, probability), ...], best first."""
-        probabilities = self.probabilities(np.stack(pixels).astype(self._dtype))
+        probabilities = self.probabilities(np.stack(pixels).astype(self.dtype))
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, : self._top_k]
         return [
             [(self.classes[index], float(row[index])) for index in indices]
