@@ -128,7 +128,7 @@ def write(folder, served, description, size, resize, top_k, ten_crop):
     try:
         tf.saved_model.save(served, str(folder), signatures=signatures)
     except tf.errors.OpError as error:  # TensorFlow writes the files and has errors of its own for a full disk
-        raise InputError(f"{folder}: {error.message}") from None
+        raise InputError(f"--out={folder.parent}: {error.message}") from None
     extra = folder / "assets.extra"
     extra.mkdir()
     described = {**description, "variables": list(served.paths)}
