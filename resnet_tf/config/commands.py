@@ -203,7 +203,7 @@ class ExportSection:
     )
     activations: str = setting(
         "float32",
-        "Precision of activations of a SavedModel: bfloat16 and float16 are for GPUs, and many times slower on CPUs.",
+        "Precision of activations of a SavedModel: bfloat16 and float16 are for GPUs; on CPUs they are slower.",
         choices=("float32", "bfloat16", "float16"),
     )
     top_k: int = setting(5, "savedmodel: classes that an answer names, the likeliest first.", low=1)

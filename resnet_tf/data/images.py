@@ -85,11 +85,14 @@ def _declared_size(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     # TensorFlow's own message for a short string holds its bytes, which Python then cannot read as text.
     with tf.control_dependencies([tf.debugging.Assert(tf.strings.length(data) >= 26, ["truncated image"])]):
         data = tf.identity(data)
-    start = tf.strings.substr(data, 0, 4)
+
+    def starts(*kinds):
+        return tf.reduce_any([tf.equal(tf.strings.substr(data, 0, len(kind)), kind) for kind in kinds])
+
     kinds = [
-        (tf.equal(start, b"\x89PNG"), lambda: numbers(16, 8, tf.int32, False)),
-        (tf.equal(start, b"GIF8"), lambda: numbers(6, 4, tf.uint16, True)),
-        (tf.equal(tf.strings.substr(data, 0, 2), b"BM"), bmp),
+        (starts(b"\x89PNG\r\n\x1a\n"), lambda: numbers(16, 8, tf.int32, False)),
+        (starts(b"GIF87a", b"GIF89a"), lambda: numbers(6, 4, tf.uint16, True)),
+        (starts(b"BM"), bmp),
     ]
     size = tf.case(kinds, default=unknown)
     return size[0], size[1]

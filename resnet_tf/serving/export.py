@@ -14,7 +14,7 @@ from resnet_tf.training import feed, restore
 def export(config):
     """Write a version of a run's network, whole or not at all.
 
-    Activations are float32 in whatever precision the run was trained: half precision is slow on CPUs and is not in
+    Activations are float32 in whatever precision the run was trained: half precision is slower on CPUs and not in
     every runtime. `--activations` changes that for SavedModels that are for GPUs.
 
     Args:

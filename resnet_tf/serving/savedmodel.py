@@ -17,7 +17,7 @@ and answer with
     features       float32 [batch, channels]: the pooled vector before the classifier
 
 All but ten_crop go through the view of evaluation, `images.resize_center`. Where image_bytes hold what is no image,
-the call fails with the positions of all such in the batch, as in image_bytes[1, 4].
+the call fails with the positions of all such in the batch, as in image_bytes[1, 4]; it fails for an empty batch too.
 """
 
 import uuid
@@ -74,7 +74,9 @@ class Served(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)], autograph=False)
         def answer(pixels):
             values = [read() for read in reads]
-            inputs = normalization(pixels)
+            # oneDNN's convolutions fail on it in words that nobody would understand.
+            with tf.control_dependencies([tf.debugging.Assert(tf.shape(pixels)[0] > 0, ["an empty batch"])]):
+                inputs = normalization(pixels)
             (features, logits), _ = both.stateless_call(values[:trainable], values[trainable:], inputs, training=False)
             return {"features": tf.cast(features, tf.float32), "probabilities": tf.nn.softmax(logits)}
 
@@ -128,7 +130,7 @@ def write(folder, served, description, size, resize, top_k, ten_crop):
     try:
         tf.saved_model.save(served, str(folder), signatures=signatures)
     except tf.errors.OpError as error:  # TensorFlow writes the files and has errors of its own for a full disk
-        raise InputError(f"{folder}: {error.message}") from None
+        raise InputError(f"--out={folder.parent}: {error.message}") from None
     extra = folder / "assets.extra"
     extra.mkdir()
     described = {**description, "variables": list(served.paths)}
