@@ -14,7 +14,7 @@ import tensorflow as tf
 import resnet_tf
 from resnet_tf import convert
 from resnet_tf.errors import InputError
-from resnet_tf.models import architectures, cost, cost_by_name, weights
+from resnet_tf.models import architectures, cost, cost_by_name, layers, weights
 from resnet_tf.models.__main__ import main as list_command
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -474,3 +474,22 @@ def test_models_command(capsys, tmp_path, last_json):
     for name in ("resnet50_v1d", "cifar_plain20"):
         assert list_command([f"--diagram={name}", f"--out={tmp_path}/{name}.png"]) == 0
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 9), (7, 10), (3, 4)])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_pool_by_taps_is_the_max_pool_and_its_gradient(size, compiled, rng):
+    # Few distinct values, so that most windows have several maxima: the first of them has the gradient.
+    x = tf.constant(rng.integers(-2, 3, (2, *size, 5)), tf.float32)
+
+    def both(pool):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = pool(x)
+            loss = tf.reduce_sum(y * tf.reshape(tf.range(tf.size(y), dtype=tf.float32), y.shape))
+        return y, tape.gradient(loss, x)
+
+    ours = tf.function(lambda: both(layers.pool_by_taps), jit_compile=compiled)()
+    theirs = both(lambda x: tf.nn.max_pool2d(x, 3, 2, "VALID"))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
