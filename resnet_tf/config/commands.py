@@ -177,6 +177,11 @@ class ComparisonSection:
     price_per_hour: float = setting(
         0.0, "Price of an hour of one GPU, or of the machine where it has none, in any currency. 0: no prices.", low=0.0
     )
+    responses: bool = setting(
+        False, "Add layer responses, as analyze responses draws them: of each run, or of the first of several seeds; "
+        "needs checkpoints and the data.",
+    )  # fmt: skip
+    data_dir: str = setting("", "responses: where the data are now, if not where they were in training.")
 
 
 @dataclasses.dataclass(frozen=True)
