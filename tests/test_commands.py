@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import resnet_tf
-from resnet_tf import analyze, benchmark, compare, config, evaluate, export, predict, show, sweep, train
+from resnet_tf import analyze, benchmark, compare, config, evaluate, export, features, predict, show, sweep, train
 from resnet_tf.data import images as views
 from resnet_tf.data import sources
 from resnet_tf.evaluation import metrics
@@ -28,6 +28,7 @@ COMMANDS = {
     "show": show,
     "analyze": analyze,
     "sweep": sweep,
+    "features": features,
 }
 SMALL = (
     "--dataset=synthetic", "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=32", "--train_steps=16",

@@ -16,6 +16,8 @@ from resnet_tf.config.commands import (
     EvaluationSection,
     ExportConfig,
     ExportSection,
+    FeaturesConfig,
+    FeaturesSection,
     GallerySection,
     ImportedSection,
     ListingSection,

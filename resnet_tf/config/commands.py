@@ -289,6 +289,8 @@ class BenchmarkConfig:
             raise InputError(f"--init_from={self.model.init_from} is not used by benchmarks: speed knows no weights")
         if self.model.bn == "frozen":
             raise InputError("--bn=frozen is not used by benchmarks")
+        if self.model.freeze:
+            raise InputError(f"--freeze={','.join(self.model.freeze)} is not used by benchmarks")
         if self.device.data_service:
             raise InputError("--data_service is not used by benchmarks")
 
@@ -405,3 +407,21 @@ def check_analysis(kind, analysis):
         value = getattr(analysis, field.name)
         if field.name not in ANALYSES[kind] and value != field.default:
             raise InputError(f"--{field.name}={value} is not used by analyze {kind}")
+
+
+@dataclasses.dataclass(frozen=True)
+class FeaturesSection:
+    """Features."""
+
+    run: str = setting("", "Folder of the run.")
+    weights: str = setting("raw", "raw, ema or best, as in evaluate.", choices=("raw", "ema", "best"))
+    splits: tuple[str, ...] = setting(("train", "test"), "Splits of its data.")
+    data_dir: str = setting("", "Where the data are now, if not where they were in training.")
+    out: str = setting("", "File to write, .parquet or .npz.")
+
+
+@dataclasses.dataclass(frozen=True)
+class FeaturesConfig:
+    """The features command."""
+
+    features: FeaturesSection = FeaturesSection()

@@ -40,6 +40,9 @@ class ModelConfig:
         "Weights to start from: a run, an exported model, or MODEL:FILE as in --teacher; a head of other classes "
         "starts anew.",
     )
+    freeze: tuple[str, ...] = setting(
+        (), "Parts that keep --init_from's weights and statistics: stem, stage1 to stage4, as variables are named."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +130,10 @@ class OptimizerConfig:
         "What decays: kernels (of convolutions and dense layers), all (also biases, gamma, beta), none.",
         choices=("kernels", "all", "none"),
     )
+    layer_decay: float = setting(
+        1.0, "The rate of each stage over that of the next; the last has so much of the classifier's. 1: all alike.",
+        low=0.0, high=1.0,
+    )  # fmt: skip
     clip: float = setting(0.0, "Largest norm of the gradient, after the sum over replicas. 0: no limit.", low=0.0)
     ema: float = setting(
         0.0, "Decay of a moving average of all weights, evaluated beside them (0.9999). 0: none.", low=0.0, high=1.0
@@ -231,7 +238,7 @@ class RecordConfig:
     )  # fmt: skip
     smoke: bool = setting(
         False, "Shrink the recipe to a minute on a laptop: smallest network of its kind, few steps, small images; "
-        "synthetic ones where --data_dir is unset.",
+        "synthetic ones where --data_dir is unset.", changes_result=False,  # as the run is recorded it is not set
     )  # fmt: skip
 
 
@@ -275,6 +282,8 @@ class TrainConfig:
             )
         if self.model.bn == "frozen" and not self.model.init_from:
             raise InputError("--bn=frozen needs --init_from: moving statistics to freeze")
+        if self.model.freeze and not self.model.init_from:
+            raise InputError(f"--freeze={','.join(self.model.freeze)} needs --init_from: weights to keep")
         if self.model.bn == "frozen" and optimizer.precise_bn:
             raise InputError("--precise_bn recomputes statistics that --bn=frozen keeps: unset one of them")
         steps = self.record.profile_steps

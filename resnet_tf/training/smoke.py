@@ -31,7 +31,7 @@ def shrink(config):
     # Read back from the flags, since these have not been checked yet.
     model = replace(config.model, model=_smallest(config.model.model))
     if model.init_from and not os.path.exists(model.init_from):
-        model = replace(model, init_from="", bn="local" if model.bn == "frozen" else model.bn)
+        model = replace(model, init_from="", freeze=(), bn="local" if model.bn == "frozen" else model.bn)
     data = config.data
     if not data.data_dir and data.dataset != "digits":
         data = replace(data, dataset="synthetic", tfds_name="", classes=(), skip_bad_images=0)

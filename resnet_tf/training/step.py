@@ -128,8 +128,8 @@ class Engine:
         self._optimizer = recipe.optimizer if recipe else None
         self._packing = None
         if whole and recipe:
-            self._packing = Packing(self._weights, self._statistics, recipe.optimizer.decay)
-            self._optimizer = dataclasses.replace(recipe.optimizer, decay=self._packing.decay)
+            self._packing = Packing(self._weights, self._statistics, recipe.optimizer)
+            self._optimizer = self._packing.optimizer
         parts = self._gpu and not whole
         synchronised = any(getattr(layer, "synchronized", False) for layer in model.layers)
         compiled = functools.partial(_compiled_for, strategy.extended.worker_devices[0] if whole else None)
@@ -362,15 +362,16 @@ class Engine:
             if recipe.loss_scale:
                 applied -= tf.cast(scalars["skipped_steps"], tf.int64)
             new_weights, new_slots = self._optimizer.update(weights, slots, clipped, rate, applied)
-            network = [*new_weights, *sums["statistics"]]
+            new_weights = dict(zip(state["weights"], new_weights, strict=True))
+            new_statistics = dict(zip(state["statistics"], sums["statistics"], strict=True))
+            network = new_weights | new_statistics
             count = tf.cast(scalars["step"], tf.float32)
             decay = tf.minimum(recipe.ema, (1 + count) / (10 + count))
-            averages = zip(state["averages"].values(), network, strict=True) if recipe.ema else ()
             return {
-                "weights": dict(zip(state["weights"], new_weights, strict=True)),
-                "statistics": dict(zip(state["statistics"], sums["statistics"], strict=True)),
+                "weights": new_weights,
+                "statistics": new_statistics,
                 "slots": {slot: dict(zip(state["weights"], values, strict=True)) for slot, values in new_slots.items()},
-                "averages": dict(zip(state["averages"], [a + (1 - decay) * (b - a) for a, b in averages], strict=True)),
+                "averages": {name: a + (1 - decay) * (network[name] - a) for name, a in state["averages"].items()},
             }
 
         counts = ~halted if recipe.loss_scale else ~halted & fine
@@ -414,7 +415,11 @@ class Engine:
         def one(replica, part, _):
             weights, statistics = self._read_network(replica, ema)
             images, _ = self.views(*part)
-            zero = [tf.zeros_like(value) for value in statistics]
+            wanted = dict(momenta)  # the others belong to what is frozen
+            zero = [
+                tf.zeros_like(value) if path in wanted else value
+                for path, value in zip(self._statistics, statistics, strict=True)
+            ]
             # From moving statistics of 0 the new ones are (1 - momentum) times the batch's.
             moved = self.model.stateless_call(weights, zero, images, training=True)[1]
             moved = dict(zip(self._statistics, moved, strict=True))
@@ -595,18 +600,24 @@ class Packing:
     takes a microsecond or two however little it does.
 
     Attributes:
-        decay: for each weight of a packed state, whether the weight decay applies to it.
+        optimizer: of a packed state.
     """
 
-    def __init__(self, weights, statistics, decay):
-        """Args: variables by path, in their order; and for each weight, whether it decays: those that do stay alone."""
-        decays = dict(zip(weights, decay, strict=True))
-        vectors = [path for path, weight in weights.items() if weight.shape.rank == 1 and not decays[path]]
-        self._packs = {name: paths for name, paths in (("vectors", vectors), ("statistics", list(statistics))) if paths}
+    def __init__(self, weights, statistics, optimizer):
+        """Args: variables by path, in their order; the optimizer. Weights that decay or have own rates stay alone."""
+        decays = dict(zip(weights, optimizer.decay, strict=True))
+        vectors = [
+            path for path, weight in weights.items()
+            if weight.shape.rank == 1 and not decays[path] and not optimizer.scales
+        ]  # fmt: skip
+        moving = [path for path, variable in statistics.items() if variable.shape.rank == 1]
+        self._packs = {name: paths for name, paths in (("vectors", vectors), ("statistics", moving)) if paths}
         self._weights, self._statistics = list(weights), list(statistics)
         self._sizes = {path: variable.shape[0] for path, variable in (weights | statistics).items()
                        if any(path in paths for paths in self._packs.values())}  # fmt: skip
-        self.decay = (*(decays[path] for path in weights if path not in self._sizes), *([False] if vectors else []))
+        left = [path for path in weights if path not in self._sizes]
+        decay = (*(decays[path] for path in left), *([False] if vectors else []))
+        self.optimizer = dataclasses.replace(optimizer, decay=decay)
 
     def pack(self, state):
         """A state as `Engine` reads it, packed."""
