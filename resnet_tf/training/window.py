@@ -48,6 +48,9 @@ class Window:
         self._ready = None  # when the call before this one was done; None after a pause
         self._compiled = False
         self._timed_steps, self._timed_seconds = 0, 0.0
+        # Steps a second of the last call. Not of all: where others compile or train on the device, the first ones may
+        # take a hundred times as long, and calls that are short for that are slow themselves.
+        self._pace = 0.0
 
     # --- What a checkpoint keeps of it: sums, not times ---------------------------------------------------------------
 
@@ -75,9 +78,7 @@ class Window:
 
     def steps_ahead(self):
         """How many steps a call may have so that it takes no longer than a person or a scheduler would wait."""
-        if not self._timed_seconds:
-            return _FIRST_STEPS
-        return max(1, int(_CALL_SECONDS * self._timed_steps / self._timed_seconds))
+        return max(1, int(_CALL_SECONDS * self._pace)) if self._pace else _FIRST_STEPS
 
     def pause(self):
         """The device was used for something else; its clock starts again at the next call."""
@@ -97,6 +98,7 @@ class Window:
         self._ready = now
         if self._compiled:
             self._timed_steps, self._timed_seconds = self._timed_steps + call.count, self._timed_seconds + seconds
+            self._pace = call.count / max(seconds, 1e-6)
         self._compiled = True
         self._check_finite(values, call.first_step)
         for row in values:  # one by one: a resumed run adds in the same order
