@@ -210,7 +210,10 @@ class DeviceConfig:
     )
     gpus: tuple[int, ...] = setting((), "Numbers of the GPUs to use. Unset: the first ones.", changes_result=False)
     steps_per_call: int = setting(
-        0, "Steps of one call into the compiled program. 0: 100 on a GPU, 10 on a CPU.", low=0, changes_result=False
+        0,
+        "Most steps of one call into the compiled program. 0: 1,000 on a GPU, 10 on a CPU.",
+        low=0,
+        changes_result=False,
     )
     data_service: tuple[str, ...] = setting(
         (), "Addresses (host:port) of resnet_tf.data_server processes that decode for this one.", changes_result=False

@@ -180,7 +180,7 @@ def train(config, source=None, callbacks=(), stop=None):
         run = record.Run(folder, {}, config)
     step = engine.step
     gpu = devices.on_gpu(strategy)
-    most = config.device.steps_per_call or (100 if gpu else 10)
+    most = config.device.steps_per_call or (1000 if gpu else 10)
     asynchronous = gpu and config.views.view == "pad_crop"  # else a call's time is that of the reading, too
     batches = feed.Training(engine, config, training, step, most)
     if config.record.debug_step:
@@ -264,7 +264,7 @@ def train(config, source=None, callbacks=(), stop=None):
             feed.precise_bn(engine, batches, total, config.optimizer.precise_bn)
 
     # --- The loop -----------------------------------------------------------------------------------------------------
-    stops = (config.record.log_every, config.record.eval_every, config.record.checkpoint_every)
+    stops = (config.record.eval_every, config.record.checkpoint_every)
     profile = record.Profile(run.folder, config.record.profile_steps if chief else ())
     pending, figures = None, None
     with stop.listening(), recorder:
