@@ -1,6 +1,6 @@
 """Notebooks run top to bottom, and the repository has what they showed.
 
-After a change `python tests/test_notebooks.py notebooks/NAME.ipynb ...` runs notebooks and writes their outputs into them.
+After a change `python tests/test_notebooks.py notebooks/NAME.ipynb ...` runs them and writes their outputs into them.
 """
 
 import ast
