@@ -244,8 +244,8 @@ class ListingSection:
     """Listing."""
 
     json: bool = setting(False, "Print everything in the JSON line, and no table.")
-    diagram: str = setting("", "Draw that network by block instead.")
-    out: str = setting("", "File of the drawing, .png or .svg. Unset: the network's name.")
+    diagram: tuple[str, ...] = setting((), "Draw these networks by block instead, side by side.")
+    out: str = setting("", "File of the drawing, .png or .svg. Unset: the networks' names.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -245,7 +245,7 @@ def _tables(rows, flags, tests, runs, price):
         Column("architecture", "Architecture", _text, brief=True, words=True),
         Column("precision_bits", "Precision (bits)", _text),
         Column("parameters_mib", "Parameters (MiB)", _number(2), brief=True),
-        Column("gmacs", "GMACs", _number(3), brief=True),
+        Column("gmacs", "GMACs", _number(4), brief=True),
         Column("gflops", "GFLOPs", _number(3)),
         Column("steps", "Steps", _steps, brief=True),
         Column("epochs", "Epochs", _number(1)),
