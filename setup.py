@@ -10,6 +10,7 @@ EXTRAS = {
     "gpu": ["tensorflow[and-cuda]==2.21.*"],
     "demo": ["scikit-learn>=1.4"],
     "convert": ["huggingface_hub>=0.23", "safetensors>=0.4"],
+    "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"],
     "parquet": ["pyarrow>=15"],
     "plot": ["matplotlib>=3.8"],
     "profile": ["tensorboard-plugin-profile>=2.20"],
@@ -19,6 +20,7 @@ EXTRAS["dev"] = [
     *EXTRAS["plot"],
     *EXTRAS["parquet"],
     *EXTRAS["convert"],
+    *EXTRAS["onnx"],
     *EXTRAS["profile"],
     "hypothesis>=6.100",
     "ipykernel>=6",
@@ -47,6 +49,7 @@ setup(
         "tensorflow-datasets>=4.9.9",
         "importlib_resources>=6",  # tensorflow-datasets needs it and does not say so
         "keras-cv>=0.9",
+        "tensorflow-serving-api==2.21.*",  # messages alone, 250 kB: warm-up requests of exported models
     ],
     extras_require=EXTRAS,
 )

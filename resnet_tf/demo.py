@@ -22,7 +22,7 @@ def _run(settings, _):
     import tensorflow as tf
 
     from resnet_tf.evaluation import evaluate
-    from resnet_tf.serving import predict, savedmodel
+    from resnet_tf.serving import export, predict
     from resnet_tf.training import feed, loop
 
     run = loop.run_folder(settings)
@@ -32,7 +32,7 @@ def _run(settings, _):
 
     exported = pathlib.Path(f"{run}-savedmodel")
     shutil.rmtree(exported, ignore_errors=True)  # of a demo before this one
-    savedmodel.export(run, exported)
+    export.export(config.ExportConfig(config.ExportSection(run=str(run), out=str(exported))))
 
     source, _ = feed.load(dataclasses.replace(settings, data=dataclasses.replace(settings.data, validation_examples=0)))
     test = source.splits["test"]

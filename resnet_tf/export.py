@@ -1,4 +1,4 @@
-"""Export a run as a SavedModel: `python -m resnet_tf.export --run=runs/NAME --out=DIR`."""
+"""Export a run for serving: `python -m resnet_tf.export --run=runs/NAME --out=model --format=savedmodel,onnx`."""
 
 import sys
 
@@ -8,16 +8,16 @@ from resnet_tf.errors import InputError
 
 def main(argv=None):
     """Run the command; returns its exit code."""
-    return command.launch("Export a run as a SavedModel.", config.ExportConfig, _run, argv)
+    return command.launch("Export a run as a SavedModel, TFLite, ONNX or Keras model.", config.ExportConfig, _run, argv)
 
 
 def _run(settings, _):
     for name in ("run", "out"):
         if not getattr(settings.export, name):
             raise InputError(f"--{name} is not set")
-    from resnet_tf.serving import savedmodel
+    from resnet_tf.serving import export
 
-    return savedmodel.export(settings.export.run, settings.export.out, settings.export.weights)
+    return export.export(settings)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,8 @@ def test_evaluate_counts_every_example(run, last_json, tmp_path):
     assert evaluate.main([f"--run={run}", "--batch_size=100", f"--results={tmp_path}/r.csv"]) == 0
     result = last_json()
     assert result["examples"] == 256 and 0 <= result["top1"] <= result["top5"] <= 1
-    assert json.loads((run / "evaluation.json").read_text()) == result
+    stored = json.loads((run / "evaluation.json").read_text())
+    assert stored == result | {"command": stored["command"], "commit": stored["commit"]}
     assert evaluate.main([f"--run={run}", "--batch_size=7"]) == 0
     assert last_json()["top1"] == result["top1"]
     assert len((tmp_path / "r.csv").read_text().splitlines()) == 2
@@ -92,7 +93,7 @@ assert "resnet_tf" not in sys.modules
 np.savez(sys.argv[3], bytes=by_bytes["probabilities"], images=by_images["probabilities"],
          larger=larger["probabilities"], classes=by_bytes["classes"].numpy().astype("S"), scores=by_bytes["scores"])
 """
-    arguments = [sys.executable, "-c", script, str(exported), str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
+    arguments = [sys.executable, "-c", script, str(exported / "1"), str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
     subprocess.run(arguments, check=True, capture_output=True, cwd=tmp_path)
     answers = np.load(tmp_path / "out.npz")
     np.testing.assert_allclose(answers["bytes"], expected, atol=1e-5)
@@ -127,7 +128,8 @@ def test_predict_names_files_and_goes_on_after_a_bad_one(exported, tmp_path, cap
 
 def test_export_refuses_to_overwrite(run, exported, capsys):
     before = sorted(path.name for path in exported.rglob("*"))
-    assert f"--out={exported}" in refused(export.main, [f"--run={run}", f"--out={exported}"], capsys)
+    line = refused(export.main, [f"--run={run}", f"--out={exported}", "--version=1"], capsys)
+    assert f"--version=1: {exported}/1" in line
     assert sorted(path.name for path in exported.rglob("*")) == before
 
 

@@ -57,6 +57,7 @@ from resnet_tf.config.run import (
     check_data,
     check_loss,
     check_schedule,
+    check_ten_crop,
     check_views,
     evaluation_size,
 )

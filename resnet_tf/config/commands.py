@@ -197,7 +197,37 @@ class ExportSection:
 
     run: str = setting("", "Folder of the run.")
     weights: str = setting("raw", "raw, ema or best, as in evaluate.", choices=("raw", "ema", "best"))
-    out: str = setting("", "Folder of the SavedModel, which must not exist yet.")
+    out: str = setting("", "Folder of the model's versions, each a folder with a number for its name.")
+    version: int = setting(0, "Number of the version, which must not exist yet. 0: that after the highest.", low=0)
+    format: tuple[str, ...] = setting(("savedmodel",), "Formats: savedmodel, tflite, onnx, keras.")
+    precision: str = setting(
+        "float32",
+        "Precision of weights in the files: float32; bfloat16 (savedmodel); float16 (savedmodel, tflite, onnx); int8, "
+        "of activations too (tflite).",
+        choices=("float32", "bfloat16", "float16", "int8"),
+    )
+    activations: str = setting(
+        "float32",
+        "Precision of activations of a SavedModel: bfloat16 and float16 are for GPUs; on CPUs they are slower.",
+        choices=("float32", "bfloat16", "float16"),
+    )
+    top_k: int = setting(5, "savedmodel: classes that an answer names, the likeliest first.", low=1)
+    ten_crop: bool = setting(False, "savedmodel: a signature that averages over ten crops.")
+    calibration_examples: int = setting(
+        200, "int8: images of the training split from which the ranges of activations are taken.", low=1
+    )
+    data_dir: str = setting("", "int8: where these are, if not where they were in training.")
+    licence: str = setting("", "Licence of the weights, for the model card.")
+    intended_use: str = setting("", "What the model is for, in a line for the model card.")
+
+
+_EXPORTED = {  # format: precisions of the weights that it has
+    "savedmodel": {"float32", "bfloat16", "float16"},
+    "tflite": {"float32", "float16", "int8"},
+    "onnx": {"float32", "float16"},
+    "keras": {"float32"},
+}
+_EXPORTED_BY = {"savedmodel": {"activations", "top_k", "ten_crop"}, "int8": {"calibration_examples", "data_dir"}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +235,23 @@ class ExportConfig:
     """The export command."""
 
     export: ExportSection = ExportSection()
+
+    def __post_init__(self):
+        """Refuse combinations that make no sense, before anything is read."""
+        section = self.export
+        listed = ",".join(section.format)
+        if not section.format or len(set(section.format)) < len(section.format) or set(section.format) - set(_EXPORTED):
+            raise InputError(f"--format={listed}: not one or more of {', '.join(_EXPORTED)}, each once")
+        for name in section.format:
+            if section.precision not in _EXPORTED[name]:
+                raise InputError(f"--precision={section.precision} is not for --format={name}")
+        for condition, names in _EXPORTED_BY.items():
+            if condition in (*section.format, section.precision):
+                continue
+            for field in dataclasses.fields(section):
+                if field.name in names and getattr(section, field.name) != field.default:
+                    flag = "precision" if condition == "int8" else "format"
+                    raise InputError(f"--{field.name} is not used without --{flag}={condition}")
 
 
 @dataclasses.dataclass(frozen=True)

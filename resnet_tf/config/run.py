@@ -345,6 +345,13 @@ def evaluation_size(data):
     return data.eval_size or data.image_size
 
 
+def check_ten_crop(config, flag, name):
+    """Refuse ten crops of a `TrainConfig` whose evaluation has no room around its crop."""
+    size = evaluation_size(config.data)
+    if config.views.view == "pad_crop" or config.data.resize in (0, size):
+        raise InputError(f"{flag}: {name} has no --resize above {size} pixels to crop from")
+
+
 def check_data(data):
     """Refuse settings of a `DataConfig` that make no sense together."""
     needs_none = data.dataset in ("digits", "synthetic")

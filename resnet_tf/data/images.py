@@ -42,7 +42,7 @@ def decode_tensor(data: tf.Tensor) -> tf.Tensor:
 
     Raises:
         tf.errors.InvalidArgumentError: when the graph runs, for data that are of another format, declare more than
-            MAX_PIXELS pixels, which are not allocated, or cannot be decoded.
+            MAX_PIXELS pixels, which are not allocated, are a BMP with a colour palette, or cannot be decoded.
     """
 
     def from_jpeg():
@@ -73,6 +73,11 @@ def _declared_size(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         values = tf.io.decode_raw(tf.strings.substr(data, at, count), dtype, little_endian=little)
         return tf.cast(values, tf.int64)
 
+    def bmp():
+        size = numbers(18, 8, tf.int32, True)
+        with tf.control_dependencies([tf.debugging.Assert(_is_true_colour(data), ["a BMP with a colour palette"])]):
+            return tf.identity(size)
+
     def unknown():
         with tf.control_dependencies([tf.debugging.Assert(False, ["not a JPEG, PNG, BMP or GIF image"])]):
             return tf.zeros([2], tf.int64)
@@ -80,14 +85,34 @@ def _declared_size(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     # TensorFlow's own message for a short string holds its bytes, which Python then cannot read as text.
     with tf.control_dependencies([tf.debugging.Assert(tf.strings.length(data) >= 26, ["truncated image"])]):
         data = tf.identity(data)
-    start = tf.strings.substr(data, 0, 4)
+
+    def starts(*kinds):
+        return tf.reduce_any([tf.equal(tf.strings.substr(data, 0, len(kind)), kind) for kind in kinds])
+
     kinds = [
-        (tf.equal(start, b"\x89PNG"), lambda: numbers(16, 8, tf.int32, False)),
-        (tf.equal(start, b"GIF8"), lambda: numbers(6, 4, tf.uint16, True)),
-        (tf.equal(tf.strings.substr(data, 0, 2), b"BM"), lambda: numbers(18, 8, tf.int32, True)),
+        (starts(b"\x89PNG\r\n\x1a\n"), lambda: numbers(16, 8, tf.int32, False)),
+        (starts(b"GIF87a", b"GIF89a"), lambda: numbers(6, 4, tf.uint16, True)),
+        (starts(b"BM"), bmp),
     ]
     size = tf.case(kinds, default=unknown)
     return size[0], size[1]
+
+
+def _is_true_colour(data: tf.Tensor) -> tf.Tensor:
+    """Whether the samples of a BMP are colours or grey values; see `_check_bmp`."""
+    padded = tf.strings.join([data, b"\0" * 30])  # so that a short one has a header
+
+    def number(at, dtype):
+        return tf.cast(tf.io.decode_raw(tf.strings.substr(padded, at, dtype.size), dtype)[0], tf.int64)
+
+    start, stop, bits = 14 + number(14, tf.int32), number(10, tf.int32), number(28, tf.uint16)
+    there = (start >= 14) & (stop - start == 1024) & (stop <= tf.cast(tf.strings.length(data), tf.int64))
+
+    def is_grey():
+        palette = tf.io.decode_raw(tf.strings.substr(data, start, 1024), tf.uint8)
+        return tf.reduce_all(tf.reshape(palette, [256, 4])[:, :3] == np.arange(256, dtype=np.uint8)[:, None])
+
+    return (bits > 8) | tf.cond(there, is_grey, lambda: False)
 
 
 def check_header(data: bytes, name: str = "image") -> None:

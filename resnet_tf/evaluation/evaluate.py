@@ -6,7 +6,7 @@ import time
 from resnet_tf.data.progress import Progress
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import answers, metrics, report, scored
-from resnet_tf.training import checkpoint, feed, loop, record
+from resnet_tf.training import feed, loop, record
 
 
 def evaluate(config):
@@ -19,7 +19,8 @@ def evaluate(config):
         {"run", "split", "views", "weights", "steps", "examples", "top1", "top5", "loss", "ece", "images_per_second"},
         with "scales" where there are several; "runs", "shares" and "average" for an ensemble, "model", or "network" and
         "init_from" in the place of a run. "ece" is `metrics.expected_calibration_error`. Of a single run the same is
-        written to evaluation.json in its folder, and the answers that it is of to examples.csv.
+        written to evaluation.json in its folder, with command and commit, and to examples.csv the answers that it is
+        of.
 
     Raises:
         InputError: nothing there to score, no such split, data whose classes are others, runs that make no ensemble,
@@ -69,9 +70,9 @@ def evaluate(config):
     if section.examples:
         report.write_examples(section.examples, logits, answered, classes)
     if "run" in result:
-        folder = record.open_run(result["run"]).folder
-        answers.write(folder / answers.FILE, answered)
-        checkpoint.write_json(folder / "evaluation.json", result)
+        run = record.open_run(result["run"])
+        answers.write(run.folder / answers.FILE, answered)
+        run.finish(result)
     if section.results:
         steps = result["steps"] if "run" in result else 0  # which the row does not have then
         epochs = steps * settings.optimizer.batch_size / len(source.splits["train"])

@@ -246,7 +246,7 @@ def _tables(rows, flags, tests, runs, price):
         Column("precision_bits", "Precision (bits)", _text),
         Column("parameters_mib", "Parameters (MiB)", _number(2), brief=True),
         Column("gmacs", "GMACs", _number(4), brief=True),
-        Column("gflops", "GFLOPs", _number(3)),
+        Column("gflops", "GFLOPs", _number(4)),
         Column("steps", "Steps", _steps, brief=True),
         Column("epochs", "Epochs", _number(1)),
         Column("wall_seconds", "Wall time (h:mm:ss)", _clock, brief=True),

@@ -11,7 +11,7 @@ from resnet_tf.data import colour, images
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
 from resnet_tf.models import create_model
-from resnet_tf.serving import predict
+from resnet_tf.serving import predict, savedmodel
 from resnet_tf.training import devices, feed, network, restore
 from resnet_tf.training.step import Engine
 
@@ -129,10 +129,9 @@ def _member(section, split, config, engine):
 
 def _check_views(section, config, name):
     """Refuse views that the data of a run cannot give."""
-    held, size = config.views.view == "pad_crop", configuration.evaluation_size(config.data)
-    if section.views == "ten_crop" and (held or config.data.resize in (0, size)):
-        raise InputError(f"--views=ten_crop: {name} has no --resize above {size} pixels to crop from")
-    if section.views == "multi_scale" and held:
+    if section.views == "ten_crop":
+        configuration.check_ten_crop(config, "--views=ten_crop", name)
+    if section.views == "multi_scale" and config.views.view == "pad_crop":
         raise InputError(f"--views=multi_scale: the images of {name} are held in memory at one size")
 
 
@@ -141,6 +140,7 @@ def _check_views(section, config, name):
 
 def _exported(config):
     section = config.evaluation
+    model = savedmodel.locate(section.model)
     signatures = {name: predict.load(section.model, name) for name in ("serving_default", "images")}
     theirs, described = network.describe_exported("model", section.model)
 
@@ -163,7 +163,7 @@ def _exported(config):
 
     origin = f"--model={section.model}"
     row = {"steps": "", "epochs": ""}
-    return Scored({"model": section.model}, theirs, described["classes"], origin, members, row)
+    return Scored({"model": str(model)}, theirs, described["classes"], origin, members, row)
 
 
 def _served(signatures, split, chosen):

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from resnet_tf.data import images
 from resnet_tf.errors import InputError
+from resnet_tf.serving import versions
 
 
 def load(folder, signature="serving_default"):
@@ -14,7 +15,7 @@ def load(folder, signature="serving_default"):
     Raises:
         InputError: not a folder with a SavedModel of this project.
     """
-    folder = pathlib.Path(folder)
+    folder = versions.locate(folder)
     if not (folder / "saved_model.pb").is_file():
         raise InputError(f"--model={folder}: no SavedModel is there (saved_model.pb)")
     try:

@@ -1,106 +1,226 @@
-"""A run -> a SavedModel that answers what its evaluation answered.
+"""A run's network -> a SavedModel that answers what its evaluation answered.
 
-Signatures:
+Signatures take any batch:
 
-    serving_default  image_bytes: string [batch], each a JPEG, PNG, BMP or GIF
+    serving_default  image_bytes: string [batch], each a JPEG, PNG, GIF (its first frame) or BMP
     images           images: uint8 [batch, height, width, 3] of any size
+    ten_crop         image_bytes, where it was asked for: softmax averaged over ten crops
 
-Both go through the view of evaluation (`images.resize_center`) and return
+and answer with
 
-    classes        string [batch, k]: names of the k = min(5, classes) likeliest, best first
+    classes        string [batch, k]: names of the k likeliest, best first
     scores         float32 [batch, k]: their probabilities
     probabilities  float32 [batch, classes], in the order of the training labels
+
+`features`, of image_bytes, and `images_features`, of images, answer with
+
+    features       float32 [batch, channels]: the pooled vector before the classifier
+
+All but ten_crop go through the view of evaluation, `images.resize_center`. Where image_bytes hold what is no image,
+the call fails with the positions of all such in the batch, as in image_bytes[1, 4]; it fails for an empty batch too.
 """
 
-import os
-import pathlib
-import shutil
+import uuid
 
-import keras
+import numpy as np
 import tensorflow as tf
 import yaml
 
-from resnet_tf.config import evaluation_size
-from resnet_tf.data import images as views
+from resnet_tf.data import geometry, images
 from resnet_tf.errors import InputError
-from resnet_tf.training import network, restore
+from resnet_tf.models import builder, find
+from resnet_tf.serving.versions import locate  # noqa: F401 (where readers of models look for it)
+from resnet_tf.training import network
+
+WARM_UP = "tf_serving_warmup_requests"  # in assets.extra, where TensorFlow Serving looks for it
+_DECODING = 8  # images of a batch at a time: enough for many cores, and the largest of them still fit into memory
 
 
-def export(run_folder, out, weights="raw"):
-    """Write the SavedModel of a run, whole or not at all.
+class Served(tf.Module):
+    """The weights of a network for inference, and the network as a function of images.
+
+    Kernels may be kept in half precision, which halves the file: they become float32 once, when the model is loaded,
+    and no call pays for it. Vectors (biases, BN) stay float32: they weigh nothing, and small variances would be lost.
+
+    Attributes:
+        weights: list of `tf.Variable`, what the file holds.
+        paths: their names in the network, a tuple.
+    """
+
+    def __init__(self, model, normalization, precision="float32"):
+        """Copy the weights.
+
+        Args:
+            model: a `keras.Model` of `models.create_model` with its weights.
+            normalization: a `colour.Normalization`.
+            precision: of kernels in the file: "float32", "bfloat16" or "float16".
+        """
+        super().__init__()
+        variables = [*model.trainable_variables, *model.non_trainable_variables]
+        self.paths = tuple(variable.path for variable in variables)
+        self.weights, self._widened = [], []
+        for variable in variables:
+            half = precision if len(variable.shape) > 1 else variable.dtype
+            self.weights.append(tf.Variable(tf.cast(variable.value, half), trainable=False, name=variable.path))
+            if self.weights[-1].dtype != tf.as_dtype(variable.dtype):
+                self._widened.append(_Widened(self.weights[-1]))
+        trainable = len(model.trainable_variables)
+        widened = {id(copy.stored): copy for copy in self._widened}
+        reads = [widened[id(weight)].read if id(weight) in widened else weight.read_value for weight in self.weights]
+        row = find(model.name)
+        outputs = [model.get_layer("pool").output, model.outputs[0]]
+        both = builder.close(row, model.inputs[0], outputs, model.name)
+
+        @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)], autograph=False)
+        def answer(pixels):
+            values = [read() for read in reads]
+            # oneDNN's convolutions fail on it in words that nobody would understand.
+            with tf.control_dependencies([tf.debugging.Assert(tf.shape(pixels)[0] > 0, ["an empty batch"])]):
+                inputs = normalization(pixels)
+            (features, logits), _ = both.stateless_call(values[:trainable], values[trainable:], inputs, training=False)
+            return {"features": tf.cast(features, tf.float32), "probabilities": tf.nn.softmax(logits)}
+
+        self.answer = answer
+
+
+class _Widened(tf.saved_model.experimental.TrackableResource):
+    """A float32 copy of a variable in half precision, made anew whenever the model is loaded."""
+
+    def __init__(self, stored):
+        super().__init__()
+        self.stored = stored
+        self._shape = stored.shape
+        self._name = f"widened_{uuid.uuid4()}"  # models in one process share names
+        self._initialize()
+
+    def _create_resource(self):
+        return tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=self._shape, shared_name=self._name)
+
+    def _initialize(self):
+        value = tf.cast(self.stored, tf.float32)
+        tf.raw_ops.AssignVariableOp(resource=self.resource_handle, value=value)
+
+    def read(self):
+        """float32 of the variable's shape."""
+        value = tf.raw_ops.ReadVariableOp(resource=self.resource_handle, dtype=tf.float32)
+        value.set_shape(self._shape)
+        return value
+
+
+def write(folder, served, description, size, resize, top_k, ten_crop):
+    """Write the SavedModel.
 
     Args:
-        run_folder: of the run.
-        out: folder to make; refused where it exists.
-        weights: "raw", "ema" or "best"; see `restore`.
+        folder: which exists.
+        served: a `Served`.
+        description: {"flags", "classes", "normalization"}, so that a training can start from the model or learn
+            from it; see `network.describe_exported`.
+        size: side of evaluation's crop in pixels.
+        resize: shorter side before it; 0 for `size`.
+        top_k: how many classes are named; all where there are fewer.
+        ten_crop: whether there is a signature for ten crops.
 
     Returns:
-        {"model": the folder, "run": the run's folder, "classes": how many, "signatures": their names}.
+        Names of the signatures.
 
     Raises:
-        InputError: no such run, or `out` exists.
+        InputError: TensorFlow cannot write the files.
     """
-    out = pathlib.Path(out)
-    if out.exists():
-        raise InputError(f"--out={out}: exists already; remove it or choose another")
-    run, values, normalization = restore.load(run_folder, weights)
-    model = restore.build_model(run, values, weights)
-    classes = run.manifest["classes"]
-    classify = _classifier(model, normalization, classes)
-    size, resize = evaluation_size(run.config.data), run.config.data.resize
-
-    def from_bytes(image_bytes):
-        def view(data):
-            return views.resize_center(views.decode_tensor(data), size, resize)
-
-        signature = tf.TensorSpec([size, size, 3], tf.uint8)
-        return classify(tf.map_fn(view, image_bytes, fn_output_signature=signature))
-
-    def from_images(images):
-        return classify(views.resize_center(images, size, resize))
-
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint("serving_default", from_bytes, [tf.TensorSpec([None], tf.string, name="image_bytes")])
-    archive.add_endpoint("images", from_images, [tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    signatures = _signatures(served, description["classes"], size, resize, top_k, ten_crop)
     try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        archive.write_out(str(partial), verbose=False)
-        _describe(partial, run, archive, normalization)
-        os.rename(partial, out)
+        tf.saved_model.save(served, str(folder), signatures=signatures)
     except tf.errors.OpError as error:  # TensorFlow writes the files and has errors of its own for a full disk
-        raise InputError(f"--out={out}: {error.message}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return {
-        "model": str(out),
-        "run": str(run.folder),
-        "classes": len(classes),
-        "signatures": ["serving_default", "images"],
-    }
+        raise InputError(f"--out={folder.parent}: {error.message}") from None
+    extra = folder / "assets.extra"
+    extra.mkdir()
+    described = {**description, "variables": list(served.paths)}
+    (extra / network.MANIFEST_ASSET).write_text(yaml.safe_dump(described, sort_keys=False, allow_unicode=True))
+    _write_warm_up(extra / WARM_UP, size)
+    return list(signatures)
 
 
-def _describe(folder, run, archive, normalization):
-    """Leave what the network is, so that a training can start from it or learn from it."""
-    asset = folder / "assets.extra" / network.MANIFEST_ASSET
-    asset.parent.mkdir()
-    described = {
-        "flags": run.manifest["flags"],
-        "classes": run.manifest["classes"],
-        "normalization": {name: getattr(normalization, name).tolist() for name in ("mean", "std")},
-        "variables": [variable.path for variable in archive.variables],
-    }
-    asset.write_text(yaml.safe_dump(described, sort_keys=False, allow_unicode=True))
-
-
-def _classifier(model, normalization, classes):
+def _signatures(served, classes, size, resize, top_k, ten_crop):
     names = tf.constant(classes)
 
-    def classify(pixels):
-        probabilities = tf.nn.softmax(model(normalization(pixels), training=False))
-        scores, indices = tf.math.top_k(probabilities, k=min(5, len(classes)))
+    def named(probabilities):
+        scores, indices = tf.math.top_k(probabilities, k=min(top_k, len(classes)))
         return {"classes": tf.gather(names, indices), "scores": scores, "probabilities": probabilities}
 
-    return classify
+    def center(data):
+        return images.resize_center(images.decode_tensor(data), size, resize)
+
+    def from_bytes(image_bytes):
+        return served.answer(decode(image_bytes, center, [size, size, 3]))
+
+    def from_images(pixels):
+        return served.answer(images.resize_center(pixels, size, resize))
+
+    def of_ten_crops(image_bytes):
+        views = decode(image_bytes, lambda data: geometry.ten_crop(data, size, resize), [10, size, size, 3])
+        answers = served.answer(tf.reshape(views, [-1, size, size, 3]))["probabilities"]
+        return tf.reduce_mean(tf.reshape(answers, [-1, 10, len(classes)]), axis=1)
+
+    text = tf.TensorSpec([None], tf.string, name="image_bytes")
+    pixels = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
+    functions = {
+        "serving_default": (text, lambda image_bytes: named(from_bytes(image_bytes)["probabilities"])),
+        "images": (pixels, lambda images: named(from_images(images)["probabilities"])),
+        "features": (text, lambda image_bytes: {"features": from_bytes(image_bytes)["features"]}),
+        "images_features": (pixels, lambda images: {"features": from_images(images)["features"]}),
+    }
+    if ten_crop:
+        functions["ten_crop"] = (text, lambda image_bytes: named(of_ten_crops(image_bytes)))
+    return {
+        name: tf.function(function, input_signature=[spec], autograph=False)
+        for name, (spec, function) in functions.items()
+    }
+
+
+def decode(image_bytes, view, shape):
+    """Decode a batch inside a graph, several images at a time.
+
+    Args:
+        image_bytes: string [batch].
+        view: function(scalar string) -> uint8 of `shape`, which fails for what is no image.
+        shape: of one view.
+
+    Returns:
+        uint8 [batch, *shape].
+
+    Raises:
+        tf.errors.InvalidArgumentError: when the graph runs, where `view` has failed; it names all such positions.
+    """
+    count = tf.size(image_bytes, tf.int64)
+    options = tf.data.Options()
+    # TensorFlow 2.21 may wait for the tuning thread when an iterator ends, for as long as the iterator has lived.
+    options.autotune.enabled = False
+    good = (
+        tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
+        .map(lambda position, data: (position, view(data)), num_parallel_calls=_DECODING, deterministic=True)
+        .ignore_errors()
+    )
+    end = tf.data.Dataset.from_tensors((count, tf.zeros(shape, tf.uint8)))  # a batch must not be empty
+    positions, views = good.concatenate(end).batch(count + 1).with_options(options).get_single_element()
+    bad = tf.reduce_all(tf.range(count)[:, None] != positions[None], axis=1)
+    listed = tf.strings.reduce_join(tf.strings.as_string(tf.where(bad)[:, 0]), separator=", ")
+    reason = (
+        "]: not a JPEG, PNG, GIF or BMP image that can be decoded: empty, truncated, damaged, or of more than "
+        f"{images.MAX_PIXELS} pixels"
+    )
+    message = tf.strings.join(["image_bytes[", listed, reason])
+    with tf.control_dependencies([tf.debugging.Assert(~tf.reduce_any(bad), [message])]):
+        return views[:count]
+
+
+def _write_warm_up(path, size):
+    """A request of one grey JPEG, which TensorFlow Serving runs before it says that the model is ready."""
+    from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
+
+    image = tf.io.encode_jpeg(np.full((size, size, 3), 128, np.uint8)).numpy()
+    request = predict_pb2.PredictRequest(
+        model_spec=model_pb2.ModelSpec(signature_name="serving_default"),
+        inputs={"image_bytes": tf.make_tensor_proto([image])},
+    )
+    log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        writer.write(log.SerializeToString())

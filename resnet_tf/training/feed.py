@@ -101,15 +101,21 @@ def normalization(config, split):
         return colour.IMAGENET
     if isinstance(split, Split):
         return colour.normalization(kind, split.images)
+    return colour.normalization(kind, sample(config, split, _STATISTICS_EXAMPLES))
+
+
+def sample(config, split, count):
+    """Some images of a split as evaluation sees them, the same ones every time: uint8 [n, size, size, 3]."""
     # Not the run's seed: runs with different seeds must share what they are evaluated with.
-    chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:_STATISTICS_EXAMPLES])
+    chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:count])
+    if isinstance(split, Split):
+        return split.images[chosen]
     size = evaluation_size(config.data)
     views = batches.testing(
         split.take(chosen), lambda data, box: geometry.center(data, size, config.data.resize, box), batch=1
     )
     with named_errors(split):
-        pixels = np.concatenate([view["pixels"].numpy() for view in views])
-    return colour.normalization(kind, pixels)
+        return np.concatenate([view["pixels"].numpy() for view in views])
 
 
 @contextlib.contextmanager

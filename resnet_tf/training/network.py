@@ -13,6 +13,7 @@ from resnet_tf.data import colour
 from resnet_tf.errors import InputError
 from resnet_tf.models import create_model, find, inside
 from resnet_tf.models.layers import BatchNormalization
+from resnet_tf.serving import versions
 from resnet_tf.training import checkpoint, record
 
 MANIFEST_ASSET = "run.yaml"  # in assets.extra of an exported model: what its network is
@@ -101,7 +102,7 @@ def locate(flag, origin):
     path = pathlib.Path(origin)
     if (path / record.MANIFEST).exists():
         return "run"
-    if (path / "saved_model.pb").exists():
+    if (versions.locate(path) / versions.SAVED_MODEL).exists():
         return "exported"
     name, _, weights = origin.partition(":")
     if path.exists() or not weights:
@@ -163,7 +164,7 @@ def describe_exported(flag, path):
 
     Args:
         flag: what to name in errors.
-        path: of the model's folder.
+        path: of the model's folder, or of the one with its versions.
 
     Returns:
         The `TrainConfig` of the run that it was; and {"flags", "classes", "normalization", "variables"}.
@@ -172,7 +173,7 @@ def describe_exported(flag, path):
         InputError: it says nothing, or is damaged.
     """
     try:
-        described = yaml.safe_load((pathlib.Path(path) / "assets.extra" / MANIFEST_ASSET).read_text())
+        described = yaml.safe_load((versions.locate(path) / "assets.extra" / MANIFEST_ASSET).read_text())
         theirs = configuration.from_settings(configuration.TrainConfig, described["flags"], path)
         return theirs, {name: described[name] for name in ("flags", "classes", "normalization", "variables")}
     except (OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -182,8 +183,9 @@ def describe_exported(flag, path):
 def _exported(flag, origin, path, config):
     theirs, described = describe_exported(flag, path)
     try:
-        exported = tf.saved_model.load(str(path))
-        arrays = [variable.numpy() for variable in exported.variables]
+        exported = tf.saved_model.load(str(versions.locate(path)))
+        stored = getattr(exported, "weights", None) or exported.variables  # models of earlier releases
+        arrays = [variable.numpy().astype(np.float32) for variable in stored]
     except (OSError, KeyError, AttributeError, tf.errors.OpError) as error:
         raise InputError(f"--{flag}={origin}: not a model that resnet_tf.export wrote ({error})") from None
     names = described["variables"]

@@ -162,8 +162,9 @@ class Run:
         return self.folder / "checkpoints"
 
     def finish(self, evaluation):
-        """Write evaluation.json."""
-        checkpoint.write_json(self.folder / "evaluation.json", evaluation)
+        """Write evaluation.json, with the command and the commit that it is of."""
+        of = {"command": command(), "commit": commit()}
+        checkpoint.write_json(self.folder / "evaluation.json", evaluation | of)
 
 
 def open_run(folder, flag="--run="):

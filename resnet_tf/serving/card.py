@@ -1,0 +1,170 @@
+"""What an exported model says of itself: model.json for programs, model.md for people."""
+
+import json
+import pathlib
+
+import numpy as np
+
+from resnet_tf.config import evaluation_size
+from resnet_tf.data import images
+from resnet_tf.errors import InputError
+from resnet_tf.models import cost_by_name
+from resnet_tf.serving import versions
+from resnet_tf.training import checkpoint, record, restore
+
+READABLE = "model.md"
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+
+
+def describe(section, run, values, normalization, version):
+    """The card of a model that is about to be written.
+
+    Args:
+        section: a `config.ExportSection`.
+        run: the `record.Run`.
+        values: of its checkpoint.
+        normalization: a `colour.Normalization`.
+        version: its number.
+
+    Returns:
+        What model.json holds but for "signatures" and "files", plain values. "accuracy" is None where evaluation.json
+        is of other weights than these.
+    """
+    settings = run.config
+    size, classes = evaluation_size(settings.data), list(run.manifest["classes"])
+    spent = cost_by_name(settings.model.model, settings.model.shortcut, size, len(classes))
+    return {
+        "model": settings.model.model,
+        "version": version,
+        "classes": classes,
+        "input": "float32",
+        "image_size": size,
+        "resize": settings.data.resize,
+        "preprocessing": {
+            "words": _preprocessing(size, settings.data.resize, normalization),
+            "mean": np.asarray(normalization.mean).tolist(),
+            "std": np.asarray(normalization.std).tolist(),
+        },
+        "limits": {"image_formats": ["JPEG", "PNG", "GIF", "BMP"], "max_pixels": images.MAX_PIXELS},
+        "formats": list(section.format),
+        "precision": section.precision,
+        "activations": section.activations,
+        "cost": {
+            "parameters": spent.trainable_parameters,
+            "parameters_mib": round(spent.trainable_parameters * _BYTES[section.precision] / 2**20, 3),
+            "gmacs": round(spent.gmacs, 4),
+            "gflops": round(2 * spent.gmacs, 4),
+        },
+        "weights": section.weights,
+        "steps": restore.step_of(values),
+        "accuracy": _accuracy(run, section.weights, restore.step_of(values)),
+        "data": {"dataset": settings.data.dataset, **run.manifest["data"]},
+        "licence": section.licence or "not stated",
+        "intended_use": section.intended_use or "not stated",
+        "command": record.command(),
+        "commit": record.commit(),
+        "manifest": run.manifest,
+    }
+
+
+def _preprocessing(size, resize, normalization):
+    shorter = resize or size
+    kind = "the mean of its place and channel" if np.ndim(normalization.mean) == 3 else "the mean of its channel"
+    return [
+        "decode to 8-bit RGB: grey becomes RGB, alpha is dropped, an orientation tag is not applied",
+        f"scale the shorter side to {shorter} pixels, bilinear with antialiasing, and round to whole levels",
+        f"crop the central {size} x {size} pixels",
+        f"subtract from each value, 0 to 255, {kind}, and divide by the standard deviation",
+    ]
+
+
+def _accuracy(run, weights, steps):
+    """What evaluation.json says, where it is of these weights."""
+    path = run.folder / "evaluation.json"
+    try:
+        found = json.loads(path.read_text())
+        mine = (found.get("weights"), found.get("steps")) == (weights, steps)
+    except FileNotFoundError:
+        return None
+    except (ValueError, AttributeError):
+        raise InputError(f"{path}: damaged") from None
+    kept = ("split", "views", "scales", "examples", "top1", "top5", "loss", "ece", "command", "commit")
+    return {name: found[name] for name in kept if name in found} if mine else None
+
+
+def write(folder, card):
+    """Write both forms of a card into a version's folder."""
+    folder = pathlib.Path(folder)
+    checkpoint.write_json(folder / versions.CARD, card)
+    text = _markdown(card)
+    checkpoint.replace_atomically(folder / READABLE, lambda file: file.write(text.encode()))
+
+
+def _markdown(card):
+    spent, data, accuracy = card["cost"], card["data"], card["accuracy"]
+    mean, std = (np.asarray(card["preprocessing"][name]) for name in ("mean", "std"))
+    rows = {
+        "network": card["model"],
+        "classes": len(card["classes"]),
+        "parameters": f"{spent['parameters']:,}, {spent['parameters_mib']:.2f} MiB in {card['precision']}",
+        "cost of one image": f"{spent['gmacs']:g} GMACs, {spent['gflops']:g} GFLOPs",
+        "activations": card["activations"],
+        "formats": ", ".join(card["formats"]),
+        "signatures": ", ".join(card["signatures"]) or "none",
+        "weights": f"{card['weights']}, after {card['steps']:,} steps",
+        "licence": card["licence"],
+        "intended use": card["intended_use"],
+    }
+    lines = [f"# {card['model']}, version {card['version']}", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {_cell(value)} |" for name, value in rows.items()]
+    lines += ["", "## Accuracy", ""]
+    if accuracy is None:
+        lines.append("These weights were not evaluated.")
+    else:
+        lines.append(
+            f"Top-1 {accuracy['top1']:.4f}, top-5 {accuracy['top5']:.4f}, loss {accuracy['loss']:.4f} nats on "
+            f"{accuracy['examples']:,} examples of the split {accuracy['split']} of {data['dataset']}, views "
+            f"{accuracy['views']}."
+        )
+        if "command" in accuracy:
+            lines += ["", f"Commit {accuracy['commit']}:", "", f"    {accuracy['command']}"]
+    lines += ["", "## Data", ""]
+    counts = ", ".join(f"{count:,} {name}" for name, count in data["examples"].items())
+    lines.append(f"{data['dataset']}: {counts}. Checksum of images and labels: {data['checksum']}.")
+    lines += ["", "## Preprocessing", ""]
+    lines += [f"{number}. {words}" for number, words in enumerate(card["preprocessing"]["words"], start=1)]
+    if mean.ndim == 1:
+        lines += ["", f"Mean {_numbers(mean)}, standard deviation {_numbers(std)}, in levels of 0 to 255."]
+    else:
+        lines += ["", f"The mean image is in {versions.CARD}; standard deviation {_numbers(std)} levels of 0 to 255."]
+    lines += [
+        "",
+        "All of it is in the SavedModel. Files of the other formats take images after step 3, float32 "
+        f"[batch, {card['image_size']}, {card['image_size']}, 3] in 0 to 255, and return probabilities.",
+        "",
+        f"Images are {', '.join(card['limits']['image_formats'])} of at most {card['limits']['max_pixels']:,} pixels; "
+        "of a GIF the first frame counts.",
+        "",
+        "## Classes",
+        "",
+        ", ".join(_cell(name) for name in card["classes"]),
+        "",
+        "## Origin",
+        "",
+        f"Exported at commit {card['commit']}:",
+        "",
+        f"    {card['command']}",
+        "",
+        f"Trained at commit {card['manifest']['commit']}:",
+        "",
+        f"    {card['manifest']['command']}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value):
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def _numbers(values):
+    return ", ".join(f"{value:.3f}" for value in np.atleast_1d(values))
