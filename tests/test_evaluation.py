@@ -150,6 +150,7 @@ def test_exported_model_is_scored_as_served(runs, exported, streamed, last_json)
             assert evaluate.main([flag, "--batch_size=5", "--split=test"]) == 0
             results.append(last_json())
         assert results[0]["examples"] == results[1]["examples"] == count
+        assert results[1]["model"] == f"{model}/1"  # the version that is scored
         assert results[0]["top1"] == results[1]["top1"]
         assert results[0]["loss"] == pytest.approx(results[1]["loss"], abs=1e-5)
     moved = streamed / "moved"

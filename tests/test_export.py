@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from resnet_tf import config, evaluate, export, train
+from resnet_tf import config, export, train
 from resnet_tf.data import colour, images
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import metrics
@@ -83,10 +83,9 @@ def test_every_format_answers_as_evaluated_in_a_fresh_process(digits, tmp_path, 
     assert sizes["int8"] < 0.5 * sizes["float32"] and sizes["float16"] < 0.6 * sizes["float32"]
 
 
-@pytest.mark.parametrize("name", ["resnet18_v2", "resnet50_v1d"])
-def test_keras_file_has_only_layers_of_keras(name, tmp_path, rng):
-    """Of networks whose pools and shortcuts are not those of CIFAR's."""
-    model = create_model(name, num_classes=7, input_shape=(None, None, 3))
+def test_keras_file_has_only_layers_of_keras(tmp_path, rng):
+    """Of a network whose stem pads by minus infinity; CIFAR's shortcuts are in the run above."""
+    model = create_model("resnet18_v2", num_classes=7, input_shape=(None, None, 3))
     path = tmp_path / "model.keras"
     convert.keras_file(path, model, colour.IMAGENET, 40)
     loaded = keras.models.load_model(path)
@@ -131,16 +130,14 @@ def test_warm_up_is_a_request_that_the_model_answers(streamed, signatures):
     assert signatures[request.model_spec.signature_name](**inputs)["probabilities"].shape == (1, 10)
 
 
-@pytest.mark.parametrize("precision, within", [("float32", 0), ("float16", 5e-4), ("bfloat16", 4e-3)])
-def test_a_training_starts_from_an_exported_model(streamed, precision, within, tmp_path):
-    """From the folder of versions; kernels lose what the precision loses, half a unit of 11 and of 8 bits, vectors
-    nothing."""
-    assert export.main([f"--run={streamed}/run", f"--out={tmp_path}/model", f"--precision={precision}"]) == 0
+def test_a_training_starts_from_an_exported_model_in_half_precision(streamed, tmp_path):
+    """From the folder of versions; kernels lose half a unit of 8 bits, vectors nothing."""
+    assert export.main([f"--run={streamed}/run", f"--out={tmp_path}/model", "--precision=bfloat16"]) == 0
     run, values, _ = restore.load(streamed / "run")
     loaded = network.load("init_from", str(tmp_path / "model"), run.config)
     for variable in loaded.model.variables:
         ours, theirs = values[f"model/{variable.path}"], np.asarray(variable)
-        np.testing.assert_allclose(theirs, ours, rtol=within if ours.ndim > 1 else 0, atol=1e-7, err_msg=variable.path)
+        np.testing.assert_allclose(theirs, ours, rtol=2**-8 if ours.ndim > 1 else 0, atol=1e-7, err_msg=variable.path)
     # The kernels in use are those of the file, also in a session, which is how TensorFlow Serving loads models.
     folder, pixels = str(tmp_path / "model" / "1"), np.zeros((1, 24, 24, 3), np.uint8)
     eager = tf.saved_model.load(folder).signatures["images"](images=tf.constant(pixels))["probabilities"]
@@ -205,11 +202,6 @@ def test_card_tells_accuracy_only_of_the_weights_that_it_is_of(streamed, tmp_pat
         folder = tmp_path / "model" / str(number)
         assert json.loads((folder / "model.json").read_text())["accuracy"] is None
         assert "not evaluated" in (folder / "model.md").read_text()
-
-
-def test_evaluate_names_the_version_that_it_scores(streamed, last_json):
-    assert evaluate.main([f"--model={streamed}/model", "--split=validation"]) == 0
-    assert last_json()["model"] == f"{streamed}/model/1"
 
 
 # --- Bad input -------------------------------------------------------------------------------------------------------
