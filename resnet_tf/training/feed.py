@@ -164,7 +164,7 @@ def _group_size(engine, batch, size):
 class Training:
     """Steps on a training split."""
 
-    def __init__(self, engine, config, split, first_step, most):
+    def __init__(self, engine, config, split, first_step, most, view=None):
         """Put the data in place.
 
         Args:
@@ -173,7 +173,9 @@ class Training:
             split: a `Split` or an `Examples`.
             first_step: where the run goes on.
             most: steps of one call.
+            view: that streamed images are seen through; None for that of the configuration.
         """
+        self._view = view or view_of(config)
         self._engine, self._config, self._split = engine, config, split
         self._batch, self._seed = config.optimizer.batch_size, config.optimizer.seed
         if isinstance(split, Split):
@@ -188,13 +190,13 @@ class Training:
             self.restart(first_step)
 
     def _stream(self, first_step, group):
-        view, views, engine = view_of(self._config), self._config.views, self._engine
+        views, engine = self._config.views, self._engine
 
         def part(replica):
             return batches.training(
-                self._split, view, batch=self._batch, seed=self._seed, first_step=first_step, repeats=views.repeats,
-                threads=views.threads, replica=engine.first_replica + replica, replicas=engine.replicas,
-                servers=self._config.device.data_service,
+                self._split, self._view, batch=self._batch, seed=self._seed, first_step=first_step,
+                repeats=views.repeats, threads=views.threads, replica=engine.first_replica + replica,
+                replicas=engine.replicas, servers=self._config.device.data_service,
             )  # fmt: skip
 
         return [iter(dataset) for dataset in engine.streams(part, group)]

@@ -4,19 +4,21 @@ import dataclasses
 
 import numpy as np
 
+from resnet_tf.config import TrainConfig
 from resnet_tf.data import colour
 from resnet_tf.errors import InputError
 from resnet_tf.training import checkpoint, network, record
 from resnet_tf.training.step import Engine
 
 
-def load(folder, weights="raw"):
+def load(folder, weights="raw", config_type=TrainConfig):
     """Read a run and its newest whole checkpoint, or its best one.
 
     Args:
         folder: of the run.
         weights: "best" for the checkpoint of the step whose top-1 on the held-out validation split was best; else the
             newest.
+        config_type: what the run must be.
 
     Returns:
         The `record.Run`; its state {name: array}; its `colour.Normalization`.
@@ -25,7 +27,7 @@ def load(folder, weights="raw"):
         InputError: not a run, one without a checkpoint, or the best asked of one that holds no validation split out:
             to choose on the test split would spoil it.
     """
-    run = record.open_run(folder)
+    run = record.open_run(folder, config_type=config_type)
     values = _load_best(run) if weights == "best" else checkpoint.load_latest(run.checkpoints)
     if values is None:
         raise InputError(f"--run={folder}: no checkpoint yet")
