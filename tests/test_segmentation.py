@@ -11,14 +11,14 @@ import tensorflow as tf
 
 from resnet_tf import config as configuration
 from resnet_tf import evaluate, train
-from resnet_tf.data import colour
+from resnet_tf.data import colour, images
 from resnet_tf.data import segmentation as data_segmentation
 from resnet_tf.data.masks import VOID
 from resnet_tf.errors import InputError
 from resnet_tf.models import create_backbone, create_model, inside
 from resnet_tf.training import checkpoint, devices, feed, network, optimizer, record, restore, schedule
 from resnet_tf.training.step import Engine, Recipe
-from resnet_tf.transfer import heads, segment, segmentation
+from resnet_tf.transfer import export, heads, metrics, score, segment, segmentation
 
 
 def test_enlarge_is_bilinear_resizing(rng):
@@ -236,3 +236,47 @@ def test_bad_flags_are_named(flags, words, tmp_path, capsys):
     assert segment.main([*SMALL, *flags, f"--out={tmp_path}/run"]) == 1
     assert words in capsys.readouterr().err.strip().splitlines()[-1]
     assert not (tmp_path / "run").exists()
+
+
+# --- Afterwards ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", ["raw", "ema"])
+def test_what_is_scored_is_what_is_served(trained, tmp_path, weights, last_json):
+    assert export.main([f"--run={trained}/run", f"--out={tmp_path}/model", f"--weights={weights}"]) == 0
+    served = tf.saved_model.load(str(tmp_path / "model")).signatures
+    report = tmp_path / "report"
+    flags = [f"--run={trained}/run", f"--weights={weights}", f"--report={report}", f"--results={tmp_path}/r.csv"]
+    assert score.main(flags) == 0
+    result = last_json()
+    split, total = data_segmentation.index("synthetic").splits["test"], np.zeros((3, 3), np.int64)
+    for example in range(len(split)):
+        answer = served["serving_default"](image_bytes=tf.constant(split.read(example)))
+        total += metrics.confusion(split.masks.read(example), answer["masks"].numpy()[0], 3)
+    assert [name.decode() for name in answer["classes"].numpy()] == ["ground", "grey", "bright"]
+    assert metrics.figures(total) == {name: result[name] for name in ("miou", "pixel_accuracy")}
+    pixels = images.decode(split.read(example))
+    both = served["images"](images=tf.constant(np.stack([pixels, pixels])))["masks"].numpy()
+    np.testing.assert_array_equal(both, np.repeat(answer["masks"].numpy(), 2, axis=0))
+    assert sorted(path.name for path in report.iterdir()) == ["classes.csv", "iou.png", "masks.png"]
+    last = [row for row in record.read_metrics(trained / "run" / "metrics.csv") if row["step"] == 12]
+    scored = {row["split"]: row for row in last}["test" if weights == "raw" else "test_ema"]
+    assert scored["miou"] == pytest.approx(result["miou"], abs=1e-6)  # six digits
+
+
+def test_scoring_refuses(trained, tmp_path, capsys):
+    for flags, words in (
+        ((), "--run is not set"),
+        (("--run=/nowhere/at/all",), "/nowhere/at/all"),
+        ((f"--run={trained}/run", "--split=validation"), "there are train, test"),
+        ((f"--run={trained}/run", f"--report={trained}"), "exists already"),
+    ):
+        assert score.main(list(flags)) == 1
+        assert words in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_poly_falls_as_in_deeplab():
+    rates = schedule.Schedule(0.5, "poly", total=10, warmup=2)
+    found = [float(rates.rate(tf.constant(step, tf.int64), {})) for step in range(10)]
+    expected = [0.25, 0.5, *(0.5 * (1 - step / 8) ** 0.9 for step in range(8))]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

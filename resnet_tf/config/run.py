@@ -155,8 +155,8 @@ class ScheduleConfig:
     schedule: str = setting(
         "steps",
         "steps: multiplied by --lr_factor at --lr_steps or --lr_epochs; cosine: to 0 at the end (Bag of Tricks 5.1); "
-        "plateau: multiplied when the error stays; constant.",
-        choices=("steps", "cosine", "plateau", "constant"),
+        "poly: likewise, by (1 - t)^0.9 (DeepLab); plateau: multiplied when the error stays; constant.",
+        choices=("steps", "cosine", "poly", "plateau", "constant"),
     )
     lr_steps: tuple[int, ...] = setting((), "Steps after which the rate is multiplied by --lr_factor.")
     lr_epochs: tuple[float, ...] = setting((), "The same in epochs.")

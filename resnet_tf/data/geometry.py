@@ -330,9 +330,10 @@ def filled_whole(data, multiple, fill):
 
 
 def filled(pixels, missing, fill):
-    """Pixels, uint8 [height, width, 3], with rows and columns of a colour around: [before, after] of both axes."""
-    inside = tf.pad(tf.ones(tf.shape(pixels)[:2], tf.bool), missing)
-    return tf.where(inside[..., None], tf.pad(pixels, [*missing, [0, 0]]), tf.constant(fill, tf.uint8))
+    """Pixels, uint8 [..., height, width, 3], with rows and columns of a colour around: [before, after] of both axes."""
+    inside = tf.pad(tf.ones(tf.shape(pixels)[-3:-1], tf.bool), missing)
+    around = [[0, 0]] * (pixels.shape.rank - 3) + [*missing, [0, 0]]
+    return tf.where(inside[..., None], tf.pad(pixels, around), tf.constant(fill, tf.uint8))
 
 
 # --- Images, decoded in part or whole --------------------------------------------------------------------------------

@@ -40,9 +40,7 @@ def export(run_folder, out, weights="raw"):
     Raises:
         InputError: no such run, or `out` exists.
     """
-    out = pathlib.Path(out)
-    if out.exists():
-        raise InputError(f"--out={out}: exists already; remove it or choose another")
+    out = new_folder(out)
     run, values, normalization = restore.load(run_folder, weights)
     model = restore.build_model(run, values, weights)
     classes = run.manifest["classes"]
@@ -63,6 +61,35 @@ def export(run_folder, out, weights="raw"):
     archive.track(model)
     archive.add_endpoint("serving_default", from_bytes, [tf.TensorSpec([None], tf.string, name="image_bytes")])
     archive.add_endpoint("images", from_images, [tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
+    write(out, archive, run, normalization)
+    return {
+        "model": str(out),
+        "run": str(run.folder),
+        "classes": len(classes),
+        "signatures": ["serving_default", "images"],
+    }
+
+
+def new_folder(out):
+    """The folder of a model to come, a `pathlib.Path`; raises InputError where it exists."""
+    out = pathlib.Path(out)
+    if out.exists():
+        raise InputError(f"--out={out}: exists already; remove it or choose another")
+    return out
+
+
+def write(out, archive, run, normalization):
+    """Write an archive of endpoints with what its network is, whole or not at all.
+
+    Args:
+        out: folder to make, a `pathlib.Path`.
+        archive: a `keras.export.ExportArchive`.
+        run: the `record.Run`.
+        normalization: a `colour.Normalization`.
+
+    Raises:
+        InputError: TensorFlow cannot write there.
+    """
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -74,12 +101,6 @@ def export(run_folder, out, weights="raw"):
         raise InputError(f"--out={out}: {error.message}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return {
-        "model": str(out),
-        "run": str(run.folder),
-        "classes": len(classes),
-        "signatures": ["serving_default", "images"],
-    }
 
 
 def _describe(folder, run, archive, normalization):

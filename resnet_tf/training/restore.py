@@ -66,10 +66,15 @@ def build_model(run, values, weights="raw", precision=None):
     if precision:
         config = dataclasses.replace(config, device=dataclasses.replace(config.device, precision=precision))
     model = network.build(config, len(run.manifest["classes"]), any_size=True)
-    if weights == "ema" and not run.config.optimizer.ema:
-        raise InputError(f"--weights=ema: {run.folder} was trained without --ema")
+    check_weights(run, weights)
     network.assign(model, values, run.checkpoints, "ema/" if weights == "ema" else "model/")
     return model
+
+
+def check_weights(run, weights):
+    """Refuse averaged weights of a run that has none, with an InputError."""
+    if weights == "ema" and not run.config.optimizer.ema:
+        raise InputError(f"--weights=ema: {run.folder} was trained without --ema")
 
 
 def build_engine(run, values, normalization, strategy, weights="raw"):
