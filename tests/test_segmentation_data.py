@@ -134,7 +134,7 @@ def test_views_keep_image_and_mask_together():
     """A mask that is a function of the image stays that function of every view."""
     source = segmentation.index("synthetic")
     split = source.splits["train"]
-    view = geometry.MaskedView(40, (0.5, 2.0), True, (250, 0, 250))
+    view = geometry.MaskedView(24, (0.5, 2.0), True, (250, 0, 250))
     first = iter(batches.training(split, view, batch=64, seed=3, threads=1))
     views = next(first)
     pixels, labels = views["pixels"].numpy().astype(int), views["labels"].numpy()
@@ -143,13 +143,13 @@ def test_views_keep_image_and_mask_together():
     brightness = pixels.mean(axis=-1)
     expected = np.select([brightness > 165, brightness > 75], [2, 1], 0)
     counted = labels != masks.VOID
-    # Scaling blends neighbours where classes meet, a few pixels around rectangles of 20.
-    assert (labels == expected)[counted].mean() > 0.9
+    # Scaling blends neighbours where classes meet, a pixel or two around rectangles of 10.
+    assert (labels == expected)[counted].mean() > 0.8
     inner = counted[:, 2:-2, 2:-2]
     same = np.ones_like(inner)
     for down in range(5):
         for across in range(5):
-            same &= labels[:, 2:-2, 2:-2] == labels[:, down : down + 36, across : across + 36]
+            same &= labels[:, 2:-2, 2:-2] == labels[:, down : down + 20, across : across + 20]
     assert (labels == expected)[:, 2:-2, 2:-2][inner & same].mean() > 0.999
     # Views depend on seed, epoch and example alone: step 1 of a stream is step 0 of one that begins there.
     split = split.take(np.arange(4))
@@ -164,8 +164,8 @@ def test_view_of_scale_one_is_the_image_itself():
     split = segmentation.index("synthetic").splits["test"]
     view = geometry.MaskedView(64, (1.0, 1.0), False, (1, 2, 3))
     pixels, labels = view(split.read(5), in_graph(split, 5), tf.zeros([geometry.DRAWS]))
-    np.testing.assert_array_equal(pixels[:48, :60], np.array(Image.open(io.BytesIO(split.read(5)))))
-    np.testing.assert_array_equal(labels[:48, :60], split.masks.read(5))
+    np.testing.assert_array_equal(pixels[:24, :30], np.array(Image.open(io.BytesIO(split.read(5)))))
+    np.testing.assert_array_equal(labels[:24, :30], split.masks.read(5))
     np.testing.assert_array_equal(pixels, geometry.filled_whole(split.read(5), 64, (1, 2, 3)))
 
 

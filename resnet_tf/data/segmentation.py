@@ -191,7 +191,7 @@ def _examples(root: Path, keys: list, images: dict, annotated: dict, table: np.n
 # --- A set for trials ------------------------------------------------------------------------------------------------
 
 _COUNTS = {"train": 64, "test": 64}
-_SIZE = (48, 60)  # height and width: not square, and no multiple of a stride
+_SIZE = (24, 30)  # height and width: not square, and no multiple of a stride
 
 
 def _synthetic() -> Source:
@@ -203,10 +203,10 @@ def _synthetic() -> Source:
         for _ in range(count):
             indices = np.zeros(_SIZE, np.uint8)
             for label in (1, 2):
-                top, left = rng.integers(0, 20, 2)
-                indices[top : top + 24, left + 20 * label - 20 : left + 20 * label] = label
+                top, left = rng.integers(0, 10, 2)
+                indices[top : top + 12, left + 10 * label - 10 : left + 10 * label] = label
             pixels = rng.integers(0, 40, (*_SIZE, 3), dtype=np.uint8) + (indices * 90)[..., None]
-            indices[:, :2] = masks.VOID
+            indices[:, :1] = masks.VOID
             files["image"].append(_encoded(pixels))
             files["mask"].append(_encoded(indices))
         names = [f"{name}/{number}.png" for number in range(count)]

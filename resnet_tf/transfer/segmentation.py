@@ -19,7 +19,7 @@ COLUMNS = (
 )  # fmt: skip
 CLASSES_FILE = "classes.csv"
 MULTIPLE = 32  # what the sides of whole images are filled up to: few shapes, and no stride that leaves a rest
-_SMOKE_SIZE = 32
+_SMOKE_SIZE = 16
 
 
 class Segmentation:
