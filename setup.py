@@ -24,7 +24,6 @@ EXTRAS["dev"] = [
     "ipykernel>=6",
     "nbclient>=0.10",
     "nbformat>=5.10",
-    "pillow>=10",
     "pytest>=8",
     "pytest-xdist>=3.6",
     "ruff==0.14.*",
@@ -47,6 +46,7 @@ setup(
         "tensorflow-datasets>=4.9.9",
         "importlib_resources>=6",  # tensorflow-datasets needs it and does not say so
         "keras-cv>=0.9",
+        "pillow>=10",
     ],
     extras_require=EXTRAS,
 )

@@ -8,6 +8,7 @@ import tensorflow as tf
 from files import pack, unpack
 from PIL import Image
 
+from resnet_tf import config
 from resnet_tf.data import batches, geometry, masks, segmentation
 from resnet_tf.errors import InputError
 from resnet_tf.training import feed
@@ -58,6 +59,7 @@ def test_camvid_from_archive_and_folder(tmp_path):
     files = camvid()
     archive, folder = pack(tmp_path / "c.tar", files, "w"), unpack(tmp_path / "folder", files)
     packed, unpacked = segmentation.index("camvid", str(archive)), segmentation.index("camvid", str(folder))
+    assert segmentation.DATASETS == config.SEGMENTATION_DATASETS
     assert list(packed.splits) == ["train", "test", "validation"] and len(packed.classes) == 11
     _, _, indices = pair(20, 12)
     for source in (packed, unpacked):

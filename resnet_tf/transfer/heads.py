@@ -159,10 +159,11 @@ class ImageDropout(keras.layers.Layer):
         if not training:
             return x
         shape = tf.shape(x)
-        bits = tf.bitcast(tf.cast(images, tf.float32), tf.int32)
-        bits = tf.reshape(bits[:, ::7, ::7], [shape[0], -1])
-        weights = 2 * tf.range(tf.cast(tf.shape(bits)[1], tf.int64)) + 1
-        keys = tf.reduce_sum(tf.cast(bits, tf.int64) * weights, axis=1)
+        # Rounded, since compilers differ in the last bits of what they fuse.
+        levels = tf.cast(tf.round(64 * images[:, ::7, ::7]), tf.int64)
+        levels = tf.reshape(levels, [shape[0], -1])
+        weights = 2 * tf.range(tf.cast(tf.shape(levels)[1], tf.int64)) + 1
+        keys = tf.reduce_sum(levels * weights, axis=1)
         chosen = draws.uniform(keys, draws.Stream.DROPOUT, tf.reduce_prod(shape[1:])) >= self.rate
         return tf.where(tf.reshape(chosen, shape), x / tf.cast(1 - self.rate, x.dtype), tf.zeros([], x.dtype))
 

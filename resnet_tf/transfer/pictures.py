@@ -34,7 +34,7 @@ def gallery(rows, classes):
     table = colours(len(classes))
     height = sum(_INCHES * image.shape[0] / image.shape[1] for image, _, _ in rows)
     there = sorted({int(label) for _, *masks in rows for mask in masks for label in np.unique(mask) if label != VOID})
-    lines = -(-len(there) // 6)
+    lines = -(-(len(there) + 1) // 6)
     figure = Figure(figsize=(3 * _INCHES + 0.2, height + 0.3 + 0.24 * lines), layout="constrained")
     grid = figure.subplots(len(rows), 3, squeeze=False)
     for axes, (image, truth, predicted) in zip(grid, rows, strict=True):
@@ -44,6 +44,8 @@ def gallery(rows, classes):
     for place, title in zip(grid[0], ("image", "truth", "prediction"), strict=True):
         place.set_title(title, fontsize=9)
     handles = [Patch(color=table[label] / 255, label=short(classes[label])) for label in there]
+    if any((truth == VOID).any() for _, truth, _ in rows):
+        handles.append(Patch(color="black", label="no class"))
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
     return figure
 
