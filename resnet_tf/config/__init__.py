@@ -61,3 +61,12 @@ from resnet_tf.config.run import (
     check_views,
     evaluation_size,
 )
+from resnet_tf.config.segmentation import (
+    SEGMENTATION_DATASETS,
+    HeadConfig,
+    ScoreConfig,
+    ScoreSection,
+    SegmentationDataConfig,
+    SegmentationViewConfig,
+    SegmentConfig,
+)

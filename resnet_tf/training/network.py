@@ -223,7 +223,7 @@ def start_from(model, trained):
         source = theirs.get(variable.path)
         if source is not None and source.shape == variable.shape:
             variable.assign(source)
-        elif not variable.path.startswith("logits/"):
+        elif inside.part(variable.path) != "logits":
             raise InputError(f"--init_from={trained.origin}: has no {variable.path} of {list(variable.shape)}")
 
 

@@ -47,7 +47,7 @@ class Recipe:
     Attributes:
         optimizer: an `optimizer.SGD`, `Adam` or `LAMB`.
         schedule: a `schedule.Schedule`.
-        loss: a `losses.Loss`.
+        loss: a `losses.Loss`, or what has the same methods.
         loss_scale: an `optimizer.LossScale` for float16, else None.
         clip: largest norm of the summed gradient; 0 for no limit.
         accumulate: parts that a replica's batch is worked through in, one after another.
@@ -89,7 +89,7 @@ class Engine:
 
         Args:
             strategy: a MirroredStrategy or MultiWorkerMirroredStrategy.
-            model: from normalised images to logits.
+            model: from normalised images to logits, the first output where it has more.
             normalization: a `colour.Normalization`.
             recipe: a `Recipe`; None for an engine that only runs the model.
         """
@@ -288,7 +288,7 @@ class Engine:
             float32 [n, height, width, 3] and float32 [n, classes].
         """
         recipe = self.recipe
-        targets = recipe.loss.targets(labels, self.model.output_shape[-1])
+        targets = recipe.loss.targets(labels, self.model.outputs[0].shape[-1])
         return recipe.augmentation.finish(pixels, targets, keys, self._normalization, recipe.views)
 
     def denormalize(self, images):
@@ -326,18 +326,16 @@ class Engine:
         teacher = recipe.teacher.logits(list(state["teacher"].values()), images) if recipe.teacher else None
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            logits, statistics = self.model.stateless_call(weights, statistics, images, training=True)
-            loss = tf.reduce_sum(recipe.loss(logits, targets, teacher)) / examples
+            outputs, statistics = self.model.stateless_call(weights, statistics, images, training=True)
+            loss = tf.reduce_sum(recipe.loss(outputs, targets, teacher)) / examples
             scaled = loss * state["scalars"]["scale"] if recipe.loss_scale else loss
         gradients = tape.gradient(scaled, weights)
-        own = tf.gather(logits, labels, batch_dims=1)[:, None]
-        rank = tf.reduce_sum(tf.cast(logits >= own, tf.float32), axis=1)  # 1 where no other class scores as high
+        figures = recipe.loss.figures(outputs, labels)
         return {
             "gradients": gradients,
             "statistics": list(statistics),
             "loss": loss,
-            "top1": tf.reduce_sum(tf.cast(rank < 2, tf.float32)) / examples,
-            "top5": tf.reduce_sum(tf.cast(rank < 6, tf.float32)) / examples,
+            **{name: tf.reduce_sum(figures[name]) / examples for name in ("top1", "top5")},
         }
 
     def _update(self, state, sums):
@@ -502,7 +500,8 @@ class Engine:
         return self._forward(*self._read_network(replica, ema), pixels)
 
     def _forward(self, weights, statistics, pixels):
-        return self.model.stateless_call(weights, statistics, self._normalization(pixels), training=False)[0]
+        outputs = self.model.stateless_call(weights, statistics, self._normalization(pixels), training=False)[0]
+        return tf.nest.flatten(outputs)[0]  # what else there is, is for training
 
     def sum_over_machines(self, numbers):
         """Sums of a list of numbers that each machine gives, float32, NumPy; all machines must call it."""
