@@ -5,6 +5,7 @@
 `python -m resnet_tf.benchmark build --model=resnet50_v1d --peers=keras_applications`
 `python -m resnet_tf.benchmark input --data_dir=FOLDER_OR_TAR --image_size=224 --peers=pillow,opencv`
 `python -m resnet_tf.benchmark evaluate --model=resnet50_v1b --data_dir=FOLDER_OR_TAR --image_size=224 --batch_size=32`
+`python -m resnet_tf.benchmark inference --model_dir=model --data_dir=FOLDER_OR_TAR --peers=keras_applications,timm`
 `python -m resnet_tf.benchmark augment --model=resnet50_v1b --image_size=224 --batch_size=256`
 """
 
@@ -22,7 +23,7 @@ def main(argv=None):
         with contextlib.suppress(ImportError):
             import torchvision  # noqa: F401  (crashes the process where TensorFlow is imported before it)
     description = "Measure speed against peers: alternating, warm, median of several."
-    kinds = "train|loop|build|input|augment|evaluate"
+    kinds = "train|loop|build|input|augment|evaluate|inference"
     return command.launch(description, config.BenchmarkConfig, _run, argv, positional=kinds)
 
 
@@ -43,7 +44,12 @@ def _run(settings, kinds):
         from resnet_tf.evaluation import benchmark
 
         return benchmark.benchmark_evaluate(settings)
-    raise InputError(f"{' '.join(kinds) or 'nothing'} to measure: say train or build, loop, input, augment or evaluate")
+    if kinds == ["inference"]:
+        from resnet_tf.serving import benchmark
+
+        return benchmark.benchmark_inference(settings)
+    others = "loop, input, augment, evaluate or inference"
+    raise InputError(f"{' '.join(kinds) or 'nothing'} to measure: say train or build, {others}")
 
 
 if __name__ == "__main__":

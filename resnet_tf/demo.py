@@ -22,7 +22,7 @@ def _run(settings, _):
     import tensorflow as tf
 
     from resnet_tf.evaluation import evaluate
-    from resnet_tf.serving import export, predict
+    from resnet_tf.serving import export, predict, runtimes
     from resnet_tf.training import feed, loop
 
     run = loop.run_folder(settings)
@@ -49,7 +49,7 @@ def _run(settings, _):
     print(f"  run               {run}/  (manifest.yaml, metrics.csv, checkpoints/, evaluation.json)")
     print(f"  curves            tensorboard --logdir {run}/events")
     print(f"  exported model    {exported}/")
-    for file, best, error in predict.classify_files(predict.load(exported), files):
+    for file, best, error in predict.classify_files(runtimes.load(exported), files):
         print(f"  {file}  {error or f'{best[0][0]} ({best[0][1]:.4f})'}")
     return {name: scores[name] for name in ("examples", "top1", "top5", "loss")}
 

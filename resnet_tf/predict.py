@@ -1,35 +1,80 @@
-"""Classify image files: `python -m resnet_tf.predict --model=DIR FILE...`."""
+"""Classify image files: `python -m resnet_tf.predict --model=DIR FILE_OR_FOLDER...`."""
 
+import pathlib
 import sys
 
 from resnet_tf import command, config
 from resnet_tf.errors import InputError
 
+_FORMATS = {".csv": "csv", ".jsonl": "jsonl"}  # of --out by its suffix
+
 
 def main(argv=None):
     """Run the command; returns its exit code."""
-    return command.launch("Classify image files.", config.PredictConfig, _run, argv, positional="FILE...")
+    description = (
+        "Classify image files with an exported model, here or on a server. Folders are searched, patterns such as "
+        "'photos/**/*.jpg' too, and - reads paths from standard input. Files that are no images are reported, and "
+        "the others go on."
+    )
+    return command.launch(description, config.PredictConfig, _run, argv, positional="FILE_OR_FOLDER...")
 
 
-def _run(settings, paths):
-    if not settings.prediction.model:
-        raise InputError("--model is not set: the folder of an exported model")
-    if not paths:
-        raise InputError("no files were named: predict --model=DIR FILE...")
-    from resnet_tf.serving import predict
+def _run(settings, arguments):
+    section = settings.prediction
+    if not arguments:
+        raise InputError("no files were named: predict --model=DIR FILE_OR_FOLDER...")
+    out = pathlib.Path(section.out) if section.out else None
+    if out and (out.is_dir() or not out.parent.is_dir()):
+        raise InputError(f"--out={out}: " + ("a folder, not a file" if out.is_dir() else "its folder does not exist"))
+    from resnet_tf.data.progress import Progress
+    from resnet_tf.serving import client, predict, runtimes
+    from resnet_tf.training import checkpoint
 
-    signature = predict.load(settings.prediction.model)
-    width = max(len(str(path)) for path in paths)
+    paths = predict.find_images(arguments, sys.stdin if "-" in arguments else ())
+    if section.model:
+        model = runtimes.load(section.model, section.top_k)
+    else:
+        model = client.connect(section.server, section.model_name, section.timeout, section.top_k)
+    form = section.format or _FORMATS.get(out.suffix if out else "", "table")
+    width = max(map(len, paths)) if form == "table" else 0
+    written = [predict.csv_line(predict.CSV_COLUMNS)] if form == "csv" else []
+    progress = Progress("classifying", len(paths))
     answers, failed = [], []
-    for path, best, error in predict.classify_files(signature, paths):
-        if error:
-            failed.append(str(error))
-            continue
-        print(f"{path!s:{width}}  " + "  ".join(f"{name} {score:.4f}" for name, score in best))
-        answers.append({"file": str(path), "class": best[0][0], "probability": round(best[0][1], 6)})
-    if failed:
-        raise InputError(f"{len(failed)} of {len(paths)} files were not classified: {'; '.join(failed)}")
-    return {"model": settings.prediction.model, "images": len(answers), "predictions": answers}
+
+    def write(lines):
+        if out:
+            written.extend(lines)
+        else:
+            print("\n".join(lines), flush=True)
+
+    if written and not out:
+        write(written)
+    try:
+        for path, best, error in predict.classify_files(model, paths, section.batch_size):
+            if error:
+                failed.append(error)
+                print(f"warning: {error}", file=sys.stderr, flush=True)
+            else:
+                answers.append({"file": path, "class": best[0][0], "probability": round(best[0][1], 6)})
+            if not error or out or form != "table":  # on a terminal it has been said
+                write(predict.lines(form, path, best, error, width))
+            if out or not sys.stdout.isatty():
+                progress.add(1)
+    except InputError as error:
+        done = len(answers) + len(failed)
+        raise InputError(f"{error}" + (f"; {done} of {len(paths)} files were done before" if done else "")) from None
+    finally:
+        progress.end()
+        if out and (answers or failed):  # what was answered is not lost where the rest cannot be
+            text = "".join(f"{line}\n" for line in written)
+            checkpoint.replace_atomically(out, lambda file: file.write(text.encode()))
+    if not answers:
+        raise InputError(f"none of {len(paths)} files could be classified; the first: {failed[0]}")
+    result = {"model": section.model or f"{section.server} {section.model_name}"}
+    result |= {"images": len(answers), "failed": len(failed)}
+    if out:
+        return result | {"out": str(out)}
+    return result if section.format else result | {"predictions": answers}
 
 
 if __name__ == "__main__":

@@ -258,7 +258,25 @@ class ExportConfig:
 class PredictionSection:
     """Prediction."""
 
-    model: str = setting("", "Folder of an exported model.")
+    model: str = setting(
+        "", "Exported model: a folder of versions, the folder of one, or a .tflite, .onnx or .keras file."
+    )
+    server: str = setting(
+        "", "Instead: address of TensorFlow Serving. http://HOST:PORT: REST; grpc://HOST:PORT or HOST:PORT: gRPC."
+    )
+    model_name: str = setting("", "Name of the model on --server.")
+    timeout: float = setting(60.0, "Seconds that an answer of --server may take.", low=0.001)
+    top_k: int = setting(
+        0, "Classes named of each image. 0: as many as a SavedModel was exported to name; 5 of a file's.", low=0
+    )
+    batch_size: int = setting(32, "Images at a time.", low=1)
+    format: str = setting(
+        "",
+        "Of the answers: table, csv (a row for each class) or jsonl (a JSON object for each image). Unset: by the "
+        "suffix of --out, else table.",
+        choices=("", "table", "csv", "jsonl"),
+    )
+    out: str = setting("", "File to write the answers to. Unset: to stdout.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,6 +284,18 @@ class PredictConfig:
     """The predict command."""
 
     prediction: PredictionSection = PredictionSection()
+
+    def __post_init__(self):
+        """Refuse combinations that make no sense."""
+        section = self.prediction
+        if bool(section.model) == bool(section.server):
+            problem = "are both set: unset one" if section.model else "are not set: say what classifies"
+            raise InputError(f"--model and --server {problem}")
+        if section.server and not section.model_name:
+            raise InputError(f"--server={section.server} needs --model_name: the model's name there")
+        for name in ("model_name", "timeout"):
+            if section.model and getattr(section, name) != getattr(PredictionSection, name):
+                raise InputError(f"--{name} is not used by --model")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -309,15 +339,22 @@ class BenchmarkSection:
     peers: tuple[str, ...] = setting(
         ("keras_fit",),
         "Peers: keras_fit, keras_fit_our_layers, keras_applications, timm_eager, timm_compile, timm_compile_graph, "
-        "timm_compile_max (train); keras_applications (build); pillow, opencv, simplejpeg, torchvision (input).",
+        "timm_compile_max (train); keras_applications (build); pillow, opencv, simplejpeg, torchvision (input); "
+        "keras_applications, keras_predict, timm, timm_onnx (inference).",
     )
     data_dir: str = setting(
-        "", "input, evaluate: folder or tar archive of images, at any depth, or a folder of `prepare`."
+        "", "input, evaluate, inference: folder or tar archive of images, at any depth, or a folder of `prepare`."
     )
     peers_data_dir: str = setting("", "input: the images that peers read, if others, such as the originals.")
+    model_dir: str = setting("", "inference: an exported model, instead of --model with weights as drawn.")
+    batches: tuple[int, ...] = setting((1, 8, 32), "inference: batch sizes.")
     batch_size: int = setting(128, "Examples of a step over all replicas.", low=1)
     image_size: int = setting(32, "Height and width of the images in pixels.", low=8)
-    steps: int = setting(10, "Steps of one measurement; input: rounds through the images; evaluate: batches.", low=1)
+    steps: int = setting(
+        10,
+        "Steps of one measurement; input: rounds through the images; evaluate: batches; inference: calls.",
+        low=1,
+    )
     repeats: int = setting(5, "Measurements of each system in turn; the median is reported.", low=1)
     results: str = setting("", "CSV file to append a row for each system to.")
 

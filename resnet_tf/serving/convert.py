@@ -65,11 +65,51 @@ def onnx(path, model, normalization, size, precision="float32"):
     except ImportError as error:
         raise InputError("--format=onnx needs tf2onnx: pip install 'resnet_tf[onnx]'") from error
 
-    classify = _function(model, normalization, size)
+    classify = _function(model, _ChannelsFirst(normalization), size)
     proto, _ = tf2onnx.convert.from_function(classify, classify.input_signature, opset=_OPSET)
+    _pad_in_pools(library, proto.graph)
     if precision == "float16":
         _halve(library, proto.graph)
     path.write_bytes(proto.SerializeToString())
+
+
+class _ChannelsFirst:
+    """A normalisation that lays images out as ONNX's convolutions take them before it computes, not after.
+
+    A mean of three numbers is then one number for each plane: on a CPU 2 of the 57 ms of a ResNet-50 less.
+    """
+
+    def __init__(self, normalization):
+        mean, std = np.asarray(normalization.mean), np.asarray(normalization.std)
+        self._mean = np.moveaxis(mean.reshape((1, 1, 3) if mean.ndim == 1 else mean.shape), -1, 0)
+        self._scale = np.float32(1) / std.reshape((-1, 1, 1) if std.ndim else ())
+
+    def __call__(self, images):
+        """float32 [batch, height, width, 3] to the same."""
+        # The second transposition meets that of the first convolution, and the converter leaves out both.
+        return tf.transpose((tf.transpose(images, [0, 3, 1, 2]) - self._mean) * self._scale, [0, 2, 3, 1])
+
+
+def _pad_in_pools(library, graph):
+    """Let a max pool pad by itself where zeros are padded after a ReLU; onnxruntime copies what a node of its own pads.
+
+    The pool pads with what it never chooses, and each of its windows has a pixel of at least zero.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    makers = {output: node for node in graph.node for output in node.output}
+    for pool in [node for node in graph.node if node.op_type == "MaxPool"]:
+        pad = makers.get(pool.input[0])
+        if pad is None or pad.op_type != "Pad" or makers[pad.input[0]].op_type != "Relu":
+            continue
+        before, after = library.numpy_helper.to_array(constants[pad.input[1]]).reshape(2, 4)[:, 2:].tolist()
+        kept = [attribute for attribute in pool.attribute if attribute.name not in ("auto_pad", "pads")]
+        del pool.attribute[:]
+        pool.attribute.extend([*kept, library.helper.make_attribute("pads", before + after)])
+        pool.input[0] = pad.input[0]
+        graph.node.remove(pad)
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
 
 
 def _halve(library, graph):

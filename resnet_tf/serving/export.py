@@ -37,7 +37,7 @@ def export(config):
     described = card.describe(section, run, values, normalization, version)
     calibration = _calibration(section, run) if section.precision == "int8" else ()
     out = pathlib.Path(section.out)
-    with versions.writing(out, version) as folder, _quiet():
+    with versions.writing(out, version) as folder, quiet():
         network = (model, normalization, evaluation_size(run.config.data))
         signatures = []
         if "savedmodel" in section.format:
@@ -108,7 +108,7 @@ def _calibration(section, run):
 
 
 @contextlib.contextmanager
-def _quiet():
+def quiet():
     """Keep notes and warnings of TensorFlow's and ONNX's writers away, of names that they give to weights and such."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -1,68 +1,167 @@
-"""Classify image files with an exported model."""
+"""Classify image files with an exported model, here or on a server."""
 
+import collections
+import concurrent.futures
+import csv
+import glob
+import io
+import itertools
+import json
 import pathlib
 
-import tensorflow as tf
-
-from resnet_tf.data import images
+from resnet_tf.data import processors
+from resnet_tf.data.folder import IMAGE_SUFFIXES
 from resnet_tf.errors import InputError
-from resnet_tf.serving import versions
+from resnet_tf.serving import runtimes
+
+# --- Files in --------------------------------------------------------------------------------------------------------
 
 
-def load(folder, signature="serving_default"):
-    """Load a signature of an exported model; see `savedmodel`.
-
-    Raises:
-        InputError: not a folder with a SavedModel of this project.
-    """
-    folder = versions.locate(folder)
-    if not (folder / "saved_model.pb").is_file():
-        raise InputError(f"--model={folder}: no SavedModel is there (saved_model.pb)")
-    try:
-        model = tf.saved_model.load(str(folder))
-        loaded = model.signatures[signature]
-    except (OSError, KeyError, tf.errors.OpError, ValueError) as error:
-        raise InputError(f"--model={folder}: damaged SavedModel ({error})") from None
-    loaded.keep_alive = model  # the signature does not hold its model's variables by itself
-    return loaded
-
-
-def classify_files(signature, paths, batch=32):
-    """Classify images in files.
+def find_images(arguments, listed=()):
+    """The image files that a command line names, in its order, those of a folder sorted.
 
     Args:
-        signature: what `load` gave.
+        arguments: files; folders, whose images count at any depth, hidden ones left out; patterns, in which ** is any
+            depth; and "-" for `listed`.
+        listed: lines of a path each, such as standard input; empty ones are left out.
+
+    Returns:
+        List of paths, strings. A file that is named is taken whatever its suffix, and need not exist.
+
+    Raises:
+        InputError: a folder without images, a pattern that matches nothing, or no path in `listed`.
+    """
+    found = []
+    for argument in arguments:
+        if argument == "-":
+            named = [line.rstrip("\r\n") for line in listed if line.strip()]
+            if not named:
+                raise InputError("-: no paths on standard input, one a line")
+            found += [path for name in named for path in _files(name)]
+        elif pathlib.Path(argument).exists() or not glob.has_magic(argument):
+            found += _files(argument)
+        else:
+            matches = sorted(path for path in glob.iglob(argument, recursive=True) if pathlib.Path(path).is_file())
+            if not matches:
+                raise InputError(f"{argument}: matches no file")
+            found += matches
+    return found
+
+
+def _files(name):
+    folder = pathlib.Path(name)
+    if not folder.is_dir():
+        return [name]
+
+    def wanted(path):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
+
+    paths = sorted(str(path) for path in folder.rglob("*") if wanted(path))
+    if not paths:
+        raise InputError(f"{name}: a folder without images ({', '.join(IMAGE_SUFFIXES)})")
+    return paths
+
+
+# --- Answers out -----------------------------------------------------------------------------------------------------
+
+
+def classify_files(model, paths, batch=32):
+    """Classify images in files, which are read ahead by as many threads as there are processors.
+
+    Args:
+        model: of `runtimes.load` or `client.connect`.
         paths: of JPEG, PNG, BMP or GIF files.
         batch: how many at a time.
 
     Yields:
-        For each file in order (path, [(class name, probability), ...], None), best first; or (path,
-        [], InputError) where it is no image, and the others go on.
+        For each file in order (path, [(class name, probability), ...], None), best first; or (path, [], InputError)
+        where it is no image, and the others go on.
+
+    Raises:
+        InputError: a server is lost.
     """
-    paths = [pathlib.Path(path) for path in paths]
-    for start in range(0, len(paths), batch):
-        chosen = paths[start : start + batch]
-        contents = [_read(path) for path in chosen]
-        good = [content for content in contents if isinstance(content, bytes)]
-        answers = iter(())
-        if good:
-            output = signature(image_bytes=tf.constant(good))
-            answers = zip(output["classes"].numpy(), output["scores"].numpy(), strict=True)
-        for path, content in zip(chosen, contents, strict=True):
-            if isinstance(content, InputError):
-                yield path, [], content
-                continue
-            names, scores = next(answers)
-            yield path, [(name.decode(), float(score)) for name, score in zip(names, scores, strict=True)], None
+    with concurrent.futures.ThreadPoolExecutor(processors.count()) as pool:
+        read = _ahead(pool, lambda path: _read(model, path), paths, 2 * batch)
+        while chosen := list(itertools.islice(read, batch)):
+            good = [(path, content) for path, content in chosen if not isinstance(content, InputError)]
+            answers = iter(_classify(model, good))
+            for path, content in chosen:
+                answer = content if isinstance(content, InputError) else next(answers)
+                yield (path, [], answer) if isinstance(answer, InputError) else (path, answer, None)
 
 
-def _read(path):
-    """Content of a file that has been seen to decode, or the error."""
+def _ahead(pool, function, items, count):
+    """Yield (item, function(item)) in order, with so many under way; what is not asked for any more is given up."""
+    items, waiting = iter(items), collections.deque()
     try:
-        content = path.read_bytes()
-        images.decode(content, str(path))
-        return content
+        while True:
+            for item in itertools.islice(items, count - len(waiting)):
+                waiting.append((item, pool.submit(function, item)))
+            if not waiting:
+                return
+            item, future = waiting.popleft()
+            yield item, future.result()
+    finally:
+        for _, future in waiting:
+            future.cancel()
+
+
+def _read(model, path):
+    """What a model takes of a file, or the error."""
+    try:
+        return model.prepare(pathlib.Path(path).read_bytes(), str(path))
     except OSError as error:
         return InputError(f"{path}: {error.strerror}")
     except InputError as error:
         return error
+
+
+def _classify(model, named):
+    """The answers to (path, content), each a list or an error; a batch that is refused is halved until it is known why.
+
+    Whoever decodes says what it cannot decode, and that need not be this machine.
+    """
+    if not named:
+        return []
+    try:
+        return model.classify([content for _, content in named])
+    except runtimes.Refused as error:
+        if len(named) > 1:
+            middle = len(named) // 2
+            return _classify(model, named[:middle]) + _classify(model, named[middle:])
+        return [InputError(f"{named[0][0]}: damaged or truncated image ({error})")]
+
+
+# --- Answers written -------------------------------------------------------------------------------------------------
+
+CSV_COLUMNS = ("file", "rank", "class", "probability", "error")
+
+
+def lines(form, path, best, error, width=0):
+    """One file's answer as lines of text, without their ends.
+
+    Args:
+        form: "table": one line; "jsonl": one JSON object, "file" and "predictions" or "error"; "csv": a row of
+            `CSV_COLUMNS` for each class, rank 1 the likeliest, or one with the error.
+        path: of the file, a string.
+        best: [(class name, probability), ...].
+        error: InputError or None.
+        width: of the column of paths in a table.
+    """
+    path = path.encode(errors="backslashreplace").decode()  # names of files need not be text
+    if form == "jsonl":
+        named = [{"class": name, "probability": round(score, 6)} for name, score in best]
+        return [json.dumps({"file": path, **({"error": str(error)} if error else {"predictions": named})})]
+    if form == "csv":
+        rows = [(path, rank, name, f"{score:.6f}", "") for rank, (name, score) in enumerate(best, start=1)]
+        return [csv_line(row) for row in rows or [(path, "", "", "", error)]]
+    answer = f"error: {error}" if error else "  ".join(f"{name} {score:.4f}" for name, score in best)
+    return [f"{path:{width}}  {answer}"]
+
+
+def csv_line(cells):
+    """Cells as a line of CSV, without its end."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(cells)
+    return text.getvalue()

@@ -164,22 +164,22 @@ class _EpochClock(keras.callbacks.Callback):
 
 # --- PyTorch, in a process of its own --------------------------------------------------------------------------------
 
-_TIMM_NAMES = {"v1b": "resnet{}", "v1c": "resnet{}c", "v1d": "resnet{}d", "v2": "resnetv2_{}"}  # of the same graph
+TIMM_NAMES = {"v1b": "resnet{}", "v1c": "resnet{}c", "v1d": "resnet{}d", "v2": "resnetv2_{}"}  # of the same graph
 
 
 def _timm(task, stack, peer, mode):
     config, settings = task.config, task.config.benchmark
     found = re.fullmatch(r"resnet(\d+)_(\w+)", config.model.model)
-    if not found or found[2] not in _TIMM_NAMES or config.model.shortcut:
+    if not found or found[2] not in TIMM_NAMES or config.model.shortcut:
         raise InputError(f"--peers={peer}: timm has no network like --model={config.model.model} as set")
     arguments = [
-        f"--model={_TIMM_NAMES[found[2]].format(found[1])}", f"--classes={task.classes}",
+        f"--model={TIMM_NAMES[found[2]].format(found[1])}", f"--classes={task.classes}",
         f"--image_size={settings.image_size}", f"--batch_size={settings.batch_size}", f"--steps={settings.steps}",
         f"--precision={config.device.precision}", f"--mode={mode}", f"--device={'cuda' if task.on_gpu else 'cpu'}",
     ]  # fmt: skip
     if tf.config.experimental.tensor_float_32_execution_enabled():
         arguments.append("--tf32")
-    process = _Process(peer, arguments)
+    process = Process(f"--peers={peer}", [other_python(), _SCRIPT, *arguments], other_environment())
     stack.callback(process.close)
     system = System(None, process.answer("versions")["versions"])
 
@@ -192,26 +192,36 @@ def _timm(task, stack, peer, mode):
     return system
 
 
-class _Process:
-    """A peer's process, which answers each line with one JSON object on a line."""
+def other_python():
+    """The interpreter of peers that are not TensorFlow's."""
+    return os.environ.get("RESNET_TF_PEER_PYTHON") or sys.executable
 
-    def __init__(self, peer, arguments):
-        self._peer, self._buffer = peer, b""
-        python = os.environ.get("RESNET_TF_PEER_PYTHON") or sys.executable
+
+class Process:
+    """A process that answers each line with one JSON object on a line.
+
+    Args:
+        label: what to call it in errors, such as --peers=NAME.
+        command: list of the program and its arguments.
+        environment: a dict.
+    """
+
+    def __init__(self, label, command, environment):
+        self._label, self._buffer = label, b""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (open for the life of the process)
         try:
             self._process = subprocess.Popen(
-                [python, _SCRIPT, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-                env=_environment(), start_new_session=True,
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment,
+                start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             self._errors.close()
-            raise InputError(f"--peers={peer}: RESNET_TF_PEER_PYTHON={python}: {error.strerror}") from None
+            raise InputError(f"{label}: RESNET_TF_PEER_PYTHON={command[0]}: {error.strerror}") from None
 
-    def ask(self, key):
+    def ask(self, key, request="go"):
         """Have one measurement made; returns the answer, which has `key`."""
         with contextlib.suppress(BrokenPipeError):  # it has ended: its answer, or that there is none, says why
-            self._process.stdin.write(b"go\n")
+            self._process.stdin.write(f"{request}\n".encode())
             self._process.stdin.flush()
         return self.answer(key)
 
@@ -224,10 +234,10 @@ class _Process:
         out, deadline = self._process.stdout.fileno(), time.monotonic() + PATIENCE
         while b"\n" not in self._buffer:
             if not select.select([out], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise InputError(f"--peers={self._peer}: no answer in {PATIENCE:g} s; leave it out")
+                raise InputError(f"{self._label}: no answer in {PATIENCE:g} s; leave it out")
             more = os.read(out, 65536)
             if not more:
-                raise InputError(f"--peers={self._peer}: its process ended: {self._last_error()}")
+                raise InputError(f"{self._label}: its process ended: {self._last_error()}")
             self._buffer += more
         line, self._buffer = self._buffer.split(b"\n", 1)
         try:
@@ -235,9 +245,9 @@ class _Process:
         except ValueError:
             answer = {}
         if "error" in answer:
-            raise InputError(f"--peers={self._peer}: {answer['error']}")
+            raise InputError(f"{self._label}: {answer['error']}")
         if key not in answer:
-            raise InputError(f"--peers={self._peer}: its process answered {line.decode(errors='replace')[:200]!r}")
+            raise InputError(f"{self._label}: its process answered {line.decode(errors='replace')[:200]!r}")
         return answer
 
     def _last_error(self):
@@ -255,7 +265,7 @@ class _Process:
                 file.close()
 
 
-def _environment():
+def other_environment():
     """This process's environment without what leads to TensorFlow's libraries: PyTorch has its own."""
     environment = dict(os.environ)
     folders = [os.path.abspath(folder) for folder in environment.pop("PYTHONPATH", "").split(":") if folder]

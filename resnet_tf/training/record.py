@@ -30,6 +30,10 @@ ACCURACY_COLUMNS = (*RESULT_COLUMNS, "model", "recipe", "dataset", "steps", "epo
 SPEED_COLUMNS = (
     *RESULT_COLUMNS, "benchmark", "model", "batch", "precision", "strategy", "system", "images_per_second", "ratio"
 )  # fmt: skip
+INFERENCE_COLUMNS = (
+    *RESULT_COLUMNS, "benchmark", "model", "batch", "precision", "format", "system", "p50_ms", "p95_ms", "p99_ms",
+    "images_per_second", "ratio",
+)  # fmt: skip
 MANIFEST = "manifest.yaml"
 _IMAGES = 16  # of the batch that TensorBoard shows
 _log = logging.getLogger(__name__)

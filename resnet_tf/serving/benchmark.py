@@ -1,0 +1,223 @@
+"""Latency and throughput of exported models, each format beside peers, every system in a process of its own."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import statistics
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from resnet_tf import config as configuration
+from resnet_tf import measure
+from resnet_tf.data import colour, geometry
+from resnet_tf.errors import InputError
+from resnet_tf.models import find
+from resnet_tf.serving import convert, export, savedmodel, timed, versions
+from resnet_tf.training import benchmark_input, network, peers, record
+
+_RESIZE = 8 / 7  # the shorter side over the crop: 256 over 224
+_IMAGES = 64  # that calls go round: more than caches hold
+_BESIDE = {"timm": ("savedmodel_pixels",), "timm_onnx": ("onnx", "tflite")}  # else the savedmodel
+
+
+def benchmark_inference(config):
+    """Measure calls from Python's values to probabilities, by batch size, for every format of a model.
+
+    savedmodel begins with encoded images, as does savedmodel_frozen, whose weights are made constants once it is
+    loaded; savedmodel_pixels and the files begin with decoded images, and so do the peers, which get them normalised.
+    Systems take turns, --repeats times --steps calls each; percentiles are of all these calls.
+
+    Args:
+        config: a `config.BenchmarkConfig`; peers are `timed.PEERS`.
+
+    Returns:
+        {"benchmark", "model", "ours", "unit", "peers", "ratio", "spread"} as of `measure.summary`, in ms of the first
+        of --batches: "ours" and "peers" are medians, "ratio" how many times faster the format of "beside" is than
+        the peer; "beside"; and "rows", [{"batch", "format", "system", "p50_ms", "p95_ms", "p99_ms",
+        "images_per_second", "ratio"}], one for each batch size and system.
+
+    Raises:
+        InputError: no model, no images, an unknown peer, or one that is not installed or has no such network.
+    """
+    settings = config.benchmark
+    measure.check_peers(settings.peers, timed.PEERS)
+    if settings.results:
+        record.check_results(settings.results, record.INFERENCE_COLUMNS)
+    if not settings.batches or min(settings.batches) < 1:
+        raise InputError(f"--batches={','.join(map(str, settings.batches))}: no positive numbers")
+    if config.device.precision != "float32":
+        raise InputError(f"--precision={config.device.precision} is not used by inference: export a model with it")
+    started = time.monotonic()
+    encoded = benchmark_input.read_images(settings.data_dir)[:_IMAGES]
+    with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
+        model, card = _model(config, pathlib.Path(temporary))
+        folder = _write_images(pathlib.Path(temporary) / "images", encoded, card)
+        formats = [name for name, (_, file) in timed.OURS.items() if (model / file).exists()]
+        if not formats:
+            raise InputError(f"--model_dir={settings.model_dir}: no exported model is there")
+        beside = {peer: _beside(peer, formats) for peer in settings.peers}
+        processes = {}
+        for name in (*formats, *settings.peers):
+            command, environment, label = _command(name, model, folder, card["model"])
+            processes[name] = peers.Process(label, command, environment)
+            stack.callback(processes[name].close)
+        made_of = {name: process.answer("versions")["versions"] for name, process in processes.items()}
+        measured = {batch: _measure(processes, batch, settings) for batch in settings.batches}
+    rows = [row for batch, calls in measured.items() for row in _rows(batch, calls, formats, beside)]
+    for row in rows:
+        print("  ".join(f"{name} {value}" for name, value in row.items()), file=sys.stderr)
+    _append(config, rows, card, made_of, started)
+    return _result(card["model"], rows, measured[settings.batches[0]], formats, beside)
+
+
+def _result(model, rows, calls, formats, beside):
+    first = {row["system"] if row["system"] != "ours" else row["format"]: row for row in rows[: len(calls)]}
+    centres = {name: [statistics.median(seconds) for seconds in rounds] for name, rounds in calls.items()}
+    return {
+        "benchmark": "inference",
+        "model": model,
+        "ours": first[formats[0]]["p50_ms"],
+        "unit": "ms",
+        "peers": {name: first[name]["p50_ms"] for name in beside},
+        "ratio": {name: first[name]["ratio"] for name in beside},
+        "spread": {
+            name: round((max(values) - min(values)) / statistics.median(values), 3) for name, values in centres.items()
+        },
+        "beside": beside,
+        "rows": rows,
+    }
+
+
+# --- What is measured ------------------------------------------------------------------------------------------------
+
+
+def _model(config, temporary):
+    """Folder of the model and its card; of --model, every format is written, with weights as drawn."""
+    settings = config.benchmark
+    if settings.model_dir:
+        if config.model != configuration.ModelConfig():
+            raise InputError(f"--model is not used beside --model_dir={settings.model_dir}, which says what it is")
+        folder = versions.locate(settings.model_dir)
+        try:
+            return folder, json.loads((folder / versions.CARD).read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"--model_dir={settings.model_dir}: no model with {versions.CARD} ({error})") from None
+    size, folder = settings.image_size, temporary / "model"
+    folder.mkdir()
+    classes = [f"class{index}" for index in range(find(config.model.model).classes)]
+    model = network.create(config.model, len(classes), None, "float32")
+    _draw_vectors(model)
+    card = {"model": config.model.model, "classes": classes, "image_size": size, "resize": round(size * _RESIZE)}
+    card |= {"input": "float32", "precision": "float32"}
+    (folder / versions.CARD).write_text(json.dumps(card))
+    description = {"flags": {}, "classes": classes, "normalization": {}}
+    with export.quiet():
+        served = savedmodel.Served(model, colour.IMAGENET)
+        savedmodel.write(folder, served, description, size, card["resize"], 5, False)
+        for suffix, write in {"tflite": convert.tflite, "onnx": convert.onnx, "keras": convert.keras_file}.items():
+            try:
+                write(folder / f"model.{suffix}", model, colour.IMAGENET, size)
+            except InputError as error:  # tf2onnx is not installed
+                print(f"warning: {error}", file=sys.stderr)
+    return folder, card
+
+
+def _draw_vectors(model):
+    """Biases and BN as of a trained network: of zeros, which a new one has, additions would be optimised away."""
+    rng = np.random.default_rng(0)
+    for variable in model.variables:
+        if len(variable.shape) == 1:
+            around = 1 if variable.path.endswith(("gamma", "moving_variance")) else 0
+            variable.assign(around + rng.uniform(-0.2, 0.2, variable.shape))
+
+
+def _write_images(folder, encoded, card):
+    folder.mkdir()
+    for index, data in enumerate(encoded):
+        (folder / str(index)).write_bytes(data)
+    views = [geometry.center(data, card["image_size"], card["resize"]).numpy() for data in encoded]
+    np.save(folder / "pixels.npy", np.stack(views))
+    return folder
+
+
+def _beside(peer, formats):
+    """The format that a peer is compared with: the savedmodel from encoded images where nothing is said."""
+    return next((name for name in _BESIDE.get(peer, ()) if name in formats), formats[0])
+
+
+def _command(name, model, folder, network_name):
+    """Command and environment of a system's process, and what to call it in errors."""
+    if name in timed.OURS:
+        what, label = str(model), name
+    else:
+        what, label = _name_of(name, network_name), f"--peers={name}"
+    if name in ("timm", "timm_onnx"):
+        return [peers.other_python(), timed.__file__, name, what, str(folder)], peers.other_environment(), label
+    root = str(pathlib.Path(__file__).parents[2])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "resnet_tf.serving.timed", name, what, str(folder)]
+    return command, {**os.environ, "PYTHONPATH": path}, label
+
+
+def _name_of(peer, model):
+    """A peer's name for the network."""
+    found = re.fullmatch(r"resnet(\d+)_(\w+)", model)
+    if peer in ("timm", "timm_onnx"):
+        name = found and peers.TIMM_NAMES.get(found[2], "").format(found[1])
+    else:
+        name = found and found[1] in ("50", "101", "152") and {"v1": "", "v1b": "", "v2": "V2"}.get(found[2])
+        name = f"ResNet{found[1]}{name}" if isinstance(name, str) else None
+    if not name:
+        raise InputError(f"--peers={peer}: it has no network like {model}")
+    return name
+
+
+# --- Measuring -------------------------------------------------------------------------------------------------------
+
+
+def _measure(processes, batch, settings):
+    """Seconds of each call: {system: [[of a round's calls], ...]}."""
+    calls = {name: [] for name in processes}
+
+    def timing(name, process):
+        def run():
+            calls[name].append(process.ask("seconds", f"{batch} {settings.steps}")["seconds"])
+            return sum(calls[name][-1])
+
+        return run
+
+    measure.in_turn({name: timing(name, process) for name, process in processes.items()}, settings.repeats)
+    return {name: rounds[1:] for name, rounds in calls.items()}  # the first warms up
+
+
+def _rows(batch, calls, formats, beside):
+    for name, rounds in calls.items():
+        milliseconds = 1000 * np.concatenate(rounds)
+        p50, p95, p99 = np.percentile(milliseconds, (50, 95, 99))
+        row = {"batch": batch, "format": beside.get(name, name), "system": "ours" if name in formats else name}
+        row |= {"p50_ms": round(p50, 3), "p95_ms": round(p95, 3), "p99_ms": round(p99, 3)}
+        yield row | {"images_per_second": round(1000 * batch / p50, 2), "ratio": _ratio(name, calls, beside)}
+
+
+def _ratio(name, calls, beside):
+    """How many times faster ours is than a peer: the median over rounds of the medians' ratio."""
+    if name not in beside:
+        return ""
+    pairs = zip(calls[name], calls[beside[name]], strict=True)
+    return round(statistics.median(statistics.median(theirs) / statistics.median(ours) for theirs, ours in pairs), 3)
+
+
+def _append(config, rows, card, made_of, started):
+    if not config.benchmark.results:
+        return
+    common = record.provenance(0, time.monotonic() - started)
+    common |= {"benchmark": "inference", "model": card["model"], "precision": card["precision"]}
+    for row in rows:
+        system = row["format"] if row["system"] == "ours" else row["system"]
+        row = common | row | {"versions": made_of[system]}
+        record.append_result(config.benchmark.results, record.INFERENCE_COLUMNS, row)
