@@ -6,6 +6,7 @@ import csv
 import http.server
 import io
 import json
+import pathlib
 import shutil
 import sys
 import threading
@@ -263,6 +264,17 @@ def grpc_server(signature):
     server.start()
     yield f"grpc://localhost:{port}"
     server.stop(None).wait()
+
+
+def test_configuration_of_the_server():
+    """What its definition reads; the definitions of the other two files are in no package."""
+    from google.protobuf import text_format
+    from tensorflow_serving.config import model_server_config_pb2
+
+    text = (pathlib.Path(__file__).parents[1] / "flags" / "serving" / "models.config").read_text()
+    parsed = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    (model,) = parsed.model_config_list.config
+    assert (model.name, model.base_path, model.model_platform) == ("resnet", "/models/resnet", "tensorflow")
 
 
 @pytest.mark.parametrize("serve", [rest_server, grpc_server])

@@ -9,7 +9,7 @@ import itertools
 import json
 import pathlib
 
-from resnet_tf.data import processors
+from resnet_tf.data import images, processors
 from resnet_tf.data.folder import IMAGE_SUFFIXES
 from resnet_tf.errors import InputError
 from resnet_tf.serving import runtimes
@@ -130,7 +130,12 @@ def _classify(model, named):
         if len(named) > 1:
             middle = len(named) // 2
             return _classify(model, named[:middle]) + _classify(model, named[middle:])
-        return [InputError(f"{named[0][0]}: damaged or truncated image ({error})")]
+        path, content = named[0]
+        try:
+            images.decode(content, path)
+        except InputError as damage:
+            return [damage]
+        return [InputError(f"{path}: refused ({error})")]
 
 
 # --- Answers written -------------------------------------------------------------------------------------------------
