@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from resnet_tf import config as configuration
-from resnet_tf import evaluate
+from resnet_tf import evaluate, predict
 from resnet_tf.data import colour, images
 from resnet_tf.data import segmentation as data_segmentation
 from resnet_tf.data.masks import VOID
@@ -234,9 +234,12 @@ def test_bad_flags_are_named(flags, words, tmp_path, capsys):
 # --- Afterwards ------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_scored_is_what_is_served(trained, tmp_path, last_json):
+def test_what_is_scored_is_what_is_served(trained, tmp_path, last_json, capsys):
     assert export.main([f"--run={trained}/run", f"--out={tmp_path}/model", "--weights=ema"]) == 0
     served = tf.saved_model.load(str(tmp_path / "model" / "1")).signatures
+    assert last_json()["version"] == 1
+    assert predict.main([f"--model={tmp_path}/model", __file__]) == 1
+    assert "a model of segmentation, not of classification" in capsys.readouterr().err
     report = tmp_path / "report"
     flags = [f"--run={trained}/run", "--weights=ema", f"--report={report}", f"--results={tmp_path}/r.csv"]
     assert score.main(flags) == 0
@@ -253,6 +256,17 @@ def test_what_is_scored_is_what_is_served(trained, tmp_path, last_json):
     assert sorted(path.name for path in report.iterdir()) == ["classes.csv", "iou.png", "masks.png"]
     rows = {(row["step"], row["split"]): row for row in record.read_metrics(trained / "run" / "metrics.csv")}
     assert rows[12, "test_ema"]["miou"] == pytest.approx(result["miou"], abs=1e-6)  # six digits
+
+
+def test_exporting_refuses(trained, tmp_path, capsys):
+    (tmp_path / "model" / "3").mkdir(parents=True)
+    for flags, words in (
+        ((f"--out={tmp_path}/model",), "--run is not set"),
+        ((f"--run={trained}/run", f"--out={tmp_path}/model", "--version=3"), "--version=3"),
+        ((f"--run={trained}/run", f"--out={tmp_path}/model", "--weights=best"), "no validation split"),
+    ):
+        assert export.main(list(flags)) == 1
+        assert words in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_scoring_refuses(trained, tmp_path, capsys):

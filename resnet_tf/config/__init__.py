@@ -67,6 +67,8 @@ from resnet_tf.config.segmentation import (
     ScoreConfig,
     ScoreSection,
     SegmentationDataConfig,
+    SegmentationExportConfig,
+    SegmentationExportSection,
     SegmentationViewConfig,
     SegmentConfig,
 )

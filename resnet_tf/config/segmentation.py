@@ -119,6 +119,23 @@ class ScoreSection:
 
 
 @dataclasses.dataclass(frozen=True)
+class SegmentationExportSection:
+    """Export."""
+
+    run: str = setting("", "Folder of the run.")
+    weights: str = setting("raw", "raw, ema or best, as in resnet_tf.evaluate.", choices=("raw", "ema", "best"))
+    out: str = setting("", "Folder of the model's versions, each a folder with a number for its name.")
+    version: int = setting(0, "Number of the version, which must not exist yet. 0: that after the highest.", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentationExportConfig:
+    """The export command of segmentation."""
+
+    export: SegmentationExportSection = SegmentationExportSection()
+
+
+@dataclasses.dataclass(frozen=True)
 class ScoreConfig:
     """The score command of segmentation."""
 

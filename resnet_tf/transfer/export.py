@@ -1,4 +1,4 @@
-"""Export a run of segmentation: `python -m resnet_tf.transfer.export --run=runs/NAME --out=DIR`."""
+"""Export a run of segmentation: `python -m resnet_tf.transfer.export --run=runs/NAME --out=model`."""
 
 import sys
 
@@ -8,7 +8,7 @@ from resnet_tf.errors import InputError
 
 def main(argv=None):
     """Run the command; returns its exit code."""
-    return command.launch("Export a run of segmentation as a SavedModel.", config.ExportConfig, _run, argv)
+    return command.launch("Export a run of segmentation as a SavedModel.", config.SegmentationExportConfig, _run, argv)
 
 
 def _run(settings, _):
@@ -17,7 +17,7 @@ def _run(settings, _):
             raise InputError(f"--{name} is not set")
     from resnet_tf.transfer import serving
 
-    return serving.export(settings.export.run, settings.export.out, settings.export.weights)
+    return serving.export(settings.export)
 
 
 if __name__ == "__main__":

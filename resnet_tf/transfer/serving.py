@@ -13,6 +13,7 @@ Both fill images up as evaluation does (`geometry.filled_whole`) and return
 
 import keras
 import tensorflow as tf
+import yaml
 
 from resnet_tf.config import SegmentConfig
 from resnet_tf.data import geometry, images
@@ -42,22 +43,21 @@ def load(run_folder, weights="raw"):
     return run, model, normalization, restore.step_of(values)
 
 
-def export(run_folder, out, weights="raw"):
+def export(section):
     """Write the SavedModel of a run, whole or not at all.
 
     Args:
-        run_folder: of the run.
-        out: folder of the versions; this one is that after the highest.
-        weights: "raw", "ema" or "best"; see `restore`.
+        section: a `config.SegmentationExportSection`.
 
     Returns:
-        {"model": the folder, "version", "run": the run's folder, "classes": how many, "signatures": their names}.
+        {"model": folder of the versions, "version": its number, "run": the run's folder, "classes": how many,
+        "signatures": their names}.
 
     Raises:
-        InputError: as `load`, or `out` is no place for versions.
+        InputError: as `load`; or the version exists, or TensorFlow cannot write it.
     """
-    version = versions.choose(out)
-    run, model, normalization, _ = load(run_folder, weights)
+    version = versions.choose(section.out, section.version)
+    run, model, normalization, _ = load(section.run, section.weights)
     classes = run.manifest["classes"]
     fill = segmentation.fill_of(normalization)
 
@@ -77,13 +77,22 @@ def export(run_folder, out, weights="raw"):
         [tf.TensorSpec([], tf.string, name="image_bytes")],
     )
     archive.add_endpoint("images", segment, [tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
-    with versions.writing(out, version) as folder:
+    described = {
+        "task": SegmentConfig.task,
+        "flags": run.manifest["flags"],
+        "classes": classes,
+        "normalization": {name: getattr(normalization, name).tolist() for name in ("mean", "std")},
+    }
+    with versions.writing(section.out, version) as folder:
         try:
             archive.write_out(str(folder), verbose=False)
-        except tf.errors.OpError as error:  # TensorFlow writes the files and has errors of its own for a full disk
-            raise InputError(f"--out={out}: {error.message}") from None
+        except tf.errors.OpError as error:  # TensorFlow has errors of its own for a full disk
+            raise InputError(f"--out={section.out}: {error.message}") from None
+        asset = folder / "assets.extra" / network.MANIFEST_ASSET
+        asset.parent.mkdir()
+        asset.write_text(yaml.safe_dump(described, sort_keys=False, allow_unicode=True))
     return {
-        "model": str(out),
+        "model": section.out,
         "version": version,
         "run": str(run.folder),
         "classes": len(classes),
