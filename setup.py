@@ -26,7 +26,6 @@ EXTRAS["dev"] = [
     "ipykernel>=6",
     "nbclient>=0.10",
     "nbformat>=5.10",
-    "pillow>=10",
     "pytest>=8",
     "pytest-xdist>=3.6",
     "ruff==0.14.*",
@@ -50,6 +49,7 @@ setup(
         "importlib_resources>=6",  # tensorflow-datasets needs it and does not say so
         "keras-cv>=0.9",
         "tensorflow-serving-api==2.21.*",  # messages alone, 250 kB: warm-up requests of exported models
+        "pillow>=10",
     ],
     extras_require=EXTRAS,
 )

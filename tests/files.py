@@ -1,6 +1,8 @@
 """Files, archives and pictures to read, and how a source refuses them."""
 
+import importlib
 import io
+import re
 import tarfile
 
 import numpy as np
@@ -9,6 +11,13 @@ from PIL import Image
 
 from resnet_tf.data import load
 from resnet_tf.errors import InputError
+
+
+def command_of(recipe):
+    """The command, a module, that the header of a recipe's flagfile names with the recipe itself."""
+    found = re.search(rf"python -m (resnet_tf[.\w]+) --flagfile=flags/{re.escape(recipe.name)}", recipe.read_text())
+    assert found, f"{recipe}: no command in its header"
+    return importlib.import_module(found[1])
 
 
 def refused(data_dir, dataset="folder", using=load, **options):

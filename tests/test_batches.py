@@ -218,7 +218,7 @@ def test_evaluation_at_another_size_than_training(finetuned, last_json):
     np.testing.assert_allclose(tf.nn.softmax(answers_of(finetuned)), expected, atol=2e-3)
     assert export.main([f"--run={finetuned}", f"--out={finetuned.parent}/model"]) == 0
     test = feed.load(restore.load(finetuned)[0].config)[0].splits["test"]
-    served = tf.saved_model.load(str(finetuned.parent / "model")).signatures["serving_default"]
+    served = tf.saved_model.load(str(finetuned.parent / "model" / "1")).signatures["serving_default"]
     answers = served(image_bytes=tf.constant([test.read(example) for example in range(4)]))["probabilities"]
     np.testing.assert_allclose(answers, tf.nn.softmax(answers_of(finetuned)), atol=1e-5)
 

@@ -8,13 +8,16 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from files import command_of
 
 import resnet_tf
-from resnet_tf import analyze, benchmark, compare, config, evaluate, export, predict, show, sweep, train
+from resnet_tf import analyze, benchmark, compare, config, evaluate, export, features, predict, show, sweep, train
 from resnet_tf.data import images as views
 from resnet_tf.data import sources
 from resnet_tf.evaluation import metrics
 from resnet_tf.training import devices, restore
+from resnet_tf.transfer import export as segmentation_export
+from resnet_tf.transfer import score, segment
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGFILES = sorted((ROOT / "flags").glob("*.cfg"))
@@ -28,6 +31,10 @@ COMMANDS = {
     "show": show,
     "analyze": analyze,
     "sweep": sweep,
+    "features": features,
+    "transfer.segment": segment,
+    "transfer.score": score,
+    "transfer.export": segmentation_export,
 }
 SMALL = (
     "--dataset=synthetic", "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=32", "--train_steps=16",
@@ -162,13 +169,13 @@ def test_flagfile_is_complete(path, capsys):
     """Header with command, expectation and time; flags that exist and go together; a network that exists."""
     text = path.read_text()
     header = "".join(line for line in text.splitlines() if line.startswith("#"))
-    assert f"python -m resnet_tf.train --flagfile=flags/{path.name}" in header
     assert "Expected: " in header and "Run time: " in header
     data = [] if "--dataset=digits" in text else ["--data_dir=/nowhere/at/all"]
-    line = refused(train.main, [f"--flagfile={path}", *data, "--out=", "--lr=oops"], capsys, code=2)
+    command = command_of(path)
+    line = refused(command.main, [f"--flagfile={path}", *data, "--out=", "--lr=oops"], capsys, code=2)
     assert "--lr=oops" in line  # all flags before it were taken
     if data:
-        assert "/nowhere/at/all" in refused(train.main, [f"--flagfile={path}", *data], capsys)
+        assert "/nowhere/at/all" in refused(command.main, [f"--flagfile={path}", *data], capsys)
 
 
 def test_flags_are_few_and_have_help(capsys):

@@ -282,6 +282,20 @@ def test_a_trained_run_copied_without_checkpoints(tmp_path, last_json):
     assert run.gpus == 0 and run.unanswered == "no examples.csv"
 
 
+def test_layer_responses_need_a_checkpoint(tmp_path, last_json, capsys):
+    flags = ["--dataset=synthetic", "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=32", "--pad=0"]
+    assert train.main([*flags, "--train_steps=2", f"--out={tmp_path}/run"]) == 0
+    assert run_command([tmp_path / "run"], tmp_path / "out", "--responses") == 0
+    assert (tmp_path / "out" / "responses.svg").exists()
+    assert "Layer responses" in (tmp_path / "out" / "report.html").read_text()
+    capsys.readouterr()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert run_command([tmp_path / "run"], tmp_path / "none", "--responses") == 1
+    assert f"{tmp_path}/run: no checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+    assert run_command([tmp_path / "run"], tmp_path / "none", "--data_dir=x") == 1
+
+
 # --- Bad input -------------------------------------------------------------------------------------------------------
 
 

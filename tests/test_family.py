@@ -14,7 +14,7 @@ import tensorflow as tf
 import resnet_tf
 from resnet_tf import convert
 from resnet_tf.errors import InputError
-from resnet_tf.models import architectures, cost, cost_by_name, weights
+from resnet_tf.models import architectures, cost, cost_by_name, diagram, layers, weights
 from resnet_tf.models.__main__ import main as list_command
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -471,6 +471,40 @@ def test_models_command(capsys, tmp_path, last_json):
     assert last_json()["models"][0]["trainable_parameters"] == 366_938
     assert list_command(["resnet51*"]) == 1
     assert "nearest" in capsys.readouterr().err
-    for name in ("resnet50_v1d", "cifar_plain20"):
-        assert list_command([f"--diagram={name}", f"--out={tmp_path}/{name}.png"]) == 0
-        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    # Side by side, of plans of other lengths too.
+    assert list_command(["--diagram=resnet50_v1d,cifar_plain20", f"--out={tmp_path}/two.png"]) == 0
+    assert (tmp_path / "two.png").read_bytes().startswith(b"\x89PNG")
+    assert list_command(["--diagram=resnet50_v1d,resnet51", f"--out={tmp_path}/none.png"]) == 1
+    assert list_command(["--diagram=resnet50_v1d", f"--out={tmp_path}/none.pdf"]) == 1
+    assert "nearest" in capsys.readouterr().err and not list(tmp_path.glob("none*"))
+
+
+def test_diagrams_show_what_the_letters_change():
+    texts = {name: [box.text for box in diagram.boxes(f"resnet50_{name}")] for name in ("v1", "v1b", "v1d", "v2")}
+    shortcuts = [box.shortcut for box in diagram.boxes("resnet50_v1d") if box.stage]
+    assert (
+        texts["v1"][5] == "1x1, 128, /2\n3x3, 128\n1x1, 512" and texts["v1b"][5] == "1x1, 128\n3x3, 128, /2\n1x1, 512"
+    )
+    assert texts["v1d"][1] == "3x3, 32, /2\n3x3, 32\n3x3, 64"
+    assert shortcuts == ["projection", "identity", *["pooled projection", "identity"] * 3]
+    assert texts["v2"][-1].startswith("BN, ReLU") and not texts["v1b"][-1].startswith("BN")
+    assert not any(box.shortcut for box in diagram.boxes("plain34"))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 9), (7, 10), (3, 4)])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_pool_by_taps_is_the_max_pool_and_its_gradient(size, compiled, rng):
+    # Few distinct values, so that most windows have several maxima: the first of them has the gradient.
+    x = tf.constant(rng.integers(-2, 3, (2, *size, 5)), tf.float32)
+
+    def both(pool):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = pool(x)
+            loss = tf.reduce_sum(y * tf.reshape(tf.range(tf.size(y), dtype=tf.float32), y.shape))
+        return y, tape.gradient(loss, x)
+
+    ours = tf.function(lambda: both(layers.pool_by_taps), jit_compile=compiled)()
+    theirs = both(lambda x: tf.nn.max_pool2d(x, 3, 2, "VALID"))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)

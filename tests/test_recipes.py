@@ -164,6 +164,35 @@ def test_start_from_a_run_and_freeze_its_bn(teacher_run, tmp_path):
     assert any(name.endswith("moving_mean") for name in kept) and any(name.endswith("gamma") for name in kept)
 
 
+def test_freeze_parts_of_a_network(teacher_run, tmp_path, capsys):
+    flags = [*SMALL, "--train_steps=2", "--normalization=imagenet", f"--init_from={teacher_run}", "--ema=0.9"]
+    flags += ["--freeze=stem,stage2", "--precise_bn=2", f"--out={tmp_path}/run"]
+    assert train.main(flags) == 0
+    before, after = (checkpoint.load_latest(path / "checkpoints") for path in (teacher_run, tmp_path / "run"))
+    names = [name for name in after if name.startswith("model/")]
+    kept = {name for name in names if (before[name] == after[name]).all()}
+    assert kept == {name for name in names if name.startswith(("model/stem_", "model/stage2_"))}
+    assert all((after[name.replace("model/", "ema/")] == after[name]).all() for name in kept)
+    assert train.main([*flags, "--freeze=stem,stage5", f"--out={tmp_path}/other"]) == 1
+    assert "--freeze=stem,stage5: cifar_resnet8_v1 has" in capsys.readouterr().err
+
+
+def test_rates_fall_towards_the_images(teacher_run, tmp_path):
+    flags = [*SMALL, "--train_steps=1", "--normalization=imagenet", f"--init_from={teacher_run}", "--weight_decay=0"]
+    assert train.main([*flags, f"--out={tmp_path}/one"]) == 0
+    assert train.main([*flags, f"--out={tmp_path}/many", "--layer_decay=0.5"]) == 0
+    before, one, many = (
+        checkpoint.load_latest(path / "checkpoints") for path in (teacher_run, tmp_path / "one", tmp_path / "many")
+    )
+    rates = {"logits": 1, "stage3": 0.5, "stage2": 0.25, "stage1": 0.125, "stem": 0.0625}
+    for part, rate in rates.items():
+        for name in (name for name in one if name.startswith(f"model/{part}") and "moving" not in name):
+            # The first step of SGD is the rate times the gradient, which both have alike.
+            np.testing.assert_allclose(
+                many[name] - before[name], rate * (one[name] - before[name]), rtol=1e-3, atol=1e-6, err_msg=name
+            )
+
+
 def test_start_from_weights_of_other_classes_and_of_another_network(teacher_run, tmp_path, capsys):
     config = config_of(*SMALL)
     trained = network.load("init_from", str(teacher_run), config)

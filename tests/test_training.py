@@ -5,6 +5,7 @@ import dataclasses
 import os
 import resource
 import time
+import types
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from resnet_tf import config as configuration
 from resnet_tf import train
 from resnet_tf.data import colour, draws, resident
 from resnet_tf.errors import InputError
-from resnet_tf.training import checkpoint, devices, loop, optimizer, record, schedule
+from resnet_tf.training import checkpoint, devices, loop, optimizer, record, schedule, window
 from resnet_tf.training.step import METRICS, Engine, Recipe, Views
 
 BATCH = 16
@@ -332,3 +333,26 @@ def test_debugging_sees_a_teacher_that_fails(tmp_path, capsys):
     assert train.main(flags) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "loss is nan at step 1" in last and "first in the output of teacher" in last
+
+
+def test_calls_are_long_again_after_slow_ones(monkeypatch):
+    """A device that others have kept busy does not leave a run with calls of a step each."""
+    clock = [0.0]
+    monkeypatch.setattr(window.time, "monotonic", lambda: clock[0])
+    settings = configuration.from_settings(
+        configuration.TrainConfig, {"train_steps": 1000, "dataset": "synthetic"}, "test"
+    )
+    silent = types.SimpleNamespace(progress=lambda *_: None, write=lambda *_, **__: None)
+    measured = window.Window(silent, settings, 128, 10.0, 1000, None)
+
+    def call(step, count, seconds):
+        rows = types.SimpleNamespace(numpy=lambda: np.ones((count, len(METRICS)), np.float32), waited=0.0)
+        begun = clock[0]
+        clock[0] += seconds
+        measured.collect(window.Call(rows, step, count, begun))
+
+    call(0, 8, 60.0)  # compiles
+    call(8, 8, 80.0)  # others compile
+    assert measured.steps_ahead() == 1
+    call(16, 1, 0.1)
+    assert measured.steps_ahead() == 20

@@ -16,6 +16,8 @@ from resnet_tf.config.commands import (
     EvaluationSection,
     ExportConfig,
     ExportSection,
+    FeaturesConfig,
+    FeaturesSection,
     GallerySection,
     ImportedSection,
     ListingSection,
@@ -58,4 +60,15 @@ from resnet_tf.config.run import (
     check_ten_crop,
     check_views,
     evaluation_size,
+)
+from resnet_tf.config.segmentation import (
+    SEGMENTATION_DATASETS,
+    HeadConfig,
+    ScoreConfig,
+    ScoreSection,
+    SegmentationDataConfig,
+    SegmentationExportConfig,
+    SegmentationExportSection,
+    SegmentationViewConfig,
+    SegmentConfig,
 )

@@ -177,6 +177,11 @@ class ComparisonSection:
     price_per_hour: float = setting(
         0.0, "Price of an hour of one GPU, or of the machine where it has none, in any currency. 0: no prices.", low=0.0
     )
+    responses: bool = setting(
+        False, "Add layer responses, as analyze responses draws them: of each run, or of the first of several seeds; "
+        "needs checkpoints and the data.",
+    )  # fmt: skip
+    data_dir: str = setting("", "responses: where the data are now, if not where they were in training.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,8 +321,8 @@ class ListingSection:
     """Listing."""
 
     json: bool = setting(False, "Print everything in the JSON line, and no table.")
-    diagram: str = setting("", "Draw that network by block instead.")
-    out: str = setting("", "File of the drawing, .png or .svg. Unset: the network's name.")
+    diagram: tuple[str, ...] = setting((), "Draw these networks by block instead, side by side.")
+    out: str = setting("", "File of the drawing, .png or .svg. Unset: the networks' names.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -368,6 +373,8 @@ class BenchmarkConfig:
             raise InputError(f"--init_from={self.model.init_from} is not used by benchmarks: speed knows no weights")
         if self.model.bn == "frozen":
             raise InputError("--bn=frozen is not used by benchmarks")
+        if self.model.freeze:
+            raise InputError(f"--freeze={','.join(self.model.freeze)} is not used by benchmarks")
         if self.device.data_service:
             raise InputError("--data_service is not used by benchmarks")
 
@@ -484,3 +491,21 @@ def check_analysis(kind, analysis):
         value = getattr(analysis, field.name)
         if field.name not in ANALYSES[kind] and value != field.default:
             raise InputError(f"--{field.name}={value} is not used by analyze {kind}")
+
+
+@dataclasses.dataclass(frozen=True)
+class FeaturesSection:
+    """Features."""
+
+    run: str = setting("", "Folder of the run.")
+    weights: str = setting("raw", "raw, ema or best, as in evaluate.", choices=("raw", "ema", "best"))
+    splits: tuple[str, ...] = setting(("train", "test"), "Splits of its data.")
+    data_dir: str = setting("", "Where the data are now, if not where they were in training.")
+    out: str = setting("", "File to write, .parquet or .npz.")
+
+
+@dataclasses.dataclass(frozen=True)
+class FeaturesConfig:
+    """The features command."""
+
+    features: FeaturesSection = FeaturesSection()

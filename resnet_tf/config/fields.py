@@ -28,7 +28,8 @@ def setting(default, help, *, choices=None, low=None, high=None, changes_result=
 
 def section_types(config_type):
     """The sections of a configuration: {attribute: dataclass}."""
-    return typing.get_type_hints(config_type)
+    fields = {field.name for field in dataclasses.fields(config_type)}
+    return {name: hint for name, hint in typing.get_type_hints(config_type).items() if name in fields}
 
 
 def settings_of(config):

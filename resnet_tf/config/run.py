@@ -4,6 +4,7 @@ A recipe is a file of flags, `--flagfile=flags/NAME.cfg`; flags that come later 
 """
 
 import dataclasses
+from typing import ClassVar
 
 from resnet_tf.config.fields import setting
 from resnet_tf.errors import InputError
@@ -39,6 +40,9 @@ class ModelConfig:
         "",
         "Weights to start from: a run, an exported model, or MODEL:FILE as in --teacher; a head of other classes "
         "starts anew.",
+    )
+    freeze: tuple[str, ...] = setting(
+        (), "Parts that keep --init_from's weights and statistics: stem, stage1 to stage4, as variables are named."
     )
 
 
@@ -127,6 +131,10 @@ class OptimizerConfig:
         "What decays: kernels (of convolutions and dense layers), all (also biases, gamma, beta), none.",
         choices=("kernels", "all", "none"),
     )
+    layer_decay: float = setting(
+        1.0, "The rate of each stage over that of the next; the last has so much of the classifier's. 1: all alike.",
+        low=0.0, high=1.0,
+    )  # fmt: skip
     clip: float = setting(0.0, "Largest norm of the gradient, after the sum over replicas. 0: no limit.", low=0.0)
     ema: float = setting(
         0.0, "Decay of a moving average of all weights, evaluated beside them (0.9999). 0: none.", low=0.0, high=1.0
@@ -147,8 +155,8 @@ class ScheduleConfig:
     schedule: str = setting(
         "steps",
         "steps: multiplied by --lr_factor at --lr_steps or --lr_epochs; cosine: to 0 at the end (Bag of Tricks 5.1); "
-        "plateau: multiplied when the error stays; constant.",
-        choices=("steps", "cosine", "plateau", "constant"),
+        "poly: likewise, by (1 - t)^0.9 (DeepLab); plateau: multiplied when the error stays; constant.",
+        choices=("steps", "cosine", "poly", "plateau", "constant"),
     )
     lr_steps: tuple[int, ...] = setting((), "Steps after which the rate is multiplied by --lr_factor.")
     lr_epochs: tuple[float, ...] = setting((), "The same in epochs.")
@@ -203,7 +211,10 @@ class DeviceConfig:
     )
     gpus: tuple[int, ...] = setting((), "Numbers of the GPUs to use. Unset: the first ones.", changes_result=False)
     steps_per_call: int = setting(
-        0, "Steps of one call into the compiled program. 0: 100 on a GPU, 10 on a CPU.", low=0, changes_result=False
+        0,
+        "Most steps of one call into the compiled program. 0: 1,000 on a GPU, 10 on a CPU.",
+        low=0,
+        changes_result=False,
     )
     data_service: tuple[str, ...] = setting(
         (), "Addresses (host:port) of resnet_tf.data_server processes that decode for this one.", changes_result=False
@@ -231,13 +242,15 @@ class RecordConfig:
     )  # fmt: skip
     smoke: bool = setting(
         False, "Shrink the recipe to a minute on a laptop: smallest network of its kind, few steps, small images; "
-        "synthetic ones where --data_dir is unset.",
+        "synthetic ones where --data_dir is unset.", changes_result=False,  # as the run is recorded it is not set
     )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """All of a training run: the sections above."""
+
+    task: ClassVar[str] = "classification"
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -252,40 +265,46 @@ class TrainConfig:
         """Refuse combinations that make no sense, before anything is read."""
         if self.record.smoke:
             return  # `smoke.shrink` makes a configuration of its own, which is checked
-        optimizer, device = self.optimizer, self.device
-        if bool(optimizer.train_steps) == bool(optimizer.train_epochs):
-            raise InputError(
-                f"--train_steps={optimizer.train_steps} and --train_epochs={optimizer.train_epochs:g}: "
-                "set one of them and the other to 0"
-            )
-        if optimizer.optimizer == "nesterov" and not optimizer.momentum:
-            raise InputError("--optimizer=nesterov needs --momentum above 0")
-        if optimizer.weight_decay and optimizer.decay == "none":
-            raise InputError(f"--decay=none leaves --weight_decay={optimizer.weight_decay:g} unused: set it to 0")
-        if optimizer.ema >= 1:
-            raise InputError(f"--ema={optimizer.ema:g}: an average that never moves; below 1")
-        if device.gpus and device.replicas not in (0, len(device.gpus)):
-            raise InputError(f"--gpus={_listed(device.gpus)} are not --replicas={device.replicas}: unset one of them")
-        replicas = max(1, device.replicas, len(device.gpus))
-        parts = replicas * optimizer.accumulate
-        if optimizer.batch_size % parts:
-            accumulated = f" times --accumulate={optimizer.accumulate}" if optimizer.accumulate > 1 else ""
-            raise InputError(
-                f"--batch_size={optimizer.batch_size} does not divide by --replicas={replicas}{accumulated}"
-            )
-        if self.model.bn == "frozen" and not self.model.init_from:
-            raise InputError("--bn=frozen needs --init_from: moving statistics to freeze")
-        if self.model.bn == "frozen" and optimizer.precise_bn:
-            raise InputError("--precise_bn recomputes statistics that --bn=frozen keeps: unset one of them")
-        steps = self.record.profile_steps
-        if steps and (len(steps) != 2 or not 0 < steps[0] <= steps[1]):
-            raise InputError(f"--profile_steps={_listed(steps)}: not a first and a last step")
-        if device.data_service and self.views.view == "pad_crop":
+        check_training(self)
+        if self.device.data_service and self.views.view == "pad_crop":
             raise InputError("--data_service is not used by --view=pad_crop: its images are on the device")
-        check_schedule(self.schedule, self.optimizer, self.record)
         check_loss(self.loss, self.views)
         check_data(self.data)
-        check_views(self.views, self.data, self.optimizer.batch_size // parts)
+        replicas = max(1, self.device.replicas, len(self.device.gpus))
+        check_views(self.views, self.data, self.optimizer.batch_size // (replicas * self.optimizer.accumulate))
+
+
+def check_training(config):
+    """Refuse settings of model, optimizer, schedule, devices and record that make no sense together."""
+    model, optimizer, device = config.model, config.optimizer, config.device
+    if bool(optimizer.train_steps) == bool(optimizer.train_epochs):
+        raise InputError(
+            f"--train_steps={optimizer.train_steps} and --train_epochs={optimizer.train_epochs:g}: "
+            "set one of them and the other to 0"
+        )
+    if optimizer.optimizer == "nesterov" and not optimizer.momentum:
+        raise InputError("--optimizer=nesterov needs --momentum above 0")
+    if optimizer.weight_decay and optimizer.decay == "none":
+        raise InputError(f"--decay=none leaves --weight_decay={optimizer.weight_decay:g} unused: set it to 0")
+    if optimizer.ema >= 1:
+        raise InputError(f"--ema={optimizer.ema:g}: an average that never moves; below 1")
+    if device.gpus and device.replicas not in (0, len(device.gpus)):
+        raise InputError(f"--gpus={_listed(device.gpus)} are not --replicas={device.replicas}: unset one of them")
+    replicas = max(1, device.replicas, len(device.gpus))
+    parts = replicas * optimizer.accumulate
+    if optimizer.batch_size % parts:
+        accumulated = f" times --accumulate={optimizer.accumulate}" if optimizer.accumulate > 1 else ""
+        raise InputError(f"--batch_size={optimizer.batch_size} does not divide by --replicas={replicas}{accumulated}")
+    if model.bn == "frozen" and not model.init_from:
+        raise InputError("--bn=frozen needs --init_from: moving statistics to freeze")
+    if model.freeze and not model.init_from:
+        raise InputError(f"--freeze={','.join(model.freeze)} needs --init_from: weights to keep")
+    if model.bn == "frozen" and optimizer.precise_bn:
+        raise InputError("--precise_bn recomputes statistics that --bn=frozen keeps: unset one of them")
+    steps = config.record.profile_steps
+    if steps and (len(steps) != 2 or not 0 < steps[0] <= steps[1]):
+        raise InputError(f"--profile_steps={_listed(steps)}: not a first and a last step")
+    check_schedule(config.schedule, optimizer, config.record)
 
 
 def check_schedule(schedule, optimizer, record):

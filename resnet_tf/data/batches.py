@@ -21,7 +21,7 @@ def training(examples, view, *, batch, seed=0, first_step=0, repeats=1, threads=
 
     Args:
         examples: an `examples.Examples`.
-        view: a `geometry.View`.
+        view: a `geometry.View`, or a `geometry.MaskedView` for examples with masks.
         batch: examples of a global batch.
         seed: of the run.
         first_step: where to begin, in global batches.
@@ -33,8 +33,8 @@ def training(examples, view, *, batch, seed=0, first_step=0, repeats=1, threads=
             of n servers, so that order and views do not depend on them; () to decode here.
 
     Returns:
-        Dataset of {"pixels": uint8 [n, size, size, 3], "labels": int32 [n], "keys": int64 [n]} with n = batch /
-        replicas.
+        Dataset of {"pixels": uint8 [n, size, size, 3], "labels": int32 [n] or, of masks, uint8 [n, size, size], "keys":
+        int64 [n]} with n = batch / replicas.
     """
     count, part = len(examples), batch // replicas
 
@@ -44,11 +44,12 @@ def training(examples, view, *, batch, seed=0, first_step=0, repeats=1, threads=
         example = shuffled(inside // repeats, seed, epoch, count)
         return example, *drawn(seed, epoch, example * repeats + inside % repeats)
 
-    read = _reader(examples)
+    read, read_mask = _reader(examples), _mask_reader(examples)
 
     def see(example, key, numbers):
         data, box, label = read(example)
-        return {"pixels": view(data, numbers, box), "labels": label, "keys": key}
+        pixels, label = view(data, read_mask(example), numbers) if read_mask else (view(data, numbers, box), label)
+        return {"pixels": pixels, "labels": label, "keys": key}
 
     def batches_of(number, stride):
         steps = tf.data.Dataset.range(first_step + number, tf.int64.max, stride)
@@ -162,6 +163,14 @@ def _reader(examples):
     read, image, labels = examples.storage.reader(), tf.constant(examples.image), tf.constant(examples.labels)
     boxes = None if examples.boxes is None else tf.constant(examples.boxes)
     return lambda index: (read(image[index]), None if boxes is None else boxes[index], labels[index])
+
+
+def _mask_reader(examples):
+    """function(int64 scalar) -> labels of the pixels; None where there are no masks."""
+    if examples.masks is None:
+        return None
+    read, image = examples.masks.reader(), tf.constant(examples.image)
+    return lambda index: read(image[index])
 
 
 def _batched(places, see, part, threads, replicas):

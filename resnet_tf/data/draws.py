@@ -27,6 +27,7 @@ class Stream(enum.IntEnum):
     PLACING = 6
     OPERATIONS = 7
     MAGNITUDES = 8
+    DROPOUT = 9
 
 
 def keys(seed, epoch, example):

@@ -177,12 +177,14 @@ class Examples:
         image: int64 [n], the image of each example; several examples may be boxes of one.
         labels: int32 [n].
         boxes: int32 [n, 4], top, left, height and width in pixels; or None, where examples are whole images.
+        masks: `masks.Masks` of the images, where pixels have classes and `labels` mean nothing; or None.
     """
 
     storage: Storage
     image: np.ndarray
     labels: np.ndarray
     boxes: np.ndarray | None = None
+    masks: object = None
 
     def __post_init__(self):
         """Checks that lengths and dtypes agree."""
@@ -208,7 +210,7 @@ class Examples:
     def take(self, chosen) -> "Examples":
         """Returns the examples that an index array or a mask chooses, of the same storage."""
         boxes = None if self.boxes is None else self.boxes[chosen]
-        return Examples(self.storage, self.image[chosen], self.labels[chosen], boxes)
+        return dataclasses.replace(self, image=self.image[chosen], labels=self.labels[chosen], boxes=boxes)
 
     def digest(self) -> bytes:
         """Returns 32 bytes that differ where the examples are others."""
@@ -216,4 +218,6 @@ class Examples:
         digest.update(self.image.astype("<i8").tobytes() + self.labels.astype("<i4").tobytes())
         if self.boxes is not None:
             digest.update(self.boxes.astype("<i4").tobytes())
+        if self.masks is not None:
+            digest.update(self.masks.fingerprint())
         return digest.digest()

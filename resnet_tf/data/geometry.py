@@ -15,7 +15,7 @@ import math
 
 import tensorflow as tf
 
-from resnet_tf.data import images
+from resnet_tf.data import images, masks
 
 DRAWS = 24  # numbers that a view may use
 _TRIES = 10  # as in torchvision and MXNet
@@ -170,6 +170,65 @@ VIEWS = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class MaskedView:
+    """The same random part of an image and of its mask, scaled alike (DeepLab; Bag of Tricks, section 6.2).
+
+    Both sides are scaled by one random factor, a random square is cut out of it, and what is missing of the square is
+    filled up on the right and below. The image is scaled as by every view; the mask takes the nearest pixel.
+
+    Attributes:
+        size: height and width of the view in pixels.
+        scale: smallest and largest factor, times the image's own size.
+        mirror: whether views are mirrored with probability 0.5.
+        fill: red, green and blue in [0, 255] of what is no image.
+    """
+
+    size: int
+    scale: tuple[float, float] = (0.5, 2.0)
+    mirror: bool = True
+    fill: tuple[int, int, int] = (124, 117, 104)
+
+    def __call__(self, data, labels, draws):
+        """Decodes a view.
+
+        Args:
+            data: scalar string, an encoded image.
+            labels: uint8 [H, W], of its mask; see `masks`.
+            draws: float32 [DRAWS] in [0, 1).
+
+        Returns:
+            uint8 [size, size, 3], and labels, uint8 [size, size], void where there is no image.
+
+        Raises:
+            tf.errors.InvalidArgumentError: when the graph runs, for data that cannot be decoded, or a mask of another
+                size.
+        """
+        image = images.decode_tensor(data)
+        sides = tf.shape(image, tf.int64)[:2]
+        fits = tf.debugging.Assert(tf.reduce_all(tf.shape(labels, tf.int64) == sides), ["mask of another size"])
+        with tf.control_dependencies([fits]):
+            image = tf.identity(image)
+        factor = self.scale[0] + (self.scale[1] - self.scale[0]) * draws[0]
+        scaled = tf.cast(tf.round(tf.cast(sides, tf.float32) * factor), tf.int64)
+        scaled = tf.maximum(scaled, 1)
+        extent = tf.minimum(scaled, self.size)
+        offset = tf.stack([_pick(scaled[axis] - extent[axis], draws[_POSITION + axis]) for axis in (0, 1)])
+        pixels = images.resize_window(image, scaled, offset, extent)
+        for axis in (0, 1):
+            centres = 2 * (offset[axis] + tf.range(extent[axis])) + 1
+            labels = tf.gather(labels, centres * sides[axis] // (2 * scaled[axis]), axis=axis)
+        missing = [[0, self.size - extent[0]], [0, self.size - extent[1]]]
+        pixels = filled(pixels, missing, self.fill)
+        labels = tf.pad(labels, missing, constant_values=masks.VOID)
+        if self.mirror:
+            reverse = draws[MIRROR] < 0.5
+            pixels = tf.cond(reverse, lambda: tf.reverse(pixels, [1]), lambda: pixels)
+            labels = tf.cond(reverse, lambda: tf.reverse(labels, [1]), lambda: labels)
+        shape = [self.size, self.size]
+        return tf.ensure_shape(pixels, [*shape, 3]), tf.ensure_shape(labels, shape)
+
+
 # --- Test views ------------------------------------------------------------------------------------------------------
 
 
@@ -252,6 +311,29 @@ def scaled_whole(data, resize, box=None):
     with tf.control_dependencies([images.check_pixels(sides[0], sides[1])]):
         sides = tf.identity(sides)
     return images.resize_window(pixels, sides, tf.zeros([2], tf.int64), sides)
+
+
+def filled_whole(data, multiple, fill):
+    """The whole image at its own size, filled up on the right and below.
+
+    Args:
+        data: scalar string, an encoded image.
+        multiple: what height and width of the result are multiples of, in pixels.
+        fill: red, green and blue in [0, 255] of what is no image.
+
+    Returns:
+        uint8 [height, width, 3].
+    """
+    pixels = images.decode_tensor(data)
+    missing = -tf.shape(pixels)[:2] % multiple
+    return filled(pixels, [[0, missing[0]], [0, missing[1]]], fill)
+
+
+def filled(pixels, missing, fill):
+    """Pixels, uint8 [..., height, width, 3], with rows and columns of a colour around: [before, after] of both axes."""
+    inside = tf.pad(tf.ones(tf.shape(pixels)[-3:-1], tf.bool), missing)
+    around = [[0, 0]] * (pixels.shape.rank - 3) + [*missing, [0, 0]]
+    return tf.where(inside[..., None], tf.pad(pixels, around), tf.constant(fill, tf.uint8))
 
 
 # --- Images, decoded in part or whole --------------------------------------------------------------------------------

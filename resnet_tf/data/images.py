@@ -52,7 +52,7 @@ def decode_tensor(data: tf.Tensor) -> tf.Tensor:
             return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
 
     def from_other():
-        with tf.control_dependencies([check_pixels(*_declared_size(data))]):
+        with tf.control_dependencies([check_pixels(*declared_size(data))]):
             return tf.io.decode_image(data, channels=3, expand_animations=False)
 
     image = tf.cond(tf.io.is_jpeg(data), from_jpeg, from_other)
@@ -66,7 +66,7 @@ def check_pixels(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
     return tf.debugging.Assert(pixels <= MAX_PIXELS, ["too many pixels:", height, width])
 
 
-def _declared_size(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def declared_size(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Height and width that the header of a PNG, BMP or GIF declares, in any order; fails for other data."""
 
     def numbers(at, count, dtype, little):

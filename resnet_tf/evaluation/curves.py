@@ -22,7 +22,7 @@ COLOURS = (
 # Of all else: text, lesser text, lines of the grid.
 INK = {"ink": ("#1b1f24", "#e8eaed"), "muted": ("#5c636c", "#a2a9b3"), "rule": ("#dfe3e7", "#343a42")}
 _DASHES = ((), (5, 1.5), (1.5, 1.2), (6, 1.5, 1.5, 1.5))  # in widths of the line, as SVG and matplotlib take them
-_LONGEST = 22  # letters of a label
+_LONGEST = 30  # letters of a label, such as cifar_resnet110_v1 (3 seeds)
 _POINTS = 400  # of a curve
 _FONT = 10  # points
 

@@ -6,7 +6,7 @@ import time
 from resnet_tf.data.progress import Progress
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import answers, metrics, report, scored
-from resnet_tf.training import feed, loop, record
+from resnet_tf.training import feed, record, task
 
 
 def evaluate(config):
@@ -77,6 +77,6 @@ def evaluate(config):
         steps = result["steps"] if "run" in result else 0  # which the row does not have then
         epochs = steps * settings.optimizer.batch_size / len(source.splits["train"])
         row = record.provenance(settings.optimizer.seed, time.monotonic() - started)
-        row |= loop.accuracy_row(settings, steps, epochs, figures) | found.row
+        row |= task.accuracy_row(settings, steps, epochs, figures) | found.row
         record.append_result(section.results, record.ACCURACY_COLUMNS, row)
     return result

@@ -14,6 +14,7 @@ import typing
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import compare as comparing
 from resnet_tf.evaluation import curves
+from resnet_tf.models import find
 from resnet_tf.training import checkpoint, record
 
 _log = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ def compare(settings, folders, figures=()):
         import matplotlib.figure  # noqa: F401
     except ImportError:
         raise InputError("compare needs matplotlib: pip install 'resnet_tf[plot]'") from None
+    if settings.data_dir and not settings.responses:
+        raise InputError(f"--data_dir={settings.data_dir} is used by --responses alone")
     runs, skipped = comparing.read_all(folders)
     for _, reason in skipped:
         _log.warning("warning: left out: %s", reason)
@@ -65,6 +68,10 @@ def compare(settings, folders, figures=()):
     values = [[row["flag"], row["changes_result"], *row["values"]] for row in flags]
     files["flags.csv"] = _csv(["flag", "changes_result", *(run.name for run in runs)], values)
     files["significance.csv"] = _csv(SIGNIFICANCE, [[row[name] for name in SIGNIFICANCE] for row in tests])
+    if settings.responses:
+        drawn = _responses(made, settings.data_dir)
+        files["responses.svg"], files["responses.png"] = (curves.rendered(drawn, kind) for kind in ("svg", "png"))
+        figures = [*figures, ("Layer responses", drawn)]
     files["report.md"] = markdown(content).encode(errors="replace")
     files["report.html"] = render(content, pictures, figures).encode(errors="replace")
     out.mkdir(parents=True, exist_ok=True)
@@ -96,6 +103,15 @@ def _check_out(out):
             if not place.is_dir():
                 raise InputError(f"--out={out}: {'' if place == out else f'{place} is '}a file, not a folder")
             return
+
+
+def _responses(made, data_dir):
+    """Layer responses of the first run of each group, plain nets dashed."""
+    from resnet_tf.evaluation import responses  # which needs TensorFlow at work
+
+    found = {group.name: responses.of_run(group.runs[0].folder, data_dir=data_dir) for group in made}
+    plain = [group.name for group in made if find(group.runs[0].config.model.model).shortcut == "none"]
+    return responses.draw_responses(found, plain)
 
 
 def _notes(runs, made):
@@ -229,8 +245,8 @@ def _tables(rows, flags, tests, runs, price):
         Column("architecture", "Architecture", _text, brief=True, words=True),
         Column("precision_bits", "Precision (bits)", _text),
         Column("parameters_mib", "Parameters (MiB)", _number(2), brief=True),
-        Column("gmacs", "GMACs", _number(3), brief=True),
-        Column("gflops", "GFLOPs", _number(3)),
+        Column("gmacs", "GMACs", _number(4), brief=True),
+        Column("gflops", "GFLOPs", _number(4)),
         Column("steps", "Steps", _steps, brief=True),
         Column("epochs", "Epochs", _number(1)),
         Column("wall_seconds", "Wall time (h:mm:ss)", _clock, brief=True),

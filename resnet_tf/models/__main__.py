@@ -15,12 +15,14 @@ def _run(settings, patterns):
 
     section = settings.listing
     if section.diagram:
+        from resnet_tf.evaluation import pictures
         from resnet_tf.models import diagram
 
-        find(section.diagram)
-        out = section.out or f"{section.diagram}.png"
-        diagram.draw(section.diagram, out)
-        return {"model": section.diagram, "out": out}
+        for name in section.diagram:
+            find(name)
+        out = pictures.check(section.out or f"{'-'.join(section.diagram)}.png", "--diagram")
+        pictures.write(out, diagram.draw(section.diagram), dots=150)
+        return {"models": list(section.diagram), "out": str(out)}
     names = []
     for pattern in patterns or ["*"]:
         found = list_models(pattern) or ([pattern] if find(pattern) else [])  # a CIFAR net of any depth, or an error

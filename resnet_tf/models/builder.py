@@ -73,6 +73,8 @@ def create_backbone(
     output_stride=None,
     input_shape=(None, None, 3),
     shortcut=None,
+    zero_gamma=False,
+    initializer="he",
     sync_bn=False,
     dtype="float32",
     seed=0,
@@ -88,6 +90,8 @@ def create_backbone(
             6.2, after DeepLab), such that the values at the old positions stay what they were.
         input_shape: (height, width, channels), None for any size.
         shortcut: as for `create_model`.
+        zero_gamma: likewise.
+        initializer: likewise.
         sync_bn: likewise.
         dtype: likewise.
         seed: likewise.
@@ -100,8 +104,8 @@ def create_backbone(
         InputError: levels or an output stride that the network does not have.
     """
     row = _row(name, shortcut)
-    first = 0 if row.stem == "3x3" else 2
-    available = {str(first + index): index for index in range(len(row.blocks))}
+    first = levels_of(name)[0]
+    available = {str(level): index for index, level in enumerate(levels_of(name))}
     wanted = [str(level) for level in levels]
     missing = [level for level in wanted if level not in available]
     if missing or not wanted:
@@ -110,11 +114,18 @@ def create_backbone(
     allowed = [last >> shift for shift in range(3) if last >> shift >= 2**first]
     if output_stride is not None and output_stride not in allowed:
         raise InputError(f"output_stride={output_stride}: {name} has {', '.join(map(str, allowed))}")
-    layers = Layers(dtype=dtype, sync_bn=sync_bn, seed=seed)
+    layers = Layers(dtype, sync_bn, zero_gamma, initializer, seed)
     images, stages = _trunk(name, row, layers, input_shape, output_stride)
     if row.preactivation:
         stages[-1] = layers.relu(layers.norm(stages[-1], name="head_bn"), name="head_relu")
     return close(row, images, {level: stages[available[level]] for level in wanted}, f"{name}_backbone")
+
+
+def levels_of(name):
+    """The levels of `create_backbone` that a network has, rising: 2 to 5, or 0 to 2 of a CIFAR net."""
+    row = find(name)
+    first = 0 if row.stem == "3x3" else 2
+    return list(range(first, first + len(row.blocks)))
 
 
 def grow(layers, row, images, output_stride=None):

@@ -1,13 +1,14 @@
-"""A picture of a network by block: stem, stages, shortcuts, head."""
+"""A picture of networks by block: stem, stages, shortcuts, head."""
 
 import dataclasses
+import itertools
 
-from resnet_tf.errors import InputError
 from resnet_tf.models import blocks
 from resnet_tf.models.architectures import find
 from resnet_tf.models.layers import STEMS
 
-_COLOURS = ("#4c78a8", "#54a24b", "#eeca3b", "#e45756")
+_COLOURS = ("#4c78a8", "#54a24b", "#c79a00", "#e45756")
+_WIDTH, _BOX, _GAP, _LINE = 2.1, 1.2, 0.2, 0.16  # of a network, a box, between boxes, and of a line of text: inches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Box:
     Attributes:
         text: its lines.
         stage: 0 for stem and head.
-        shortcut: "" for none, "identity", "padded" or "projection".
+        shortcut: "" for none, "identity", "padded", "projection", or "pooled projection" (D).
     """
 
     text: str
@@ -48,53 +49,66 @@ def boxes(name):
             shortcut = {"none": "", "A": "padded", "B": "projection", "C": "projection"}[row.shortcut]
             if shortcut and not changes and row.shortcut != "C":
                 shortcut = "identity"
+            if shortcut == "projection" and row.downsample == "avg_pool" and step.stride > 1:
+                shortcut = "pooled projection"
             width = plan[-1][1]
             result.append(Box("\n".join(lines) + (f"\nx {times}" if times > 1 else ""), stage, shortcut))
-    result.append(Box(f"average pool\ndense, {row.classes}"))
+    last = "BN, ReLU\n" if row.preactivation else ""
+    result.append(Box(f"{last}average pool\ndense, {row.classes}"))
     return result
 
 
-def draw(name, path):
-    """Write the picture of a network.
+def draw(names):
+    """Draw networks side by side, from top to bottom.
 
     Args:
-        name: of the table.
-        path: .png or .svg.
+        names: of the table.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
 
     Raises:
-        InputError: an unknown name or ending, or matplotlib is missing.
+        InputError: an unknown name.
     """
-    parts = boxes(name)
-    if not str(path).endswith((".png", ".svg")):
-        raise InputError(f"--out={path}: ends neither in .png nor in .svg")
-    try:
-        import matplotlib
-    except ImportError:
-        raise InputError("--diagram needs matplotlib: pip install 'resnet_tf[plot]'") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
 
-    heights = [0.24 * (part.text.count("\n") + 1) + 0.2 for part in parts]
-    total = sum(heights) + 0.22 * len(parts)
-    figure, axes = pyplot.subplots(figsize=(4.6, total + 0.5))
-    axes.set_xlim(-2.3, 2.3)
-    axes.set_ylim(-total, 0.3)
+    networks = [boxes(name) for name in names]
+    # Boxes in a row are of one height, so that networks of one plan stand level.
+    levels = itertools.zip_longest(*networks)
+    heights = [0.12 + _LINE * max(part.text.count("\n") + 1 for part in level if part) for level in levels]
+    total, wide = sum(heights) + _GAP * len(heights), _WIDTH * len(names)
+    figure = Figure(figsize=(wide, total + 0.5))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, wide), ylim=(-total - 0.05, 0.45))  # in inches
     axes.axis("off")
-    axes.set_title(name, fontsize=11)
-    top = 0.0
-    for part, height in zip(parts, heights, strict=True):
-        colour = _COLOURS[(part.stage - 1) % 4] if part.stage else "#bbbbbb"
-        axes.add_patch(pyplot.Rectangle((-1, top - height), 2, height, facecolor=colour, alpha=0.35, edgecolor=colour))
-        axes.text(0, top - height / 2, part.text, ha="center", va="center", fontsize=8)
+    for place, (name, parts) in enumerate(zip(names, networks, strict=True)):
+        order = "BN and ReLU before convolutions" if find(name).preactivation else "BN and ReLU after convolutions"
+        _draw_network(axes, _WIDTH * (place + 0.4), name, order, parts, heights)
+    return figure
+
+
+def _draw_network(axes, middle, name, order, parts, heights):
+    from matplotlib.patches import Rectangle
+
+    left, side = middle - _BOX / 2, middle + _BOX / 2 + 0.1  # of boxes, of the lines of shortcuts
+    axes.text(middle, 0.3, name, ha="center", fontsize=10, weight="bold")
+    axes.text(middle, 0.14, order, ha="center", fontsize=6.5, color="#555555")
+    top, stage = 0.0, 0
+    for part, height in zip(parts, heights, strict=False):
+        colour = _COLOURS[(part.stage - 1) % 4] if part.stage else "#999999"
+        box = {"facecolor": colour, "alpha": 0.3, "edgecolor": colour}
+        axes.add_patch(Rectangle((left, top - height), _BOX, height, **box))
+        axes.text(middle, top - height / 2, part.text, ha="center", va="center", fontsize=8, linespacing=1.3)
+        bottom = top - height
         if part is not parts[-1]:
-            axes.annotate("", (0, top - height - 0.22), (0, top - height), arrowprops={"arrowstyle": "->", "lw": 0.8})
+            axes.annotate("", (middle, bottom - _GAP), (middle, bottom), arrowprops={"arrowstyle": "->", "lw": 0.8})
         if part.shortcut:
-            dashed = "--" if part.shortcut == "projection" else (":" if part.shortcut == "padded" else "-")
-            axes.plot([0, 1.35, 1.35, 0], [top + 0.12, top + 0.12, top - height - 0.1, top - height - 0.1], dashed,
-                      color="#555555", lw=0.9)  # fmt: skip
-            axes.text(1.42, top - height / 2, part.shortcut, fontsize=7, va="center", color="#555555")
-        if part.stage:
-            axes.text(-1.1, top - height / 2, f"stage {part.stage}", fontsize=7, va="center", ha="right", color=colour)
-        top -= height + 0.22
-    figure.savefig(path, dpi=130, bbox_inches="tight")
-    pyplot.close(figure)
+            style = {"identity": "-", "padded": ":"}.get(part.shortcut, "--")
+            path = [middle, side, side, middle], [top + 0.12, top + 0.12, bottom - 0.06, bottom - 0.06]
+            axes.plot(*path, style, color="#555555", lw=0.9)
+            said = part.shortcut.replace(" ", "\n")
+            axes.text(side + 0.05, top - height / 2, said, fontsize=6.5, va="center", color="#555555")
+        if part.stage != stage and part.stage:
+            said = {"fontsize": 7, "rotation": 90, "ha": "center", "va": "center", "color": colour}
+            axes.text(left - 0.09, top - height / 2, f"stage {part.stage}", **said)
+        top, stage = bottom - _GAP, part.stage

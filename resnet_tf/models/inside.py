@@ -50,6 +50,22 @@ def stage_ends(model):
     return {f"stage{stage}": model.get_layer(name).output for stage, name in enumerate(names, start=1)}
 
 
+def part(name):
+    """The part of a network that a layer or variable of that name belongs to: "stem", "stage1", ..., "logits"."""
+    return name.split("/")[0].split("_")[0]
+
+
+def depths(model):
+    """The parts of a network that have weights, from the images on: {part: parts between it and the logits' end}.
+
+    The logits, and before them the last batch normalisation of a v2 ("head"), have 0; the last stage has 1.
+    """
+    stages = [f"stage{number}" for number in range(len(find(model.name).blocks), 0, -1)]
+    order = ["logits", *stages, "stem"]
+    found = {name: depth for depth, name in reversed(list(enumerate(order)))}
+    return found | {"head": 0} if find(model.name).preactivation else found
+
+
 def with_outputs(model, outputs):
     """The same layers with other outputs, a structure of symbolic tensors: a `keras.Model` that shares the weights."""
     return builder.close(find(model.name), model.inputs, outputs, model.name)

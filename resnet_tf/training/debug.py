@@ -47,7 +47,7 @@ def first_failure(table):
 def _inspect_part(engine, replica, part):
     state, model = engine._read(replica), engine.model
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-    watched = keras.Model(model.inputs, [layer.output for layer in layers])
+    watched = keras.Model(model.inputs, [*(layer.output for layer in layers), *model.outputs])
     images, targets = engine.views(*part)
     rows = [_row("images", "input", images)]
     weights = state["weights"]
@@ -63,9 +63,8 @@ def _inspect_part(engine, replica, part):
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(values)
         outputs, _ = watched.stateless_call(values, statistics, images, training=True)
-        outputs = outputs if isinstance(outputs, list) else [outputs]
-        answer = outputs[[layer.name for layer in layers].index(model.layers[-1].name)]
-        loss = tf.reduce_mean(recipe.loss(tf.cast(answer, tf.float32), targets, teacher))
+        outputs, answers = outputs[: len(layers)], outputs[len(layers) :]
+        loss = tf.reduce_mean(recipe.loss(answers if len(answers) > 1 else answers[0], targets, teacher))
         scaled = loss * state["scalars"]["scale"] if recipe.loss_scale else loss
     rows += [_row(layer.name, "output", output) for layer, output in zip(layers, outputs, strict=True)]
     rows.append(_row("loss", "loss", loss))

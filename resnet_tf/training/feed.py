@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_tf.config import evaluation_size
-from resnet_tf.data import augmentation, batches, colour, geometry, images, resident, service, sources, verify
+from resnet_tf.data import augmentation, batches, colour, geometry, images, masks, resident, service, sources, verify
 from resnet_tf.data.examples import Memory
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
@@ -136,6 +136,8 @@ def named_errors(split, servers=()):
             ) from None
         if not isinstance(split, Split):
             verify.verify(split, 0)
+            if split.masks is not None:
+                masks.verify(split)
         if "too many pixels:" in str(error):
             raise InputError(f"--scales: an image would have over {images.MAX_PIXELS} pixels") from None
         raise
@@ -168,7 +170,7 @@ def _group_size(engine, batch, size):
 class Training:
     """Steps on a training split."""
 
-    def __init__(self, engine, config, split, first_step, most):
+    def __init__(self, engine, config, split, first_step, most, view=None):
         """Put the data in place.
 
         Args:
@@ -177,7 +179,9 @@ class Training:
             split: a `Split` or an `Examples`.
             first_step: where the run goes on.
             most: steps of one call.
+            view: that streamed images are seen through; None for that of the configuration.
         """
+        self._view = view or view_of(config)
         self._engine, self._config, self._split = engine, config, split
         self._batch, self._seed = config.optimizer.batch_size, config.optimizer.seed
         if isinstance(split, Split):
@@ -192,13 +196,13 @@ class Training:
             self.restart(first_step)
 
     def _stream(self, first_step, group):
-        view, views, engine = view_of(self._config), self._config.views, self._engine
+        views, engine = self._config.views, self._engine
 
         def part(replica):
             return batches.training(
-                self._split, view, batch=self._batch, seed=self._seed, first_step=first_step, repeats=views.repeats,
-                threads=views.threads, replica=engine.first_replica + replica, replicas=engine.replicas,
-                servers=self._config.device.data_service,
+                self._split, self._view, batch=self._batch, seed=self._seed, first_step=first_step,
+                repeats=views.repeats, threads=views.threads, replica=engine.first_replica + replica,
+                replicas=engine.replicas, servers=self._config.device.data_service,
             )  # fmt: skip
 
         return [iter(dataset) for dataset in engine.streams(part, group)]

@@ -14,6 +14,17 @@ from resnet_tf.errors import InputError
 from resnet_tf.training import devices, feed, loop, record, signals
 
 
+class _Compiled(loop.Callback):
+    """Notes when a training has its first row, so that its program is compiled."""
+
+    def __init__(self):
+        self.event = threading.Event()
+
+    def on_row(self, row):
+        """The first one tells."""
+        self.event.set()
+
+
 class Lanes:
     """Trains in threads, so many trainings at a time. Each is the run that `loop.train` makes of it alone.
 
@@ -41,6 +52,8 @@ class Lanes:
         self._divided = devices.share_gpu(size)
         self._slots, self._running, self._over = list(range(size)), set(), queue.SimpleQueue()
         self._stop, self._sources, self._loading = signals.Stop(), {}, threading.Lock()
+        # XLA times kernels to choose among them: the first program's alone, undisturbed; others find its choices.
+        self._first, self._compiled = None, _Compiled()
 
     @property
     def free(self):
@@ -55,6 +68,7 @@ class Lanes:
     def start(self, training):
         """Start a `sweep.Training`."""
         self._running.add(training.name)
+        self._first = self._first or training.name
         threading.Thread(target=self._train, args=(training, self._slots.pop(0)), daemon=True).start()
 
     def stop(self):
@@ -80,7 +94,11 @@ class Lanes:
             config = dataclasses.replace(config, device=dataclasses.replace(config.device, gpus=(slot,)))
         record.typed_command.set(shlex.join(["python", "-m", "resnet_tf.train", *training.arguments]))
         try:
-            loop.train(config, self._source(config), stop=self._stop)
+            callbacks = [self._compiled] if training.name == self._first else []
+            if not callbacks:
+                self._compiled.event.wait()
+                self._stop.check()
+            loop.train(config, self._source(config), callbacks, self._stop)
             code, said = 0, ""
         except signals.Stopped as stopped:
             code, said = signals.EXIT_CODE, str(stopped)
@@ -88,6 +106,7 @@ class Lanes:
             if not isinstance(error, InputError):
                 traceback.print_exc()
             code, said = 1, " ".join(str(error).split())
+        self._compiled.event.set()  # also where the first has failed
         self._over.put((training, slot, code, said))
 
     def _source(self, config):

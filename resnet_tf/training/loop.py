@@ -12,23 +12,9 @@ import tensorflow as tf
 
 from resnet_tf import config as configuration
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import answers, metrics
-from resnet_tf.models import cost_by_name, find
-from resnet_tf.training import (
-    checkpoint,
-    debug,
-    devices,
-    distillation,
-    feed,
-    losses,
-    network,
-    optimizer,
-    record,
-    schedule,
-    signals,
-    smoke,
-)  # fmt: skip
+from resnet_tf.training import checkpoint, debug, devices, feed, network, optimizer, record, schedule, signals, smoke
 from resnet_tf.training.step import Engine, Recipe
+from resnet_tf.training.task import Classification
 from resnet_tf.training.window import Call, Window
 
 _building = threading.Lock()  # threads that make networks at once make each other's fail
@@ -77,22 +63,23 @@ def fit(source=None, callbacks=(), **settings):
     return train(configuration.from_settings(configuration.TrainConfig, settings, "fit"), source, callbacks)
 
 
-def train(config, source=None, callbacks=(), stop=None):
+def train(config, source=None, callbacks=(), stop=None, task_type=Classification):
     """Train, evaluate and record one run; go on where it was if its folder is there.
 
     Args:
-        config: a `config.TrainConfig`.
+        config: a `config.TrainConfig`, or what the task has.
         source: data that are here already, a `data.Source` with splits "train" and "test"; None for those of the
             configuration.
         callbacks: of `Callback`.
         stop: a `signals.Stop` that somebody else listens to signals with; None to do it here.
+        task_type: what is learnt: `task.Classification`, or a class that has all that it has.
 
     Returns:
         {"run", "steps", "split", "views", "weights", "examples", "top1", "top5", "loss", "best_top1",
         "images_per_second", "wall_seconds"}: the last evaluation, on the validation split where one is held out, else
         on the test split; `best_top1` is the best of the curve, for the record and not chosen by. examples.csv of the
         run's folder has its answers one by one. With --ema also "ema":
-        {"top1", "top5", "loss"} of the averaged weights.
+        {"top1", "top5", "loss"} of the averaged weights. Other tasks have other figures.
 
     Raises:
         InputError: bad flags, files or data; or the loss is no longer a number.
@@ -101,11 +88,8 @@ def train(config, source=None, callbacks=(), stop=None):
     # --- Refuse what cannot work before anything is read or written --------------------------------------------------
     smoked = config.record.smoke
     if smoked:
-        config = smoke.shrink(config)
-    find(config.model.model)
-    for flag, origin in (("teacher", config.loss.teacher), ("init_from", config.model.init_from)):
-        if origin:
-            network.locate(flag, origin)
+        config = task_type.shrink(config)
+    task = task_type(config)
     devices.use_precision(config.device.precision)
     strategy = devices.make_strategy(config.device.replicas, config.device.gpus)
     machines = devices.workers(strategy)
@@ -115,13 +99,13 @@ def train(config, source=None, callbacks=(), stop=None):
     if config.record.debug_step and not resume:
         raise InputError(f"--debug_step={config.record.debug_step}: {folder} is no run yet")
     if config.record.results:
-        record.check_results(config.record.results, record.ACCURACY_COLUMNS)
+        record.check_results(config.record.results, task.columns)
 
     # --- Data: the training set and the split to evaluate on ----------------------------------------------------------
     batch_size, replicas = config.optimizer.batch_size, strategy.num_replicas_in_sync
     if batch_size % (replicas * config.optimizer.accumulate):
         raise InputError(f"--batch_size={batch_size} does not divide by the {replicas} replicas there are")
-    source, skipped = (source, []) if source else feed.load(config)
+    source, skipped = (source, []) if source else task.load()
     if smoked:
         source = smoke.few(source)
     training = source.splits["train"]
@@ -139,22 +123,16 @@ def train(config, source=None, callbacks=(), stop=None):
 
     # --- Model, optimizer, compiled step ------------------------------------------------------------------------------
     with _building, strategy.scope():
-        model = network.build(config, len(source.classes), replicas)
+        model = task.build(len(source.classes), replicas)
         normalization = feed.normalization(config, training)
-        teacher = None
-        if config.loss.teacher:
-            trained = network.load("teacher", config.loss.teacher, config, len(source.classes))
-            teacher = distillation.Teacher(trained, source.classes, normalization)
         recipe = Recipe(
             optimizer=optimizer.from_config(config.optimizer, model),
             schedule=rates,
-            loss=losses.from_config(config.loss),
             loss_scale=optimizer.LossScale() if config.device.precision == "float16" else None,
             clip=config.optimizer.clip,
             accumulate=config.optimizer.accumulate,
             ema=config.optimizer.ema,
-            teacher=teacher,
-            **feed.recipe_settings(config),
+            **task.recipe(source.classes, normalization),
         )
         engine = Engine(strategy, model, normalization, recipe)
         if config.model.init_from and not resume:
@@ -167,7 +145,7 @@ def train(config, source=None, callbacks=(), stop=None):
     # from the seed and the step.
     values = None
     if resume:
-        run = record.open_run(folder)
+        run = record.open_run(folder, config_type=type(config))
         _check_same_data(run, source)
         values = checkpoint.load_latest(run.checkpoints)
         if values is not None:
@@ -180,17 +158,17 @@ def train(config, source=None, callbacks=(), stop=None):
         run = record.Run(folder, {}, config)
     step = engine.step
     gpu = devices.on_gpu(strategy)
-    most = config.device.steps_per_call or (100 if gpu else 10)
+    most = config.device.steps_per_call or (1000 if gpu else 10)
     asynchronous = gpu and config.views.view == "pad_crop"  # else a call's time is that of the reading, too
-    batches = feed.Training(engine, config, training, step, most)
+    batches = feed.Training(engine, config, training, step, most, task.view(normalization))
     if config.record.debug_step:
         return debug.reproduce(engine, batches, run, config.record.debug_step)
-    evaluation = feed.Evaluation(engine, config.data, evaluated, threads=config.views.threads)
-    macs = cost_by_name(config.model.model, config.model.shortcut, config.data.image_size, len(source.classes)).macs
-    flops = 6 * macs  # of a training step on one image: forward, and twice that backward
-    peak = devices.peak_flops(config.device.precision)
-    recorder = record.Recorder(run, total, step, callbacks) if chief else record.Silent(run, step)
-    window = Window(recorder, config, batch_size, steps_per_epoch, total, flops / (peak * replicas) if peak else None)
+    evaluation = task.evaluation(engine, evaluated, normalization)
+    macs, peak = task.macs(len(source.classes)), devices.peak_flops(config.device.precision)
+    # A step on one image: forward, and twice that backward.
+    mfu_of_rate = 6 * macs / (peak * replicas) if macs and peak else None
+    recorder = record.Recorder(run, total, step, callbacks, task.metrics_columns) if chief else record.Silent(run, step)
+    window = Window(recorder, config, batch_size, steps_per_epoch, total, mfu_of_rate)
     window.set_state(values)
     if chief:
         feed.write_skipped(folder, skipped)
@@ -202,20 +180,20 @@ def train(config, source=None, callbacks=(), stop=None):
     stop = stop or signals.Stop()
 
     # --- What happens at the borders between calls --------------------------------------------------------------------
-    answered = {}  # by the weights as they are, for each example of the last evaluation
+    answered = None  # by the weights as they are, in the last evaluation
 
     def score():
+        nonlocal answered
         found = {}
         for name, ema in (("", False), ("_ema", True))[: 2 if config.optimizer.ema else 1]:
             # Machines stop together, at the border of a call; a single one need not end its evaluation before.
             check = stop.check if machines == 1 else lambda: None
-            logits = evaluation.logits(ema, check)
-            figures = metrics.classification(logits, evaluated.labels)
+            figures, answers = task.score(evaluation, evaluated, ema, check)
             if figures["examples"] != len(evaluated):
                 raise AssertionError(f"{figures['examples']} of {len(evaluated)} examples were scored")
             found[held_out + name] = figures
-            if step == total and not ema and chief:
-                answered.update(answers.of_logits(logits, evaluated.labels, answers.names_of(evaluated)))
+            if not ema:
+                answered = answers
         return found
 
     def evaluate():
@@ -225,11 +203,12 @@ def train(config, source=None, callbacks=(), stop=None):
         if config.record.histograms:
             recorder.histograms(step, engine)
         if rates.kind == "plateau":
-            error = 1 - found["validation"]["top1"] if held_out == "validation" else window.error_since_evaluation()
+            seen = held_out == "validation"
+            error = 1 - found[held_out][task.figure] if seen else window.error_since_evaluation()
             state = {name: float(engine.get(f"state/{name}")) for name in ("falls", "best_error", "waited")}
             after = schedule.after_plateau(state, error, config.schedule.patience)
             engine.assign({f"state/{name}": np.float32(value) for name, value in after.items()})
-        curve = [row["top1"] for row in recorder.rows if row["split"] == held_out]
+        curve = [row[task.figure] for row in recorder.rows if row["split"] == held_out]
         if chief and held_out == "validation" and curve[-1] > max(curve[:-1], default=-1.0):
             checkpoint.save_best(run.checkpoints, arrays())
         return found
@@ -264,7 +243,7 @@ def train(config, source=None, callbacks=(), stop=None):
             feed.precise_bn(engine, batches, total, config.optimizer.precise_bn)
 
     # --- The loop -----------------------------------------------------------------------------------------------------
-    stops = (config.record.log_every, config.record.eval_every, config.record.checkpoint_every)
+    stops = (config.record.eval_every, config.record.checkpoint_every)
     profile = record.Profile(run.folder, config.record.profile_steps if chief else ())
     pending, figures = None, None
     with stop.listening(), recorder:
@@ -321,27 +300,27 @@ def train(config, source=None, callbacks=(), stop=None):
         # --- Result --------------------------------------------------------------------------------------------------
         trained = figures is not None
         figures = figures or score()
-        curve = [row["top1"] for row in recorder.rows if row["split"] == held_out]
+        curve = [row[task.figure] for row in recorder.rows if row["split"] == held_out]
         result = {
             "run": str(folder),
             "steps": step,
             "split": held_out,
-            "views": "center",
+            "views": task.views,
             "weights": "raw",
             **figures[held_out],
-            "best_top1": max([*curve, figures[held_out]["top1"]]),
+            f"best_{task.figure}": max([*curve, figures[held_out][task.figure]]),
             "images_per_second": window.images_per_second,
             "wall_seconds": round(recorder.wall_seconds if trained else recorder.rows[-1]["wall_seconds"], 1),
         }
         if config.optimizer.ema:
             result["ema"] = _without(figures[f"{held_out}_ema"], "examples")
         if chief:
-            answers.write(run.folder / answers.FILE, answered)
+            task.keep(run.folder, evaluated, source.classes, answered)
             run.finish(result)
     if chief and config.record.results and trained:
         row = record.provenance(config.optimizer.seed, result["wall_seconds"])
-        row |= accuracy_row(config, step, step / steps_per_epoch, figures[held_out])
-        record.append_result(config.record.results, record.ACCURACY_COLUMNS, row)
+        row |= task.row(step, step / steps_per_epoch, figures[held_out])
+        record.append_result(config.record.results, task.columns, row)
     for callback in callbacks:
         callback.on_end(result)
     return result
@@ -357,33 +336,3 @@ def _check_same_data(run, source):
         raise InputError(
             f"--data_dir: checksum {found} of the images is not {expected}, that of the run in {run.folder}"
         )
-
-
-def accuracy_row(config, steps, epochs, figures):
-    """The columns of an accuracy file that describe a run and its score: {column: value}."""
-    recipe = describe(config)
-    archive = pathlib.PurePath(config.data.data_dir).name
-    return {
-        "model": config.model.model + (f" {config.model.shortcut}" if config.model.shortcut else ""),
-        "recipe": recipe,
-        "dataset": config.data.dataset + (f":{archive}" if archive else ""),
-        "steps": steps,
-        "epochs": round(epochs, 2),
-        **{name: figures[name] for name in ("examples", "top1", "top5")},
-    }
-
-
-def describe(config):
-    """A recipe in a few words, for a column of results."""
-    part, rate, views, loss = config.optimizer, config.schedule, config.views, config.loss
-    words = [part.optimizer, f"lr {rate.lr:g}", *(["x batch/256"] if rate.linear_scaling else [])]
-    falls = "/".join(f"{fall:g}" for fall in rate.lr_steps or rate.lr_epochs) or "none"
-    words.append(f"x{rate.lr_factor:g} at {falls}" if rate.schedule == "steps" else rate.schedule)
-    words.append(f"batch {part.batch_size} decay {part.weight_decay:g} {part.decay} {config.device.precision}")
-    options = {
-        "warm-up": rate.warmup_epochs, "zero gamma": config.model.zero_gamma, "smoothing": loss.label_smoothing,
-        "bce": loss.loss == "bce", "distilled": bool(loss.teacher), "mixup": views.mixup, "cutmix": views.cutmix,
-        "erasing": views.erasing, "clip": part.clip, "ema": part.ema, "precise bn": part.precise_bn,
-    }  # fmt: skip
-    words += [name if value is True else f"{name} {value:g}" for name, value in options.items() if value]
-    return " ".join(words)

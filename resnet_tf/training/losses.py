@@ -54,6 +54,33 @@ class Loss:
             losses += self.distillation * self.temperature**2 * taught
         return losses
 
+    def figures(self, logits, labels):
+        """Of each example, whether no other class, or fewer than five, score as high as its own.
+
+        Args:
+            logits: float32 [n, classes].
+            labels: int32 [n].
+
+        Returns:
+            {"top1", "top5": float32 [n], 0 or 1}.
+        """
+        place = rank(logits, labels)
+        return {"top1": tf.cast(place < 2, tf.float32), "top5": tf.cast(place < 6, tf.float32)}
+
+
+def rank(logits, labels):
+    """Classes that score at least as high as one's own, that one too.
+
+    Args:
+        logits: float32 [..., classes].
+        labels: int32 [...].
+
+    Returns:
+        float32 [...], 1 where no other class scores as high.
+    """
+    own = tf.gather(logits, labels, batch_dims=labels.shape.rank)[..., None]
+    return tf.reduce_sum(tf.cast(logits >= own, tf.float32), axis=-1)
+
 
 def from_config(config):
     """The loss that a `LossConfig` describes."""

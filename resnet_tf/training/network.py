@@ -11,7 +11,7 @@ import yaml
 from resnet_tf import config as configuration
 from resnet_tf.data import colour
 from resnet_tf.errors import InputError
-from resnet_tf.models import create_model, find
+from resnet_tf.models import create_model, find, inside
 from resnet_tf.models.layers import BatchNormalization
 from resnet_tf.serving import versions
 from resnet_tf.training import checkpoint, record
@@ -27,6 +27,7 @@ def build(config, classes, replicas=1, any_size=False):
     model = create(config.model, classes, size, config.device.precision, replicas, config.optimizer.seed)
     if config.model.bn == "frozen":
         freeze_bn(model)
+    freeze(model, config.model.freeze)
     return model
 
 
@@ -49,6 +50,25 @@ def freeze_bn(model):
     """Make every BN answer by its moving statistics, and keep these, gamma and beta as they are."""
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
+            layer.trainable = False
+
+
+def freeze(model, parts):
+    """Keep the weights and statistics of parts of a network, whose BN then answers by these.
+
+    Args:
+        model: of `create_model`.
+        parts: names as `inside.depths` has them.
+
+    Raises:
+        InputError: a part that the network does not have.
+    """
+    there = inside.depths(model)
+    for part in parts:
+        if part not in there:
+            raise InputError(f"--freeze={','.join(parts)}: {model.name} has {', '.join(there)}")
+    for layer in model.layers:
+        if inside.part(layer.name) in parts:
             layer.trainable = False
 
 
@@ -129,7 +149,7 @@ def load(flag, origin, config, classes=None):
 def _restored(flag, origin, theirs, classes, values, config):
     precision = dataclasses.replace(theirs.device, precision=config.device.precision)
     data = dataclasses.replace(theirs.data, image_size=config.data.image_size)
-    plain = dataclasses.replace(theirs.model, bn="local", init_from="")
+    plain = dataclasses.replace(theirs.model, bn="local", init_from="", freeze=())
     model = build(dataclasses.replace(theirs, device=precision, data=data, model=plain), len(classes))
     try:
         assign(model, values, origin)
@@ -203,7 +223,7 @@ def start_from(model, trained):
         source = theirs.get(variable.path)
         if source is not None and source.shape == variable.shape:
             variable.assign(source)
-        elif not variable.path.startswith("logits/"):
+        elif inside.part(variable.path) != "logits":
             raise InputError(f"--init_from={trained.origin}: has no {variable.path} of {list(variable.shape)}")
 
 

@@ -8,6 +8,8 @@ import dataclasses
 
 import tensorflow as tf
 
+from resnet_tf.models import inside
+
 
 def decayed(model, decay):
     """Which variables the weight decay applies to, by their role in their layer and never by name.
@@ -24,6 +26,27 @@ def decayed(model, decay):
     return [chosen[decay](variable) for variable in model.trainable_variables]
 
 
+def scaled(model, layer_decay):
+    """Rates by depth (Clark et al. 2020, ELECTRA, section A.2): each part has `layer_decay` times that of the next.
+
+    Args:
+        model: of `create_model`.
+        layer_decay: in [0, 1].
+
+    Returns:
+        A list of numbers, one for each of `model.trainable_variables`; () where all are 1.
+    """
+    if layer_decay == 1:
+        return ()
+    depths = inside.depths(model)
+    return [layer_decay ** depths[inside.part(variable.path)] for variable in model.trainable_variables]
+
+
+def _rates(optimizer, rate):
+    """The rate of each weight."""
+    return [rate * scale for scale in optimizer.scales] if optimizer.scales else [rate] * len(optimizer.decay)
+
+
 @dataclasses.dataclass(frozen=True)
 class SGD:
     """Momentum: v <- m v + g + decay w; w <- w - lr v. Nesterov: w <- w - lr (g + decay w + m v).
@@ -36,12 +59,14 @@ class SGD:
         nesterov: the other form.
         weight_decay: L2 penalty.
         decay: for each weight, whether the penalty applies to it.
+        scales: for each weight, what its rate is times that of the schedule; () where all have that.
     """
 
     momentum: float
     nesterov: bool
     weight_decay: float
     decay: tuple[bool, ...]
+    scales: tuple[float, ...] = ()
 
     slots = ("momentum",)
 
@@ -59,13 +84,14 @@ class SGD:
             New weights and new slots.
         """
         new_weights, new_momenta = [], []
-        for weight, momentum, gradient, decay in zip(weights, slots["momentum"], gradients, self.decay, strict=True):
+        rows = zip(weights, slots["momentum"], gradients, self.decay, _rates(self, rate), strict=True)
+        for weight, momentum, gradient, decay, own_rate in rows:
             if decay and self.weight_decay:
                 gradient = gradient + self.weight_decay * weight
             momentum = self.momentum * momentum + gradient
             direction = gradient + self.momentum * momentum if self.nesterov else momentum
             new_momenta.append(momentum)
-            new_weights.append(weight - rate * direction)
+            new_weights.append(weight - own_rate * direction)
         return new_weights, {"momentum": new_momenta}
 
 
@@ -83,6 +109,7 @@ class Adam:
         decoupled: AdamW.
         beta2: decay of the mean of their squares.
         epsilon: added to the root.
+        scales: see `SGD`.
     """
 
     beta1: float
@@ -91,16 +118,18 @@ class Adam:
     decoupled: bool = False
     beta2: float = 0.999
     epsilon: float = 1e-8
+    scales: tuple[float, ...] = ()
 
     slots = ("mean", "square")
 
     def update(self, weights, slots, gradients, rate, applied):
         """One step; see `SGD.update`."""
         new_weights, means, squares = [], [], []
-        for weight, decay, direction, mean, square in self._directions(weights, slots, gradients, applied):
+        directions = self._directions(weights, slots, gradients, applied)
+        for (weight, decay, direction, mean, square), own_rate in zip(directions, _rates(self, rate), strict=True):
             if decay and self.decoupled:
                 direction = direction + self.weight_decay * weight
-            new_weights.append(weight - rate * direction)
+            new_weights.append(weight - own_rate * direction)
             means.append(mean)
             squares.append(square)
         return new_weights, {"mean": means, "square": squares}
@@ -133,13 +162,14 @@ class LAMB(Adam):
     def update(self, weights, slots, gradients, rate, applied):
         """One step; see `SGD.update`."""
         new_weights, means, squares = [], [], []
-        for weight, decay, direction, mean, square in self._directions(weights, slots, gradients, applied):
+        directions = self._directions(weights, slots, gradients, applied)
+        for (weight, decay, direction, mean, square), own_rate in zip(directions, _rates(self, rate), strict=True):
             if decay:
                 direction = direction + self.weight_decay * weight
                 size, length = tf.norm(weight), tf.norm(direction)
                 ratio = tf.where((size > 0) & (length > 0), size / tf.maximum(length, 1e-30), 1.0)
                 direction = ratio * direction
-            new_weights.append(weight - rate * direction)
+            new_weights.append(weight - own_rate * direction)
             means.append(mean)
             squares.append(square)
         return new_weights, {"mean": means, "square": squares}
@@ -184,12 +214,13 @@ class LossScale:
 def from_config(config, model):
     """The optimizer that an `OptimizerConfig` describes, for the weights of `model`."""
     decay, penalty = tuple(decayed(model, config.decay)), config.weight_decay
+    scales = tuple(scaled(model, config.layer_decay))
     kinds = {
-        "sgd": lambda: SGD(config.momentum, False, penalty, decay),
-        "nesterov": lambda: SGD(config.momentum, True, penalty, decay),
-        "adam": lambda: Adam(config.momentum, penalty, decay),
-        "adamw": lambda: Adam(config.momentum, penalty, decay, decoupled=True),
-        "lamb": lambda: LAMB(config.momentum, penalty, decay),
+        "sgd": lambda: SGD(config.momentum, False, penalty, decay, scales),
+        "nesterov": lambda: SGD(config.momentum, True, penalty, decay, scales),
+        "adam": lambda: Adam(config.momentum, penalty, decay, scales=scales),
+        "adamw": lambda: Adam(config.momentum, penalty, decay, decoupled=True, scales=scales),
+        "lamb": lambda: LAMB(config.momentum, penalty, decay, scales=scales),
     }
     return kinds[config.optimizer]()
 

@@ -171,15 +171,16 @@ class Run:
         checkpoint.write_json(self.folder / "evaluation.json", evaluation | of)
 
 
-def open_run(folder, flag="--run="):
+def open_run(folder, flag="--run=", config_type=configuration.TrainConfig):
     """Open an existing run.
 
     Args:
         folder: of the run.
         flag: what errors put before the folder; "" where it was named without one.
+        config_type: what the run must be.
 
     Raises:
-        InputError: no such folder, or not a run's.
+        InputError: no such folder, not a run's, or a run of another task.
     """
     folder = pathlib.Path(folder)
     path = folder / MANIFEST
@@ -187,10 +188,13 @@ def open_run(folder, flag="--run="):
         raise InputError(f"{flag}{folder}: no such folder")
     try:
         manifest = yaml.safe_load(path.read_text())
-        return Run(folder, manifest, configuration.from_settings(configuration.TrainConfig, manifest["flags"], path))
+        task = manifest.get("task", configuration.TrainConfig.task)
+        if task != config_type.task:
+            raise InputError(f"{flag}{folder}: a run of {task}, not of {config_type.task}")
+        return Run(folder, manifest, configuration.from_settings(config_type, manifest["flags"], path))
     except FileNotFoundError:
         raise InputError(f"{flag}{folder}: not a run's folder, it has no {MANIFEST}") from None
-    except (yaml.YAMLError, TypeError, KeyError, UnicodeDecodeError):
+    except (yaml.YAMLError, TypeError, KeyError, AttributeError, UnicodeDecodeError):
         raise InputError(f"{path}: damaged manifest") from None
 
 
@@ -210,7 +214,7 @@ def check_folder(folder, config):
         raise InputError(f"--out={folder}: a file, not a folder")
     if not (folder / MANIFEST).exists():
         raise InputError(f"--out={folder}: not empty and not a run's folder; choose another")
-    ours, theirs = _plain(config), _plain(open_run(folder).config)
+    ours, theirs = _plain(config), _plain(open_run(folder, "--out=", type(config)).config)
     fields = configuration.fields_of(type(config))
     differing = [
         f"--{name}={theirs[name]!r} there, {ours[name]!r} here"
@@ -252,6 +256,7 @@ def create(folder, config, source, model_summary):
             "checksum": source.checksum(),
         },
         "classes": list(source.classes),
+        "task": config.task,
         "flags": _plain(config),
     }
     try:
@@ -269,20 +274,20 @@ def create(folder, config, source, model_summary):
 class Recorder:
     """Writes metrics.csv, TensorBoard scalars, and progress to stderr."""
 
-    def __init__(self, run, total_steps, resumed_step, callbacks=()):
+    def __init__(self, run, total_steps, resumed_step, callbacks=(), columns=METRICS_COLUMNS):
         """Open the files; rows after the step that a run goes on from are dropped, since they will come again."""
         import tensorflow as tf
 
-        self._tf, self._callbacks = tf, callbacks
+        self._tf, self._callbacks, self._columns = tf, callbacks, columns
         self._path = run.folder / "metrics.csv"
         self.rows = [row for row in read_metrics(self._path) if row["step"] <= resumed_step]
         text = io.StringIO()
-        writer = csv.DictWriter(text, METRICS_COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         checkpoint.replace_atomically(self._path, lambda file: file.write(text.getvalue().encode()))
         self._file = open(self._path, "a", newline="")  # noqa: SIM115 (open for the length of the run)
-        self._writer = csv.DictWriter(self._file, METRICS_COLUMNS, lineterminator="\n")
+        self._writer = csv.DictWriter(self._file, columns, lineterminator="\n")
         self._events = {}
         self._folder = run.folder
         self._total = total_steps
@@ -296,7 +301,7 @@ class Recorder:
 
     def write(self, step, epoch, split, **values):
         """Write one row: metrics of a split ("train": the steps since its row before) at a step."""
-        row = dict.fromkeys(METRICS_COLUMNS, "")
+        row = dict.fromkeys(self._columns, "")
         row |= {"step": step, "epoch": round(epoch, 4), "wall_seconds": round(self.wall_seconds, 3), "split": split}
         row |= {name: float(f"{value:.6g}") for name, value in values.items()}
         self.rows.append(row)
@@ -346,7 +351,8 @@ class Recorder:
 
     def _say(self, row):
         parts = [f"step {row['step']}/{self._total}", f"epoch {row['epoch']:.2f}", row["split"]]
-        parts += [f"loss {row['loss']:.4f}", f"top-1 {row['top1']:.4f}"]
+        names = {"loss": "loss", "top1": "top-1", "miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
+        parts += [f"{shown} {row[name]:.4f}" for name, shown in names.items() if row.get(name, "") != ""]
         if row["images_per_second"]:
             parts.append(f"lr {row['lr']:g}")
             parts.append(f"{row['images_per_second']:,.0f} images/s")
@@ -443,7 +449,7 @@ def read_metrics(path):
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
-        for name in METRICS_COLUMNS:
-            if name != "split" and row.get(name):  # runs of earlier versions have fewer columns
+        for name, value in row.items():  # runs of earlier versions, and of other tasks, have other columns
+            if name != "split" and value:
                 row[name] = int(row[name]) if name == "step" else float(row[name])
     return rows

@@ -4,19 +4,21 @@ import dataclasses
 
 import numpy as np
 
+from resnet_tf.config import TrainConfig
 from resnet_tf.data import colour
 from resnet_tf.errors import InputError
 from resnet_tf.training import checkpoint, network, record
 from resnet_tf.training.step import Engine
 
 
-def load(folder, weights="raw"):
+def load(folder, weights="raw", config_type=TrainConfig):
     """Read a run and its newest whole checkpoint, or its best one.
 
     Args:
         folder: of the run.
         weights: "best" for the checkpoint of the step whose top-1 on the held-out validation split was best; else the
             newest.
+        config_type: what the run must be.
 
     Returns:
         The `record.Run`; its state {name: array}; its `colour.Normalization`.
@@ -25,7 +27,7 @@ def load(folder, weights="raw"):
         InputError: not a run, one without a checkpoint, or the best asked of one that holds no validation split out:
             to choose on the test split would spoil it.
     """
-    run = record.open_run(folder)
+    run = record.open_run(folder, config_type=config_type)
     values = _load_best(run) if weights == "best" else checkpoint.load_latest(run.checkpoints)
     if values is None:
         raise InputError(f"--run={folder}: no checkpoint yet")
@@ -64,10 +66,15 @@ def build_model(run, values, weights="raw", precision=None):
     if precision:
         config = dataclasses.replace(config, device=dataclasses.replace(config.device, precision=precision))
     model = network.build(config, len(run.manifest["classes"]), any_size=True)
-    if weights == "ema" and not run.config.optimizer.ema:
-        raise InputError(f"--weights=ema: {run.folder} was trained without --ema")
+    check_weights(run, weights)
     network.assign(model, values, run.checkpoints, "ema/" if weights == "ema" else "model/")
     return model
+
+
+def check_weights(run, weights):
+    """Refuse averaged weights of a run that has none, with an InputError."""
+    if weights == "ema" and not run.config.optimizer.ema:
+        raise InputError(f"--weights=ema: {run.folder} was trained without --ema")
 
 
 def build_engine(run, values, normalization, strategy, weights="raw"):

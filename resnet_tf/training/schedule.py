@@ -5,6 +5,7 @@ import math
 
 import tensorflow as tf
 
+_POWER = 0.9  # of poly
 _MEMORY = 0.98  # of the running training error: about 50 steps
 
 
@@ -13,7 +14,8 @@ class Schedule:
     """A rate that falls, after a warm-up.
 
     steps: He et al. 2015, section 4.2: 0.1, divided by 10 at 32k and 48k steps. cosine: Bag of Tricks, section
-    5.1, 0.5 (1 + cos(t pi / T)) lr, t and T counted from the end of the warm-up. plateau: multiplied by `factor`
+    5.1, 0.5 (1 + cos(t pi / T)) lr, t and T counted from the end of the warm-up. poly: (1 - t / T)^0.9 lr, likewise
+    (DeepLab, Chen et al. 2016, section 4.1). plateau: multiplied by `factor`
     at each call of `Plateau.fall`. constant.
 
     Linear warm-up (Goyal 2017; Bag of Tricks, section 3.1): step i of the m first, i from 1, has i / m of the
@@ -22,10 +24,10 @@ class Schedule:
 
     Attributes:
         lr: rate at its highest.
-        kind: "steps", "cosine", "plateau" or "constant".
+        kind: "steps", "cosine", "poly", "plateau" or "constant".
         boundaries: steps: those from which on the rate is multiplied by `factor` once more.
         factor: of each fall.
-        total: cosine: steps of the training.
+        total: cosine, poly: steps of the training.
         warmup: steps of the linear warm-up.
         warmup_lr: rate of the other warm-up.
         warmup_until_error: top-1 error in [0, 1] that ends it; 0 for no such warm-up.
@@ -56,9 +58,10 @@ class Schedule:
             float32 scalar tensor.
         """
         rate = tf.constant(self.lr, tf.float32)
-        if self.kind == "cosine":
+        if self.kind in ("cosine", "poly"):
             done = tf.cast(step - self.warmup, tf.float32) / max(1, self.total - self.warmup)
-            rate *= 0.5 * (1 + tf.cos(math.pi * tf.clip_by_value(done, 0.0, 1.0)))
+            done = tf.clip_by_value(done, 0.0, 1.0)
+            rate *= 0.5 * (1 + tf.cos(math.pi * done)) if self.kind == "cosine" else tf.pow(1 - done, _POWER)
         elif self.kind == "plateau":
             rate *= tf.pow(tf.constant(self.factor, tf.float32), state["falls"])
         else:

@@ -26,12 +26,7 @@ def shrink(config):
         A `TrainConfig` whose `smoke` is not set. Where --data_dir is unset the images are synthetic.
     """
     replace = dataclasses.replace
-    replicas = max(1, config.device.replicas, len(config.device.gpus))
     streamed = config.views.view != "pad_crop"
-    # Read back from the flags, since these have not been checked yet.
-    model = replace(config.model, model=_smallest(config.model.model))
-    if model.init_from and not os.path.exists(model.init_from):
-        model = replace(model, init_from="", bn="local" if model.bn == "frozen" else model.bn)
     data = config.data
     if not data.data_dir and data.dataset != "digits":
         data = replace(data, dataset="synthetic", tfds_name="", classes=(), skip_bad_images=0)
@@ -42,6 +37,20 @@ def shrink(config):
         data = replace(data, resize=_SIZE + 16 if data.resize else 0)
         scale = (_SIZE + 8, _SIZE + 16)[: len(views.scale)]
         views = replace(views, scale=scale if views.view in ("scale_jitter", "resize_crop") else views.scale)
+    loss = config.loss
+    if loss.teacher:
+        loss = replace(loss, teacher=f"{smallest('resnet152_v1d')}:random")
+    return replace(config, data=data, views=views, loss=loss, **shrunk_parts(config))
+
+
+def shrunk_parts(config):
+    """The shrunk sections of a configuration that all tasks have, by name."""
+    replace = dataclasses.replace
+    replicas = max(1, config.device.replicas, len(config.device.gpus))
+    # Read back from the flags, since these have not been checked yet.
+    model = replace(config.model, model=smallest(config.model.model))
+    if model.init_from and not os.path.exists(model.init_from):
+        model = replace(model, init_from="", freeze=(), bn="local" if model.bn == "frozen" else model.bn)
     optimizer = replace(
         config.optimizer, train_steps=0, train_epochs=1.0, batch_size=_BATCH * replicas,
         accumulate=min(config.optimizer.accumulate, 2),
@@ -58,17 +67,11 @@ def shrink(config):
     device = config.device
     if not devices.has_gpu():
         device = replace(device, precision="float32")  # a CPU has no kernels of half precision worth a minute
-    loss = config.loss
-    if loss.teacher:
-        loss = replace(loss, teacher=f"{_smallest('resnet152_v1d')}:random")
     record = replace(
         config.record, smoke=False, results="", log_every=1, eval_every=4 if config.record.eval_every else 0,
         checkpoint_every=4,
     )  # fmt: skip
-    return replace(
-        config, model=model, data=data, views=views, optimizer=optimizer, schedule=schedule, loss=loss,
-        device=device, record=record,
-    )  # fmt: skip
+    return {"model": model, "optimizer": optimizer, "schedule": schedule, "device": device, "record": record}
 
 
 def few(source):
@@ -78,7 +81,8 @@ def few(source):
     return Source(source.name, source.classes, splits)
 
 
-def _smallest(name):
+def smallest(name):
+    """Name of the smallest network of the kind that a network is of."""
     for pattern, smallest in _SMALLEST:
         name = re.sub(pattern, smallest, name)
     return name

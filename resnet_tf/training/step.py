@@ -47,7 +47,7 @@ class Recipe:
     Attributes:
         optimizer: an `optimizer.SGD`, `Adam` or `LAMB`.
         schedule: a `schedule.Schedule`.
-        loss: a `losses.Loss`.
+        loss: a `losses.Loss`, or what has the same methods.
         loss_scale: an `optimizer.LossScale` for float16, else None.
         clip: largest norm of the summed gradient; 0 for no limit.
         accumulate: parts that a replica's batch is worked through in, one after another.
@@ -89,7 +89,7 @@ class Engine:
 
         Args:
             strategy: a MirroredStrategy or MultiWorkerMirroredStrategy.
-            model: from normalised images to logits.
+            model: from normalised images to logits, the first output where it has more.
             normalization: a `colour.Normalization`.
             recipe: a `Recipe`; None for an engine that only runs the model.
         """
@@ -128,8 +128,8 @@ class Engine:
         self._optimizer = recipe.optimizer if recipe else None
         self._packing = None
         if whole and recipe:
-            self._packing = Packing(self._weights, self._statistics, recipe.optimizer.decay)
-            self._optimizer = dataclasses.replace(recipe.optimizer, decay=self._packing.decay)
+            self._packing = Packing(self._weights, self._statistics, recipe.optimizer)
+            self._optimizer = self._packing.optimizer
         parts = self._gpu and not whole
         synchronised = any(getattr(layer, "synchronized", False) for layer in model.layers)
         compiled = functools.partial(_compiled_for, strategy.extended.worker_devices[0] if whole else None)
@@ -288,7 +288,7 @@ class Engine:
             float32 [n, height, width, 3] and float32 [n, classes].
         """
         recipe = self.recipe
-        targets = recipe.loss.targets(labels, self.model.output_shape[-1])
+        targets = recipe.loss.targets(labels, self.model.outputs[0].shape[-1])
         return recipe.augmentation.finish(pixels, targets, keys, self._normalization, recipe.views)
 
     def denormalize(self, images):
@@ -326,18 +326,16 @@ class Engine:
         teacher = recipe.teacher.logits(list(state["teacher"].values()), images) if recipe.teacher else None
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            logits, statistics = self.model.stateless_call(weights, statistics, images, training=True)
-            loss = tf.reduce_sum(recipe.loss(logits, targets, teacher)) / examples
+            outputs, statistics = self.model.stateless_call(weights, statistics, images, training=True)
+            loss = tf.reduce_sum(recipe.loss(outputs, targets, teacher)) / examples
             scaled = loss * state["scalars"]["scale"] if recipe.loss_scale else loss
         gradients = tape.gradient(scaled, weights)
-        own = tf.gather(logits, labels, batch_dims=1)[:, None]
-        rank = tf.reduce_sum(tf.cast(logits >= own, tf.float32), axis=1)  # 1 where no other class scores as high
+        figures = recipe.loss.figures(outputs, labels)
         return {
             "gradients": gradients,
             "statistics": list(statistics),
             "loss": loss,
-            "top1": tf.reduce_sum(tf.cast(rank < 2, tf.float32)) / examples,
-            "top5": tf.reduce_sum(tf.cast(rank < 6, tf.float32)) / examples,
+            **{name: tf.reduce_sum(figures[name]) / examples for name in ("top1", "top5")},
         }
 
     def _update(self, state, sums):
@@ -362,15 +360,16 @@ class Engine:
             if recipe.loss_scale:
                 applied -= tf.cast(scalars["skipped_steps"], tf.int64)
             new_weights, new_slots = self._optimizer.update(weights, slots, clipped, rate, applied)
-            network = [*new_weights, *sums["statistics"]]
+            new_weights = dict(zip(state["weights"], new_weights, strict=True))
+            new_statistics = dict(zip(state["statistics"], sums["statistics"], strict=True))
+            network = new_weights | new_statistics
             count = tf.cast(scalars["step"], tf.float32)
             decay = tf.minimum(recipe.ema, (1 + count) / (10 + count))
-            averages = zip(state["averages"].values(), network, strict=True) if recipe.ema else ()
             return {
-                "weights": dict(zip(state["weights"], new_weights, strict=True)),
-                "statistics": dict(zip(state["statistics"], sums["statistics"], strict=True)),
+                "weights": new_weights,
+                "statistics": new_statistics,
                 "slots": {slot: dict(zip(state["weights"], values, strict=True)) for slot, values in new_slots.items()},
-                "averages": dict(zip(state["averages"], [a + (1 - decay) * (b - a) for a, b in averages], strict=True)),
+                "averages": {name: a + (1 - decay) * (network[name] - a) for name, a in state["averages"].items()},
             }
 
         counts = ~halted if recipe.loss_scale else ~halted & fine
@@ -414,7 +413,11 @@ class Engine:
         def one(replica, part, _):
             weights, statistics = self._read_network(replica, ema)
             images, _ = self.views(*part)
-            zero = [tf.zeros_like(value) for value in statistics]
+            wanted = dict(momenta)  # the others belong to what is frozen
+            zero = [
+                tf.zeros_like(value) if path in wanted else value
+                for path, value in zip(self._statistics, statistics, strict=True)
+            ]
             # From moving statistics of 0 the new ones are (1 - momentum) times the batch's.
             moved = self.model.stateless_call(weights, zero, images, training=True)[1]
             moved = dict(zip(self._statistics, moved, strict=True))
@@ -497,7 +500,8 @@ class Engine:
         return self._forward(*self._read_network(replica, ema), pixels)
 
     def _forward(self, weights, statistics, pixels):
-        return self.model.stateless_call(weights, statistics, self._normalization(pixels), training=False)[0]
+        outputs = self.model.stateless_call(weights, statistics, self._normalization(pixels), training=False)[0]
+        return tf.nest.flatten(outputs)[0]  # what else there is, is for training
 
     def sum_over_machines(self, numbers):
         """Sums of a list of numbers that each machine gives, float32, NumPy; all machines must call it."""
@@ -595,18 +599,24 @@ class Packing:
     takes a microsecond or two however little it does.
 
     Attributes:
-        decay: for each weight of a packed state, whether the weight decay applies to it.
+        optimizer: of a packed state.
     """
 
-    def __init__(self, weights, statistics, decay):
-        """Args: variables by path, in their order; and for each weight, whether it decays: those that do stay alone."""
-        decays = dict(zip(weights, decay, strict=True))
-        vectors = [path for path, weight in weights.items() if weight.shape.rank == 1 and not decays[path]]
-        self._packs = {name: paths for name, paths in (("vectors", vectors), ("statistics", list(statistics))) if paths}
+    def __init__(self, weights, statistics, optimizer):
+        """Args: variables by path, in their order; the optimizer. Weights that decay or have own rates stay alone."""
+        decays = dict(zip(weights, optimizer.decay, strict=True))
+        vectors = [
+            path for path, weight in weights.items()
+            if weight.shape.rank == 1 and not decays[path] and not optimizer.scales
+        ]  # fmt: skip
+        moving = [path for path, variable in statistics.items() if variable.shape.rank == 1]
+        self._packs = {name: paths for name, paths in (("vectors", vectors), ("statistics", moving)) if paths}
         self._weights, self._statistics = list(weights), list(statistics)
         self._sizes = {path: variable.shape[0] for path, variable in (weights | statistics).items()
                        if any(path in paths for paths in self._packs.values())}  # fmt: skip
-        self.decay = (*(decays[path] for path in weights if path not in self._sizes), *([False] if vectors else []))
+        left = [path for path in weights if path not in self._sizes]
+        decay = (*(decays[path] for path in left), *([False] if vectors else []))
+        self.optimizer = dataclasses.replace(optimizer, decay=decay)
 
     def pack(self, state):
         """A state as `Engine` reads it, packed."""

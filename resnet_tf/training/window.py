@@ -48,6 +48,9 @@ class Window:
         self._ready = None  # when the call before this one was done; None after a pause
         self._compiled = False
         self._timed_steps, self._timed_seconds = 0, 0.0
+        # Steps a second of the last call. Not of all: where others compile or train on the device, the first ones may
+        # take a hundred times as long, and calls that are short for that are slow themselves.
+        self._pace = 0.0
 
     # --- What a checkpoint keeps of it: sums, not times ---------------------------------------------------------------
 
@@ -75,9 +78,7 @@ class Window:
 
     def steps_ahead(self):
         """How many steps a call may have so that it takes no longer than a person or a scheduler would wait."""
-        if not self._timed_seconds:
-            return _FIRST_STEPS
-        return max(1, int(_CALL_SECONDS * self._timed_steps / self._timed_seconds))
+        return max(1, int(_CALL_SECONDS * self._pace)) if self._pace else _FIRST_STEPS
 
     def pause(self):
         """The device was used for something else; its clock starts again at the next call."""
@@ -97,23 +98,26 @@ class Window:
         self._ready = now
         if self._compiled:
             self._timed_steps, self._timed_seconds = self._timed_steps + call.count, self._timed_seconds + seconds
+            self._pace = call.count / max(seconds, 1e-6)
         self._compiled = True
-        self._check_finite(values, call.first_step)
-        for row in values:  # one by one: a resumed run adds in the same order
+        failed = self._first_failure(values)
+        each, waited = seconds / call.count, call.steps.waited / call.count
+        # One by one: a resumed run adds in the same order.
+        for step, row in enumerate(values[:failed], start=call.first_step + 1):
             norm = row[_COLUMN["gradient_norm"]]
             self._finite_norms += int(np.isfinite(norm))
             self._sums += np.where(np.isfinite(row), row, 0.0)
             self._errors += (1 - row[_COLUMN["top1"]], 1)
-        self._count += len(values)
-        self._timed_here += len(values)
-        self._last_rate, self._last_scale = values[-1][_COLUMN["lr"]], values[-1][_COLUMN["loss_scale"]]
-        self._seconds, self._waited = self._seconds + seconds, self._waited + call.steps.waited
-        step = call.first_step + call.count
+            self._last_rate, self._last_scale = row[_COLUMN["lr"]], row[_COLUMN["loss_scale"]]
+            self._count, self._timed_here = self._count + 1, self._timed_here + 1
+            self._seconds, self._waited = self._seconds + each, self._waited + waited
+            if step % self._config.record.log_every == 0 or step == self._total:
+                self._write(step)
+        if failed is not None:
+            raise NotFinite(call.first_step + failed + 1, values[failed][_COLUMN["loss"]])
         pace = self.images_per_second or call.count * self._batch_size / seconds
         loss, top1 = (values[:, _COLUMN[name]].mean() for name in ("loss", "top1"))
         self._recorder.progress(step, loss, top1, pace, (self._total - step) * self._batch_size / pace)
-        if step % self._config.record.log_every == 0 or step == self._total:
-            self._write(step)
 
     def error_since_evaluation(self):
         """Mean top-1 error of the training batches since it was last asked for."""
@@ -141,9 +145,9 @@ class Window:
         # Steps of the row that this process has run; those before a resume count for the means, not for the rate.
         self._timed_here, self._seconds, self._waited = 0, 0.0, 0.0
 
-    def _check_finite(self, values, first_step):
+    def _first_failure(self, values):
+        """Index of the first step whose numbers failed; None where there is none."""
         failed = ~np.isfinite(values[:, _COLUMN["loss"]])
         if self._config.device.precision != "float16":  # where the loss scale answers for the gradient
             failed |= ~np.isfinite(values[:, _COLUMN["gradient_norm"]])
-        if failed.any():
-            raise NotFinite(first_step + int(np.flatnonzero(failed)[0]) + 1, values[failed][0][_COLUMN["loss"]])
+        return int(np.flatnonzero(failed)[0]) if failed.any() else None

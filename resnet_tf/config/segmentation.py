@@ -1,0 +1,142 @@
+"""What a training of segmentation is: the sections of a training, with its own network, data and views."""
+
+import dataclasses
+from typing import ClassVar
+
+from resnet_tf.config.fields import setting
+from resnet_tf.config.run import (
+    DeviceConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RecordConfig,
+    ScheduleConfig,
+    check_training,
+)
+from resnet_tf.errors import InputError
+
+SEGMENTATION_DATASETS = ("camvid", "voc", "ade20k", "synthetic")
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadConfig:
+    """Head."""
+
+    head: str = setting(
+        "fcn",
+        "fcn: as in Bag of Tricks, section 6.2; deeplabv3plus: Chen et al. 2018.",
+        choices=("fcn", "deeplabv3plus"),
+    )
+    output_stride: int = setting(
+        8, "Pixels of the image for one of the last stage, whose strides become dilations: 8, 16 or 32.", low=1
+    )
+    auxiliary: float = setting(
+        0.0, "Weight of the loss of a second head, on the stage before the last (GluonCV: 0.5). 0: none.", low=0.0
+    )
+    dropout: float = setting(0.1, "Rate of dropout in the heads.", low=0.0, high=0.9)
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentationDataConfig:
+    """Data."""
+
+    eval_size: ClassVar[int] = 0  # which whole images have not
+    resize: ClassVar[int] = 0
+
+    dataset: str = setting(
+        "camvid", "How images and masks lie in --data_dir; docs/transfer.md.", choices=SEGMENTATION_DATASETS
+    )
+    data_dir: str = setting("", "Folder or tar archive of images and masks.", changes_result=False)
+    classes: tuple[str, ...] = setting(
+        (), "Class names in the order of their indices, for a set of one's own. Unset: the data set's."
+    )
+    image_size: int = setting(480, "Height and width of training views in pixels.", low=16)
+    normalization: str = setting(
+        "imagenet",
+        "imagenet: the constants of Bag of Tricks; channel: mean and standard deviation of each channel.",
+        choices=("imagenet", "channel"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentationViewConfig:
+    """Training views."""
+
+    view: ClassVar[str] = "scale_crop"
+    repeats: ClassVar[int] = 1
+
+    scale: tuple[float, ...] = setting((0.5, 2.0), "Smallest and largest factor that an image is scaled by.")
+    mirror: bool = setting(True, "Mirror images and masks with probability 0.5.")
+    color_jitter: tuple[float, ...] = setting(
+        (), "Ranges of the factors of brightness, contrast, saturation, hue; Bag of Tricks: 0.4,0,0.4,0.4."
+    )
+    lighting: float = setting(0.0, "Deviation of the PCA noise's coefficients (AlexNet, Bag of Tricks: 0.1).", low=0.0)
+    threads: int = setting(0, "Threads that decode images. 0: one for each core.", low=0, changes_result=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentConfig:
+    """All of a training of segmentation: the sections above and those of every training."""
+
+    task: ClassVar[str] = "segmentation"
+
+    model: ModelConfig = ModelConfig()
+    head: HeadConfig = HeadConfig()
+    data: SegmentationDataConfig = SegmentationDataConfig()
+    views: SegmentationViewConfig = SegmentationViewConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    device: DeviceConfig = DeviceConfig()
+    record: RecordConfig = RecordConfig()
+
+    def __post_init__(self):
+        """Refuse combinations that make no sense, before anything is read."""
+        if self.record.smoke:
+            return
+        check_training(self)
+        data, views = self.data, self.views
+        if (data.dataset == "synthetic") == bool(data.data_dir):
+            needed = "is not used by" if data.data_dir else "is not set and needed by"
+            raise InputError(f"--data_dir={data.data_dir} {needed} --dataset={data.dataset}")
+        if self.device.data_service:
+            raise InputError("--data_service is not used by segmentation: masks are read here")
+        if len(views.scale) != 2 or not 0 < views.scale[0] <= views.scale[1]:
+            raise InputError(f"--scale={','.join(map(str, views.scale))}: not two positive rising numbers")
+        jitter = views.color_jitter
+        if jitter and (len(jitter) != 4 or any(not 0 <= value <= 1 for value in jitter)):
+            raise InputError(f"--color_jitter={','.join(map(str, jitter))}: not four numbers in the range 0 to 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreSection:
+    """Score."""
+
+    run: str = setting("", "Folder of the run.")
+    split: str = setting("test", "Split of its data to score.", choices=("train", "validation", "test"))
+    weights: str = setting("raw", "raw, ema or best, as in resnet_tf.evaluate.", choices=("raw", "ema", "best"))
+    data_dir: str = setting("", "Where the data are now. Unset: where they were.")
+    results: str = setting("", "CSV file to append a row with the result to.")
+    report: str = setting("", "Folder to make, of pictures and of the figures of each class.")
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentationExportSection:
+    """Export."""
+
+    run: str = setting("", "Folder of the run.")
+    weights: str = setting("raw", "raw, ema or best, as in resnet_tf.evaluate.", choices=("raw", "ema", "best"))
+    out: str = setting("", "Folder of the model's versions, each a folder with a number for its name.")
+    version: int = setting(0, "Number of the version, which must not exist yet. 0: that after the highest.", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentationExportConfig:
+    """The export command of segmentation."""
+
+    export: SegmentationExportSection = SegmentationExportSection()
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreConfig:
+    """The score command of segmentation."""
+
+    score: ScoreSection = ScoreSection()

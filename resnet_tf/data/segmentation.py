@@ -1,0 +1,226 @@
+"""Images whose pixels have classes: CamVid, PASCAL VOC and ADE20K, as folders or tar archives, and a synthetic set."""
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from resnet_tf.data import archives, masks
+from resnet_tf.data.examples import Examples, Memory
+from resnet_tf.data.folder import IMAGE_SUFFIXES, store
+from resnet_tf.data.splits import Source, check_encoded, existing, listed, with_test
+from resnet_tf.errors import InputError
+
+_VOC_CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+_CAMVID_CLASSES = (  # in the order of the version with 11 classes (Badrinarayanan et al. 2015, SegNet)
+    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set lies in its folder, and what the indices of its masks mean.
+
+    Attributes:
+        pattern: of wanted files, relative to what is above the data set: group "image", "mask", "list" or "names" is
+            the stem of a file of that kind, and "split" or "mask_split" what names its split, where folders do.
+        splits: what the data set calls its splits.
+        classes: their names; () where a file has them.
+        first: index of the first class.
+        void: indices without a class, besides those after the last class where `tail`.
+        tail: whether the index after the last class is void.
+    """
+
+    pattern: str
+    splits: dict[str, str]
+    classes: tuple[str, ...] = ()
+    first: int = 0
+    void: tuple[int, ...] = (masks.VOID,)
+    tail: bool = False
+
+
+LAYOUTS = {
+    "camvid": Layout(
+        r"(?:(?P<split>train|val|test)/(?P<image>[^/]+)|(?P<mask_split>train|val|test)annot/(?P<mask>[^/]+)\.png)",
+        {"train": "train", "val": "validation", "test": "test"},
+        _CAMVID_CLASSES,
+        tail=True,
+    ),
+    "voc": Layout(
+        r"(?:JPEGImages/(?P<image>[^/]+)|SegmentationClass/(?P<mask>[^/]+)\.png"
+        r"|ImageSets/Segmentation/(?P<list>train|val)\.txt)",
+        {"train": "train", "val": "validation"},
+        _VOC_CLASSES,
+    ),
+    "ade20k": Layout(
+        r"(?:images/(?P<split>training|validation)/(?P<image>[^/]+)"
+        r"|annotations/(?P<mask_split>training|validation)/(?P<mask>[^/]+)\.png|(?P<names>objectInfo150)\.txt)",
+        {"training": "train", "validation": "validation"},
+        first=1,
+        void=(0, masks.VOID),
+    ),
+}
+DATASETS = (*LAYOUTS, "synthetic")
+
+
+def index(dataset: str, data_dir: str = "", classes: tuple[str, ...] = ()) -> Source:
+    """Finds images and masks, which stay encoded where they are.
+
+    Args:
+        dataset: one of DATASETS:
+
+            - "camvid": [anything/]{train,val,test}/IMAGE and {train,val,test}annot/MASK.png; index 11, or the one after
+              the last of `classes`, is void;
+            - "voc": JPEGImages, SegmentationClass and ImageSets/Segmentation/{train,val}.txt; 255 is void;
+            - "ade20k": {images,annotations}/{training,validation}; 0 is void, and names are those of objectInfo150.txt;
+            - "synthetic": rectangles in noise, for trials.
+        data_dir: a folder or a tar archive; anything may be above the data set.
+        classes: names in the order of their indices, for a set of one's own in one of these layouts.
+
+    Returns:
+        The data set, its splits "train", "test" and, where there is one besides, "validation": `Examples` with masks in
+        the order of names. Of a folder no image is read; of an archive they are held in memory, encoded.
+
+    Raises:
+        InputError: images without masks or masks without images; nothing of that layout; a damaged archive.
+    """
+    if dataset == "synthetic":
+        return _synthetic()
+    try:
+        return _index(dataset, data_dir, classes)
+    except InputError as error:
+        raise InputError(f"--data_dir: {str(error).removeprefix('--data_dir: ')}") from error
+
+
+def _index(dataset: str, data_dir: str, classes: tuple[str, ...]) -> Source:
+    root, layout = existing(data_dir, dataset), LAYOUTS[dataset]
+    images, annotated, lists, names = {}, {}, {}, None
+    for name, match, content in _files(root, layout):
+        if match["image"]:
+            _put(root, images, (match.groupdict().get("split"), Path(name).stem), name, content)
+        elif match["mask"]:
+            _put(root, annotated, (match.groupdict().get("mask_split"), match["mask"]), name, content)
+        elif match.groupdict().get("list"):
+            lists[match["list"]] = content.decode("utf-8", "replace").split()
+        else:
+            names = content
+    classes = classes or layout.classes or _names(names) or _numbered(dataset)
+    if not 2 <= len(classes) <= masks.MOST_CLASSES - 1 or len(set(classes)) < len(classes):
+        raise InputError(f"{root}: {len(classes)} classes; there are 2 to {masks.MOST_CLASSES - 1}, each with a name")
+    void = (*layout.void, *([len(classes)] if layout.tail else []))
+    table = masks.table(len(classes), layout.first, void)
+    splits = {}
+    for theirs, split in layout.splits.items():
+        keys = [(None, stem) for stem in lists.get(theirs, ())] if "list" in layout.pattern else [
+            key for key in sorted({**images, **annotated}, key=str) if key[0] == theirs
+        ]  # fmt: skip
+        if keys:
+            splits[split] = _examples(root, keys, images, annotated, table)
+    chosen = with_test(splits)
+    if chosen is None:
+        raise InputError(f"{root} holds no data set that lies as {dataset} does: {', '.join(layout.splits)}")
+    return Source(dataset, tuple(classes), chosen)
+
+
+def _files(root: Path, layout: Layout) -> Iterator[tuple[str, re.Match, bytes | int]]:
+    """Name, match and size, or content, of every wanted file."""
+    pattern = re.compile(rf"(?:.*/)?{layout.pattern}")
+
+    def match(name: str) -> re.Match | None:
+        found = pattern.fullmatch(name)
+        hidden = any(part.startswith(".") for part in name.split("/"))
+        if not found or hidden or (found["image"] and not name.lower().endswith(IMAGE_SUFFIXES)):
+            return None
+        return found
+
+    def picture(name: str) -> bool:
+        found = match(name)
+        return bool(found and (found["image"] or found["mask"]))
+
+    if not root.is_dir():
+        size = 0
+        for name, data in archives.read_members(root, lambda name: match(name) is not None):
+            size += len(data)
+            check_encoded(size, root)
+            yield name, match(name), data
+        return
+    for name, size in archives.list_files(root, picture):
+        yield name, match(name), size
+    for name, data in archives.read_members(root, lambda name: match(name) is not None and not picture(name)):
+        yield name, match(name), data
+
+
+def _put(root: Path, members: dict, key: tuple, name: str, content: bytes | int) -> None:
+    if key in members:
+        raise InputError(f"{root}: both {members[key][0]} and {name}")
+    members[key] = name, content
+
+
+def _names(data: bytes | None) -> tuple[str, ...]:
+    """Names in objectInfo150.txt, whose last column has several of each class; () without that file."""
+    if data is None:
+        return ()
+    rows = [line.split("\t")[-1] for line in data.decode("utf-8", "replace").splitlines()[1:] if line.strip()]
+    return tuple(row.split(",")[0].strip() for row in rows)
+
+
+def _numbered(dataset: str) -> tuple[str, ...]:
+    return tuple(f"class{number}" for number in range(1, 151)) if dataset == "ade20k" else ()
+
+
+def _examples(root: Path, keys: list, images: dict, annotated: dict, table: np.ndarray) -> Examples:
+    for kind, members in (("image", images), ("mask", annotated)):
+        missing = [stem for split, stem in keys if (split, stem) not in members]
+        if missing:
+            raise InputError(f"{root}: no {kind} of {listed(missing, 3)}")
+    count = len(keys)
+    return Examples(
+        store(root, [images[key] for key in keys]),
+        np.arange(count, dtype=np.int64),
+        np.zeros(count, np.int32),
+        masks=masks.Masks(store(root, [annotated[key] for key in keys]), table),
+    )
+
+
+# --- A set for trials ------------------------------------------------------------------------------------------------
+
+_COUNTS = {"train": 64, "test": 64}
+_SIZE = (24, 30)  # height and width: not square, and no multiple of a stride
+
+
+def _synthetic() -> Source:
+    """Rectangles, each as bright as its class says, in noise; a rim without a class."""
+    rng = np.random.default_rng(0)
+    splits = {}
+    for name, count in _COUNTS.items():
+        files: dict[str, list[bytes]] = {"image": [], "mask": []}
+        for _ in range(count):
+            indices = np.zeros(_SIZE, np.uint8)
+            for label in (1, 2):
+                top, left = rng.integers(0, 10, 2)
+                indices[top : top + 12, left + 10 * label - 10 : left + 10 * label] = label
+            pixels = rng.integers(0, 40, (*_SIZE, 3), dtype=np.uint8) + (indices * 90)[..., None]
+            indices[:, :1] = masks.VOID
+            files["image"].append(_encoded(pixels))
+            files["mask"].append(_encoded(indices))
+        names = [f"{name}/{number}.png" for number in range(count)]
+        image, mask = (Memory("synthetic", names, files[kind]) for kind in ("image", "mask"))
+        splits[name] = Examples(
+            image, np.arange(count, dtype=np.int64), np.zeros(count, np.int32),
+            masks=masks.Masks(mask, masks.table(3)),
+        )  # fmt: skip
+    return Source("synthetic", ("ground", "grey", "bright"), splits)
+
+
+def _encoded(pixels: np.ndarray) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()

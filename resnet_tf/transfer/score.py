@@ -1,0 +1,24 @@
+"""Score a run of segmentation: `python -m resnet_tf.transfer.score --run=runs/NAME --split=test --report=DIR`."""
+
+import sys
+
+from resnet_tf import command, config
+from resnet_tf.errors import InputError
+
+
+def main(argv=None):
+    """Run the command; returns its exit code."""
+    description = "Score a run of segmentation on a split of its data, whole images, every pixel once."
+    return command.launch(description, config.ScoreConfig, _run, argv)
+
+
+def _run(settings, _):
+    if not settings.score.run:
+        raise InputError("--run is not set")
+    from resnet_tf.transfer import scoring
+
+    return scoring.score(settings.score)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,272 @@
+"""Segmentation: what `training.loop` asks of it, and its score."""
+
+import csv
+import dataclasses
+import io
+
+import numpy as np
+import tensorflow as tf
+
+from resnet_tf import config as configuration
+from resnet_tf.data import augmentation, batches, geometry, masks, segmentation
+from resnet_tf.models import find
+from resnet_tf.training import checkpoint, feed, losses, network, record, smoke
+from resnet_tf.training.task import dataset, in_words
+from resnet_tf.transfer import heads, metrics
+
+COLUMNS = (
+    *record.RESULT_COLUMNS, "model", "recipe", "dataset", "steps", "epochs", "examples", "miou", "pixel_accuracy"
+)  # fmt: skip
+CLASSES_FILE = "classes.csv"
+MULTIPLE = 32  # what the sides of whole images are filled up to: few shapes, and no stride that leaves a rest
+_SMOKE_SIZE = 16
+
+
+class Segmentation:
+    """Pixels that have a class each; see `task.Classification` for what each part is."""
+
+    figure, views = "miou", "whole"
+    columns, metrics_columns = COLUMNS, (*record.METRICS_COLUMNS, "miou", "pixel_accuracy")
+
+    def __init__(self, config):
+        """Args: config: a `config.SegmentConfig`."""
+        self.config = config
+        find(config.model.model)
+        if config.model.init_from:
+            network.locate("init_from", config.model.init_from)
+
+    @staticmethod
+    def shrink(config):
+        """The configuration of --smoke."""
+        data = dataclasses.replace(config.data, image_size=_SMOKE_SIZE)
+        if not data.data_dir:
+            data = dataclasses.replace(data, dataset="synthetic", classes=())
+        head = config.head
+        if head.output_stride == 8:  # a CPU takes five times as long for the gradients of that many dilated layers
+            head = dataclasses.replace(head, output_stride=16)
+        return dataclasses.replace(config, data=data, head=head, **smoke.shrunk_parts(config))
+
+    def load(self):
+        """A `splits.Source` of examples with masks; nothing is left out."""
+        data = self.config.data
+        return segmentation.index(data.dataset, data.data_dir, data.classes), []
+
+    def build(self, classes, replicas):
+        """The network."""
+        return build(self.config, classes, replicas)
+
+    def recipe(self, classes, normalization):
+        """What of a `step.Recipe` depends on the task."""
+        views = self.config.views
+        return {
+            "loss": PixelLoss(len(classes), self.config.head.auxiliary),
+            "augmentation": augmentation.Augmentation(views.color_jitter or (0.0,) * 4, views.lighting),
+            "seed": self.config.optimizer.seed,
+        }
+
+    def view(self, normalization):
+        """A `geometry.MaskedView`."""
+        views = self.config.views
+        return geometry.MaskedView(self.config.data.image_size, views.scale, views.mirror, fill_of(normalization))
+
+    def macs(self, classes):
+        """Not known: heads are not counted."""
+        return None
+
+    def evaluation(self, engine, split, normalization):
+        """A `Evaluation`."""
+        return Evaluation(engine, split, normalization, self.config.views.threads)
+
+    def score(self, evaluation, split, ema, check):
+        """{"examples", "miou", "pixel_accuracy"}, and the confusion matrix."""
+        matrix = evaluation.confusion(ema, check)
+        return {"examples": len(split), **metrics.figures(matrix)}, matrix
+
+    def keep(self, folder, split, classes, answered):
+        """Write classes.csv: the figures of each class."""
+        write_classes(folder / CLASSES_FILE, classes, answered)
+
+    def row(self, steps, epochs, figures):
+        """The columns of a results file that describe a run and its score."""
+        config = self.config
+        head = config.head
+        options = {
+            "crop": config.data.image_size, "auxiliary": head.auxiliary, "transferred": bool(config.model.init_from),
+            "layer decay": config.optimizer.layer_decay % 1,
+        }  # fmt: skip
+        return {
+            "model": f"{head.head} {config.model.model} stride {head.output_stride}",
+            "recipe": in_words(config, options),
+            "dataset": dataset(config.data),
+            "steps": steps,
+            "epochs": round(epochs, 2),
+            **{name: figures[name] for name in ("examples", "miou", "pixel_accuracy")},
+        }
+
+
+def build(config, classes, replicas=1):
+    """The network that a `SegmentConfig` describes, for so many classes and images of any size."""
+    chosen, head = config.model, config.head
+    model = heads.create(
+        chosen.model,
+        classes,
+        head=head.head,
+        output_stride=head.output_stride,
+        auxiliary=head.auxiliary > 0,
+        dropout=head.dropout,
+        shortcut=chosen.shortcut,
+        zero_gamma=chosen.zero_gamma,
+        initializer=chosen.initializer,
+        sync_bn=chosen.bn == "sync" and replicas > 1,
+        dtype=configuration.PRECISIONS[config.device.precision],
+        seed=config.optimizer.seed,
+    )
+    if chosen.bn == "frozen":
+        network.freeze_bn(model)
+    network.freeze(model, chosen.freeze)
+    return model
+
+
+def fill_of(normalization):
+    """The colour that stands where there is no image: the mean, three integers."""
+    return tuple(int(value) for value in np.round(normalization.mean))
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelLoss:
+    """Softmax cross-entropy of each pixel; see `losses.Loss` for what each part is.
+
+    The mean over all pixels of a view, to which those that are void add nothing: as in GluonCV, so that a pixel weighs
+    the same whatever else is in its view, and neither replicas nor accumulation change the gradient.
+
+    Attributes:
+        classes: how many; labels from there on are void.
+        auxiliary: weight of the second answer's loss.
+    """
+
+    classes: int
+    auxiliary: float = 0.0
+
+    def targets(self, labels, classes):
+        """Labels as they are."""
+        return labels
+
+    def __call__(self, outputs, targets, teacher=None):
+        """The loss of each example.
+
+        Args:
+            outputs: float32 logits [n, height, width, classes]; or a list of these and the auxiliary ones.
+            targets: uint8 [n, height, width].
+            teacher: None.
+
+        Returns:
+            float32 [n], in nats.
+        """
+        counted, labels = self._counted(targets)
+        total = 0.0
+        for logits, weight in zip(tf.nest.flatten(outputs), (1.0, self.auxiliary), strict=False):
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            total += weight * tf.reduce_mean(losses * counted, axis=[1, 2])
+        return total
+
+    def figures(self, outputs, labels):
+        """Of each example the part of its pixels for which no other class, or fewer than five, score as high."""
+        counted, labels = self._counted(labels)
+        place = losses.rank(tf.nest.flatten(outputs)[0], labels)
+        pixels = tf.maximum(tf.reduce_sum(counted, axis=[1, 2]), 1.0)
+        return {
+            name: tf.reduce_sum(counted * tf.cast(place < most, tf.float32), axis=[1, 2]) / pixels
+            for name, most in (("top1", 2), ("top5", 6))
+        }
+
+    def _counted(self, labels):
+        """1 where a pixel counts, else 0; and labels that are all of a class."""
+        labels = tf.cast(labels, tf.int32)
+        counted = labels < self.classes
+        return tf.cast(counted, tf.float32), tf.where(counted, labels, 0)
+
+
+class Evaluation:
+    """Answers for whole images at their own size, every pixel once."""
+
+    def __init__(self, engine, split, normalization, threads=0):
+        """Put the data in place.
+
+        Args:
+            engine: a `step.Engine`.
+            split: an `Examples` with masks.
+            normalization: a `colour.Normalization`.
+            threads: that decode; 0 for one for each core.
+        """
+        self._engine, self._split, self._at_once = engine, split, engine.local_replicas
+        fill = fill_of(normalization)
+
+        def part(replica):  # images of many sizes, so one a replica at a time
+            return batches.testing(
+                split, lambda data, box: geometry.filled_whole(data, MULTIPLE, fill)[None],
+                batch=self._at_once, threads=threads, replica=replica, replicas=self._at_once,
+            )  # fmt: skip
+
+        self._streams = engine.streams(part)
+
+    def answers(self, ema=False, check=lambda: None):
+        """Answer image by image.
+
+        Args:
+            ema: by the averaged weights.
+            check: called after each batch; what it raises ends the evaluation.
+
+        Yields:
+            The position of an example; its labels and what was predicted, uint8 [H, W] both.
+
+        Raises:
+            InputError: an image or mask that cannot be read, or one of another size than the other.
+        """
+        count, split = len(self._split), self._split
+        iterators = [iter(dataset) for dataset in self._streams]
+        firsts = range(0, count, self._at_once)
+        with feed.named_errors(split):
+            found = self._engine.predict_stream(iterators, len(firsts), labels_of, ema)
+            for first, predicted in zip(firsts, found, strict=True):
+                for example in range(first, first + self._at_once):
+                    truth = split.masks.read(int(split.image[min(example, count - 1)]))  # the last batch is filled up
+                    sides = [-(-side // MULTIPLE) * MULTIPLE for side in truth.shape]
+                    one, predicted = np.split(predicted, [sides[0] * sides[1]])
+                    if len(one) < sides[0] * sides[1]:
+                        break
+                    if example < count:
+                        yield example, truth, one.reshape(sides)[: truth.shape[0], : truth.shape[1]]
+                if len(predicted) or len(one) < sides[0] * sides[1]:
+                    masks.verify(split)
+                    raise AssertionError(f"{split.name(first)}: answers for other pixels than it has")
+                check()
+
+    def confusion(self, ema=False, check=lambda: None):
+        """int64 [classes, classes] of the whole split; see `metrics.confusion`."""
+        classes = self._engine.model.outputs[0].shape[-1]
+        total, counted = np.zeros((classes, classes), np.int64), 0
+        for _, truth, predicted in self.answers(ema, check):
+            total += metrics.confusion(truth, predicted, classes)
+            counted += int((truth != masks.VOID).sum())
+        if total.sum() != counted:
+            raise AssertionError(f"{total.sum()} of {counted} pixels were scored")
+        return total
+
+
+def labels_of(logits):
+    """The class of each pixel: float32 [pixels, 1, classes] to uint8 [pixels]."""
+    return tf.cast(tf.argmax(logits[:, 0], axis=-1), tf.uint8)
+
+
+def write_classes(path, classes, matrix):
+    """Write the figures of each class as CSV, whole or not at all; empty where there is none."""
+    found = metrics.per_class(matrix)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("class", *found))
+    for number, name in enumerate(classes):
+        figures = [found[column][number] for column in ("iou", "accuracy")]
+        writer.writerow(
+            (name, found["pixels"][number], *("" if np.isnan(value) else f"{value:.6g}" for value in figures))
+        )
+    checkpoint.replace_atomically(path, lambda file: file.write(text.getvalue().encode()))

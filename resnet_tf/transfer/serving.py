@@ -1,0 +1,100 @@
+"""A run of segmentation -> a SavedModel that answers what its evaluation answered.
+
+Signatures:
+
+    serving_default  image_bytes: string [], a JPEG, PNG, BMP or GIF
+    images           images: uint8 [batch, height, width, 3] of any size, all of one
+
+Both fill images up as evaluation does (`geometry.filled_whole`) and return
+
+    masks    uint8 [batch, height, width], of the images' size: an index into `classes` for each pixel
+    classes  string [classes]: their names
+"""
+
+import keras
+import tensorflow as tf
+import yaml
+
+from resnet_tf.config import SegmentConfig
+from resnet_tf.data import geometry, images
+from resnet_tf.errors import InputError
+from resnet_tf.serving import versions
+from resnet_tf.training import network, restore
+from resnet_tf.transfer import segmentation
+
+
+def load(run_folder, weights="raw"):
+    """A run, its trained network and its normalisation.
+
+    Args:
+        run_folder: of a run of segmentation.
+        weights: "raw", "ema" or "best"; see `restore`.
+
+    Returns:
+        The `record.Run`; a `keras.Model`; a `colour.Normalization`; steps done.
+
+    Raises:
+        InputError: no such run, one of another task, or without such weights.
+    """
+    run, values, normalization = restore.load(run_folder, weights, SegmentConfig)
+    model = segmentation.build(run.config, len(run.manifest["classes"]))
+    restore.check_weights(run, weights)
+    network.assign(model, values, run.checkpoints, "ema/" if weights == "ema" else "model/")
+    return run, model, normalization, restore.step_of(values)
+
+
+def export(section):
+    """Write the SavedModel of a run, whole or not at all.
+
+    Args:
+        section: a `config.SegmentationExportSection`.
+
+    Returns:
+        {"model": folder of the versions, "version": its number, "run": the run's folder, "classes": how many,
+        "signatures": their names}.
+
+    Raises:
+        InputError: as `load`; or the version exists, or TensorFlow cannot write it.
+    """
+    version = versions.choose(section.out, section.version)
+    run, model, normalization, _ = load(section.run, section.weights)
+    classes = run.manifest["classes"]
+    fill = segmentation.fill_of(normalization)
+
+    def segment(pixels):
+        shape = tf.shape(pixels)[1:3]
+        missing = -shape % segmentation.MULTIPLE
+        filled = geometry.filled(pixels, [[0, missing[0]], [0, missing[1]]], fill)
+        logits = tf.nest.flatten(model(normalization(filled), training=False))[0]
+        masks = tf.cast(tf.argmax(logits, axis=-1), tf.uint8)
+        return {"masks": masks[:, : shape[0], : shape[1]], "classes": tf.constant(classes)}
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    archive.add_endpoint(
+        "serving_default",
+        lambda image_bytes: segment(images.decode_tensor(image_bytes)[None]),
+        [tf.TensorSpec([], tf.string, name="image_bytes")],
+    )
+    archive.add_endpoint("images", segment, [tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
+    described = {
+        "task": SegmentConfig.task,
+        "flags": run.manifest["flags"],
+        "classes": classes,
+        "normalization": {name: getattr(normalization, name).tolist() for name in ("mean", "std")},
+    }
+    with versions.writing(section.out, version) as folder:
+        try:
+            archive.write_out(str(folder), verbose=False)
+        except tf.errors.OpError as error:  # TensorFlow has errors of its own for a full disk
+            raise InputError(f"--out={section.out}: {error.message}") from None
+        asset = folder / "assets.extra" / network.MANIFEST_ASSET
+        asset.parent.mkdir()
+        asset.write_text(yaml.safe_dump(described, sort_keys=False, allow_unicode=True))
+    return {
+        "model": section.out,
+        "version": version,
+        "run": str(run.folder),
+        "classes": len(classes),
+        "signatures": ["serving_default", "images"],
+    }
