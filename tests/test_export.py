@@ -18,7 +18,7 @@ from resnet_tf.errors import InputError
 from resnet_tf.evaluation import metrics
 from resnet_tf.models import cost, create_model
 from resnet_tf.serving import convert, savedmodel, versions
-from resnet_tf.training import devices, feed, network, restore
+from resnet_tf.training import devices, feed, network, record, restore
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -180,7 +180,7 @@ def test_card_tells_accuracy_only_of_the_weights_that_it_is_of(streamed, tmp_pat
     card = json.loads((streamed / "model" / "1" / "model.json").read_text())
     stored = json.loads((run / "evaluation.json").read_text())
     assert card["accuracy"]["top1"] == stored["top1"] and card["accuracy"]["split"] == "validation"
-    assert "resnet_tf.train" in stored["command"] or "pytest" in stored["command"]
+    assert stored["command"] == record.command()
     assert (card["image_size"], card["resize"], card["input"], card["formats"]) == (24, 28, "float32", ["savedmodel"])
     model = create_model("cifar_resnet8_v1", num_classes=10, input_shape=(24, 24, 3))
     assert card["cost"]["parameters"] == cost(model).trainable_parameters
