@@ -26,7 +26,7 @@ from scipy import stats
 
 from resnet_tf import compare, config, train
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import answers, curves, page
+from resnet_tf.evaluation import answers, curves, page, significance
 from resnet_tf.evaluation import compare as comparing
 from resnet_tf.training import record
 
@@ -504,11 +504,11 @@ def test_answers_that_do_not_belong_to_the_evaluation_are_not_tested(two, last_j
 def test_only_answers_to_the_same_examples_are_compared(two):
     a, b = map(comparing.read, two)
     moved = dataclasses.replace(b, answers={**b.answers, "label": np.roll(b.answers["label"], 1)})
-    rows, notes = comparing.significance(comparing.groups([a, moved]))
+    rows, notes = significance.of_pairs(comparing.groups([a, moved]))
     assert rows == [] and notes == ["a and b: not tested: other examples"]
     other = dataclasses.replace(b, evaluation={**b.evaluation, "split": "train"})
-    assert comparing.significance(comparing.groups([a, other]))[0] == []
-    assert len(comparing.significance(comparing.groups([a, b]))[0]) == 1
+    assert significance.of_pairs(comparing.groups([a, other]))[0] == []
+    assert len(significance.of_pairs(comparing.groups([a, b]))[0]) == 1
 
 
 def test_an_earlier_network_of_a_finished_run(two):
@@ -562,34 +562,34 @@ def test_mean_curve_takes_the_steps_that_all_have(tmp_path):
 
 
 def test_mcnemar_by_hand():
-    assert comparing.mcnemar(0, 0) == 1 and comparing.mcnemar(3, 3) == 1
-    assert comparing.mcnemar(1, 8) == comparing.mcnemar(8, 1) == 2 * (1 + 9) / 2**9
-    assert comparing.mcnemar(0, 6) == 2 / 2**6
+    assert significance.mcnemar(0, 0) == 1 and significance.mcnemar(3, 3) == 1
+    assert significance.mcnemar(1, 8) == significance.mcnemar(8, 1) == 2 * (1 + 9) / 2**9
+    assert significance.mcnemar(0, 6) == 2 / 2**6
 
 
 @pytest.mark.parametrize("b, c", [(0, 1), (4, 9), (12, 13), (25, 60), (480, 400), (7000, 6800), (3000, 1000)])
 def test_mcnemar_as_scipy(b, c):
-    assert comparing.mcnemar(b, c) == pytest.approx(stats.binomtest(b, b + c).pvalue, rel=1e-9)
+    assert significance.mcnemar(b, c) == pytest.approx(stats.binomtest(b, b + c).pvalue, rel=1e-9)
 
 
 def test_holm_by_hand():
     # Holm 1979: sorted, times 4, 3, 2, 1, never falling: 0.005 x 4, 0.01 x 3, 0.03 x 2, then max(0.06, 0.04 x 1).
-    assert comparing.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert comparing.holm([0.9, 0.8]) == [1, 1] and comparing.holm([]) == []
+    assert significance.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert significance.holm([0.9, 0.8]) == [1, 1] and significance.holm([]) == []
 
 
 def test_interval_of_a_difference():
-    points, low, high = comparing.difference(7, 1, 21)
+    points, low, high = significance.difference(7, 1, 21)
     # By hand: proportions 8/23 and 2/23, variance (10/23 - (6/23)^2) / 23, 1.959964 of its roots to each side.
     assert points == pytest.approx(100 * 6 / 21)
     assert (low, high) == (pytest.approx(1.338, abs=0.001), pytest.approx(50.836, abs=0.001))
-    assert comparing.difference(0, 0, 50)[1] < 0 < comparing.difference(0, 0, 50)[2]
+    assert significance.difference(0, 0, 50)[1] < 0 < significance.difference(0, 0, 50)[2]
 
 
 def test_interval_covers(rng):
     true = 0.03 - 0.05
     counts = rng.multinomial(300, [0.03, 0.05, 0.92], 4000)
-    held = [low <= 100 * true <= high for _, low, high in (comparing.difference(b, c, 300) for b, c, _ in counts)]
+    held = [low <= 100 * true <= high for _, low, high in (significance.difference(b, c, 300) for b, c, _ in counts)]
     # 95% with a standard error of 0.34 points; the adjustment makes the interval a little wide.
     assert 0.935 < np.mean(held) < 0.985
 
@@ -626,6 +626,15 @@ def test_long_curves_are_thinned():
     assert len(epochs) == len(values) == len(spread) == 400
     np.testing.assert_allclose(values, 2 * epochs)
     assert epochs[0] == np.arange(25).mean()
+
+
+def test_trainings_that_share_a_gpu_share_its_cost(tmp_path):
+    alone, shared = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    for folder, hardware in ((alone, "NVIDIA H100 x1"), (shared, "NVIDIA H100 x1, shared by 4 trainings")):
+        path = folder / "manifest.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"hardware": hardware}))
+    rows = [comparing.table(comparing.groups([comparing.read(folder)]), 2.0)[0] for folder in (alone, shared)]
+    assert rows[0]["gpu_hours"] == pytest.approx(4 * rows[1]["gpu_hours"]) and rows[0]["price"] == 4 * rows[1]["price"]
 
 
 def test_more_figures_on_the_page(two, tmp_path):

@@ -158,9 +158,9 @@ def test_versions_count_up_and_the_newest_is_read(streamed, tmp_path, last_json,
         assert (result["version"], result["format"], result["signatures"]) == (version, ["keras"], [])
         assert result["files"] == ["model.json", "model.keras", "model.md"]
         assert result["bytes"] == sum((out / str(version) / name).stat().st_size for name in result["files"])
-    assert savedmodel.locate(out) == out / "10" and savedmodel.locate(out / "9") == out / "9"
+    assert versions.locate(out) == out / "10" and versions.locate(out / "9") == out / "9"
     (out / "11").mkdir()  # not one of ours, or one half copied
-    assert savedmodel.locate(out) == out / "10" and savedmodel.locate(tmp_path) == tmp_path
+    assert versions.locate(out) == out / "10" and versions.locate(tmp_path) == tmp_path
     before = sorted(out.rglob("*"))
     assert f"--version=9: {out}/9 exists" in refused([f"--run={run}", f"--out={out}", "--version=9"], capsys)
     assert f"--out={out}/9: a model itself" in refused([f"--run={run}", f"--out={out}/9"], capsys)

@@ -10,6 +10,7 @@ import yaml
 from resnet_tf import config
 from resnet_tf.errors import InputError
 from resnet_tf.training import checkpoint, lanes, loop, sweep
+from resnet_tf.training import grid as grids
 
 FLAGS = {"model": "cifar_resnet8_v1", "dataset": "digits", "image_size": 16, "batch_size": 64,
          "train_steps": 6, "log_every": 3}  # fmt: skip
@@ -44,7 +45,7 @@ def test_trainings_that_share_a_gpu_have_one_precision(tmp_path):
 
 def test_stopped_lanes_are_saved(tmp_path):
     settings = FLAGS | {"train_steps": 4000, "steps_per_call": 1, "log_every": 1, "out": str(tmp_path / "run")}
-    training = sweep.Training("run", "run", tmp_path / "run", {}, ["--some=flag"],
+    training = grids.Training("run", "run", tmp_path / "run", {}, ["--some=flag"],
                               config.from_settings(config.TrainConfig, settings, "test"))  # fmt: skip
     pool = lanes.Lanes(2, {"run": training.config})
     pool.start(training)

@@ -21,6 +21,7 @@ from resnet_tf.training import (
     optimizer,
     record,
     schedule,
+    task,
 )
 from resnet_tf.training.step import METRICS, Engine, Recipe
 
@@ -173,6 +174,8 @@ def test_freeze_parts_of_a_network(teacher_run, tmp_path, capsys):
     kept = {name for name in names if (before[name] == after[name]).all()}
     assert kept == {name for name in names if name.startswith(("model/stem_", "model/stage2_"))}
     assert all((after[name.replace("model/", "ema/")] == after[name]).all() for name in kept)
+    words = task.describe(record.open_run(tmp_path / "run").config)
+    assert " transferred frozen stem+stage2 " in words
     assert train.main([*flags, "--freeze=stem,stage5", f"--out={tmp_path}/other"]) == 1
     assert "--freeze=stem,stage5: cifar_resnet8_v1 has" in capsys.readouterr().err
 
@@ -252,7 +255,7 @@ def test_accumulation_on_replicas_without_bn_is_exact():
         strategy = devices.make_strategy(replicas)
         with strategy.scope():
             model = resnet_tf.create_model("cifar_resnet8_v1", input_shape=(16, 16, 3))
-            network.freeze_bn(model)
+            network.freeze(model, configuration.ModelConfig(bn="frozen"))
             part = optimizer.from_config(configuration.OptimizerConfig(), model)
             recipe = Recipe(part, schedule.Schedule(0.02), accumulate=accumulate)
             engine = Engine(strategy, model, colour.IMAGENET, recipe)

@@ -15,6 +15,7 @@ import yaml
 from resnet_tf import config
 from resnet_tf import sweep as command
 from resnet_tf.errors import InputError
+from resnet_tf.training import grid as grids
 from resnet_tf.training import record, signals, sweep
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -50,7 +51,7 @@ def test_rows_and_grid_multiply(settings):
     grid = SEEDS | {"rows": [{"name": "a b"}, {"name": "slow", "lr": 0.01}]}
     grid["grid"] = {"model": ["cifar_resnet8_v1", "cifar_plain8"], "shortcut": ["A"], "seed": [0, 1]}
     grid["flags"] = {name: value for name, value in TINY.items() if name != "model"}
-    trainings = sweep.plan(settings(grid, results="r.csv"), ["--momentum=0.5"])
+    trainings = grids.plan(settings(grid, results="r.csv"), ["--momentum=0.5"])
     assert [training.name for training in trainings] == [
         f"{row}-{model}-shortcutA-seed{seed}"
         for row in ("a_b", "slow")
@@ -71,7 +72,7 @@ def test_cumulative_rows_keep_the_flags_before_them(cumulative, settings):
         {"name": "cosine", "schedule": "cosine", "lr_steps": []},
         {"name": "smooth", "label_smoothing": 0.1},
     ]
-    trainings = sweep.plan(settings({"flags": TINY, "rows": rows, "cumulative": cumulative}))
+    trainings = grids.plan(settings({"flags": TINY, "rows": rows, "cumulative": cumulative}))
     assert [training.config.schedule.lr_steps for training in trainings] == [(2, 3), (), ()]
     assert [training.config.schedule.schedule for training in trainings] == [
         "steps", "cosine", "cosine" if cumulative else "steps"
@@ -83,7 +84,7 @@ def test_recipe_is_seen_from_the_grid_file(settings, tmp_path, monkeypatch):
     (tmp_path / "recipe.cfg").write_text("".join(f"--{name}={value}\n" for name, value in TINY.items()) + "--lr=0.3\n")
     made = settings({"flagfile": "recipe.cfg", "grid": {"seed": [5]}})
     monkeypatch.chdir("/")
-    assert sweep.plan(made)[0].config.schedule.lr == 0.3
+    assert grids.plan(made)[0].config.schedule.lr == 0.3
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
@@ -93,7 +94,7 @@ def test_committed_grid_is_complete(path, tmp_path):
     assert "Expected: " in header and "Run time: " in header
     for smoke in (False, True):
         made = config.SweepSection(grid=str(path), out=str(tmp_path), smoke=smoke)
-        assert len(sweep.plan(made, ["--data_dir=/nowhere"] if "--data_dir=" in header else [])) >= 9
+        assert len(grids.plan(made, ["--data_dir=/nowhere"] if "--data_dir=" in header else [])) >= 9
 
 
 def with_rows(*rows, **flags):

@@ -352,6 +352,12 @@ def evaluation_size(data):
     return data.eval_size or data.image_size
 
 
+def check_jitter(jitter):
+    """Refuse a --color_jitter that is not one."""
+    if jitter and (len(jitter) != 4 or any(not 0 <= value <= 1 for value in jitter)):
+        raise InputError(f"--color_jitter={_listed(jitter)}: not four numbers in the range 0 to 1")
+
+
 def check_ten_crop(config, flag, name):
     """Refuse ten crops of a `TrainConfig` whose evaluation has no room around its crop."""
     size = evaluation_size(config.data)
@@ -410,9 +416,7 @@ def check_views(views, data, batch):
             raise InputError(f"--scale={_listed(views.scale)}: --view={views.view} takes {count} rising number(s)")
         if views.scale[0] < data.image_size:
             raise InputError(f"--scale={_listed(views.scale)} is less than --image_size={data.image_size}")
-    jitter = views.color_jitter
-    if jitter and (len(jitter) != 4 or any(not 0 <= value <= 1 for value in jitter)):
-        raise InputError(f"--color_jitter={_listed(jitter)}: not four numbers in the range 0 to 1")
+    check_jitter(views.color_jitter)
     chosen = views.randaugment
     sane = len(chosen) in (2, 3) and chosen[0] >= 1 and chosen[0] % 1 == 0 and 0 <= chosen[1] <= 10
     if chosen and not (sane and min(chosen) >= 0):

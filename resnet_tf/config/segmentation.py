@@ -10,6 +10,7 @@ from resnet_tf.config.run import (
     OptimizerConfig,
     RecordConfig,
     ScheduleConfig,
+    check_jitter,
     check_training,
 )
 from resnet_tf.errors import InputError
@@ -101,9 +102,7 @@ class SegmentConfig:
             raise InputError("--data_service is not used by segmentation: masks are read here")
         if len(views.scale) != 2 or not 0 < views.scale[0] <= views.scale[1]:
             raise InputError(f"--scale={','.join(map(str, views.scale))}: not two positive rising numbers")
-        jitter = views.color_jitter
-        if jitter and (len(jitter) != 4 or any(not 0 <= value <= 1 for value in jitter)):
-            raise InputError(f"--color_jitter={','.join(map(str, jitter))}: not four numbers in the range 0 to 1")
+        check_jitter(views.color_jitter)
 
 
 @dataclasses.dataclass(frozen=True)

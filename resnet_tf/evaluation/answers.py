@@ -1,15 +1,13 @@
 """What a network answered for each example of a split: examples.csv of a run's folder."""
 
 import csv
-import io
 import pathlib
 
 import numpy as np
 
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import metrics
-from resnet_tf.training import checkpoint
+from resnet_tf.evaluation import metrics, pictures
 
 FILE = "examples.csv"
 COLUMNS = ("example", "name", "label", "predicted", "probability", "loss")
@@ -55,12 +53,8 @@ def of_logits(logits, labels, names=None):
 
 def write(path, answers):
     """Write answers as CSV, whole or not at all; probability and loss with six digits."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
     rows = zip(*(answers[name] for name in COLUMNS), strict=True)
-    writer.writerows([*row[:4], f"{row[4]:.6g}", f"{row[5]:.6g}"] for row in rows)
-    checkpoint.replace_atomically(pathlib.Path(path), lambda file: file.write(text.getvalue().encode()))
+    pictures.write_table(path, COLUMNS, ([*row[:4], f"{row[4]:.6g}", f"{row[5]:.6g}"] for row in rows))
 
 
 def read(path):

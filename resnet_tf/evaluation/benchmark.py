@@ -13,8 +13,6 @@ from resnet_tf.models import find
 from resnet_tf.training import benchmark_input, devices, feed, network, record
 from resnet_tf.training.step import Engine
 
-_RESIZE = 8 / 7  # the shorter side over the crop: 256 over 224
-
 
 def benchmark_evaluate(config):
     """Measure the evaluation of encoded images: read, decode, scale, crop, normalise, forward, logits on the host.
@@ -45,7 +43,7 @@ def benchmark_evaluate(config):
         model = network.create(config.model, find(config.model.model).classes, size, config.device.precision)
         engine = Engine(strategy, model, colour.IMAGENET)
     data = configuration.DataConfig(
-        dataset="folder", data_dir=settings.data_dir, image_size=size, resize=round(size * _RESIZE)
+        dataset="folder", data_dir=settings.data_dir, image_size=size, resize=round(size * benchmark_input.RESIZE)
     )
 
     def evaluation(views, images):

@@ -8,7 +8,7 @@ from resnet_tf.evaluation import metrics
 _NUMBERED = 20  # classes up to which each count is written into its cell
 _CELLS = 250  # up to which a cell is drawn as such
 _PAIRS = 25  # that are named beside a matrix of more
-_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#777777"  # of Okabe and Ito, apart for colour-blind readers
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"  # of Okabe and Ito, apart for colour-blind readers
 
 
 def require(what):
@@ -123,13 +123,13 @@ def _name_pairs(axes, matrix, classes):
     pairs = metrics.most_confused(matrix)
     axes.text(0, 0, f"{right:,} of {matrix.sum():,} right. Most confused:", fontsize=10, weight="bold", va="center")
     for place, (label, predicted, times) in enumerate(pairs[:_PAIRS], start=1):
-        axes.text(0.13, place + 0.3, f"{times}", fontsize=9, ha="right", va="center", color=_BLUE, weight="bold")
-        axes.text(0.15, place + 0.3, f"of {totals[label]}", fontsize=7, va="center", color=_GREY)
+        axes.text(0.13, place + 0.3, f"{times}", fontsize=9, ha="right", va="center", color=BLUE, weight="bold")
+        axes.text(0.15, place + 0.3, f"of {totals[label]}", fontsize=7, va="center", color=GREY)
         words = f"{short(classes[label], 20)} \u2192 {short(classes[predicted], 20)}"
         axes.text(0.3, place + 0.3, words, fontsize=8.5, va="center")
     if len(pairs) > _PAIRS:
         more = f"and {len(pairs) - _PAIRS:,} pairs more (true \u2192 predicted)"
-        axes.text(0.3, _PAIRS + 1.4, more, fontsize=8.5, color=_GREY, va="center")
+        axes.text(0.3, _PAIRS + 1.4, more, fontsize=8.5, color=GREY, va="center")
 
 
 def spectral_order(matrix):
@@ -174,22 +174,20 @@ def reliability(table, error):
     examples, some = table["examples"], table["examples"] > 0
     low, width = table["low"][some], (table["high"] - table["low"])[some]
     accuracy, confidence = table["accuracy"][some], table["confidence"][some]
-    above.bar(low, accuracy, width, align="edge", color=_BLUE, alpha=0.55, edgecolor="white")
+    above.bar(low, accuracy, width, align="edge", color=BLUE, alpha=0.55, edgecolor="white")
     bottom, height = np.minimum(accuracy, confidence), np.abs(confidence - accuracy)
-    gap = {"facecolor": "none", "edgecolor": _ORANGE, "hatch": "////", "linewidth": 1}
+    gap = {"facecolor": "none", "edgecolor": ORANGE, "hatch": "////", "linewidth": 1}
     above.bar(low, height, width, bottom=bottom, align="edge", **gap)
-    above.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle="--")
+    above.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
     above.set(xlim=(0, 1), ylim=(0, 1.005), ylabel="accuracy")
     above.tick_params(labelbottom=False)
     above.set_title(f"ECE {100 * error:.2f} % of {examples.sum():,} examples\n", fontsize=11, loc="left")
-    above.text(0, 1.02, "accuracy", transform=above.transAxes, color=_BLUE, fontsize=9)
-    above.text(0.17, 1.02, "gap to the mean confidence", transform=above.transAxes, color=_ORANGE, fontsize=9)
+    above.text(0, 1.02, "accuracy", transform=above.transAxes, color=BLUE, fontsize=9)
+    above.text(0.17, 1.02, "gap to the mean confidence", transform=above.transAxes, color=ORANGE, fontsize=9)
     shares = examples / examples.sum()
     below.bar(table["low"], shares, table["high"] - table["low"], align="edge", color="#bbbbbb", edgecolor="white")
     below.set(ylim=(0, 1.1 * shares.max()), xlabel="probability of the predicted class", ylabel="part of examples")
-    for place, (name, values, colour) in enumerate(
-        (("accuracy", accuracy, _BLUE), ("confidence", confidence, _ORANGE))
-    ):
+    for place, (name, values, colour) in enumerate((("accuracy", accuracy, BLUE), ("confidence", confidence, ORANGE))):
         mean = float((values * shares[some]).sum())
         below.axvline(mean, color=colour, linewidth=1.5)
         below.text(0.42 * place, 1.04, f"mean {name} {mean:.3f}", transform=below.transAxes, color=colour, fontsize=9)

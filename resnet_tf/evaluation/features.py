@@ -1,12 +1,9 @@
 """The vector before the classifier of every example."""
 
-import dataclasses
-import pathlib
-
 import numpy as np
 
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import answers
+from resnet_tf.evaluation import answers, pictures
 from resnet_tf.models import inside
 from resnet_tf.training import checkpoint, devices, feed, restore
 from resnet_tf.training.step import Engine
@@ -27,16 +24,7 @@ def write(settings):
     Raises:
         InputError: no run, checkpoint or data; an unknown split; --out ends otherwise, or pyarrow is not installed.
     """
-    out = pathlib.Path(settings.out)
-    if out.suffix not in _WRITERS:
-        raise InputError(f"--out={settings.out}: ends neither in .parquet nor in .npz")
-    if out.is_dir() or not out.parent.is_dir():
-        raise InputError(f"--out={out}: {'a folder' if out.is_dir() else 'its folder is not there'}")
-    if out.suffix == ".parquet":
-        try:
-            import pyarrow.parquet  # noqa: F401
-        except ImportError:
-            raise InputError(f"--out={out} needs pyarrow: pip install 'resnet_tf[parquet]'; or name .npz") from None
+    out = pictures.check_data_file("out", settings.out, ".npz")
     if not settings.run:
         raise InputError("--run is not set: the folder of the run")
     found = of_run(settings.run, settings.splits, settings.data_dir, settings.weights)
@@ -66,12 +54,7 @@ def of_run(folder, splits=("train", "test"), data_dir="", weights="raw"):
         InputError: no run, no checkpoint, no such split, or data that are missing or have other classes.
     """
     run, values, normalization = restore.load(folder, weights)
-    config = run.config
-    if data_dir:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=data_dir))
-    source, _ = feed.load(config)
-    if list(source.classes) != run.manifest["classes"]:
-        raise InputError(f"--data_dir={config.data.data_dir}: its classes are not those that {folder} was trained on")
+    config, source = feed.of_run(run, data_dir)
     for name in splits:
         if name not in source.splits:
             raise InputError(f"--splits={','.join(splits)}: the data have {', '.join(source.splits)}")

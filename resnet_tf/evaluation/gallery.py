@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.config import evaluation_size
+from resnet_tf.config import check_ten_crop, evaluation_size
 from resnet_tf.data import batches, geometry, images, resident
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
@@ -121,9 +121,8 @@ def ten_crop_rows(config):
     Raises:
         InputError: images that are held at one size, or no --resize to crop from.
     """
+    check_ten_crop(config, "--shown=ten_crop", "the recipe")
     data, size = config.data, evaluation_size(config.data)
-    if config.views.view == "pad_crop" or data.resize in (0, size):
-        raise InputError(f"--shown=ten_crop: there is no --resize above {size} pixels to crop from")
     source, split, chosen = _chosen(config)
     rows = []
     for example in chosen:

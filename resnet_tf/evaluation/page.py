@@ -12,8 +12,8 @@ import string
 import typing
 
 from resnet_tf.errors import InputError
+from resnet_tf.evaluation import charts, curves, significance
 from resnet_tf.evaluation import compare as comparing
-from resnet_tf.evaluation import curves
 from resnet_tf.models import find
 from resnet_tf.training import checkpoint, record
 
@@ -38,10 +38,7 @@ def compare(settings, folders, figures=()):
     """
     out = pathlib.Path(settings.out)
     _check_out(out)
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise InputError("compare needs matplotlib: pip install 'resnet_tf[plot]'") from None
+    charts.require("compare")
     if settings.data_dir and not settings.responses:
         raise InputError(f"--data_dir={settings.data_dir} is used by --responses alone")
     runs, skipped = comparing.read_all(folders)
@@ -50,7 +47,7 @@ def compare(settings, folders, figures=()):
     made = comparing.groups(runs)
     rows = comparing.table(made, settings.price_per_hour)
     flags = comparing.differing_flags(runs)
-    tests, untested = comparing.significance(made)
+    tests, untested = significance.of_pairs(made)
     title = settings.title or f"{len(runs)} run{'s' * (len(runs) > 1)} on {runs[0].config.data.dataset}"
     notes = _notes(runs, made)
     content = Content(

@@ -27,7 +27,7 @@ def check(path, command):
     if not path.endswith((".png", ".svg")):
         raise InputError(f"--out={path}: ends neither in .png nor in .svg")
     charts.require(command)
-    return _in_folder("out", path)
+    return in_folder("out", path)
 
 
 def check_table(path, out):
@@ -38,10 +38,38 @@ def check_table(path, out):
     """
     if path and not path.endswith(".csv"):
         raise InputError(f"--csv={path}: does not end in .csv")
-    return _in_folder("csv", path or out.with_suffix(".csv"))
+    return in_folder("csv", path or out.with_suffix(".csv"))
 
 
-def _in_folder(flag, path):
+def check_data_file(flag, path, other):
+    """Refuse a file of examples that cannot be written: .parquet, or what may stand for it, such as .csv.
+
+    Args:
+        flag: that named it, such as "out".
+        path: as the flag gave it.
+        other: the other ending.
+
+    Returns:
+        The path, a `pathlib.Path`.
+
+    Raises:
+        InputError: another ending, no such folder, or pyarrow is not installed.
+    """
+    if not path.endswith((other, ".parquet")):
+        raise InputError(f"--{flag}={path}: ends neither in {other} nor in .parquet")
+    path = in_folder(flag, path)
+    if path.suffix == ".parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError:
+            raise InputError(
+                f"--{flag}={path} needs pyarrow: pip install 'resnet_tf[parquet]'; or name a {other} file"
+            ) from None
+    return path
+
+
+def in_folder(flag, path):
+    """A path, a `pathlib.Path`; raises InputError where a folder is there, or none to write it to."""
     path = pathlib.Path(path)
     if not path.parent.is_dir() or path.is_dir():
         raise InputError(f"--{flag}={path}: {'a folder' if path.is_dir() else 'its folder is not there'}")

@@ -54,18 +54,7 @@ def check(folder, examples):
             raise InputError(f"--report={folder}: {nearest} cannot be written to")
         charts.require("--report")
     if examples:
-        path = pathlib.Path(examples)
-        if path.suffix not in _WRITERS:
-            raise InputError(f"--examples={examples}: ends neither in .csv nor in .parquet")
-        if path.is_dir() or not path.parent.is_dir():
-            raise InputError(f"--examples={examples}: {'a folder' if path.is_dir() else 'its folder is not there'}")
-        if path.suffix == ".parquet":
-            try:
-                import pyarrow.parquet  # noqa: F401
-            except ImportError:
-                raise InputError(
-                    f"--examples={examples} needs pyarrow: pip install 'resnet_tf[parquet]'; or name a .csv file"
-                ) from None
+        pictures.check_data_file("examples", examples, ".csv")
 
 
 def write(folder, report):

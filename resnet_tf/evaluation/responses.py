@@ -3,7 +3,6 @@
 `responses` and `gradients` return plain figures, `draw_responses` and `draw_gradients` draw them.
 """
 
-import dataclasses
 import math
 import pathlib
 
@@ -89,12 +88,7 @@ def of_run(folder, examples=0, data_dir="", weights="raw"):
         InputError: no run, no checkpoint, or data that are missing or have other classes.
     """
     run, values, normalization = restore.load(folder, weights)
-    config = run.config
-    if data_dir:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=data_dir))
-    source, _ = feed.load(config)
-    if list(source.classes) != run.manifest["classes"]:
-        raise InputError(f"--data_dir={config.data.data_dir}: its classes are not those that {folder} was trained on")
+    config, source = feed.of_run(run, data_dir)
     split = source.splits["test"]
     count = min(len(split), examples or (len(split) if isinstance(split, Split) else _EXAMPLES))
     split = split.take(np.arange(count) * len(split) // count)

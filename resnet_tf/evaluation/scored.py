@@ -11,7 +11,7 @@ from resnet_tf.data import colour, images
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
 from resnet_tf.models import create_model
-from resnet_tf.serving import runtimes, savedmodel
+from resnet_tf.serving import runtimes, versions
 from resnet_tf.training import devices, feed, network, restore
 from resnet_tf.training.step import Engine
 
@@ -140,7 +140,7 @@ def _check_views(section, config, name):
 
 def _exported(config):
     section = config.evaluation
-    model = savedmodel.locate(section.model)
+    model = versions.locate(section.model)
     signatures = {name: runtimes.load_signature(section.model, name) for name in ("serving_default", "images")}
     theirs, described = network.describe_exported("model", section.model)
 

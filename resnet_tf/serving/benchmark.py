@@ -20,7 +20,6 @@ from resnet_tf.models import find
 from resnet_tf.serving import convert, export, savedmodel, timed, versions
 from resnet_tf.training import benchmark_input, network, peers, record
 
-_RESIZE = 8 / 7  # the shorter side over the crop: 256 over 224
 _IMAGES = 64  # that calls go round: more than caches hold
 _BESIDE = {"timm": ("savedmodel_pixels",), "timm_onnx": ("onnx", "tflite")}  # else the savedmodel
 
@@ -112,7 +111,12 @@ def _model(config, temporary):
     classes = [f"class{index}" for index in range(find(config.model.model).classes)]
     model = network.create(config.model, len(classes), None, "float32")
     _draw_vectors(model)
-    card = {"model": config.model.model, "classes": classes, "image_size": size, "resize": round(size * _RESIZE)}
+    card = {
+        "model": config.model.model,
+        "classes": classes,
+        "image_size": size,
+        "resize": round(size * benchmark_input.RESIZE),
+    }
     card |= {"input": "float32", "precision": "float32"}
     (folder / versions.CARD).write_text(json.dumps(card))
     description = {"flags": {}, "classes": classes, "normalization": {}}

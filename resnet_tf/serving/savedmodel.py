@@ -29,7 +29,6 @@ import yaml
 from resnet_tf.data import geometry, images
 from resnet_tf.errors import InputError
 from resnet_tf.models import builder, find
-from resnet_tf.serving.versions import locate  # noqa: F401 (where readers of models look for it)
 from resnet_tf.training import network
 
 WARM_UP = "tf_serving_warmup_requests"  # in assets.extra, where TensorFlow Serving looks for it

@@ -64,6 +64,30 @@ def load(config):
     return source, skipped
 
 
+def of_run(run, data_dir=""):
+    """The data of a run.
+
+    Args:
+        run: a `record.Run`.
+        data_dir: where they are now; "" for where they were in training.
+
+    Returns:
+        The run's `TrainConfig` with that folder; a `splits.Source`.
+
+    Raises:
+        InputError: data that are missing or damaged, or whose classes are not those of the run.
+    """
+    config = run.config
+    if data_dir:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=data_dir))
+    source, _ = load(config)
+    if list(source.classes) != run.manifest["classes"]:
+        raise InputError(
+            f"--data_dir={config.data.data_dir}: its classes are not those that {run.folder} was trained on"
+        )
+    return config, source
+
+
 def write_skipped(folder, skipped):
     """Name in skipped.csv of a run's folder what was left out; nothing where nothing was."""
     if skipped:

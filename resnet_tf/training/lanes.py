@@ -66,7 +66,7 @@ class Lanes:
         return bool(self._running)
 
     def start(self, training):
-        """Start a `sweep.Training`."""
+        """Start a `grid.Training`."""
         self._running.add(training.name)
         self._first = self._first or training.name
         threading.Thread(target=self._train, args=(training, self._slots.pop(0)), daemon=True).start()

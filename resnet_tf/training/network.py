@@ -25,9 +25,7 @@ def build(config, classes, replicas=1, any_size=False):
     if any_size or configuration.evaluation_size(config.data) != size:
         size = None
     model = create(config.model, classes, size, config.device.precision, replicas, config.optimizer.seed)
-    if config.model.bn == "frozen":
-        freeze_bn(model)
-    freeze(model, config.model.freeze)
+    freeze(model, config.model)
     return model
 
 
@@ -37,38 +35,37 @@ def create(model, classes, size, precision, replicas=1, seed=0):
         model.model,
         num_classes=classes,
         input_shape=(size, size, 3),
-        shortcut=model.shortcut,
-        zero_gamma=model.zero_gamma,
-        initializer=model.initializer,
-        sync_bn=model.bn == "sync" and replicas > 1,
-        dtype=configuration.PRECISIONS[precision],
-        seed=seed,
+        **settings(model, precision, replicas, seed),
     )
 
 
-def freeze_bn(model):
-    """Make every BN answer by its moving statistics, and keep these, gamma and beta as they are."""
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.trainable = False
+def settings(model, precision, replicas=1, seed=0):
+    """How the layers of the network that a `ModelConfig` describes are made: arguments of `create_model` by name."""
+    return {
+        "shortcut": model.shortcut,
+        "zero_gamma": model.zero_gamma,
+        "initializer": model.initializer,
+        "sync_bn": model.bn == "sync" and replicas > 1,
+        "dtype": configuration.PRECISIONS[precision],
+        "seed": seed,
+    }
 
 
-def freeze(model, parts):
-    """Keep the weights and statistics of parts of a network, whose BN then answers by these.
+def freeze(model, config):
+    """Keep what a `ModelConfig` keeps: --freeze, parts with weights and statistics; --bn=frozen, every BN.
 
-    Args:
-        model: of `create_model`.
-        parts: names as `inside.depths` has them.
+    A BN that is kept answers by its moving statistics.
 
     Raises:
         InputError: a part that the network does not have.
     """
-    there = inside.depths(model)
+    parts, there = config.freeze, inside.depths(model)
     for part in parts:
         if part not in there:
             raise InputError(f"--freeze={','.join(parts)}: {model.name} has {', '.join(there)}")
     for layer in model.layers:
-        if inside.part(layer.name) in parts:
+        kept = config.bn == "frozen" and isinstance(layer, keras.layers.BatchNormalization)
+        if kept or inside.part(layer.name) in parts:
             layer.trainable = False
 
 

@@ -1,29 +1,10 @@
-"""Several trainings from one small file: ablations, several seeds. Each is a process of its own, or a lane.
-
-A grid file is YAML. All of its parts may be left out, but not rows and grid both:
-
-    flagfile: ../cifar10_resnet20.cfg     # the recipe of all, as seen from the grid file
-    flags: {eval_every: 4000}             # flags of all
-    rows:                                 # trainings by name, and the flags in which they differ
-      - {name: baseline}
-      - {name: warm-up, warmup_epochs: 5}
-      - {name: zero-gamma, zero_gamma: true}
-    cumulative: true                      # each row keeps the flags of the rows before it: one trick after another
-    grid:                                 # each row with each combination of these values
-      seed: [0, 1, 2]
-
-Values are those of the flags; a list of values stands for "1,2,3". Later parts win: flagfile, flags, flags after -- on
-the command line, rows, grid. A training is named by its row and the values of the grid, as in warm-up-seed1.
-"""
+"""Several trainings from one grid file: ablations, several seeds. Each is a process of its own, or a lane."""
 
 import contextlib
 import csv
-import dataclasses
 import io
-import itertools
 import os
 import pathlib
-import re
 import shlex
 import signal
 import statistics
@@ -32,185 +13,14 @@ import sys
 import time
 
 import tensorflow as tf
-import yaml
-from absl import flags as absl_flags
 
 from resnet_tf import config as configuration
 from resnet_tf.errors import InputError
-from resnet_tf.models import find
-from resnet_tf.training import checkpoint, lanes, record, schedule, signals, smoke
+from resnet_tf.training import checkpoint, grid, lanes, record, schedule, signals
 
 PROGRAM = (sys.executable, "-m", "resnet_tf.train")
-_PARTS = ("flagfile", "flags", "rows", "cumulative", "grid")
-_OURS = ("out", "results", "smoke", "debug_step")  # flags that no grid sets
 _STOPPED = (signals.EXIT_CODE, -signal.SIGTERM, -signal.SIGINT)  # saved, or before there was anything to save
 _FIGURES = ("steps", "split", "top1", "top5", "eval_loss", "wall_seconds")  # --loss is a flag
-
-
-# --- From a grid file to trainings -----------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Training:
-    """One training of a sweep.
-
-    Attributes:
-        name: that of its folder.
-        group: what its name would be without the seed.
-        folder: of the run.
-        flags: those in which the trainings differ, {flag: its value as text}.
-        arguments: of its command.
-        config: the `TrainConfig` that they make, before --smoke shrinks it.
-    """
-
-    name: str
-    group: str
-    folder: pathlib.Path
-    flags: dict
-    arguments: list
-    config: configuration.TrainConfig
-
-
-def plan(settings, extra=()):
-    """Read a grid file and check every training of it; nothing is written.
-
-    Args:
-        settings: a `config.SweepSection`.
-        extra: flags of every training besides.
-
-    Returns:
-        [`Training`] in the order of the file.
-
-    Raises:
-        InputError: names the file and the row.
-    """
-    path = settings.grid
-    grid = _read(path)
-    recipe = {"flagfile": os.path.normpath(pathlib.Path(path).parent / grid["flagfile"])} if grid["flagfile"] else {}
-    own = {name: value for name, value in (("results", settings.results), ("smoke", settings.smoke)) if value}
-    common = [*_as_flags(recipe | grid["flags"]), *extra, *_as_flags(own)]
-    rows = _rows(grid)
-    differing = list(dict.fromkeys([*itertools.chain(*(row for _, row in rows)), *grid["grid"]]))
-    try:
-        given = _parse(extra)
-    except absl_flags.Error as error:
-        raise InputError(f"after --: {error}") from None
-    for name in (*differing, *_OURS):
-        if given[name].present:
-            raise InputError(f"after --: --{name} is set by the {'grid' if name in differing else 'sweep'} itself")
-    trainings = []
-    for (name, row), values in itertools.product(rows, itertools.product(*grid["grid"].values())):
-        cell = dict(zip(grid["grid"], values, strict=True))
-        named = _name(name, cell)
-        if not named:
-            raise InputError(f"{path}: a row whose name {name!r} has neither letters nor digits")
-        folder = pathlib.Path(settings.out, named)
-        arguments = [*common, *_as_flags(row | cell), f"--out={folder}"]
-        try:
-            config = configuration.read_flags(configuration.TrainConfig, _parse(arguments))
-            find(config.model.model)
-            record.check_folder(folder, smoke.shrink(config) if settings.smoke else config)
-        except (absl_flags.Error, InputError) as error:
-            raise InputError(f"{path}, row {named}: {' '.join(str(error).split())}") from None
-        texts = {key: _text(configuration.settings_of(config)[key]) for key in differing}
-        group = _name(name, {key: value for key, value in cell.items() if key != "seed"})
-        trainings.append(Training(named, group or "all", folder, texts, arguments, config))
-    _check_distinct(path, trainings)
-    return trainings
-
-
-def _read(path):
-    """The parts of a grid file, those that are left out as empty."""
-    if not path:
-        raise InputError("--grid is not set: the YAML file of the trainings")
-    try:
-        content = yaml.safe_load(pathlib.Path(path).read_text())
-    except OSError as error:
-        raise InputError(f"--grid={path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"--grid={path}: not YAML: {error}") from None
-    if not isinstance(content, dict) or not (content.get("rows") or content.get("grid")):
-        raise InputError(f"--grid={path}: has neither rows nor grid")
-    unknown = set(content) - set(_PARTS)
-    if unknown:
-        raise InputError(f"--grid={path}: unknown part {min(map(str, unknown))}; there are {', '.join(_PARTS)}")
-    empty = {"flagfile": "", "flags": {}, "rows": [{"name": ""}], "cumulative": False, "grid": {}}
-    grid = empty | {key: value for key, value in content.items() if value}
-    wrong = next((key for key, value in grid.items() if not isinstance(value, type(empty[key]))), None)
-    if wrong:
-        raise InputError(f"--grid={path}: {wrong} is not a {type(empty[wrong]).__name__}")
-    for row in grid["rows"]:
-        if not isinstance(row, dict) or not isinstance(row.get("name"), str):
-            raise InputError(f"--grid={path}: a row without a name: {row}")
-    for name, values in grid["grid"].items():
-        if not isinstance(values, list) or not values:
-            raise InputError(f"--grid={path}: {name} in grid is not a list of values")
-    fields = configuration.fields_of(configuration.TrainConfig)
-    for part in (grid["flags"], grid["grid"], *map(_own_flags, grid["rows"])):
-        for name, value in part.items():
-            if name not in fields:
-                raise InputError(f"--grid={path}: there is no flag --{name}")
-            if name in _OURS:
-                raise InputError(f"--grid={path}: --{name} is set by the sweep itself")
-            if value is None or isinstance(value, dict):
-                raise InputError(f"--grid={path}: --{name} has no value")
-            if part is not grid["grid"] and name in grid["grid"]:
-                raise InputError(f"--grid={path}: --{name} is in grid and elsewhere")
-    return grid
-
-
-def _own_flags(row):
-    return {key: value for key, value in row.items() if key != "name"}
-
-
-def _rows(grid):
-    """The rows with the flags that they keep from those before: [(name, {flag: value})]."""
-    rows, kept = [], {}
-    for row in grid["rows"]:
-        kept = (kept if grid["cumulative"] else {}) | _own_flags(row)
-        rows.append((row["name"], kept))
-    return rows
-
-
-def _name(row, cell):
-    """The name of a training from its row and the values of the grid, the seed last; fit for a folder."""
-    cell = dict(sorted(cell.items(), key=lambda item: item[0] == "seed"))
-    parts = [row, *(_text(value) if key == "model" else f"{key}{_text(value)}" for key, value in cell.items())]
-    return re.sub(r"[^\w.+-]+", "_", "-".join(part for part in parts if part)).strip("._-")
-
-
-def _text(value):
-    """A value as one would type it after --flag=."""
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(_text, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _as_flags(values):
-    return [f"--{name}={_text(value)}" for name, value in values.items()]
-
-
-def _parse(arguments):
-    """Flags of a training, as its own process will read them."""
-    values = absl_flags.FlagValues()
-    configuration.define_flags(configuration.TrainConfig, values)
-    rest = values(["train", *arguments])[1:]
-    if rest:
-        raise absl_flags.Error(f"unexpected argument '{rest[0]}': flags begin with --")
-    return values
-
-
-def _check_distinct(path, trainings):
-    """Refuse two trainings of one name, or of the same flags: they would pass for two seeds."""
-    names, seen = set(), {}
-    for training in trainings:
-        if training.name in names:
-            raise InputError(f"{path}: two trainings are named {training.name}")
-        names.add(training.name)
-        settings = configuration.settings_of(training.config) | {"out": ""}
-        other = seen.setdefault(tuple(settings.items()), training.name)
-        if other != training.name:
-            raise InputError(f"{path}: {other} and {training.name} are the same training")
 
 
 # --- What is there of them -------------------------------------------------------------------------------------------
@@ -343,7 +153,7 @@ def run(settings, extra=(), program=PROGRAM):
         raise InputError(f"--lanes={settings.lanes} and --processes={settings.processes}: unset one of them")
     if settings.results:
         record.check_results(settings.results, record.ACCURACY_COLUMNS)
-    trainings = plan(settings, extra)
+    trainings = grid.plan(settings, extra)
     out = pathlib.Path(settings.out)
     try:
         out.mkdir(parents=True, exist_ok=True)

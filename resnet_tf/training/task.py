@@ -129,13 +129,15 @@ def describe(config):
 
 def in_words(config, options):
     """What all tasks have of a recipe, and options of one, {name: bool or number}, where they are not false or 0."""
-    part, rate = config.optimizer, config.schedule
+    part, rate, model = config.optimizer, config.schedule, config.model
     words = [part.optimizer, f"lr {rate.lr:g}", *(["x batch/256"] if rate.linear_scaling else [])]
     falls = "/".join(f"{fall:g}" for fall in rate.lr_steps or rate.lr_epochs) or "none"
     words.append(f"x{rate.lr_factor:g} at {falls}" if rate.schedule == "steps" else rate.schedule)
     words.append(f"batch {part.batch_size} decay {part.weight_decay:g} {part.decay} {config.device.precision}")
     options = {
-        "warm-up": rate.warmup_epochs, "zero gamma": config.model.zero_gamma, **options,
+        "transferred": bool(model.init_from), f"frozen {'+'.join(model.freeze)}": bool(model.freeze),
+        "layer decay": part.layer_decay if part.layer_decay < 1 else 0, "warm-up": rate.warmup_epochs,
+        "zero gamma": model.zero_gamma, **options,
         "clip": part.clip, "ema": part.ema, "precise bn": part.precise_bn,
     }  # fmt: skip
     words += [name if value is True else f"{name} {value:g}" for name, value in options.items() if value]

@@ -3,10 +3,9 @@
 import numpy as np
 
 from resnet_tf.data.masks import VOID
-from resnet_tf.evaluation.charts import short
+from resnet_tf.evaluation.charts import BLUE, GREY, short
 
 _INCHES = 2.6  # a picture's width
-_BLUE, _GREY = "#0072b2", "#777777"
 
 
 def colours(count):
@@ -63,14 +62,14 @@ def bars(found, classes):
     order = [label for label in np.argsort(-np.nan_to_num(iou, nan=-1), kind="stable") if not np.isnan(iou[label])]
     figure = Figure(figsize=(6, 0.7 + 0.22 * len(order)), layout="constrained")
     axes = figure.add_subplot()
-    axes.barh(range(len(order)), iou[order], color=_BLUE, height=0.7)
+    axes.barh(range(len(order)), iou[order], color=BLUE, height=0.7)
     share = pixels / max(1, pixels.sum())
     for place, label in enumerate(order):
         axes.text(iou[label] + 0.01, place, f"{iou[label]:.2f}", va="center", fontsize=8)
     axes.set_yticks(range(len(order)), [f"{short(classes[i])}  {share[i]:.1%}" for i in order], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.08)
-    axes.axvline(np.mean(iou[order]), color=_GREY, linewidth=1, linestyle="--")
+    axes.axvline(np.mean(iou[order]), color=GREY, linewidth=1, linestyle="--")
     axes.set_title(f"IoU by class, with its part of the pixels; mean {np.mean(iou[order]):.3f}", fontsize=9, loc="left")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)

@@ -7,6 +7,7 @@ import time
 import numpy as np
 
 from resnet_tf.data import images
+from resnet_tf.data import segmentation as masked
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import charts, pictures
 from resnet_tf.training import devices, record
@@ -43,9 +44,7 @@ def score(section):
     devices.use_precision(run.config.device.precision)
     where = section.data_dir or run.config.data.data_dir
     config = dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, data_dir=where))
-    task = segmentation.Segmentation(dataclasses.replace(config, model=dataclasses.replace(config.model, init_from="",
-        freeze=(), bn="local" if config.model.bn == "frozen" else config.model.bn)))  # fmt: skip
-    source, _ = task.load()
+    source = masked.index(config.data.dataset, where, config.data.classes)
     if source.checksum() != run.manifest["data"]["checksum"]:
         raise InputError(f"--data_dir={where}: its images or masks are not those of the run")
     if section.split not in source.splits:
@@ -53,12 +52,14 @@ def score(section):
     split, classes = source.splits[section.split], list(source.classes)
     shown = set(np.linspace(0, len(split) - 1, min(_SHOWN, len(split))).astype(int).tolist())
     evaluation = segmentation.Evaluation(engine, split, normalization, config.views.threads)
-    matrix, rows = np.zeros((len(classes), len(classes)), np.int64), []
-    begun = time.monotonic()
-    for example, truth, predicted in evaluation.answers():
-        matrix += metrics.confusion(truth, predicted, len(classes))
+    rows = []
+
+    def look(example, truth, predicted):
         if section.report and example in shown:
             rows.append((images.decode(split.read(example)), truth, predicted))
+
+    begun = time.monotonic()
+    matrix = evaluation.confusion(look=look)
     rate = len(split) / (time.monotonic() - begun)
     figures = {"examples": len(split), **metrics.figures(matrix)}
     if section.report:
@@ -69,14 +70,15 @@ def score(section):
         pictures.write(folder / "iou.png", drawn.bars(metrics.per_class(matrix), classes), 150)
     if section.results:
         epochs = steps * config.optimizer.batch_size / len(source.splits["train"])
-        row = record.provenance(config.optimizer.seed, time.monotonic() - started) | task.row(steps, epochs, figures)
+        row = record.provenance(config.optimizer.seed, time.monotonic() - started)
+        row |= segmentation.accuracy_row(config, steps, epochs, figures)
         row["dataset"] += f" {section.split}"
         record.append_result(section.results, segmentation.COLUMNS, row)
     return {
         "run": str(run.folder),
         "steps": steps,
         "split": section.split,
-        "views": task.views,
+        "views": segmentation.Segmentation.views,
         "weights": section.weights,
         **figures,
         "images_per_second": round(rate, 1),

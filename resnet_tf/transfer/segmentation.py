@@ -1,16 +1,14 @@
 """Segmentation: what `training.loop` asks of it, and its score."""
 
-import csv
 import dataclasses
-import io
 
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf import config as configuration
 from resnet_tf.data import augmentation, batches, geometry, masks, segmentation
+from resnet_tf.evaluation import pictures
 from resnet_tf.models import find
-from resnet_tf.training import checkpoint, feed, losses, network, record, smoke
+from resnet_tf.training import feed, losses, network, record, smoke
 from resnet_tf.training.task import dataset, in_words
 from resnet_tf.transfer import heads, metrics
 
@@ -88,42 +86,35 @@ class Segmentation:
 
     def row(self, steps, epochs, figures):
         """The columns of a results file that describe a run and its score."""
-        config = self.config
-        head = config.head
-        options = {
-            "crop": config.data.image_size, "auxiliary": head.auxiliary, "transferred": bool(config.model.init_from),
-            "layer decay": config.optimizer.layer_decay % 1,
-        }  # fmt: skip
-        return {
-            "model": f"{head.head} {config.model.model} stride {head.output_stride}",
-            "recipe": in_words(config, options),
-            "dataset": dataset(config.data),
-            "steps": steps,
-            "epochs": round(epochs, 2),
-            **{name: figures[name] for name in ("examples", "miou", "pixel_accuracy")},
-        }
+        return accuracy_row(self.config, steps, epochs, figures)
+
+
+def accuracy_row(config, steps, epochs, figures):
+    """The columns of a results file that describe a run and its score: {column: value}."""
+    head = config.head
+    return {
+        "model": f"{head.head} {config.model.model} stride {head.output_stride}",
+        "recipe": in_words(config, {"crop": config.data.image_size, "auxiliary": head.auxiliary}),
+        "dataset": dataset(config.data),
+        "steps": steps,
+        "epochs": round(epochs, 2),
+        **{name: figures[name] for name in ("examples", "miou", "pixel_accuracy")},
+    }
 
 
 def build(config, classes, replicas=1):
     """The network that a `SegmentConfig` describes, for so many classes and images of any size."""
-    chosen, head = config.model, config.head
+    head = config.head
     model = heads.create(
-        chosen.model,
+        config.model.model,
         classes,
         head=head.head,
         output_stride=head.output_stride,
         auxiliary=head.auxiliary > 0,
         dropout=head.dropout,
-        shortcut=chosen.shortcut,
-        zero_gamma=chosen.zero_gamma,
-        initializer=chosen.initializer,
-        sync_bn=chosen.bn == "sync" and replicas > 1,
-        dtype=configuration.PRECISIONS[config.device.precision],
-        seed=config.optimizer.seed,
+        **network.settings(config.model, config.device.precision, replicas, config.optimizer.seed),
     )
-    if chosen.bn == "frozen":
-        network.freeze_bn(model)
-    network.freeze(model, chosen.freeze)
+    network.freeze(model, config.model)
     return model
 
 
@@ -241,11 +232,12 @@ class Evaluation:
                     raise AssertionError(f"{split.name(first)}: answers for other pixels than it has")
                 check()
 
-    def confusion(self, ema=False, check=lambda: None):
-        """int64 [classes, classes] of the whole split; see `metrics.confusion`."""
+    def confusion(self, ema=False, check=lambda: None, look=lambda example, truth, predicted: None):
+        """int64 [classes, classes] of the whole split; see `metrics.confusion`. `look` sees each answer as it comes."""
         classes = self._engine.model.outputs[0].shape[-1]
         total, counted = np.zeros((classes, classes), np.int64), 0
-        for _, truth, predicted in self.answers(ema, check):
+        for example, truth, predicted in self.answers(ema, check):
+            look(example, truth, predicted)
             total += metrics.confusion(truth, predicted, classes)
             counted += int((truth != masks.VOID).sum())
         if total.sum() != counted:
@@ -260,13 +252,8 @@ def labels_of(logits):
 
 def write_classes(path, classes, matrix):
     """Write the figures of each class as CSV, whole or not at all; empty where there is none."""
-    found = metrics.per_class(matrix)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("class", *found))
+    found, rows = metrics.per_class(matrix), []
     for number, name in enumerate(classes):
         figures = [found[column][number] for column in ("iou", "accuracy")]
-        writer.writerow(
-            (name, found["pixels"][number], *("" if np.isnan(value) else f"{value:.6g}" for value in figures))
-        )
-    checkpoint.replace_atomically(path, lambda file: file.write(text.getvalue().encode()))
+        rows.append((name, found["pixels"][number], *("" if np.isnan(value) else f"{value:.6g}" for value in figures)))
+    pictures.write_table(path, ("class", *found), rows)
