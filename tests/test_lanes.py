@@ -43,6 +43,36 @@ def test_trainings_that_share_a_gpu_have_one_precision(tmp_path):
         sweep_of(tmp_path / "runs", {"rows": [{"name": name, "precision": name} for name in ("float32", "bfloat16")]})
 
 
+def test_no_training_goes_on_before_all_are_compiled(tmp_path, monkeypatch):
+    """The first is compiled alone; while programs are compiled none that trains may hold the GPU."""
+    events = []
+
+    def train(settings, source, callbacks, stop):
+        settings = settings.optimizer
+        events.append(("begins", settings.seed))
+        time.sleep(0.1 * settings.seed)
+        callbacks[0].on_compiled(lambda: events.append(("compiled", settings.seed)))
+        events.append(("goes on", settings.seed))
+
+    monkeypatch.setattr(loop, "train", train)
+    trainings = [
+        grids.Training(
+            str(seed), "", tmp_path, {}, [],
+            config.from_settings(config.TrainConfig, FLAGS | {"seed": seed}, "test"),
+        ) for seed in (1, 2, 3)
+    ]  # fmt: skip
+    pool = lanes.Lanes(3, {one.name: one.config for one in trainings})
+    for training in trainings:
+        pool.start(training)
+    over, deadline = [], time.monotonic() + 30
+    while len(over) < 3 and time.monotonic() < deadline:
+        over += pool.ended()
+        time.sleep(0.01)
+    assert [code for _, code, _ in over] == [0, 0, 0]
+    assert events[:2] == [("begins", 1), ("compiled", 1)]
+    assert {event for event, _ in events[-3:]} == {"goes on"}
+
+
 def test_stopped_lanes_are_saved(tmp_path):
     settings = FLAGS | {"train_steps": 4000, "steps_per_call": 1, "log_every": 1, "out": str(tmp_path / "run")}
     training = grids.Training("run", "run", tmp_path / "run", {}, ["--some=flag"],

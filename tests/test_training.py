@@ -299,7 +299,7 @@ def test_every_setting_is_read(tmp_path, monkeypatch):
 def test_rate_of_a_row_is_of_the_steps_that_this_process_ran():
     """A row that was begun before a resume has the means of all its steps, but not their time."""
     from resnet_tf.training.feed import Steps
-    from resnet_tf.training.window import Call, Window
+    from resnet_tf.training.window import Window
 
     rows = []
 
@@ -315,9 +315,9 @@ def test_rate_of_a_row_is_of_the_steps_that_this_process_ran():
         data=configuration.DataConfig(dataset="synthetic"),
     )  # fmt: skip
     before, after = (Window(Recorder(), config, 10, 1.0, 100, None) for _ in range(2))
-    before.collect(Call(Steps([tf.fill([90, len(METRICS)], 2.0)]), 0, 90, time.monotonic() - 9))
+    before.collect(Steps([tf.fill([90, len(METRICS)], 2.0)]), 0, time.monotonic() - 9)
     after.set_state(before.get_state())
-    after.collect(Call(Steps([tf.fill([10, len(METRICS)], 1.0)]), 90, 10, time.monotonic() - 1))
+    after.collect(Steps([tf.fill([10, len(METRICS)], 1.0)]), 90, time.monotonic() - 1)
     assert rows[0]["loss"] == pytest.approx(1.9)
     assert rows[0]["images_per_second"] == pytest.approx(100, rel=0.2)  # 10 steps of 10 images in a second
 
@@ -349,7 +349,7 @@ def test_calls_are_long_again_after_slow_ones(monkeypatch):
         rows = types.SimpleNamespace(numpy=lambda: np.ones((count, len(METRICS)), np.float32), waited=0.0)
         begun = clock[0]
         clock[0] += seconds
-        measured.collect(window.Call(rows, step, count, begun))
+        measured.collect(rows, step, begun)
 
     call(0, 8, 60.0)  # compiles
     call(8, 8, 80.0)  # others compile

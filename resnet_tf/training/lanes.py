@@ -8,6 +8,7 @@ import dataclasses
 import queue
 import shlex
 import threading
+import time
 import traceback
 
 from resnet_tf.errors import InputError
@@ -15,14 +16,15 @@ from resnet_tf.training import devices, feed, loop, record, signals
 
 
 class _Compiled(loop.Callback):
-    """Notes when a training has its first row, so that its program is compiled."""
+    """Calls a function when all of a training is compiled."""
 
-    def __init__(self):
-        self.event = threading.Event()
+    def __init__(self, then):
+        self._then = then
 
-    def on_row(self, row):
-        """The first one tells."""
-        self.event.set()
+    def on_compiled(self, score):
+        """The step is; so let evaluation be."""
+        score()
+        self._then()
 
 
 class Lanes:
@@ -52,8 +54,10 @@ class Lanes:
         self._divided = devices.share_gpu(size)
         self._slots, self._running, self._over = list(range(size)), set(), queue.SimpleQueue()
         self._stop, self._sources, self._loading = signals.Stop(), {}, threading.Lock()
-        # XLA times kernels to choose among them: the first program's alone, undisturbed; others find its choices.
-        self._first, self._compiled = None, _Compiled()
+        # XLA times kernels to choose among them. For each it waits until no program runs on the GPU, and none may begin
+        # meanwhile. So the first training is compiled alone, others find most of its choices, and none of those that
+        # were started together trains on before all are compiled.
+        self._first, self._first_compiled, self._compiling = None, threading.Event(), set()
 
     @property
     def free(self):
@@ -68,6 +72,7 @@ class Lanes:
     def start(self, training):
         """Start a `grid.Training`."""
         self._running.add(training.name)
+        self._compiling.add(training.name)
         self._first = self._first or training.name
         threading.Thread(target=self._train, args=(training, self._slots.pop(0)), daemon=True).start()
 
@@ -94,11 +99,11 @@ class Lanes:
             config = dataclasses.replace(config, device=dataclasses.replace(config.device, gpus=(slot,)))
         record.typed_command.set(shlex.join(["python", "-m", "resnet_tf.train", *training.arguments]))
         try:
-            callbacks = [self._compiled] if training.name == self._first else []
-            if not callbacks:
-                self._compiled.event.wait()
+            if training.name != self._first:
+                self._first_compiled.wait()
                 self._stop.check()
-            loop.train(config, self._source(config), callbacks, self._stop)
+            source = self._source(config)
+            loop.train(config, source, [_Compiled(lambda: self._compiled(training.name))], self._stop)
             code, said = 0, ""
         except signals.Stopped as stopped:
             code, said = signals.EXIT_CODE, str(stopped)
@@ -106,8 +111,19 @@ class Lanes:
             if not isinstance(error, InputError):
                 traceback.print_exc()
             code, said = 1, " ".join(str(error).split())
-        self._compiled.event.set()  # also where the first has failed
+        self._note(training.name)  # also where it has failed
         self._over.put((training, slot, code, said))
+
+    def _note(self, name):
+        self._compiling.discard(name)
+        if name == self._first:
+            self._first_compiled.set()
+
+    def _compiled(self, name):
+        """Hold a training that is compiled until the others are, or until all are to end."""
+        self._note(name)
+        while self._compiling and not self._stop.name:
+            time.sleep(0.05)
 
     def _source(self, config):
         """Data in memory, loaded once for all that share them; None for a training that reads its own."""

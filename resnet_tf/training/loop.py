@@ -15,7 +15,7 @@ from resnet_tf.errors import InputError
 from resnet_tf.training import checkpoint, debug, devices, feed, network, optimizer, record, schedule, signals, smoke
 from resnet_tf.training.step import Engine, Recipe
 from resnet_tf.training.task import Classification
-from resnet_tf.training.window import Call, Window
+from resnet_tf.training.window import Window
 
 _building = threading.Lock()  # threads that make networks at once make each other's fail
 
@@ -35,6 +35,9 @@ class Callback:
 
     def on_start(self, run, engine):
         """Before the first step: the `record.Run` and the `step.Engine`."""
+
+    def on_compiled(self, score):
+        """After the first call, once the step is compiled; calling `score` compiles the evaluation, too."""
 
     def on_row(self, row):
         """After each row of metrics.csv: {column: value}; see `record.METRICS_COLUMNS`."""
@@ -156,10 +159,8 @@ def train(config, source=None, callbacks=(), stop=None, task_type=Classification
         run = record.create(folder, config, source, {"name": model.name, "trainable_parameters": parameters})
     else:
         run = record.Run(folder, {}, config)
-    step = engine.step
-    gpu = devices.on_gpu(strategy)
-    most = config.device.steps_per_call or (1000 if gpu else 10)
-    asynchronous = gpu and config.views.view == "pad_crop"  # else a call's time is that of the reading, too
+    step = first_step = engine.step
+    most = config.device.steps_per_call or (1000 if devices.on_gpu(strategy) else 10)
     batches = feed.Training(engine, config, training, step, most, task.view(normalization))
     if config.record.debug_step:
         return debug.reproduce(engine, batches, run, config.record.debug_step)
@@ -245,7 +246,7 @@ def train(config, source=None, callbacks=(), stop=None, task_type=Classification
     # --- The loop -----------------------------------------------------------------------------------------------------
     stops = (config.record.eval_every, config.record.checkpoint_every)
     profile = record.Profile(run.folder, config.record.profile_steps if chief else ())
-    pending, figures = None, None
+    figures = None
     with stop.listening(), recorder:
         try:
             for callback in callbacks:
@@ -261,23 +262,17 @@ def train(config, source=None, callbacks=(), stop=None, task_type=Classification
             while step < total:
                 ahead, halt = agree()
                 if halt:
-                    if pending:
-                        window.collect(pending)
                     raise stopped(stop.name or "a signal to another machine")
                 count = min(ahead, total - step, profile.steps_until_border(step),
                             *(every - step % every for every in stops if every))  # fmt: skip
                 begun = time.monotonic()
                 with feed.named_errors(training, config.device.data_service), profile.step(step):
-                    dispatched = Call(batches.steps(step, count), step, count, begun)
-                if pending:  # read what the call before has measured while the device works on this one
-                    window.collect(pending)
-                pending, step = dispatched, step + count
-                border = due(config.record.eval_every) or due(config.record.checkpoint_every)
-                if not (border or profile.running) and asynchronous:
-                    continue
-                window.collect(pending)
-                pending = None
-                if not border:
+                    window.collect(batches.steps(step, count), step, begun)
+                first, step = step == first_step, step + count
+                if first:
+                    for callback in callbacks:
+                        callback.on_compiled(score)
+                if not (due(config.record.eval_every) or due(config.record.checkpoint_every)):
                     continue
                 try:
                     if due(config.record.eval_every):
@@ -287,7 +282,6 @@ def train(config, source=None, callbacks=(), stop=None, task_type=Classification
                         save()
                 except signals.Stopped as signal:
                     raise stopped(signal) from None
-                window.pause()
         except debug.NotFinite as failure:
             raise debug.explain(failure, engine, batches, run, chief, normalization) from None
         except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError):

@@ -1,6 +1,5 @@
 """The steps since the last row of metrics: their sums, their time, and the check that they are numbers."""
 
-import dataclasses
 import time
 
 import numpy as np
@@ -12,16 +11,6 @@ _CALL_SECONDS = 2.0  # that one call takes at most, so that a signal is heard in
 _FIRST_STEPS = 8  # of a call, until it is known how long one takes
 _COLUMN = {name: index for index, name in enumerate(METRICS)}
 _MEANS = ("loss", "top1", "top5", "gradient_norm")
-
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """A call into the compiled program that may still be running."""
-
-    steps: object  # `feed.Steps`
-    first_step: int
-    count: int
-    dispatched: float
 
 
 class Window:
@@ -45,7 +34,6 @@ class Window:
         self._errors = np.zeros(2)  # sum of training errors and steps since the last evaluation
         self._last_rate, self._last_scale = 0.0, 1.0
         self._clear_times()
-        self._ready = None  # when the call before this one was done; None after a pause
         self._compiled = False
         self._timed_steps, self._timed_seconds = 0, 0.0
         # Steps a second of the last call. Not of all: where others compile or train on the device, the first ones may
@@ -80,30 +68,31 @@ class Window:
         """How many steps a call may have so that it takes no longer than a person or a scheduler would wait."""
         return max(1, int(_CALL_SECONDS * self._pace)) if self._pace else _FIRST_STEPS
 
-    def pause(self):
-        """The device was used for something else; its clock starts again at the next call."""
-        self._ready = None
-
     # --- Sums ---------------------------------------------------------------------------------------------------------
 
-    def collect(self, call):
-        """Wait for a call and add what it measured.
+    def collect(self, steps, first_step, begun):
+        """Wait for a call into the compiled program and add what it measured.
+
+        Nothing is gained by a call more ahead of the device: a call returns when all but its last steps are done.
+
+        Args:
+            steps: a `feed.Steps`.
+            first_step: steps done before the call.
+            begun: when, by `time.monotonic`.
 
         Raises:
             NotFinite: a step failed.
         """
-        values = call.steps.numpy().astype(np.float64)
-        now = time.monotonic()
-        seconds = now - max(call.dispatched, self._ready or 0.0)
-        self._ready = now
+        values = steps.numpy().astype(np.float64)
+        count, seconds = len(values), time.monotonic() - begun
         if self._compiled:
-            self._timed_steps, self._timed_seconds = self._timed_steps + call.count, self._timed_seconds + seconds
-            self._pace = call.count / max(seconds, 1e-6)
+            self._timed_steps, self._timed_seconds = self._timed_steps + count, self._timed_seconds + seconds
+            self._pace = count / max(seconds, 1e-6)
         self._compiled = True
         failed = self._first_failure(values)
-        each, waited = seconds / call.count, call.steps.waited / call.count
+        each, waited = seconds / count, steps.waited / count
         # One by one: a resumed run adds in the same order.
-        for step, row in enumerate(values[:failed], start=call.first_step + 1):
+        for step, row in enumerate(values[:failed], start=first_step + 1):
             norm = row[_COLUMN["gradient_norm"]]
             self._finite_norms += int(np.isfinite(norm))
             self._sums += np.where(np.isfinite(row), row, 0.0)
@@ -114,8 +103,8 @@ class Window:
             if step % self._config.record.log_every == 0 or step == self._total:
                 self._write(step)
         if failed is not None:
-            raise NotFinite(call.first_step + failed + 1, values[failed][_COLUMN["loss"]])
-        pace = self.images_per_second or call.count * self._batch_size / seconds
+            raise NotFinite(first_step + failed + 1, values[failed][_COLUMN["loss"]])
+        pace = self.images_per_second or count * self._batch_size / seconds
         loss, top1 = (values[:, _COLUMN[name]].mean() for name in ("loss", "top1"))
         self._recorder.progress(step, loss, top1, pace, (self._total - step) * self._batch_size / pace)
 
