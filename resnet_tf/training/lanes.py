@@ -1,7 +1,6 @@
 """Several small trainings at once on one GPU, each in a thread and on a part of the GPU that has a stream of its own.
 
-A network for images of 32x32 pixels runs some 400 small kernels a step, one after another, and leaves most of a large
-GPU idle; processes that share a GPU only take turns, while streams of one process run side by side.
+They share the GPU's time as processes would (docs/performance.md), but load their data once, and compile side by side.
 """
 
 import dataclasses
