@@ -32,6 +32,13 @@ from resnet_tf.config.commands import (
     SweepSection,
     check_analysis,
 )
+from resnet_tf.config.detection import (
+    DETECTION_DATASETS,
+    DetectConfig,
+    DetectionDataConfig,
+    DetectionViewConfig,
+    DetectorConfig,
+)
 from resnet_tf.config.fields import (
     define_flags,
     fields_of,

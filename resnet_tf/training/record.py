@@ -351,7 +351,8 @@ class Recorder:
 
     def _say(self, row):
         parts = [f"step {row['step']}/{self._total}", f"epoch {row['epoch']:.2f}", row["split"]]
-        names = {"loss": "loss", "top1": "top-1", "miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
+        names = {"loss": "loss", "top1": "top-1", "miou": "mIoU", "pixel_accuracy": "pixel accuracy", "ap50": "AP50",
+                 "ap": "AP"}
         parts += [f"{shown} {row[name]:.4f}" for name, shown in names.items() if row.get(name, "") != ""]
         if row["images_per_second"]:
             parts.append(f"lr {row['lr']:g}")

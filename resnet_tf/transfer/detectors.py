@@ -12,6 +12,7 @@ What is new of a network has names that begin with logits_, as in heads.py.
 """
 
 import dataclasses
+import math
 
 import keras
 import tensorflow as tf
@@ -101,8 +102,6 @@ def create(
             places      float32 [b * n, classes * 4] offsets from these boxes, for each class, over DEVIATIONS
             keys        as they came in
 
-        and the anchors, list over levels of float32 [n, 4].
-
     Raises:
         InputError: an unknown name, or sizes that it cannot have.
     """
@@ -111,23 +110,16 @@ def create(
     images = keras.Input((size, size, 3), name="images")
     rows = keras.Input((most, boxes.COLUMNS), name="objects")
     keys = keras.Input((), dtype="int64", name="keys")
-    levels = builder.levels_of(name)
+    strides, anchors = anchors_of(name, size, neck, anchor_sizes, anchor_ratios)
     if neck == "c4":
         features = builder.grow(layers, row, images, stages=len(row.blocks) - 1)[-1:]
-        strides, pooled = [2 ** levels[-2]], 1
-        sizes = [anchor_sizes or _C4_SIZES]
     else:
-        strides, pooled = [2**level for level in (*levels, levels[-1] + 1)], len(levels)
-        if size % strides[-2]:
-            raise InputError(f"--image_size={size}: the fpn of {name} needs a multiple of {strides[-2]}")
-        if anchor_sizes and len(anchor_sizes) != len(strides):
-            raise InputError(f"--anchor_sizes: {len(anchor_sizes)} of them; the fpn of {name} has {len(strides)} levels")
         features = _pyramid(layers, builder.grow(layers, row, images))
-        sizes = [(one,) for one in anchor_sizes or [8.0 * stride for stride in strides]]
-    anchors = regions.anchors((size, size), strides, sizes, anchor_ratios)
-    objectness, offsets = _rpn(layers, features, len(sizes[0]) * len(anchor_ratios))
+    objectness, offsets = _rpn(layers, features, len(anchors[0]) // math.ceil(size / strides[0]) ** 2)
     chosen = Regions(anchors, size, choices, name="logits_regions")([objectness, offsets, rows, keys])
-    crops = Align(strides[:pooled], _CROPS[neck], dtype=layers.dtype, name="logits_align")([chosen, *features[:pooled]])
+    pooled = features[: len(row.blocks)]  # all but the pyramid's last
+    align = Align(strides[: len(pooled)], _CROPS[neck], dtype=layers.dtype, name="logits_align")
+    crops = align([chosen, *pooled])
     if neck == "c4":
         x = builder.grow_stage(layers, row, crops, len(row.blocks), blocks.Step(2))
         if row.preactivation:
@@ -141,7 +133,36 @@ def create(
     places = layers.dense(x, 4 * classes, _OFFSETS, name="logits_places")
     detections = Detections(classes, size, choices, name="logits_detections")([chosen, scores, places])
     outputs = [detections, objectness, offsets, chosen, scores, places, keys]
-    return builder.close(row, [images, rows, keys], outputs, name), anchors
+    return builder.close(row, [images, rows, keys], outputs, name)
+
+
+def anchors_of(name, size, neck="c4", sizes=(), ratios=(0.5, 1.0, 2.0)):
+    """Where a detector looks.
+
+    Args:
+        name: of a network of the table.
+        size: height and width of the view in pixels.
+        neck: see `create`.
+        sizes: likewise.
+        ratios: likewise.
+
+    Returns:
+        Strides of the levels; list over levels of the anchors, see `regions.anchors`.
+
+    Raises:
+        InputError: as `create`.
+    """
+    levels = builder.levels_of(name)
+    if neck == "c4":
+        strides, by_level = [2 ** levels[-2]], [sizes or _C4_SIZES]
+    else:
+        strides = [2**level for level in (*levels, levels[-1] + 1)]
+        if size % strides[-2]:
+            raise InputError(f"--image_size={size}: the fpn of {name} needs a multiple of {strides[-2]}")
+        if sizes and len(sizes) != len(strides):
+            raise InputError(f"--anchor_sizes: {len(sizes)} of them; the fpn of {name} has {len(strides)} levels")
+        by_level = [(one,) for one in sizes or [8.0 * stride for stride in strides]]
+    return strides, regions.anchors((size, size), strides, by_level, ratios)
 
 
 def _rpn(layers, features, count):
@@ -259,8 +280,9 @@ class Detections(keras.layers.Layer):
             return tf.zeros([tf.shape(chosen)[0], choices.detections, 6])
         likely = tf.nn.softmax(tf.reshape(scores, [-1, count, self.classes + 1]))[..., :-1]
         likely = tf.where(regions.area(chosen)[..., None] > 0, likely, 0.0)
-        places = tf.reshape(places, [-1, count, self.classes, 4])
-        found = regions.decode(places, chosen[:, :, None], self.side, DEVIATIONS)
+        places = tf.reshape(places, [-1, count * self.classes, 4])
+        found = regions.decode(places, tf.repeat(chosen, self.classes, axis=1), self.side, DEVIATIONS)
+        found = tf.reshape(found, [-1, count, self.classes, 4])
         return regions.detect(found, likely, choices.least, choices.nms, choices.detections)
 
     def compute_output_shape(self, input_shape):
