@@ -49,11 +49,11 @@ class Objects:
 
     def rows(self, example: int) -> np.ndarray:
         """Returns float32 [k, 6], objects of one example as views give them: box, class, and `OBJECT` or `IGNORED`."""
-        return self._rows()[self.starts[example] : self.starts[example + 1]]
+        return _rows(*self.of(example))
 
     def reader(self):
         """Returns function(int64 scalar tensor) -> `rows` of an example, for use in a graph."""
-        starts, rows = tf.constant(self.starts), tf.constant(self._rows())
+        starts, rows = tf.constant(self.starts), tf.constant(_rows(self.boxes, self.labels, self.ignored))
         return lambda example: rows[starts[example] : starts[example + 1]]
 
     def take(self, chosen) -> "Objects":
@@ -66,11 +66,12 @@ class Objects:
 
     def fingerprint(self) -> bytes:
         """Returns bytes that differ where the objects are others."""
-        return self.starts.astype("<i8").tobytes() + self._rows().astype("<f4").tobytes()
+        rows = _rows(self.boxes, self.labels, self.ignored)
+        return self.starts.astype("<i8").tobytes() + rows.astype("<f4").tobytes()
 
-    def _rows(self) -> np.ndarray:
-        kinds = np.where(self.ignored, IGNORED, OBJECT)
-        return np.column_stack([self.boxes, self.labels, kinds]).astype(np.float32)
+
+def _rows(boxes: np.ndarray, labels: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    return np.column_stack([boxes, labels, np.where(ignored, IGNORED, OBJECT)]).astype(np.float32)
 
 
 def clipped(corners: np.ndarray, sides: np.ndarray, inclusive: bool) -> tuple[np.ndarray, np.ndarray]:
