@@ -71,11 +71,8 @@ from resnet_tf.config.run import (
 from resnet_tf.config.segmentation import (
     SEGMENTATION_DATASETS,
     HeadConfig,
-    ScoreConfig,
-    ScoreSection,
     SegmentationDataConfig,
-    SegmentationExportConfig,
-    SegmentationExportSection,
     SegmentationViewConfig,
     SegmentConfig,
 )
+from resnet_tf.config.transfer import ScoreConfig, ScoreSection, TransferExportConfig, TransferExportSection

@@ -24,8 +24,8 @@ class DetectorConfig:
 
     neck: str = setting(
         "c4",
-        "c4: proposals from the last stage but one, the last is the head of each box (He et al. 2015, appendix A); fpn: "
-        "a feature pyramid (Lin et al. 2017).",
+        "c4: proposals from the last stage but one, and the last as the head of each box (He et al. 2015, appendix A); "
+        "fpn: a feature pyramid (Lin et al. 2017).",
         choices=("c4", "fpn"),
     )
     anchor_sizes: tuple[float, ...] = setting(
@@ -38,9 +38,7 @@ class DetectorConfig:
     )
     proposals: int = setting(1000, "Proposals of an image in training, after that.", low=1)
     eval_proposals: int = setting(300, "Proposals of an image in evaluation (Ren et al. 2015).", low=1)
-    proposal_nms: float = setting(
-        0.7, "IoU above which the proposal of lower score is suppressed.", low=0.0, high=1.0
-    )
+    proposal_nms: float = setting(0.7, "IoU above which the proposal of lower score is suppressed.", low=0.0, high=1.0)
     anchors: int = setting(256, "Anchors of an image that proposals are learnt from, half of them objects.", low=2)
     regions: int = setting(128, "Boxes of an image that the head of boxes learns from.", low=1)
     region_objects: float = setting(

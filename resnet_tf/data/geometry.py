@@ -412,7 +412,11 @@ def boxed_whole(data, size, fill=BoxedView.fill):
     Returns:
         uint8 [size, size, 3]; and float32 [2], pixels of the view in a pixel of the image, down and across.
     """
-    pixels = images.decode_tensor(data)
+    return boxed(images.decode_tensor(data), size, fill)
+
+
+def boxed(pixels, size, fill=BoxedView.fill):
+    """The same of pixels, uint8 [height, width, 3]."""
     sides = tf.shape(pixels, tf.int64)[:2]
     scaled = images.fitted_sides(sides[0], sides[1], size)
     pixels = images.resize_window(pixels, scaled, tf.zeros([2], tf.int64), scaled)

@@ -10,14 +10,17 @@ from resnet_tf.errors import InputError
 from resnet_tf.evaluation import answers, pictures
 from resnet_tf.models import find
 from resnet_tf.training import feed, losses, network, record, smoke
+from resnet_tf.training.step import inputs_of
 from resnet_tf.training.task import dataset, in_words
 from resnet_tf.transfer import average_precision, detections, detectors, regions
+from resnet_tf.transfer import pictures as drawn
 from resnet_tf.transfer.segmentation import fill_of
 
 FIGURES = ("ap50", "ap50_voc07", "ap75", "ap")
 COLUMNS = (*record.RESULT_COLUMNS, "model", "recipe", "dataset", "steps", "epochs", "examples", *FIGURES)
 CLASSES_FILE = "classes.csv"
 _SMOKE_SIZE = 64
+_DRAWN_FROM = 0.5  # score of boxes in pictures
 _AT_ONCE = 8  # images of a replica in evaluation
 _LOW, _HIGH = 0.3, 0.7  # IoU of an anchor that is background, or an object (Ren et al. 2015, section 3.1.2)
 _BETA = 1 / 9  # of the smooth L1 of anchors, as in the code of Faster R-CNN; 1 of boxes
@@ -33,8 +36,6 @@ class Detection:
         """Args: config: a `config.DetectConfig`."""
         self.config = config
         find(config.model.model)
-        if config.model.init_from:
-            network.locate("init_from", config.model.init_from)
         average_precision.require("detection")
 
     @staticmethod
@@ -82,9 +83,14 @@ class Detection:
         """A `Evaluation`."""
         return Evaluation(engine, split, normalization, self.config)
 
-    def score(self, evaluation, split, ema, check):
-        """{"examples", "ap50", "ap50_voc07", "ap75", "ap"}; and what was found with the figures of each class."""
+    def score(self, evaluation, split, ema, check, look=lambda example, rows, found: None):
+        """{"examples", "ap50", "ap50_voc07", "ap75", "ap"}; and what was found with the figures of each class.
+
+        `look` sees each answer.
+        """
         found = evaluation.detections(ema, check)
+        for example, one in enumerate(found):
+            look(example, split.objects.rows(example), one)
         figures, table = figures_of(found, split.objects, evaluation.classes)
         return {"examples": len(found), **figures}, (found, table)
 
@@ -105,6 +111,35 @@ class Detection:
             "epochs": round(epochs, 2),
             **{name: figures[name] for name in ("examples", *FIGURES)},
         }
+
+    def pictures(self, split, classes, answered, shown):
+        """The pictures of a report: {file: Figure}. `shown`: (image, rows, found) of some examples."""
+        curves = average_precision.curves(answered[0], split.objects, len(classes))
+        return {
+            "boxes.png": drawn.box_gallery(shown, classes, _DRAWN_FROM),
+            "precision_recall.png": drawn.precision_recall(curves, classes),
+        }
+
+    def served(self, model, normalization, classes):
+        """What an exported model answers with; see `serving`.
+
+        Returns:
+            Functions of the pixels of one image, uint8 [height, width, 3], and of several, [n, height, width, 3].
+        """
+        size, fill, names = self.config.data.image_size, fill_of(normalization), tf.constant(classes)
+
+        def detect(pixels):
+            views, scales = tf.map_fn(
+                lambda one: geometry.boxed(one, size, fill), pixels, fn_output_signature=(tf.uint8, tf.float32)
+            )
+            found = in_pixels(model(inputs_of(model, normalization(views)), training=False)[0], scales)
+            return {"boxes": found[..., :4], "scores": found[..., 4], "labels": tf.cast(found[..., 5], tf.int32)}
+
+        def detect_one(pixels):
+            answer = {name: values[0] for name, values in detect(pixels[None]).items()}
+            return {name: values[answer["scores"] > 0] for name, values in answer.items()} | {"classes": names}
+
+        return detect_one, lambda pixels: detect(pixels) | {"classes": names}
 
 
 def build(config, classes, replicas=1):
@@ -141,8 +176,8 @@ def loss_of(config, classes):
 class DetectionLoss:
     """The four terms of Faster R-CNN (Ren et al. 2015, equation 1, and Girshick 2015, equation 1), all of weight 1.
 
-    Of anchors and of boxes alike: cross-entropy, the mean over those that were drawn, and the smooth L1 of the offsets of
-    those that are objects, summed over these and divided by as many as were drawn, as in Detectron.
+    Of anchors and of boxes alike: cross-entropy, the mean over those that were drawn, and the smooth L1 of the offsets
+    of those that are objects, summed over these and divided by as many as were drawn, as in Detectron.
 
     Attributes:
         anchors: float32 [n, 4], of all levels.

@@ -5,8 +5,8 @@
     fpn  256 channels at each stage, added from the top down, and one level more for proposals; boxes, RoI aligned to
          7x7, go through two layers of 1,024
 
-A network has three inputs: images, and of training the rows of objects and the keys of the examples, since the boxes that
-it learns from are drawn around the truth. In inference the last two are not looked at.
+A network has three inputs: images, and of training the rows of objects and the keys of the examples, since the boxes
+that it learns from are drawn around the truth. In inference the last two are not looked at.
 
 What is new of a network has names that begin with logits_, as in heads.py.
 """
@@ -183,7 +183,7 @@ def _rpn(layers, features, count):
 
 
 def _pyramid(layers, stages):
-    """From the stages' outputs to levels of one width, each half the size of the one before; the last is for proposals."""
+    """From the stages' outputs to levels of one width, each half the size of the one before, and one more."""
     sides = [
         _convolution(layers, _PYRAMID, 1, name=f"logits_lateral{level}")(x) for level, x in enumerate(stages, start=1)
     ]

@@ -1,4 +1,4 @@
-"""Boxes as tensors: anchors, coding, matching, sampling, proposals, RoI align. Static shapes; all of it compiles by XLA.
+"""Boxes as tensors: anchors, coding, matching, sampling, proposals, RoI align. Of static shapes, which XLA compiles.
 
 Boxes are float32 [..., 4], top, left, bottom, right in pixels of the view, half-open. What there truly is comes as rows
 [b, most, 6] of `data.boxes`.
@@ -60,7 +60,7 @@ def iou(boxes, others):
 
 
 def encode(boxes, anchors, deviations=(1.0, 1.0, 1.0, 1.0)):
-    """Boxes to offsets from anchors: y, x in sides of the anchor, logarithms of the sides' ratios; over `deviations`."""
+    """Boxes to offsets from anchors: y, x in sides of these, logarithms of ratios of sides; over `deviations`."""
     return bounding_box._encode_box_to_deltas(anchors, boxes, "yxyx", "yxyx", variance=deviations)
 
 
@@ -163,8 +163,8 @@ def propose(logits, deltas, anchors, side, candidates, count, threshold):
 def align(features, strides, boxes, size):
     """RoI align (He et al. 2017, Mask R-CNN): means of 2x2 bilinear samples of each bin, pixel centres at halves.
 
-    A box takes the level of Lin et al. 2017, equation 1, or the nearest that there is. Bilinear sampling and the mean of
-    a bin are the same for all columns of a row, so that both are one matrix for each axis.
+    A box takes the level of Lin et al. 2017, equation 1, or the nearest that there is. Bilinear sampling and the mean
+    of a bin are the same for all columns of a row, so that both are one matrix for each axis.
 
     Args:
         features: list over levels of [b, height, width, channels].
