@@ -88,6 +88,7 @@ def test_bad_devkits_are_named(voc, tmp_path):
         "Annotations/3.xml: no annotation (no size/height)": {"Annotations/3.xml": b"<annotation></annotation>"},
         "Annotations/3.xml: no annotation (a size of 12 x 0)": {"Annotations/3.xml": annotation([CAT], width=0)},
         "no boxes in test": {"Annotations/3.xml": annotation([(*CAT, 1)])},
+        "has no boxes in test": {"ImageSets/Main/test.txt": b""},
         "needs in ImageSets/Main": {"ImageSets/Main/test.txt": None},
     }
     for number, (expected, changes) in enumerate(cases.items()):
@@ -224,8 +225,10 @@ def test_what_is_no_coco_is_refused(coco, tmp_path):
     )
     twice = as_files({**coco, "train2014": coco["train2017"]})
     assert "both coco/annotations" in refused(unpack(tmp_path / "twice", twice), "coco", detection.index)
-    none = {name: {**content, "annotations": []} for name, content in coco.items()}
-    assert "no boxes in train, test" in refused(unpack(tmp_path / "none", as_files(none)), "coco", detection.index)
+    for number, parts in enumerate((["annotations"], ["annotations", "images"])):
+        none = as_files({name: content | {part: [] for part in parts} for name, content in coco.items()})
+        place = unpack(tmp_path / f"none{number}", none)
+        assert "no boxes in train, test" in refused(place, "coco", detection.index)
 
 
 # --- Views -----------------------------------------------------------------------------------------------------------

@@ -82,10 +82,8 @@ def _examples(
         inclusive: what the corners mean; see `boxes.clipped`.
     """
     count = len(storage)
-    image = np.repeat(np.arange(count), [len(of_image) for of_image in found])
-    labels, corners, ignored = (
-        zip(*[one for of_image in found for one in of_image], strict=True) if len(image) else [()] * 3
-    )
+    image = np.repeat(np.arange(count), np.array([len(of_image) for of_image in found], np.int64))
+    labels, corners, ignored = ([one[part] for of_image in found for one in of_image] for part in range(3))
     corners = np.array(corners, np.float32).reshape(-1, 4)
     placed, good = boxes.clipped(corners, np.array(sides, np.int64).reshape(-1, 2)[image], inclusive)
     boxes.warn_skipped(what, [storage.names[number] for number in image[~good]])
@@ -227,7 +225,8 @@ class _Instances:
         if len(found) < len(members) or len({name for name, _ in members}) < len(members):
             raise InputError(f"{self.name}: images: some twice")
         for one in self._annotations:
-            image, category = (self._get(one, key, int, "annotations") for key in ("image_id", "category_id"))
+            image = self._get(one, "image_id", int, "annotations")
+            category = self._get(one, "category_id", int, "annotations")
             if image not in found or category not in position:
                 raise InputError(f"{self.name}: annotations: no image {image}, or no category {category}")
             left, top, width, height = self._numbers(self._box(one), "annotations: bbox")
