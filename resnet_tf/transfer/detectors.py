@@ -167,13 +167,10 @@ def anchors_of(name, size, neck="c4", sizes=(), ratios=(0.5, 1.0, 2.0)):
 
 def _rpn(layers, features, count):
     """Objectness and offsets of the anchors of all levels, `count` at each place, by the same three convolutions."""
-    width = min(_RPN, features[0].shape[-1])
-    slide = _convolution(layers, width, 3, "relu", name="logits_rpn")
-    parts = [
-        keras.layers.Reshape((-1, width), dtype=layers.dtype, name=f"logits_rpn_flat{level}")(slide(x))
-        for level, x in enumerate(features)
-    ]
-    x = keras.layers.Concatenate(axis=1, dtype=layers.dtype, name="logits_rpn_all")(parts) if parts[1:] else parts[0]
+    x = Slide(
+        min(_RPN, features[0].shape[-1]), 3, padding="same", activation="relu", dtype=layers.dtype, name="logits_rpn",
+        kernel_initializer=layers.initializer_of("logits_rpn"),
+    )(features)  # fmt: skip
     objectness = layers.dense(x, count, _OBJECTNESS, name="logits_objectness")
     offsets = layers.dense(x, 4 * count, _OBJECTNESS, name="logits_offsets")
     return (
@@ -185,24 +182,24 @@ def _rpn(layers, features, count):
 def _pyramid(layers, stages):
     """From the stages' outputs to levels of one width, each half the size of the one before, and one more."""
     sides = [
-        _convolution(layers, _PYRAMID, 1, name=f"logits_lateral{level}")(x) for level, x in enumerate(stages, start=1)
+        _convolution(layers, x, _PYRAMID, 1, name=f"logits_lateral{level}") for level, x in enumerate(stages, start=1)
     ]
     for level in range(len(sides) - 2, -1, -1):
         above = keras.layers.UpSampling2D(2, dtype=layers.dtype, name=f"logits_enlarge{level + 1}")(sides[level + 1])
         sides[level] = layers.add(sides[level], above, name=f"logits_add{level + 1}")
     levels = [
-        _convolution(layers, _PYRAMID, 3, name=f"logits_level{level}")(x) for level, x in enumerate(sides, start=1)
+        _convolution(layers, x, _PYRAMID, 3, name=f"logits_level{level}") for level, x in enumerate(sides, start=1)
     ]
     last = keras.layers.AveragePooling2D(1, 2, dtype=layers.dtype, name="logits_last")  # every second pixel
     return [*levels, last(levels[-1])]
 
 
-def _convolution(layers, filters, kernel, activation=None, *, name):
-    """With a bias and without batch normalisation; a layer that may be called on several maps."""
+def _convolution(layers, x, filters, kernel, *, name):
+    """With a bias, without batch normalisation, and no ReLU after it."""
     return keras.layers.Conv2D(
-        filters, kernel, padding="same", activation=activation, dtype=layers.dtype, name=name,
-        kernel_initializer=layers.initializer_of(name, dense=activation is None),
-    )  # fmt: skip
+        filters, kernel, padding="same", kernel_initializer=layers.initializer_of(name, dense=True), dtype=layers.dtype,
+        name=name,
+    )(x)  # fmt: skip
 
 
 def _hidden(layers, x, name):
@@ -210,6 +207,27 @@ def _hidden(layers, x, name):
         _HIDDEN, activation="relu", kernel_initializer=layers.initializer_of(name, dense=True), dtype=layers.dtype,
         name=name,
     )(x)  # fmt: skip
+
+
+class Slide(keras.layers.Conv2D):
+    """One convolution over the maps of all levels, whose places then stand one after another."""
+
+    input_spec = property(lambda self: None, lambda self, spec: None)  # Keras' asks for one map
+
+    def build(self, input_shape):
+        """Weights as of the first map."""
+        super().build(input_shape[0])
+
+    def call(self, inputs):
+        """List of [b, height, width, channels] to [b, places, filters]."""
+        maps = [super(Slide, self).call(x) for x in inputs]
+        return tf.concat([tf.reshape(x, [-1, x.shape[1] * x.shape[2], x.shape[3]]) for x in maps], axis=1)
+
+    def compute_output_shape(self, input_shape):
+        """Static shape of the output; of one map where `build` asks."""
+        if not isinstance(input_shape[0], tuple):
+            return super().compute_output_shape(input_shape)
+        return (input_shape[0][0], sum(height * width for _, height, width, _ in input_shape), self.filters)
 
 
 class Regions(keras.layers.Layer):
