@@ -16,8 +16,8 @@ from resnet_tf.data import images as views
 from resnet_tf.data import sources
 from resnet_tf.evaluation import metrics
 from resnet_tf.training import devices, restore
-from resnet_tf.transfer import export as segmentation_export
-from resnet_tf.transfer import score, segment
+from resnet_tf.transfer import detect, score, segment
+from resnet_tf.transfer import export as transfer_export
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGFILES = sorted((ROOT / "flags").glob("*.cfg"))
@@ -33,8 +33,9 @@ COMMANDS = {
     "sweep": sweep,
     "features": features,
     "transfer.segment": segment,
+    "transfer.detect": detect,
     "transfer.score": score,
-    "transfer.export": segmentation_export,
+    "transfer.export": transfer_export,
 }
 SMALL = (
     "--dataset=synthetic", "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=32", "--train_steps=16",

@@ -192,7 +192,9 @@ def test_bad_annotations_are_named(data, expected, one_year, tmp_path):
 
 def test_annotations_are_read_as_they_are_written():
     plain = annotation([DOG, (" a&amp;b ", 1.5, 2, 3, 4, 0), ("eel", 1, 1, 2, 2, 1)])
-    expected = ([12.0, 10.0], [("dog", [3.0, 2.0, 9.0, 5.0]), ("a&b", [2.0, 1.5, 4.0, 3.0])])
+    expected = ([12.0, 10.0], [
+        ("dog", [3.0, 2.0, 9.0, 5.0], False), ("a&b", [2.0, 1.5, 4.0, 3.0], False), ("eel", [1.0, 1.0, 2.0, 2.0], True),
+    ])  # fmt: skip
     assert voc.parse_annotation(plain, "x") == expected
     assert voc.parse_annotation(plain.decode().encode("utf-16"), "x") == expected
     deep = b"<annotation>" + b"<a>" * 100_000 + b"</a>" * 100_000 + plain.removeprefix(b"<annotation>")
@@ -211,7 +213,7 @@ def test_no_bytes_end_in_another_exception(data):
         except InputError as error:
             assert str(error).startswith("x: ") and "\n" not in str(error)
         else:
-            assert min(sides) >= 1 and all(name and len(corners) == 4 for name, corners in objects)
+            assert min(sides) >= 1 and all(name and len(corners) == 4 for name, corners, _ in objects)
 
 
 # --- real photos -----------------------------------------------------------------------------------

@@ -32,6 +32,13 @@ from resnet_tf.config.commands import (
     SweepSection,
     check_analysis,
 )
+from resnet_tf.config.detection import (
+    DETECTION_DATASETS,
+    DetectConfig,
+    DetectionDataConfig,
+    DetectionViewConfig,
+    DetectorConfig,
+)
 from resnet_tf.config.fields import (
     define_flags,
     fields_of,
@@ -64,11 +71,8 @@ from resnet_tf.config.run import (
 from resnet_tf.config.segmentation import (
     SEGMENTATION_DATASETS,
     HeadConfig,
-    ScoreConfig,
-    ScoreSection,
     SegmentationDataConfig,
-    SegmentationExportConfig,
-    SegmentationExportSection,
     SegmentationViewConfig,
     SegmentConfig,
 )
+from resnet_tf.config.transfer import ScoreConfig, ScoreSection, TransferExportConfig, TransferExportSection

@@ -21,7 +21,8 @@ def training(examples, view, *, batch, seed=0, first_step=0, repeats=1, threads=
 
     Args:
         examples: an `examples.Examples`.
-        view: a `geometry.View`, or a `geometry.MaskedView` for examples with masks.
+        view: a `geometry.View`; a `geometry.MaskedView` for examples with masks, a `geometry.BoxedView` for those
+            with objects.
         batch: examples of a global batch.
         seed: of the run.
         first_step: where to begin, in global batches.
@@ -33,8 +34,8 @@ def training(examples, view, *, batch, seed=0, first_step=0, repeats=1, threads=
             of n servers, so that order and views do not depend on them; () to decode here.
 
     Returns:
-        Dataset of {"pixels": uint8 [n, size, size, 3], "labels": int32 [n] or, of masks, uint8 [n, size, size], "keys":
-        int64 [n]} with n = batch / replicas.
+        Dataset of {"pixels": uint8 [n, size, size, 3], "labels": int32 [n] or, of masks, uint8 [n, size, size], of
+        objects float32 [n, most, 6], "keys": int64 [n]} with n = batch / replicas.
     """
     count, part = len(examples), batch // replicas
 
@@ -44,11 +45,11 @@ def training(examples, view, *, batch, seed=0, first_step=0, repeats=1, threads=
         example = shuffled(inside // repeats, seed, epoch, count)
         return example, *drawn(seed, epoch, example * repeats + inside % repeats)
 
-    read, read_mask = _reader(examples), _mask_reader(examples)
+    read, annotation = _reader(examples), _annotation_reader(examples)
 
     def see(example, key, numbers):
         data, box, label = read(example)
-        pixels, label = view(data, read_mask(example), numbers) if read_mask else (view(data, numbers, box), label)
+        pixels, label = view(data, annotation(example), numbers) if annotation else (view(data, numbers, box), label)
         return {"pixels": pixels, "labels": label, "keys": key}
 
     def batches_of(number, stride):
@@ -165,8 +166,10 @@ def _reader(examples):
     return lambda index: (read(image[index]), None if boxes is None else boxes[index], labels[index])
 
 
-def _mask_reader(examples):
-    """function(int64 scalar) -> labels of the pixels; None where there are no masks."""
+def _annotation_reader(examples):
+    """function(int64 scalar) -> labels of the pixels, or rows of the objects; None where there are neither."""
+    if examples.objects is not None:
+        return examples.objects.reader()
     if examples.masks is None:
         return None
     read, image = examples.masks.reader(), tf.constant(examples.image)

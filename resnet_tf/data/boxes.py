@@ -1,34 +1,115 @@
 """Boxes of objects, from annotations to pixels."""
 
+import dataclasses
 import logging
 
 import numpy as np
+import tensorflow as tf
 
+from resnet_tf.data import images
 from resnet_tf.data.splits import listed
+from resnet_tf.errors import InputError
+
+OBJECT, IGNORED = 1, 2  # kinds of a row; 0 is no row at all
+COLUMNS = 6  # of a row: top, left, bottom, right, class, kind
 
 _log = logging.getLogger(__name__)
 
 
-def from_corners(corners: np.ndarray, sides: np.ndarray, inclusive: bool) -> tuple[np.ndarray, np.ndarray]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Objects:
+    """The objects of each example of a split.
+
+    Attributes:
+        starts: int64 [n + 1], where in what follows each example's objects begin, and where the last one's end.
+        boxes: float32 [m, 4], top, left, bottom and right in pixels of the image, half-open: 0 <= top < bottom <=
+            height.
+        labels: int32 [m], their classes.
+        ignored: bool [m], those that count neither as found nor as missed: difficult in PASCAL VOC, crowds in COCO.
+    """
+
+    starts: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    ignored: np.ndarray
+
+    def __len__(self) -> int:
+        """Returns the number of examples."""
+        return len(self.starts) - 1
+
+    @property
+    def most(self) -> int:
+        """Objects of the example that has most of them."""
+        return int(np.diff(self.starts).max(initial=0))
+
+    def of(self, example: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns boxes, labels and ignored of one example."""
+        part = slice(self.starts[example], self.starts[example + 1])
+        return self.boxes[part], self.labels[part], self.ignored[part]
+
+    def rows(self, example: int) -> np.ndarray:
+        """Returns float32 [k, 6], objects of one example as views give them: box, class, and `OBJECT` or `IGNORED`."""
+        return _rows(*self.of(example))
+
+    def reader(self):
+        """Returns function(int64 scalar tensor) -> `rows` of an example, for use in a graph."""
+        starts, rows = tf.constant(self.starts), tf.constant(_rows(self.boxes, self.labels, self.ignored))
+        return lambda example: rows[starts[example] : starts[example + 1]]
+
+    def take(self, chosen) -> "Objects":
+        """Returns those of the examples that an index array or a mask chooses."""
+        examples = np.arange(len(self))[chosen]
+        counts = np.diff(self.starts)[examples]
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        where = np.arange(starts[-1]) + np.repeat(self.starts[examples] - starts[:-1], counts)
+        return Objects(starts, self.boxes[where], self.labels[where], self.ignored[where])
+
+    def fingerprint(self) -> bytes:
+        """Returns bytes that differ where the objects are others."""
+        rows = _rows(self.boxes, self.labels, self.ignored)
+        return self.starts.astype("<i8").tobytes() + rows.astype("<f4").tobytes()
+
+
+def _rows(boxes: np.ndarray, labels: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    return np.column_stack([boxes, labels, np.where(ignored, IGNORED, OBJECT)]).astype(np.float32)
+
+
+def clipped(corners: np.ndarray, sides: np.ndarray, inclusive: bool) -> tuple[np.ndarray, np.ndarray]:
     """Turns corners into boxes that lie in their images.
 
     Args:
-        corners: float [n, 4], top, left, bottom and right in pixels; fractions are rounded.
+        corners: float [n, 4], top, left, bottom and right in pixels.
         sides: int [n, 2], height and width of the images.
         inclusive: whether pixels count from 1 and the last one belongs to the box, as in PASCAL VOC; else from 0, and
             it does not.
 
     Returns:
-        int32 [n, 4], top, left, height and width, cut off at the image's edges; and bool [n], whether the box is good:
-        one whose corners are in order, with area between them and within the image.
+        [n, 4] of the type of `corners`, the same half-open, from 0 on and cut off at the image's edges; and bool [n],
+        whether the box is good: one whose corners are in order, with area between them and within the image.
     """
     finite = np.isfinite(corners).all(axis=1)
-    whole = np.rint(np.clip(np.where(finite[:, None], corners, 0), -1e9, 1e9)).astype(np.int64)
-    first, last = whole[:, :2], whole[:, 2:]
-    good = finite & (first < last).all(axis=1)
+    corners = np.where(finite[:, None], corners, 0)
+    first, last = corners[:, :2], corners[:, 2:]
     start = np.maximum(first - int(inclusive), 0)
-    size = np.minimum(last, sides) - start
-    return np.concatenate([start, size], axis=1).astype(np.int32), good & (size > 0).all(axis=1)
+    stop = np.minimum(last, sides.astype(corners.dtype))
+    good = finite & (first < last).all(axis=1) & (start < stop).all(axis=1)
+    return np.concatenate([start, stop], axis=1), good
+
+
+def from_corners(corners: np.ndarray, sides: np.ndarray, inclusive: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Turns corners into boxes of whole pixels.
+
+    Args:
+        corners: see `clipped`; fractions are rounded.
+        sides: likewise.
+        inclusive: likewise.
+
+    Returns:
+        int32 [n, 4], top, left, height and width, cut off at the image's edges; and bool [n], whether the box is good.
+    """
+    placed, good = clipped(np.rint(corners), sides, inclusive)
+    placed = np.concatenate([placed[:, :2], placed[:, 2:] - placed[:, :2]], axis=1)
+    return np.where(good[:, None], placed, 0).astype(np.int32), good
 
 
 def warn_skipped(what: str, names: list[str]) -> None:
@@ -39,5 +120,21 @@ def warn_skipped(what: str, names: list[str]) -> None:
         names: of the image of each such box.
     """
     if names:
-        images = listed(list(dict.fromkeys(names)))
-        _log.warning("%s: skipped %d boxes without area in the image: %s", what, len(names), images)
+        skipped = listed(list(dict.fromkeys(names)))
+        _log.warning("%s: skipped %d boxes without area in the image: %s", what, len(names), skipped)
+
+
+def verify(examples) -> None:
+    """Decodes every image of a split with objects.
+
+    Raises:
+        InputError: names the first that cannot be decoded, or is smaller than its annotation says.
+    """
+    for example in range(len(examples)):
+        pixels = images.decode(examples.read(example), examples.name(example))
+        found = examples.objects.of(example)[0]
+        if (found[:, 2:] > pixels.shape[:2]).any():
+            raise InputError(
+                f"{examples.name(example)}: {pixels.shape[0]} x {pixels.shape[1]} pixels, but a box down to "
+                f"{found[:, 2].max():g} and across to {found[:, 3].max():g}"
+            )

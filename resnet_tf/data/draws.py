@@ -28,6 +28,8 @@ class Stream(enum.IntEnum):
     OPERATIONS = 7
     MAGNITUDES = 8
     DROPOUT = 9
+    ANCHORS = 10
+    REGIONS = 11
 
 
 def keys(seed, epoch, example):

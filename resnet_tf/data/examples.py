@@ -178,6 +178,7 @@ class Examples:
         labels: int32 [n].
         boxes: int32 [n, 4], top, left, height and width in pixels; or None, where examples are whole images.
         masks: `masks.Masks` of the images, where pixels have classes and `labels` mean nothing; or None.
+        objects: `boxes.Objects` of the examples, where objects have classes and `labels` mean nothing; or None.
     """
 
     storage: Storage
@@ -185,6 +186,7 @@ class Examples:
     labels: np.ndarray
     boxes: np.ndarray | None = None
     masks: object = None
+    objects: object = None
 
     def __post_init__(self):
         """Checks that lengths and dtypes agree."""
@@ -194,6 +196,8 @@ class Examples:
             raise ValueError(f"{self.image.shape} images, but {self.labels.shape} labels")
         if self.boxes is not None and self.boxes.shape != (len(self), 4):
             raise ValueError(f"boxes of shape {self.boxes.shape} for {len(self)} examples")
+        if self.objects is not None and len(self.objects) != len(self):
+            raise ValueError(f"objects of {len(self.objects)} examples for {len(self)}")
 
     def __len__(self) -> int:
         """Returns the number of examples."""
@@ -210,7 +214,10 @@ class Examples:
     def take(self, chosen) -> "Examples":
         """Returns the examples that an index array or a mask chooses, of the same storage."""
         boxes = None if self.boxes is None else self.boxes[chosen]
-        return dataclasses.replace(self, image=self.image[chosen], labels=self.labels[chosen], boxes=boxes)
+        objects = None if self.objects is None else self.objects.take(chosen)
+        return dataclasses.replace(
+            self, image=self.image[chosen], labels=self.labels[chosen], boxes=boxes, objects=objects
+        )
 
     def digest(self) -> bytes:
         """Returns 32 bytes that differ where the examples are others."""
@@ -220,4 +227,6 @@ class Examples:
             digest.update(self.boxes.astype("<i4").tobytes())
         if self.masks is not None:
             digest.update(self.masks.fingerprint())
+        if self.objects is not None:
+            digest.update(self.objects.fingerprint())
         return digest.digest()

@@ -15,7 +15,7 @@ import math
 
 import tensorflow as tf
 
-from resnet_tf.data import images, masks
+from resnet_tf.data import boxes, images, masks
 
 DRAWS = 24  # numbers that a view may use
 _TRIES = 10  # as in torchvision and MXNet
@@ -229,6 +229,78 @@ class MaskedView:
         return tf.ensure_shape(pixels, [*shape, 3]), tf.ensure_shape(labels, shape)
 
 
+@dataclasses.dataclass(frozen=True)
+class BoxedView:
+    """An image with its objects at a random scale, on a square (scale jitter as in Ghiasi et al. 2021, Copy-Paste).
+
+    The image is scaled so that its longer side is the square's, times a random factor. What is smaller than the square
+    lies at its top left and is filled up; of what is larger a random part is cut out. Boxes follow exactly. One of
+    which less than half of the area is left becomes ignored; one of which less than a pixel is left of a side vanishes.
+
+    Attributes:
+        size: height and width of the view in pixels.
+        scale: smallest and largest factor, 1 for an image that just fits; its logarithm is uniform.
+        mirror: whether views are mirrored with probability 0.5.
+        fill: red, green and blue in [0, 255] of what is no image.
+        most: rows of each view; `boxes.Objects.most` of the split is enough for all.
+    """
+
+    size: int
+    scale: tuple[float, float] = (0.5, 2.0)
+    mirror: bool = True
+    fill: tuple[int, int, int] = (124, 117, 104)
+    most: int = 100
+
+    def __call__(self, data, rows, draws):
+        """Decodes a view.
+
+        Args:
+            data: scalar string, an encoded image.
+            rows: float32 [k, 6], its objects; see `boxes.Objects.rows`.
+            draws: float32 [DRAWS] in [0, 1).
+
+        Returns:
+            uint8 [size, size, 3], and float32 [most, 6]: top, left, bottom and right in pixels of the view, class, and
+            `boxes.OBJECT` or `boxes.IGNORED`; after the objects rows of zeros.
+
+        Raises:
+            tf.errors.InvalidArgumentError: when the graph runs, for data that cannot be decoded, a box that reaches
+                out of the image, or more objects than `most`.
+        """
+        image = images.decode_tensor(data)
+        sides = tf.shape(image, tf.int64)[:2]
+        corners = rows[:, :4]
+        within = tf.reduce_all(corners[:, 2:] <= tf.cast(sides, tf.float32))
+        with tf.control_dependencies([tf.debugging.Assert(within, ["a box outside of the image"])]):
+            image = tf.identity(image)
+        low, high = (math.log(factor) for factor in self.scale)
+        longer = tf.cast(tf.round(self.size * tf.exp(low + (high - low) * draws[0])), tf.int64)
+        scaled = images.fitted_sides(sides[0], sides[1], longer)
+        extent = tf.minimum(scaled, self.size)
+        offset = tf.stack([_pick(scaled[axis] - extent[axis], draws[_POSITION + axis]) for axis in (0, 1)])
+        pixels = images.resize_window(image, scaled, offset, extent)
+        pixels = filled(pixels, [[0, self.size - extent[0]], [0, self.size - extent[1]]], self.fill)
+
+        def twice(pair):
+            return tf.cast(tf.tile(pair, [2]), tf.float32)
+
+        moved = corners * twice(scaled) / twice(sides) - twice(offset)
+        seen = tf.clip_by_value(moved, 0.0, twice(extent))
+        if self.mirror:
+            reverse = draws[MIRROR] < 0.5
+            pixels = tf.cond(reverse, lambda: tf.reverse(pixels, [1]), lambda: pixels)
+            top, left, bottom, right = tf.unstack(seen, axis=1)
+            mirrored = tf.stack([top, self.size - right, bottom, self.size - left], axis=1)
+            seen = tf.where(reverse, mirrored, seen)
+        rest, whole = seen[:, 2:] - seen[:, :2], moved[:, 2:] - moved[:, :2]
+        cut = tf.reduce_prod(rest, axis=1) < 0.5 * tf.reduce_prod(whole, axis=1)
+        kinds = tf.where(cut, float(boxes.IGNORED), rows[:, 5])
+        left = tf.reduce_all(rest >= 1, axis=1)
+        found = tf.boolean_mask(tf.concat([seen, rows[:, 4:5], kinds[:, None]], axis=1), left)
+        found = tf.pad(found, [[0, self.most - tf.shape(found)[0]], [0, 0]])
+        return tf.ensure_shape(pixels, [self.size, self.size, 3]), tf.ensure_shape(found, [self.most, boxes.COLUMNS])
+
+
 # --- Test views ------------------------------------------------------------------------------------------------------
 
 
@@ -327,6 +399,29 @@ def filled_whole(data, multiple, fill):
     pixels = images.decode_tensor(data)
     missing = -tf.shape(pixels)[:2] % multiple
     return filled(pixels, [[0, missing[0]], [0, missing[1]]], fill)
+
+
+def boxed_whole(data, size, fill=BoxedView.fill):
+    """The whole image with its longer side scaled to that of a square, at the top left of it and filled up.
+
+    Args:
+        data: scalar string, an encoded image.
+        size: side of the square in pixels.
+        fill: red, green and blue in [0, 255] of what is no image.
+
+    Returns:
+        uint8 [size, size, 3]; and float32 [2], pixels of the view in a pixel of the image, down and across.
+    """
+    return boxed(images.decode_tensor(data), size, fill)
+
+
+def boxed(pixels, size, fill=BoxedView.fill):
+    """The same of pixels, uint8 [height, width, 3]."""
+    sides = tf.shape(pixels, tf.int64)[:2]
+    scaled = images.fitted_sides(sides[0], sides[1], size)
+    pixels = images.resize_window(pixels, scaled, tf.zeros([2], tf.int64), scaled)
+    pixels = filled(pixels, [[0, size - scaled[0]], [0, size - scaled[1]]], fill)
+    return tf.ensure_shape(pixels, [size, size, 3]), tf.cast(scaled / sides, tf.float32)
 
 
 def filled(pixels, missing, fill):

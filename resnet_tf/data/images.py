@@ -200,6 +200,13 @@ def scaled_sides(height: tf.Tensor | int, width: tf.Tensor | int, shorter: tf.Te
     return (2 * sides * tf.cast(shorter, tf.int64) + least) // (2 * least)
 
 
+def fitted_sides(height: tf.Tensor | int, width: tf.Tensor | int, longer: tf.Tensor | int) -> tf.Tensor:
+    """Returns int64 [2], height and width, 1 at least, once the longer side is scaled to `longer`, rounded likewise."""
+    sides = tf.cast(tf.stack([height, width]), tf.int64)
+    most = tf.reduce_max(sides)
+    return tf.maximum((2 * sides * tf.cast(longer, tf.int64) + most) // (2 * most), 1)
+
+
 def resize_window(image: tf.Tensor, scaled: tf.Tensor, offset: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """Returns a window of a scaled image.
 

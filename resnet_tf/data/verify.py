@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import images, processors
+from resnet_tf.data import boxes, images, masks, processors
 from resnet_tf.data.examples import TENSORFLOW_ERRORS, Examples, Storage
 from resnet_tf.data.progress import Progress
 from resnet_tf.errors import InputError
@@ -53,6 +53,14 @@ def verify(
     if not good.any():
         raise InputError(f"{bad[0][0]}: {bad[0][1]}; and no image is good" if bad else "no images")
     return (examples if good.all() else examples.take(good)), bad
+
+
+def annotations(examples: Examples) -> None:
+    """Checks what a split's annotations say of its images; see `masks.verify` and `boxes.verify`."""
+    if examples.masks is not None:
+        masks.verify(examples)
+    if examples.objects is not None:
+        boxes.verify(examples)
 
 
 def check_format(data: tf.Tensor) -> tf.Tensor:

@@ -1,7 +1,6 @@
-"""PASCAL VOC devkits: each box of an object is an example.
+"""PASCAL VOC devkits: annotated images, and each box of an object as an example of classification.
 
-The classification of object crops is what is built. Whole images with the set of classes in them, the multi-label task
-of the VOC challenge, are not.
+Whole images with the set of classes in them, the multi-label task of the VOC challenge, are not built.
 """
 
 import dataclasses
@@ -39,21 +38,67 @@ class _Devkit:
     lists: dict[str, tuple[str, bytes]] = dataclasses.field(default_factory=dict)
 
 
-def index(data_dir: str, classes: tuple[str, ...] = ()) -> Indexed:
-    """Finds the objects of one or more PASCAL VOC devkits.
+@dataclasses.dataclass(frozen=True)
+class Annotated:
+    """An image and what its annotation says.
 
-    A devkit is a folder with Annotations, JPEGImages and ImageSets/Main. Over all of them, the lists trainval are
-    training and the lists test are test; of one without trainval, train is training and val is validation. Where there
-    is no list test at all, the lists train are training and the lists val are test. An example is a box that is not
-    difficult; boxes without area in the image are skipped, with a warning.
+    Attributes:
+        image: name and size, or content.
+        annotation: name of the file.
+        sides: height and width of the image.
+        objects: class, corners and whether it is difficult, of each; see `parse_annotation`.
+    """
+
+    image: tuple[str, bytes | int]
+    annotation: str
+    sides: list[float]
+    objects: list[tuple[str, list[float], bool]]
+
+
+def index(data_dir: str, classes: tuple[str, ...] = ()) -> Indexed:
+    """Finds the objects of one or more PASCAL VOC devkits, each of which is an example.
+
+    An example is a box that is not difficult; boxes without area in the image are skipped, with a warning.
 
     Args:
-        data_dir: a folder or tar archive with the devkits, at any depth.
+        data_dir: see `annotated`.
         classes: their order, instead of the alphabet's.
 
     Returns:
         The classes, and "train", "test" and, where there is one, "validation", with boxes, in the order of devkits,
-        lists and annotations. Of a folder no image is read; of an archive they are held in memory, encoded.
+        lists and annotations.
+
+    Raises:
+        InputError: see `annotated`; a split without boxes.
+    """
+    root, found = annotated(data_dir)
+    objects = {split: _crops(of_split) for split, of_split in found.items()}
+    names = sorted({label for of_split in objects.values() for label in of_split.labels})
+    splits = {split: _examples(root, of_split, names) for split, of_split in objects.items()}
+    check_boxes(root, {split: len(examples) for split, examples in splits.items()})
+    return arranged(classes, names, splits)
+
+
+def check_boxes(root: Path, counts: dict[str, int]) -> None:
+    """Refuses, with InputError, splits of which there are no boxes, from their counts."""
+    empty = [split for split, count in counts.items() if not count]
+    if empty:
+        raise InputError(f"{root} has no boxes in {listed(empty)}")
+
+
+def annotated(data_dir: str) -> tuple[Path, dict[str, list[Annotated]]]:
+    """Finds the images of one or more PASCAL VOC devkits, and reads their annotations.
+
+    A devkit is a folder with Annotations, JPEGImages and ImageSets/Main. Over all of them, the lists trainval are
+    training and the lists test are test; of one without trainval, train is training and val is validation. Where there
+    is no list test at all, the lists train are training and the lists val are test.
+
+    Args:
+        data_dir: a folder or tar archive with the devkits, at any depth.
+
+    Returns:
+        Where they are; and the images of "train", "test" and, where there is one, "validation", in the order of
+        devkits and lists. Of a folder no image is read; of an archive they are held in memory, encoded.
 
     Raises:
         InputError: an image or annotation that a list names is missing; an annotation is no plain XML, or lacks
@@ -66,15 +111,10 @@ def index(data_dir: str, classes: tuple[str, ...] = ()) -> Indexed:
     chosen = with_test(_choose_lists(kits))
     if chosen is None:
         raise InputError(f"{root} needs in ImageSets/Main trainval.txt and test.txt, or train.txt and val.txt")
-    objects = {
-        split: _read_objects(root, [(kits[path], name) for path, name in lists]) for split, lists in chosen.items()
+    return root, {
+        split: [one for path, name in lists for one in _read_annotations(root, kits[path], name)]
+        for split, lists in chosen.items()
     }
-    names = sorted({label for of_split in objects.values() for label in of_split.labels})
-    splits = {split: _examples(root, of_split, names) for split, of_split in objects.items()}
-    empty = [split for split, examples in splits.items() if not len(examples)]
-    if empty:
-        raise InputError(f"{root} has no boxes in {listed(empty)}")
-    return arranged(classes, names, splits)
 
 
 def _devkits(root: Path) -> dict[str, _Devkit]:
@@ -127,45 +167,16 @@ def _choose_lists(kits: dict[str, _Devkit]) -> dict[str, list[tuple[str, str]]]:
     return splits
 
 
-# --- Objects -------------------------------------------------------------------------------------------------------
+# --- Annotations ---------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass
-class _Objects:
-    """The objects of a split that are not difficult, good or not.
-
-    Attributes:
-        images: name and size, or content, of each.
-        image: of each object, an index into `images`.
-        labels: class of each object.
-        corners: top, left, bottom, right of each.
-        sides: height and width of its image.
-    """
-
-    images: list[tuple[str, bytes | int]] = dataclasses.field(default_factory=list)
-    image: list[int] = dataclasses.field(default_factory=list)
-    labels: list[str] = dataclasses.field(default_factory=list)
-    corners: list[list[float]] = dataclasses.field(default_factory=list)
-    sides: list[list[float]] = dataclasses.field(default_factory=list)
-
-
-def _read_objects(root: Path, lists: list[tuple[_Devkit, str]]) -> _Objects:
-    objects = _Objects()
-    for kit, name in lists:
-        for identifier in _read_list(root, *kit.lists[name]):
-            for kind, members in (("image", kit.images), ("annotation", kit.annotations)):
-                if identifier not in members:
-                    raise InputError(f"{root}: {kit.lists[name][0]} lists {identifier}, of which there is no {kind}")
-            file, data = kit.annotations[identifier]
-            sides, found = parse_annotation(data, f"{root}: {file}")
-            if found:
-                objects.images.append(kit.images[identifier])
-            for label, corners in found:
-                objects.image.append(len(objects.images) - 1)
-                objects.labels.append(label)
-                objects.corners.append(corners)
-                objects.sides.append(sides)
-    return objects
+def _read_annotations(root: Path, kit: _Devkit, name: str) -> Iterator[Annotated]:
+    for identifier in _read_list(root, *kit.lists[name]):
+        for kind, members in (("image", kit.images), ("annotation", kit.annotations)):
+            if identifier not in members:
+                raise InputError(f"{root}: {kit.lists[name][0]} lists {identifier}, of which there is no {kind}")
+        file, data = kit.annotations[identifier]
+        yield Annotated(kit.images[identifier], file, *parse_annotation(data, f"{root}: {file}"))
 
 
 def _read_list(root: Path, name: str, data: bytes) -> list[str]:
@@ -184,7 +195,7 @@ class _Builder(ElementTree.TreeBuilder):
         raise ValueError("it declares a document type")
 
 
-def parse_annotation(data: bytes, name: str) -> tuple[list[float], list[tuple[str, list[float]]]]:
+def parse_annotation(data: bytes, name: str) -> tuple[list[float], list[tuple[str, list[float], bool]]]:
     """Reads an annotation.
 
     Args:
@@ -192,8 +203,8 @@ def parse_annotation(data: bytes, name: str) -> tuple[list[float], list[tuple[st
         name: what to call it in errors.
 
     Returns:
-        Height and width of the image; and of each object that is not difficult its class, and top, left, bottom and
-        right as they are written: pixels from 1 on, the last one included.
+        Height and width of the image; and of each object its class, top, left, bottom and right as they are written:
+        pixels from 1 on, the last one included; and whether it is difficult.
 
     Raises:
         InputError: the file is too large, no XML, declares a document type, or lacks any of these.
@@ -207,10 +218,9 @@ def parse_annotation(data: bytes, name: str) -> tuple[list[float], list[tuple[st
             raise ValueError(f"a size of {sides[0]:g} x {sides[1]:g}")
         objects = []
         for item in annotation.findall("object"):
-            if item.find("difficult") is not None and _number(item, "difficult"):
-                continue
+            difficult = item.find("difficult") is not None and _number(item, "difficult") != 0
             corners = [_number(item, f"bndbox/{side}") for side in ("ymin", "xmin", "ymax", "xmax")]
-            objects.append((_text(item, "name"), corners))
+            objects.append((_text(item, "name"), corners, difficult))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise InputError(f"{name}: no annotation ({' '.join(str(error).split())})") from error
     return sides, objects
@@ -230,7 +240,42 @@ def _number(element: ElementTree.Element, path: str) -> float:
     return number
 
 
-def _examples(root: Path, objects: _Objects, names: list[str]) -> Examples:
+# --- Crops ---------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Crops:
+    """The objects of a split that are not difficult, good or not.
+
+    Attributes:
+        images: name and size, or content, of each.
+        image: of each object, an index into `images`.
+        labels: class of each object.
+        corners: top, left, bottom, right of each.
+        sides: height and width of its image.
+    """
+
+    images: list[tuple[str, bytes | int]] = dataclasses.field(default_factory=list)
+    image: list[int] = dataclasses.field(default_factory=list)
+    labels: list[str] = dataclasses.field(default_factory=list)
+    corners: list[list[float]] = dataclasses.field(default_factory=list)
+    sides: list[list[float]] = dataclasses.field(default_factory=list)
+
+
+def _crops(found: list[Annotated]) -> _Crops:
+    crops = _Crops()
+    for number, one in enumerate(found):
+        crops.images.append(one.image)
+        for label, corners, difficult in one.objects:
+            if not difficult:
+                crops.image.append(number)
+                crops.labels.append(label)
+                crops.corners.append(corners)
+                crops.sides.append(one.sides)
+    return crops
+
+
+def _examples(root: Path, objects: _Crops, names: list[str]) -> Examples:
     corners = np.array(objects.corners, np.float64).reshape(-1, 4)
     sides = np.array(objects.sides, np.float64).reshape(-1, 2).astype(np.int64)
     placed, good = boxes.from_corners(corners, sides, inclusive=True)

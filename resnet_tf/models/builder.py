@@ -50,7 +50,7 @@ def create_model(
     Raises:
         InputError: an unknown name, or an option that the network cannot have. It is a ValueError.
     """
-    row = _row(name, shortcut)
+    row = row_of(name, shortcut)
     if initializer not in INITIALIZERS:
         raise InputError(f"--initializer={initializer}: not one of {', '.join(INITIALIZERS)}")
     if dropout is not None and not 0 < dropout < 1:
@@ -103,7 +103,7 @@ def create_backbone(
     Raises:
         InputError: levels or an output stride that the network does not have.
     """
-    row = _row(name, shortcut)
+    row = row_of(name, shortcut)
     first = levels_of(name)[0]
     available = {str(level): index for index, level in enumerate(levels_of(name))}
     wanted = [str(level) for level in levels]
@@ -128,20 +128,27 @@ def levels_of(name):
     return list(range(first, first + len(row.blocks)))
 
 
-def grow(layers, row, images, output_stride=None):
-    """Put stem and stages after `images`; returns the output of each stage."""
+def grow(layers, row, images, output_stride=None, stages=None):
+    """Put stem and stages after `images`, all of them or so many; returns the output of each stage."""
     x = layers.stem(images, row)
+    stride, dilation, outputs = 1 if row.stem == "3x3" else 4, 1, []
+    for stage in range(1, len(row.blocks[:stages]) + 1):
+        first = blocks.Step()
+        if stage > 1:
+            first = blocks.Step(2, dilation, removed=output_stride is not None and stride >= output_stride)
+            stride, dilation = stride * first.kept, dilation * (2 if first.removed else 1)
+        x = grow_stage(layers, row, x, stage, first, dilation)
+        outputs.append(x)
+    return outputs
+
+
+def grow_stage(layers, row, x, stage, first, dilation=1):
+    """Put one stage, counted from 1, after `x`; `first` is the `blocks.Step` of its first block."""
     block = blocks.preactivation if row.preactivation else blocks.postactivation
-    stride, dilation, stages = 1 if row.stem == "3x3" else 4, 1, []
-    for stage, (count, filters) in enumerate(zip(row.blocks, row.filters, strict=True), start=1):
-        for index in range(1, count + 1):
-            step = blocks.Step(dilation=dilation)
-            if index == 1 and stage > 1:
-                step = blocks.Step(2, dilation, removed=output_stride is not None and stride >= output_stride)
-                stride, dilation = stride * step.kept, dilation * (2 if step.removed else 1)
-            x = block(layers, x, row, filters, step, f"stage{stage}_block{index}")
-        stages.append(x)
-    return stages
+    for index in range(1, row.blocks[stage - 1] + 1):
+        step = first if index == 1 else blocks.Step(dilation=dilation)
+        x = block(layers, x, row, row.filters[stage - 1], step, f"stage{stage}_block{index}")
+    return x
 
 
 def _trunk(name, row, layers, input_shape, output_stride=None):
@@ -167,7 +174,8 @@ def close(row, inputs, outputs, name):
         sys.setrecursionlimit(allowed)
 
 
-def _row(name, shortcut):
+def row_of(name, shortcut=None):
+    """The row of a name, with another shortcut where one is given; raises InputError where there is no such network."""
     row = find(name)
     if not shortcut or shortcut == row.shortcut:
         return row

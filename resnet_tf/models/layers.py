@@ -178,7 +178,7 @@ class Layers:
         dtype: a Keras dtype policy, such as "float32" or "mixed_bfloat16".
         sync_bn: batch statistics over all replicas.
         zero_gamma: start every residual branch at zero.
-        initializer: "he" or "xavier"; see `_initializer`.
+        initializer: "he" or "xavier"; see `initializer_of`.
         seed: of the initial weights. Each kernel draws from (seed, its name), so that a layer's start
             does not depend on what else the network holds.
     """
@@ -203,7 +203,7 @@ class Layers:
             padding="valid" if stride > 1 else "same",
             dilation_rate=dilation,
             use_bias=False,
-            kernel_initializer="zeros" if zero else self._initializer(name),
+            kernel_initializer="zeros" if zero else self.initializer_of(name),
             dtype=self.dtype,
             name=name,
         )(x)
@@ -262,11 +262,12 @@ class Layers:
         """Drop features in training."""
         return keras.layers.Dropout(rate, dtype=self.dtype, name=name)(x)
 
-    def dense(self, x, units, *, name):
-        """Float32 in every precision; biases start at 0."""
-        return keras.layers.Dense(units, kernel_initializer=self._initializer(name, True), dtype="float32", name=name)(
-            x
-        )
+    def dense(self, x, units, deviation=None, *, name):
+        """Float32 in every precision; biases start at 0, weights as `initializer_of` says or, where given, normal."""
+        initializer = self.initializer_of(name, True)
+        if deviation:
+            initializer = keras.initializers.RandomNormal(stddev=deviation, seed=initializer.seed)
+        return keras.layers.Dense(units, kernel_initializer=initializer, dtype="float32", name=name)(x)
 
     # --- What is made of them ----------------------------------------------------------------------------------------
 
@@ -311,7 +312,7 @@ class Layers:
             x = self.dropout(x, dropout, name="dropout")
         return self.dense(x, classes, name="logits")
 
-    def _initializer(self, name, dense=False):
+    def initializer_of(self, name, dense=False):
         """How a kernel starts.
 
         he: Gaussian with standard deviation sqrt(2 / fan_out), fan_out = kernel^2 filters (He et al.

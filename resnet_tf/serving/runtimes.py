@@ -65,8 +65,9 @@ def load_signature(folder, signature="serving_default"):
         loaded = model.signatures[signature]
     except (OSError, KeyError, tf.errors.OpError, ValueError) as error:
         raise InputError(f"--model={folder}: damaged SavedModel ({error})") from None
-    if "masks" in loaded.structured_outputs:
-        raise InputError(f"--model={folder}: a model of segmentation, not of classification")
+    for output, task in (("masks", "segmentation"), ("boxes", "detection")):
+        if output in loaded.structured_outputs:
+            raise InputError(f"--model={folder}: a model of {task}, not of classification")
     loaded.keep_alive = model  # the signature does not hold its model's variables by itself
     return loaded
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from resnet_tf.errors import InputError
 from resnet_tf.training import checkpoint
+from resnet_tf.training.step import inputs_of
 
 
 class NotFinite(Exception):
@@ -62,7 +63,8 @@ def _inspect_part(engine, replica, part):
     statistics = [state["statistics"][variable.path] for variable in watched.non_trainable_variables]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(values)
-        outputs, _ = watched.stateless_call(values, statistics, images, training=True)
+        inputs = inputs_of(model, images, targets, part[2])
+        outputs, _ = watched.stateless_call(values, statistics, inputs, training=True)
         outputs, answers = outputs[: len(layers)], outputs[len(layers) :]
         loss = tf.reduce_mean(recipe.loss(answers if len(answers) > 1 else answers[0], targets, teacher))
         scaled = loss * state["scalars"]["scale"] if recipe.loss_scale else loss

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_tf.config import evaluation_size
-from resnet_tf.data import augmentation, batches, colour, geometry, images, masks, resident, service, sources, verify
+from resnet_tf.data import augmentation, batches, colour, geometry, images, resident, service, sources, verify
 from resnet_tf.data.examples import Memory
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
@@ -160,8 +160,7 @@ def named_errors(split, servers=()):
             ) from None
         if not isinstance(split, Split):
             verify.verify(split, 0)
-            if split.masks is not None:
-                masks.verify(split)
+            verify.annotations(split)
         if "too many pixels:" in str(error):
             raise InputError(f"--scales: an image would have over {images.MAX_PIXELS} pixels") from None
         raise

@@ -93,6 +93,8 @@ def train(config, source=None, callbacks=(), stop=None, task_type=Classification
     if smoked:
         config = task_type.shrink(config)
     task = task_type(config)
+    if config.model.init_from:
+        network.locate("init_from", config.model.init_from)
     devices.use_precision(config.device.precision)
     strategy = devices.make_strategy(config.device.replicas, config.device.gpus)
     machines = devices.workers(strategy)

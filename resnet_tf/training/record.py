@@ -177,11 +177,12 @@ def open_run(folder, flag="--run=", config_type=configuration.TrainConfig):
     Args:
         folder: of the run.
         flag: what errors put before the folder; "" where it was named without one.
-        config_type: what the run must be.
+        config_type: what the run must be, or several that it may be.
 
     Raises:
         InputError: no such folder, not a run's, or a run of another task.
     """
+    types = config_type if isinstance(config_type, tuple) else (config_type,)
     folder = pathlib.Path(folder)
     path = folder / MANIFEST
     if not folder.is_dir():
@@ -189,9 +190,10 @@ def open_run(folder, flag="--run=", config_type=configuration.TrainConfig):
     try:
         manifest = yaml.safe_load(path.read_text())
         task = manifest.get("task", configuration.TrainConfig.task)
-        if task != config_type.task:
-            raise InputError(f"{flag}{folder}: a run of {task}, not of {config_type.task}")
-        return Run(folder, manifest, configuration.from_settings(config_type, manifest["flags"], path))
+        wanted = {one.task: one for one in types}
+        if task not in wanted:
+            raise InputError(f"{flag}{folder}: a run of {task}, not of {' or '.join(wanted)}")
+        return Run(folder, manifest, configuration.from_settings(wanted[task], manifest["flags"], path))
     except FileNotFoundError:
         raise InputError(f"{flag}{folder}: not a run's folder, it has no {MANIFEST}") from None
     except (yaml.YAMLError, TypeError, KeyError, AttributeError, UnicodeDecodeError):
@@ -351,7 +353,14 @@ class Recorder:
 
     def _say(self, row):
         parts = [f"step {row['step']}/{self._total}", f"epoch {row['epoch']:.2f}", row["split"]]
-        names = {"loss": "loss", "top1": "top-1", "miou": "mIoU", "pixel_accuracy": "pixel accuracy"}
+        names = {
+            "loss": "loss",
+            "top1": "top-1",
+            "miou": "mIoU",
+            "pixel_accuracy": "pixel accuracy",
+            "ap50": "AP50",
+            "ap": "AP",
+        }
         parts += [f"{shown} {row[name]:.4f}" for name, shown in names.items() if row.get(name, "") != ""]
         if row["images_per_second"]:
             parts.append(f"lr {row['lr']:g}")

@@ -18,7 +18,7 @@ def load(folder, weights="raw", config_type=TrainConfig):
         folder: of the run.
         weights: "best" for the checkpoint of the step whose top-1 on the held-out validation split was best; else the
             newest.
-        config_type: what the run must be.
+        config_type: what the run must be; see `record.open_run`.
 
     Returns:
         The `record.Run`; its state {name: array}; its `colour.Normalization`.

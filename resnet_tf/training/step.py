@@ -90,7 +90,7 @@ class Engine:
 
         Args:
             strategy: a MirroredStrategy or MultiWorkerMirroredStrategy.
-            model: from normalised images to logits, the first output where it has more.
+            model: from normalised images to logits, the first output where it has more; see `inputs_of`.
             normalization: a `colour.Normalization`.
             recipe: a `Recipe`; None for an engine that only runs the model.
         """
@@ -327,7 +327,8 @@ class Engine:
         teacher = recipe.teacher.logits(list(state["teacher"].values()), images) if recipe.teacher else None
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            outputs, statistics = self.model.stateless_call(weights, statistics, images, training=True)
+            inputs = inputs_of(self.model, images, targets, batch[2])
+            outputs, statistics = self.model.stateless_call(weights, statistics, inputs, training=True)
             loss = tf.reduce_sum(recipe.loss(outputs, targets, teacher)) / examples
             scaled = loss * state["scalars"]["scale"] if recipe.loss_scale else loss
         gradients = tape.gradient(scaled, weights)
@@ -413,14 +414,14 @@ class Engine:
     def _replica_statistics(self, batch, ema, momenta):
         def one(replica, part, _):
             weights, statistics = self._read_network(replica, ema)
-            images, _ = self.views(*part)
+            inputs = inputs_of(self.model, *self.views(*part), part[2])
             wanted = dict(momenta)  # the others belong to what is frozen
             zero = [
                 tf.zeros_like(value) if path in wanted else value
                 for path, value in zip(self._statistics, statistics, strict=True)
             ]
             # From moving statistics of 0 the new ones are (1 - momentum) times the batch's.
-            moved = self.model.stateless_call(weights, zero, images, training=True)[1]
+            moved = self.model.stateless_call(weights, zero, inputs, training=True)[1]
             moved = dict(zip(self._statistics, moved, strict=True))
             found = [moved[path] / (1 - momentum) / self.replicas for path, momentum in momenta]
             return _all_reduce(found) if self.replicas > 1 else found
@@ -454,9 +455,10 @@ class Engine:
         """Logits of streamed views, in inference mode.
 
         Args:
-            iterators: over elements of `streams`, {"pixels": uint8 [n, views, height, width, 3], ...}.
+            iterators: over elements of `streams`, {"pixels": uint8 [n, views, height, width, 3], ...}; or, of pixels,
+                a tuple of these and what else `combine` takes.
             batches: how many to take.
-            combine: function(float32 logits [n, views, classes]) -> float32 [n, classes].
+            combine: function(float32 logits [n, views, classes], ...) -> float32 [n, classes].
             ema: by the averaged weights.
 
         Yields:
@@ -473,14 +475,14 @@ class Engine:
 
     def _predict_stream_batch(self, iterators, combine, ema):
         def one(replica, iterator, _):
-            pixels = next(iterator)["pixels"]
+            pixels, *more = tf.nest.flatten(next(iterator)["pixels"])
             views, sides = pixels.shape[1], pixels.shape[2:]
             # Images of any size, each another: XLA would compile for every one.
             forward = self._forward_stream if sides.is_fully_defined() else functools.partial(Engine._forward, self)
             sides = sides if sides.is_fully_defined() else tf.shape(pixels)[2:]
             pixels = tf.reshape(pixels, tf.concat([[-1], sides], axis=0))
             logits = forward(*self._read_network(replica, ema), pixels)
-            return combine(tf.reshape(logits, [-1, views, logits.shape[-1]]))
+            return combine(tf.reshape(logits, [-1, views, logits.shape[-1]]), *more)
 
         return self._each_replica(one, iterators, None)
 
@@ -501,7 +503,8 @@ class Engine:
         return self._forward(*self._read_network(replica, ema), pixels)
 
     def _forward(self, weights, statistics, pixels):
-        outputs = self.model.stateless_call(weights, statistics, self._normalization(pixels), training=False)[0]
+        inputs = inputs_of(self.model, self._normalization(pixels))
+        outputs = self.model.stateless_call(weights, statistics, inputs, training=False)[0]
         return tf.nest.flatten(outputs)[0]  # what else there is, is for training
 
     def sum_over_machines(self, numbers):
@@ -591,6 +594,27 @@ class Engine:
     def get(self, name):
         """One part of the state as a NumPy array."""
         return self._local(self.state[name], 0).numpy()
+
+
+def inputs_of(model, images, targets=None, keys=None):
+    """What a network is called with.
+
+    Args:
+        model: a `keras.Model`, of images or of images, targets and keys: one that needs in training to know what is
+            there, as a detector does.
+        images: float32 [n, height, width, 3], normalised.
+        targets: of training; None in inference, where zeros stand for them.
+        keys: int64 [n], likewise.
+
+    Returns:
+        A tensor, or a list.
+    """
+    if len(model.inputs) == 1:
+        return images
+    if targets is None:
+        count = images.shape[0] or tf.shape(images)[0]
+        return [images, *(tf.zeros([count, *more.shape[1:]], more.dtype) for more in model.inputs[1:])]
+    return [images, targets, keys]
 
 
 def _compiled_for(device, function):

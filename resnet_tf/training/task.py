@@ -29,13 +29,12 @@ class Classification:
         """Refuse flags that cannot work before anything is read.
 
         Raises:
-            InputError: no such network, or a --teacher or --init_from that is nothing.
+            InputError: no such network, or a --teacher that is nothing.
         """
         self.config = config
         find(config.model.model)
-        for flag, origin in (("teacher", config.loss.teacher), ("init_from", config.model.init_from)):
-            if origin:
-                network.locate(flag, origin)
+        if config.loss.teacher:
+            network.locate("teacher", config.loss.teacher)
 
     @staticmethod
     def shrink(config):

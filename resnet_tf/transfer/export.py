@@ -1,4 +1,4 @@
-"""Export a run of segmentation: `python -m resnet_tf.transfer.export --run=runs/NAME --out=model`."""
+"""Export a run of segmentation or detection: `python -m resnet_tf.transfer.export --run=runs/NAME --out=model`."""
 
 import sys
 
@@ -8,7 +8,8 @@ from resnet_tf.errors import InputError
 
 def main(argv=None):
     """Run the command; returns its exit code."""
-    return command.launch("Export a run of segmentation as a SavedModel.", config.SegmentationExportConfig, _run, argv)
+    description = "Export a run of segmentation or detection as a SavedModel."
+    return command.launch(description, config.TransferExportConfig, _run, argv)
 
 
 def _run(settings, _):

@@ -1,4 +1,4 @@
-"""Score a run of segmentation: `python -m resnet_tf.transfer.score --run=runs/NAME --split=test --report=DIR`."""
+"""Score a run of segmentation or detection: `python -m resnet_tf.transfer.score --run=runs/NAME --report=DIR`."""
 
 import sys
 
@@ -8,7 +8,7 @@ from resnet_tf.errors import InputError
 
 def main(argv=None):
     """Run the command; returns its exit code."""
-    description = "Score a run of segmentation on a split of its data, whole images, every pixel once."
+    description = "Score a run of segmentation or detection on a split of its data, every image once and whole."
     return command.launch(description, config.ScoreConfig, _run, argv)
 
 

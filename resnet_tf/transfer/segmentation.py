@@ -11,6 +11,7 @@ from resnet_tf.models import find
 from resnet_tf.training import feed, losses, network, record, smoke
 from resnet_tf.training.task import dataset, in_words
 from resnet_tf.transfer import heads, metrics
+from resnet_tf.transfer import pictures as drawn
 
 COLUMNS = (
     *record.RESULT_COLUMNS, "model", "recipe", "dataset", "steps", "epochs", "examples", "miou", "pixel_accuracy"
@@ -30,8 +31,6 @@ class Segmentation:
         """Args: config: a `config.SegmentConfig`."""
         self.config = config
         find(config.model.model)
-        if config.model.init_from:
-            network.locate("init_from", config.model.init_from)
 
     @staticmethod
     def shrink(config):
@@ -49,7 +48,7 @@ class Segmentation:
         data = self.config.data
         return segmentation.index(data.dataset, data.data_dir, data.classes), []
 
-    def build(self, classes, replicas):
+    def build(self, classes, replicas=1):
         """The network."""
         return build(self.config, classes, replicas)
 
@@ -75,9 +74,9 @@ class Segmentation:
         """A `Evaluation`."""
         return Evaluation(engine, split, normalization, self.config.views.threads)
 
-    def score(self, evaluation, split, ema, check):
-        """{"examples", "miou", "pixel_accuracy"}, and the confusion matrix."""
-        matrix = evaluation.confusion(ema, check)
+    def score(self, evaluation, split, ema, check, look=lambda example, truth, predicted: None):
+        """{"examples", "miou", "pixel_accuracy"}, and the confusion matrix. `look` sees each answer as it comes."""
+        matrix = evaluation.confusion(ema, check, look)
         return {"examples": len(split), **metrics.figures(matrix)}, matrix
 
     def keep(self, folder, split, classes, answered):
@@ -85,21 +84,41 @@ class Segmentation:
         write_classes(folder / CLASSES_FILE, classes, answered)
 
     def row(self, steps, epochs, figures):
-        """The columns of a results file that describe a run and its score."""
-        return accuracy_row(self.config, steps, epochs, figures)
+        """The columns of a results file that describe a run and its score: {column: value}."""
+        config, head = self.config, self.config.head
+        return {
+            "model": f"{head.head} {config.model.model} stride {head.output_stride}",
+            "recipe": in_words(config, {"crop": config.data.image_size, "auxiliary": head.auxiliary}),
+            "dataset": dataset(config.data),
+            "steps": steps,
+            "epochs": round(epochs, 2),
+            **{name: figures[name] for name in ("examples", "miou", "pixel_accuracy")},
+        }
 
+    def pictures(self, split, classes, answered, shown):
+        """The pictures of a report: {file: Figure}. `shown`: (image, labels, predicted) of some examples."""
+        return {
+            "masks.png": drawn.gallery(shown, classes),
+            "iou.png": drawn.bars(metrics.per_class(answered), classes),
+        }
 
-def accuracy_row(config, steps, epochs, figures):
-    """The columns of a results file that describe a run and its score: {column: value}."""
-    head = config.head
-    return {
-        "model": f"{head.head} {config.model.model} stride {head.output_stride}",
-        "recipe": in_words(config, {"crop": config.data.image_size, "auxiliary": head.auxiliary}),
-        "dataset": dataset(config.data),
-        "steps": steps,
-        "epochs": round(epochs, 2),
-        **{name: figures[name] for name in ("examples", "miou", "pixel_accuracy")},
-    }
+    def served(self, model, normalization, classes):
+        """What an exported model answers with; see `serving`.
+
+        Returns:
+            Functions of the pixels of one image, uint8 [height, width, 3], and of several, [n, height, width, 3].
+        """
+        fill = fill_of(normalization)
+
+        def segment(pixels):
+            shape = tf.shape(pixels)[1:3]
+            missing = -shape % MULTIPLE
+            filled = geometry.filled(pixels, [[0, missing[0]], [0, missing[1]]], fill)
+            logits = tf.nest.flatten(model(normalization(filled), training=False))[0]
+            masks = tf.cast(tf.argmax(logits, axis=-1), tf.uint8)
+            return {"masks": masks[:, : shape[0], : shape[1]], "classes": tf.constant(classes)}
+
+        return lambda pixels: segment(pixels[None]), segment
 
 
 def build(config, classes, replicas=1):

@@ -1,33 +1,52 @@
-"""A run of segmentation -> a SavedModel that answers what its evaluation answered.
+"""A run of segmentation or detection -> a SavedModel that answers what its evaluation answered.
 
 Signatures:
 
     serving_default  image_bytes: string [], a JPEG, PNG, BMP or GIF
     images           images: uint8 [batch, height, width, 3] of any size, all of one
 
-Both fill images up as evaluation does (`geometry.filled_whole`) and return
+Both prepare images as evaluation does. Of segmentation they return
 
     masks    uint8 [batch, height, width], of the images' size: an index into `classes` for each pixel
     classes  string [classes]: their names
+
+and of detection, falling by score,
+
+    boxes    float32 [k, 4], top, left, bottom, right in pixels of the image
+    scores   float32 [k], in (0, 1]
+    labels   int32 [k]: indices into `classes`
+    classes  string [classes]: their names
+
+where `images` returns [batch, detections, ...], filled up by rows whose score is 0.
 """
 
 import keras
 import tensorflow as tf
 import yaml
 
-from resnet_tf.config import SegmentConfig
-from resnet_tf.data import geometry, images
+from resnet_tf.config import DetectConfig, SegmentConfig
+from resnet_tf.data import images
 from resnet_tf.errors import InputError
 from resnet_tf.serving import versions
 from resnet_tf.training import network, restore
-from resnet_tf.transfer import segmentation
+
+
+def task_of(config):
+    """The task of a configuration: a `segmentation.Segmentation` or a `detection.Detection`."""
+    if config.task == DetectConfig.task:
+        from resnet_tf.transfer import detection  # and with it keras-cv
+
+        return detection.Detection(config)
+    from resnet_tf.transfer import segmentation
+
+    return segmentation.Segmentation(config)
 
 
 def load(run_folder, weights="raw"):
     """A run, its trained network and its normalisation.
 
     Args:
-        run_folder: of a run of segmentation.
+        run_folder: of a run of segmentation or detection.
         weights: "raw", "ema" or "best"; see `restore`.
 
     Returns:
@@ -36,8 +55,8 @@ def load(run_folder, weights="raw"):
     Raises:
         InputError: no such run, one of another task, or without such weights.
     """
-    run, values, normalization = restore.load(run_folder, weights, SegmentConfig)
-    model = segmentation.build(run.config, len(run.manifest["classes"]))
+    run, values, normalization = restore.load(run_folder, weights, (SegmentConfig, DetectConfig))
+    model = task_of(run.config).build(len(run.manifest["classes"]))
     restore.check_weights(run, weights)
     network.assign(model, values, run.checkpoints, "ema/" if weights == "ema" else "model/")
     return run, model, normalization, restore.step_of(values)
@@ -47,7 +66,7 @@ def export(section):
     """Write the SavedModel of a run, whole or not at all.
 
     Args:
-        section: a `config.SegmentationExportSection`.
+        section: a `config.TransferExportSection`.
 
     Returns:
         {"model": folder of the versions, "version": its number, "run": the run's folder, "classes": how many,
@@ -59,26 +78,17 @@ def export(section):
     version = versions.choose(section.out, section.version)
     run, model, normalization, _ = load(section.run, section.weights)
     classes = run.manifest["classes"]
-    fill = segmentation.fill_of(normalization)
-
-    def segment(pixels):
-        shape = tf.shape(pixels)[1:3]
-        missing = -shape % segmentation.MULTIPLE
-        filled = geometry.filled(pixels, [[0, missing[0]], [0, missing[1]]], fill)
-        logits = tf.nest.flatten(model(normalization(filled), training=False))[0]
-        masks = tf.cast(tf.argmax(logits, axis=-1), tf.uint8)
-        return {"masks": masks[:, : shape[0], : shape[1]], "classes": tf.constant(classes)}
-
+    answer_one, answer = task_of(run.config).served(model, normalization, classes)
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.add_endpoint(
         "serving_default",
-        lambda image_bytes: segment(images.decode_tensor(image_bytes)[None]),
+        lambda image_bytes: answer_one(images.decode_tensor(image_bytes)),
         [tf.TensorSpec([], tf.string, name="image_bytes")],
     )
-    archive.add_endpoint("images", segment, [tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
+    archive.add_endpoint("images", answer, [tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
     described = {
-        "task": SegmentConfig.task,
+        "task": run.config.task,
         "flags": run.manifest["flags"],
         "classes": classes,
         "normalization": {name: getattr(normalization, name).tolist() for name in ("mean", "std")},

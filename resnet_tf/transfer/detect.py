@@ -1,0 +1,22 @@
+"""Train detection: `python -m resnet_tf.transfer.detect --flagfile=flags/NAME.cfg --data_dir=...`."""
+
+import sys
+
+from resnet_tf import command, config
+
+
+def main(argv=None):
+    """Run the command; returns its exit code."""
+    description = "Train a network that finds objects, Faster R-CNN, evaluate it, and keep the run in a folder."
+    return command.launch(description, config.DetectConfig, _run, argv)
+
+
+def _run(settings, _):
+    from resnet_tf.training import loop
+    from resnet_tf.transfer import detection
+
+    return loop.train(settings, task_type=detection.Detection)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,359 @@
+"""Detection: what `training.loop` asks of it, its loss and its score."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from resnet_tf.data import augmentation, batches, detection, draws, geometry
+from resnet_tf.errors import InputError
+from resnet_tf.evaluation import answers, pictures
+from resnet_tf.models import find
+from resnet_tf.training import feed, losses, network, record, smoke
+from resnet_tf.training.step import inputs_of
+from resnet_tf.training.task import dataset, in_words
+from resnet_tf.transfer import average_precision, detections, detectors, regions
+from resnet_tf.transfer import pictures as drawn
+from resnet_tf.transfer.segmentation import fill_of
+
+FIGURES = ("ap50", "ap50_voc07", "ap75", "ap")
+COLUMNS = (*record.RESULT_COLUMNS, "model", "recipe", "dataset", "steps", "epochs", "examples", *FIGURES)
+CLASSES_FILE = "classes.csv"
+_SMOKE_SIZE, _SMOKE_BOXES = 64, 4
+_DRAWN_FROM = 0.5  # score of boxes in pictures
+_AT_ONCE = 8  # images of a replica in evaluation
+_LOW, _HIGH = 0.3, 0.7  # IoU of an anchor that is background, or an object (Ren et al. 2015, section 3.1.2)
+_BETA = 1 / 9  # of the smooth L1 of anchors, as in the code of Faster R-CNN; 1 of boxes
+
+
+class Detection:
+    """Objects that have a box and a class each; see `task.Classification` for what each part is."""
+
+    figure, views = "ap50", "whole"
+    columns, metrics_columns = COLUMNS, (*record.METRICS_COLUMNS, *FIGURES)
+
+    def __init__(self, config):
+        """Args: config: a `config.DetectConfig`."""
+        self.config = config
+        find(config.model.model)
+        average_precision.require("detection")
+
+    @staticmethod
+    def shrink(config):
+        """The configuration of --smoke."""
+        data = dataclasses.replace(config.data, image_size=_SMOKE_SIZE)
+        if not data.data_dir:
+            data = dataclasses.replace(data, dataset="synthetic", classes=())
+        # Of a c4 the last stage works on every box: on a CPU that is most of the time.
+        few = {name: min(getattr(config.detector, name), _SMOKE_BOXES) for name in ("regions", "eval_proposals")}
+        detector = dataclasses.replace(config.detector, **few)
+        return dataclasses.replace(config, data=data, detector=detector, **smoke.shrunk_parts(config))
+
+    def load(self):
+        """A `splits.Source` of examples with objects; nothing is left out."""
+        data = self.config.data
+        source = detection.index(data.dataset, data.data_dir, data.classes)
+        most = source.splits["train"].objects.most
+        if most > data.most_objects:
+            raise InputError(f"--most_objects={data.most_objects}: an image has {most}")
+        return source, []
+
+    def build(self, classes, replicas=1):
+        """The network."""
+        return build(self.config, classes, replicas)
+
+    def recipe(self, classes, normalization):
+        """What of a `step.Recipe` depends on the task."""
+        views = self.config.views
+        return {
+            "loss": loss_of(self.config, len(classes)),
+            "augmentation": augmentation.Augmentation(views.color_jitter or (0.0,) * 4, views.lighting),
+            "seed": self.config.optimizer.seed,
+        }
+
+    def view(self, normalization):
+        """A `geometry.BoxedView`."""
+        data, views = self.config.data, self.config.views
+        return geometry.BoxedView(data.image_size, views.scale, views.mirror, fill_of(normalization), data.most_objects)
+
+    def macs(self, classes):
+        """Not known: necks and heads are not counted."""
+        return None
+
+    def evaluation(self, engine, split, normalization):
+        """A `Evaluation`."""
+        return Evaluation(engine, split, normalization, self.config)
+
+    def score(self, evaluation, split, ema, check, look=lambda example, rows, found: None):
+        """{"examples", "ap50", "ap50_voc07", "ap75", "ap"}; and what was found with the figures of each class.
+
+        `look` sees each answer.
+        """
+        found = evaluation.detections(ema, check)
+        for example, one in enumerate(found):
+            look(example, split.objects.rows(example), one)
+        figures, table = figures_of(found, split.objects, evaluation.classes)
+        return {"examples": len(found), **figures}, (found, table)
+
+    def keep(self, folder, split, classes, answered):
+        """Write detections.csv, what was found, and classes.csv, the figures of each class."""
+        found, table = answered
+        detections.write(folder / detections.FILE, answers.names_of(split), classes, found)
+        write_classes(folder / CLASSES_FILE, classes, table)
+
+    def row(self, steps, epochs, figures):
+        """The columns of a results file that describe a run and its score: {column: value}."""
+        data, detector = self.config.data, self.config.detector
+        return {
+            "model": f"faster_rcnn {detector.neck} {self.config.model.model}",
+            "recipe": in_words(self.config, {"square": data.image_size, "proposals": detector.eval_proposals}),
+            "dataset": dataset(data),
+            "steps": steps,
+            "epochs": round(epochs, 2),
+            **{name: figures[name] for name in ("examples", *FIGURES)},
+        }
+
+    def pictures(self, split, classes, answered, shown):
+        """The pictures of a report: {file: Figure}. `shown`: (image, rows, found) of some examples."""
+        curves = average_precision.curves(answered[0], split.objects, len(classes))
+        return {
+            "boxes.png": drawn.box_gallery(shown, classes, _DRAWN_FROM),
+            "precision_recall.png": drawn.precision_recall(curves, classes),
+        }
+
+    def served(self, model, normalization, classes):
+        """What an exported model answers with; see `serving`.
+
+        Returns:
+            Functions of the pixels of one image, uint8 [height, width, 3], and of several, [n, height, width, 3].
+        """
+        size, fill, names = self.config.data.image_size, fill_of(normalization), tf.constant(classes)
+
+        def detect(pixels):
+            views, scales = tf.map_fn(
+                lambda one: geometry.boxed(one, size, fill), pixels, fn_output_signature=(tf.uint8, tf.float32)
+            )
+            found = in_pixels(model(inputs_of(model, normalization(views)), training=False)[0], scales)
+            return {"boxes": found[..., :4], "scores": found[..., 4], "labels": tf.cast(found[..., 5], tf.int32)}
+
+        def detect_one(pixels):
+            answer = {name: values[0] for name, values in detect(pixels[None]).items()}
+            return {name: values[answer["scores"] > 0] for name, values in answer.items()} | {"classes": names}
+
+        return detect_one, lambda pixels: detect(pixels) | {"classes": names}
+
+
+def build(config, classes, replicas=1):
+    """The network that a `DetectConfig` describes, for so many classes."""
+    detector = config.detector
+    model = detectors.create(
+        config.model.model,
+        classes,
+        config.data.image_size,
+        neck=detector.neck,
+        anchor_sizes=detector.anchor_sizes,
+        anchor_ratios=detector.anchor_ratios,
+        most=config.data.most_objects,
+        choices=detectors.Choices(
+            detector.candidates, (detector.proposals, detector.eval_proposals), detector.proposal_nms,
+            (detector.regions, detector.region_objects), detector.score_threshold, detector.nms, detector.detections,
+        ),
+        **network.settings(config.model, config.device.precision, replicas, config.optimizer.seed),
+    )  # fmt: skip
+    network.freeze(model, config.model)
+    return model
+
+
+def loss_of(config, classes):
+    """The loss that a `DetectConfig` describes."""
+    detector = config.detector
+    _, anchors = detectors.anchors_of(
+        config.model.model, config.data.image_size, detector.neck, detector.anchor_sizes, detector.anchor_ratios
+    )
+    return DetectionLoss(np.concatenate(anchors), classes, detector.anchors)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DetectionLoss:
+    """The four terms of Faster R-CNN (Ren et al. 2015, equation 1, and Girshick 2015, equation 1), all of weight 1.
+
+    Of anchors and of boxes alike: cross-entropy, the mean over those that were drawn, and the smooth L1 of the offsets
+    of those that are objects, summed over these and divided by as many as were drawn, as in Detectron.
+
+    Attributes:
+        anchors: float32 [n, 4], of all levels.
+        classes: how many, without the background.
+        drawn: anchors of an image that count, half of them objects.
+    """
+
+    anchors: np.ndarray
+    classes: int
+    drawn: int = 256
+
+    def targets(self, labels, classes):
+        """Rows of objects as they are."""
+        return labels
+
+    def __call__(self, outputs, targets, teacher=None):
+        """The loss of each example.
+
+        Args:
+            outputs: see `detectors.create`.
+            targets: float32 [n, most, 6]; see `data.boxes`.
+            teacher: None.
+
+        Returns:
+            float32 [n].
+        """
+        _, objectness, offsets, chosen, scores, places, keys = outputs
+        return self._of_anchors(objectness, offsets, keys, targets) + self._of_boxes(chosen, scores, places, targets)
+
+    def figures(self, outputs, labels):
+        """Of each example the part of the drawn boxes for which no other class, or fewer than five, score as high."""
+        chosen, scores = outputs[3:5]
+        truth, _, counted = self._truth(chosen, labels)
+        place = losses.rank(tf.reshape(scores, [*chosen.shape[:2], -1]), truth)
+        return {
+            name: tf.reduce_sum(counted * tf.cast(place < most, tf.float32), axis=1) / _total(counted)
+            for name, most in (("top1", 2), ("top5", 6))
+        }
+
+    def _of_anchors(self, objectness, offsets, keys, rows):
+        matched, positive, negative = regions.match(self.anchors, rows, _LOW, _HIGH, best=True)
+        index, there = regions.sample(positive, negative, keys, draws.Stream.ANCHORS, self.drawn, self.drawn // 2)
+        counted = tf.cast(there, tf.float32)
+        objects = counted * tf.cast(tf.gather(positive, index, batch_dims=1), tf.float32)
+        truth = tf.gather(rows[..., :4], tf.gather(matched, index, batch_dims=1), batch_dims=1)
+        wanted = regions.encode(truth, tf.gather(tf.constant(self.anchors), index))
+        sure = tf.nn.sigmoid_cross_entropy_with_logits(objects, tf.gather(objectness, index, batch_dims=1))
+        apart = _smooth(tf.gather(offsets, index, batch_dims=1) - wanted, _BETA)
+        return tf.reduce_sum(counted * sure + objects * apart, axis=1) / _total(counted)
+
+    def _of_boxes(self, chosen, scores, places, rows):
+        truth, matched, counted = self._truth(chosen, rows)
+        count = chosen.shape[1]
+        scores = tf.reshape(scores, [-1, count, self.classes + 1])
+        places = tf.reshape(places, [-1, count, self.classes, 4])
+        objects = tf.one_hot(truth, self.classes)  # nothing of the background
+        wanted = regions.encode(matched, chosen, detectors.DEVIATIONS)
+        apart = tf.reduce_sum(objects * _smooth(places - wanted[:, :, None], 1.0), axis=2)
+        sure = tf.nn.sparse_softmax_cross_entropy_with_logits(truth, scores)
+        return tf.reduce_sum(counted * (sure + apart), axis=1) / _total(counted)
+
+    def _truth(self, chosen, rows):
+        """Of boxes [n, m, 4] the class, int32 [n, m], the object's box, and 1 where a box counts, else 0."""
+        matched, positive, _ = regions.match(chosen, rows, detectors.OBJECT_FROM, detectors.OBJECT_FROM)
+        found = tf.gather(rows, matched, batch_dims=1)
+        label = tf.where(positive, tf.cast(found[..., 4], tf.int32), self.classes)
+        return label, found[..., :4], tf.cast(regions.area(chosen) > 0, tf.float32)
+
+
+def _total(counted):
+    return tf.maximum(tf.reduce_sum(counted, axis=1), 1.0)
+
+
+def _smooth(apart, beta):
+    """Smooth L1, summed over the last axis: x^2 / 2 beta below beta, |x| - beta / 2 above."""
+    size = tf.abs(apart)
+    return tf.reduce_sum(tf.where(size < beta, 0.5 * size * size / beta, size - 0.5 * beta), axis=-1)
+
+
+class Evaluation:
+    """Detections of whole images, every image once."""
+
+    def __init__(self, engine, split, normalization, config):
+        """Put the data in place.
+
+        Args:
+            engine: a `step.Engine`.
+            split: an `Examples` with objects.
+            normalization: a `colour.Normalization`.
+            config: a `config.DetectConfig`.
+        """
+        self._engine, self._split, self._most = engine, split, config.detector.detections
+        self.classes = engine.model.get_layer("logits_detections").classes
+        self._batch = min(_AT_ONCE, len(split)) * engine.local_replicas
+        size, fill = config.data.image_size, fill_of(normalization)
+
+        def see(data, box):
+            pixels, scale = geometry.boxed_whole(data, size, fill)
+            return pixels[None], scale
+
+        def part(replica):
+            return batches.testing(
+                split, see, batch=self._batch, threads=config.views.threads, replica=replica,
+                replicas=engine.local_replicas,
+            )  # fmt: skip
+
+        self._streams = engine.streams(part)
+
+    def detections(self, ema=False, check=lambda: None):
+        """Answer for the whole split.
+
+        Args:
+            ema: by the averaged weights.
+            check: called after each batch; what it raises ends the evaluation.
+
+        Returns:
+            List of an `average_precision.Detected` for each example, its boxes in pixels of the image.
+
+        Raises:
+            InputError: an image that cannot be read.
+        """
+        iterators = [iter(dataset) for dataset in self._streams]
+        count = -(-len(self._split) // self._batch)
+        parts = []
+        with feed.named_errors(self._split):
+            for found in self._engine.predict_stream(iterators, count, self._in_pixels, ema):
+                parts.append(found)
+                check()
+        return [detected(rows) for rows in np.concatenate(parts)[: len(self._split)]]
+
+    def _in_pixels(self, found, scale):
+        return in_pixels(tf.reshape(found, [-1, self._most, found.shape[-1]]), scale)
+
+
+def in_pixels(found, scale):
+    """What a network finds, [n, k, 6] in pixels of the view, in pixels of images of the scales [n, 2]."""
+    return tf.concat([found[..., :4] / tf.tile(scale, [1, 2])[:, None], found[..., 4:]], axis=-1)
+
+
+def detected(rows):
+    """Rows of `regions.detect`, [k, 6], as an `average_precision.Detected`, without those that are none."""
+    rows = rows[rows[:, 4] > 0]
+    return average_precision.Detected(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int32))
+
+
+def figures_of(found, objects, classes):
+    """The score of detections.
+
+    Args:
+        found: an `average_precision.Detected` for each example.
+        objects: `boxes.Objects` of the same examples.
+        classes: how many there are.
+
+    Returns:
+        {"ap50": area under the curve of precision and recall at an IoU of 0.5, mean over classes, as in VOC from 2010
+        on; "ap50_voc07": the same of eleven points, as in VOC2007; "ap75", "ap": COCO's}; and the table of the classes,
+        {"objects", "ap50", "ap50_voc07", "ap": array [classes]}, NaN where a class has no objects.
+    """
+    coco, table = average_precision.coco(found, objects, classes)
+    area, points = (
+        average_precision.voc(found, objects, classes, eleven_points=eleven)[1]["ap"] for eleven in (False, True)
+    )
+    figures = {"ap50": float(np.nanmean(area)), "ap50_voc07": float(np.nanmean(points))}
+    return (
+        figures | {name: coco[name] for name in ("ap75", "ap")},
+        {"objects": table["objects"], "ap50": area, "ap50_voc07": points, "ap": table["ap"]},
+    )
+
+
+def write_classes(path, classes, table):
+    """Write the figures of each class as CSV, whole or not at all; empty where there is none."""
+    rows = [
+        (name, table["objects"][number], *("" if np.isnan(value) else f"{value:.6g}" for value in figures))
+        for number, (name, *figures) in enumerate(
+            zip(classes, *(table[column] for column in ("ap50", "ap50_voc07", "ap")), strict=True)
+        )
+    ]
+    pictures.write_table(path, ("class", *table), rows)
