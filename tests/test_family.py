@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import re
 
 import drawn
 import keras
@@ -93,7 +94,14 @@ def test_cost_needs_a_size():
 # --- Parity ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.npz")), ids=lambda path: path.stem)
+def goldens():
+    """timm's answers; those of the deepest networks, which have no other layers than the rest, are slow."""
+    for path in sorted(GOLDEN.glob("*.npz")):
+        deep = re.search(r"\d+", path.stem)[0] in ("152", "200")
+        yield pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if deep else [])
+
+
+@pytest.mark.parametrize("path", goldens())
 def test_equal_to_timm(path):
     """timm's answers with weights drawn anew here; see benchmarks/peers/make_goldens.py."""
     golden = np.load(path)
@@ -136,7 +144,7 @@ def test_goldens_are_what_timm_answers_today():
                 assert str(kept[name]) == str(made[name]) if name == "shapes" else np.allclose(kept[name], made[name])
 
 
-@pytest.mark.parametrize("depth", [50, 101, 152])
+@pytest.mark.parametrize("depth", [50, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (101, 152))])
 def test_equal_to_keras_applications(depth):
     """Keras' v1 has the stride in the first 1x1, biases in its convolutions, and another epsilon."""
     theirs = getattr(keras.applications, f"ResNet{depth}")(

@@ -69,7 +69,7 @@ def test_stopped_and_killed_runs_end_as_the_unbroken_one(tmp_path):
     kept = broken / "checkpoints"
     chance = random.Random(0)
     last = 0
-    for sent in (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
+    for sent in (signal.SIGTERM, signal.SIGKILL, signal.SIGINT):
         process = start(*flags)
         before = checkpoint.steps(kept)[-1:] or [0]
         wait_for(lambda before=before: (checkpoint.steps(kept) or [0])[-1] > before[0] + 5, process)
@@ -82,7 +82,7 @@ def test_stopped_and_killed_runs_end_as_the_unbroken_one(tmp_path):
             assert time.monotonic() - begun < 10
             assert errors.strip().splitlines()[-1].startswith(f"stopped: {sent.name} at step {last} of {STEPS}, saved")
             assert not list(kept.glob(".*.partial"))
-    assert 20 < last < STEPS  # each of the four went on where the one before was
+    assert 15 < last < STEPS  # each of the three went on where the one before was
     assert train.main([*FLAGS, f"--out={broken}"]) == 0
     assert_same_end(whole, broken)
 
@@ -111,7 +111,8 @@ def start_cluster(folder, *flags):
     ]  # fmt: skip
 
 
-def test_two_machines_train_as_one_and_survive_the_death_of_either(tmp_path):
+@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.slow)])  # the first keeps the run's folder
+def test_two_machines_train_as_one_and_survive_the_death_of_either(killed, tmp_path):
     flags = [*FLAGS, "--bn=sync", "--checkpoint_every=20", "--optimizer=sgd", "--warmup_epochs=0", "--schedule=steps"]
     flags += ["--log_every=2"]
     one, whole, broken = tmp_path / "one", tmp_path / "whole", tmp_path / "broken"
@@ -125,7 +126,7 @@ def test_two_machines_train_as_one_and_survive_the_death_of_either(tmp_path):
         numbers = [name for name in mine if name != "split"]
         assert [mine[name] for name in numbers] == pytest.approx([theirs[name] for name in numbers], rel=1e-3)
     kept = broken / "checkpoints"
-    for victim, sent in ((1, signal.SIGKILL), (1, signal.SIGTERM), (0, signal.SIGKILL)):
+    for victim, sent in ((killed, signal.SIGKILL), (1, signal.SIGTERM)):
         workers = start_cluster(broken, *flags)
         before = (checkpoint.steps(kept) or [0])[-1]
         wait_for(lambda before=before: (checkpoint.steps(kept) or [0])[-1] > before, workers[victim])
