@@ -94,22 +94,21 @@ def test_cost_needs_a_size():
 # --- Parity ----------------------------------------------------------------------------------------------------------
 
 
-def goldens():
-    """timm's answers; those of the deepest networks, which have no other layers than the rest, are slow."""
-    for path in sorted(GOLDEN.glob("*.npz")):
-        deep = re.search(r"\d+", path.stem)[0] in ("152", "200")
-        yield pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if deep else [])
+def deepest_slow(names):
+    """The deepest ImageNet networks have no other layers than the rest, and take the longest: they are slow."""
+    for name in names:
+        yield pytest.param(name, marks=[pytest.mark.slow] if re.match(r"resnet(152|200)_", name) else [])
 
 
-@pytest.mark.parametrize("path", goldens())
-def test_equal_to_timm(path):
+@pytest.mark.parametrize("name", deepest_slow(path.stem for path in sorted(GOLDEN.glob("*.npz"))))
+def test_equal_to_timm(name):
     """timm's answers with weights drawn anew here; see benchmarks/peers/make_goldens.py."""
-    golden = np.load(path)
+    golden = np.load(GOLDEN / f"{name}.npz")
     shapes = {name: tuple(shape) for name, shape in json.loads(str(golden["shapes"])).items()}
-    model = resnet_tf.create_model(path.stem, input_shape=(None, None, 3))
-    weights.assign(model, weights.convert(model, drawn.weights(shapes, path.stem)))
-    stages = [f"stage{stage}_block{count}" for stage, count in enumerate(architectures.find(path.stem).blocks, start=1)]
-    end = "_add" if path.stem.endswith("v2") else "_relu"
+    model = resnet_tf.create_model(name, input_shape=(None, None, 3))
+    weights.assign(model, weights.convert(model, drawn.weights(shapes, name)))
+    stages = [f"stage{stage}_block{count}" for stage, count in enumerate(architectures.find(name).blocks, start=1)]
+    end = "_add" if name.endswith("v2") else "_relu"
     probe = keras.Model(model.input, [*(model.get_layer(f"{name}{end}").output for name in stages), model.output])
     # The deep ones at one even and one odd size: the code path is the same, the time is not.
     for height, width in SIZES if len(model.layers) < 300 else ((224, 224), (97, 97)):
@@ -210,7 +209,9 @@ def test_bottleneck_v2_of_cifar_equals_plain_operations():
 # --- Training --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in architectures.TABLE if not name.startswith("cifar_resnet1")])
+@pytest.mark.parametrize(
+    "name", deepest_slow(name for name in architectures.TABLE if not name.startswith("cifar_resnet1"))
+)
 def test_gradients_reach_every_variable_of_every_row(name):
     model = resnet_tf.create_model(name, input_shape=(32, 32, 3) if "cifar" in name else (64, 64, 3))
     assert_all_trained(model)
