@@ -427,6 +427,13 @@ def test_runs_of_other_data_are_refused(changes, named, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_runs_of_other_tasks_are_refused(tmp_path):
+    one = comparing.read(make_run(tmp_path / "mine"))
+    masks = config.from_settings(config.SegmentConfig, {"dataset": "synthetic", "train_steps": 1}, "test")
+    with pytest.raises(InputError, match=r"mine and mine do not .* their task: classification and segmentation"):
+        comparing.check_comparable([one, dataclasses.replace(one, config=masks)])
+
+
 def test_out_must_be_a_folder_of_its_own(two, capsys):
     file = two[0].parent / "file"
     file.write_text("mine")

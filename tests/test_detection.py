@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from keras_cv.src.layers.object_detection import box_matcher, roi_align
 
+from resnet_tf import compare, predict
 from resnet_tf import config as configuration
-from resnet_tf import predict
 from resnet_tf.data import colour, draws
 from resnet_tf.data import detection as data_detection
 from resnet_tf.data.boxes import IGNORED, OBJECT
@@ -338,6 +338,9 @@ def test_a_run_is_recorded(trained):
     assert float(row["ap50"]) == pytest.approx(np.mean([float(one["ap50"]) for one in classes]), abs=2e-6)
     split = data_detection.index("synthetic").splits["test"]
     assert sum(int(one["objects"]) for one in classes) == len(split.objects.labels)
+    assert compare.main([f"{trained}/run", f"--out={trained}/compared"]) == 0
+    text = (trained / "compared" / "table.md").read_text()
+    assert f"{100 * last['ap50']:.2f}" in text and "faster_rcnn c4 cifar_resnet8_v1" in text
 
 
 def test_resume_equals_unbroken_to_the_bit(trained, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import shutil
 import signal
 
 import keras
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from resnet_tf import compare, evaluate, predict
 from resnet_tf import config as configuration
-from resnet_tf import evaluate, predict
 from resnet_tf.data import colour, images
 from resnet_tf.data import segmentation as data_segmentation
 from resnet_tf.data.masks import VOID
@@ -110,6 +111,22 @@ def test_a_run_is_recorded(trained, capsys):
     assert float(row["miou"]) == pytest.approx(np.mean(found), abs=2e-6)
     assert evaluate.main([f"--run={trained}/run"]) == 1
     assert "a run of segmentation, not of classification" in capsys.readouterr().err
+
+
+def test_runs_are_compared_by_their_own_figures(trained, tmp_path, last_json):
+    for seed in (0, 1):
+        other = shutil.copytree(trained / "run", tmp_path / f"seed{seed}")
+        manifest = (other / "manifest.yaml").read_text().replace("seed: 0\n", f"seed: {seed}\n")
+        (other / "manifest.yaml").write_text(manifest)
+    assert compare.main([f"{tmp_path}/seed0", f"{tmp_path}/seed1", f"--out={tmp_path}/out"]) == 0
+    result = last_json()
+    *_, last = (row for row in record.read_metrics(trained / "run" / "metrics.csv") if row["split"] == "test")
+    assert result["best"]["miou"] == pytest.approx(last["miou"], rel=1e-5) and result["pairs"] == 0
+    assert [group["seeds"] for group in result["groups"]] == [[0, 1]] and result["groups"][0]["miou_sd"] == 0
+    drawn = {path.name for path in (tmp_path / "out").glob("curves_*.png")}
+    assert drawn == {"curves_miou.png", "curves_pixel_accuracy.png", "curves_loss.png"}
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "fcn cifar_resnet8_v1" in text and "Mean IoU, last (%)" in text and "Top-1" not in text
 
 
 def test_resume_equals_unbroken_to_the_bit(trained, tmp_path, monkeypatch):

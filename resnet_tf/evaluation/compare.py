@@ -22,7 +22,12 @@ from resnet_tf.models import Cost, cost_by_name
 from resnet_tf.training import record, schedule
 
 PRECISION_BITS = {"float32": 32, "tf32": 32, "bfloat16": 16, "float16": 16}
-_FIGURES = ("loss", "top1", "top5")
+# The figures of each task, the first of which best runs are known by, and their names; all are fractions.
+FIGURES = {
+    configuration.TrainConfig: {"top1": "Top-1", "top5": "Top-5"},
+    configuration.SegmentConfig: {"miou": "Mean IoU", "pixel_accuracy": "Pixel accuracy"},
+    configuration.DetectConfig: {"ap50": "AP50", "ap75": "AP75", "ap": "AP"},
+}
 _GPU = re.compile(r"NVIDIA|Tesla|GeForce|Quadro|TITAN|Instinct|Radeon", re.IGNORECASE)
 _PLACES = ("out", "results")  # flags that say where things are written, not what was run
 
@@ -35,10 +40,10 @@ class Trained:
         name: of the folder, or its path where names collide.
         folder: path.
         manifest: what manifest.yaml holds.
-        config: the `TrainConfig`.
+        config: the `TrainConfig`, or what another task has.
         rows: of metrics.csv.
         evaluation: evaluation.json; the last evaluation of metrics.csv where there is no such file yet.
-        cost: `Cost` of the network on one image of evaluation's size.
+        cost: `Cost` of the network on one image of evaluation's size; None of other tasks, whose heads are not counted.
         answers: examples.csv as `answers.read` gives it, or None.
         unanswered: why there are no answers; "" where there are.
     """
@@ -46,10 +51,10 @@ class Trained:
     name: str
     folder: pathlib.Path
     manifest: dict
-    config: configuration.TrainConfig
+    config: object
     rows: list[dict]
     evaluation: dict
-    cost: Cost
+    cost: Cost | None
     answers: dict | None
     unanswered: str
 
@@ -84,12 +89,32 @@ class Trained:
         return "validation" if "validation" in self.manifest["data"]["examples"] else "test"
 
     @property
+    def figures(self):
+        """{figure of its task: name}."""
+        return FIGURES[type(self.config)]
+
+    @property
+    def architecture(self):
+        """Its network in words."""
+        model, config = self.config.model, self.config
+        words = [model.model, model.shortcut]
+        if isinstance(config, configuration.SegmentConfig):
+            words = [config.head.head, *words]
+        elif isinstance(config, configuration.DetectConfig):
+            words = ["faster_rcnn", config.detector.neck, *words]
+        return " ".join(filter(None, words))
+
+    @property
     def evaluated(self):
         """What was evaluated, and how where that is not by one central crop of the raw weights: "test, ten_crop"."""
-        usual = {"views": "center", "weights": "raw"}
+        usual = {"views": ("center", "whole"), "weights": ("raw",)}
         return ", ".join(
             [self.evaluation["split"]]
-            + [str(self.evaluation[key]) for key, value in usual.items() if self.evaluation.get(key, value) != value]
+            + [
+                str(self.evaluation[key])
+                for key, values in usual.items()
+                if self.evaluation.get(key, values[0]) not in values
+            ]
         )
 
     @property
@@ -124,12 +149,12 @@ class Trained:
 
         Args:
             split: "train", "test", "validation", or one of the latter with "_ema".
-            column: "loss", "top1" or "top5".
+            column: "loss", or one of `figures`.
 
         Returns:
             Steps, epochs and values: arrays of one length, 0 where there is no such row.
         """
-        rows = [row for row in self.rows if row["split"] == split]
+        rows = [row for row in self.rows if row["split"] == split and row.get(column, "") != ""]
         kinds = {"step": np.int64}
         return tuple(
             np.array([row[name] for row in rows], kinds.get(name, np.float64)) for name in ("step", "epoch", column)
@@ -195,14 +220,18 @@ def read(folder, name=None):
     """
     folder = pathlib.Path(folder)
     try:
-        run = record.open_run(folder, flag="")
+        run = record.open_run(folder, flag="", config_type=tuple(FIGURES))
         _check_whole(folder / record.MANIFEST)
         _check_manifest(folder / record.MANIFEST, run.manifest)
-        rows = _read_rows(folder / "metrics.csv")
-        evaluation = _read_evaluation(folder / "evaluation.json", rows)
-        answers, unanswered = _read_answers(folder / answering.FILE, evaluation)
-        size, classes = configuration.evaluation_size(run.config.data), len(run.manifest["classes"])
-        cost = cost_by_name(run.config.model.model, run.config.model.shortcut, size, classes)
+        figures, classified = FIGURES[type(run.config)], isinstance(run.config, configuration.TrainConfig)
+        rows = _read_rows(folder / "metrics.csv", figures)
+        evaluation = _read_evaluation(folder / "evaluation.json", rows, figures)
+        answers, unanswered = None, f"{folder}: no class of each image"
+        cost = None
+        if classified:
+            answers, unanswered = _read_answers(folder / answering.FILE, evaluation)
+            size, classes = configuration.evaluation_size(run.config.data), len(run.manifest["classes"])
+            cost = cost_by_name(run.config.model.model, run.config.model.shortcut, size, classes)
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}") from None
     except InputError as error:  # of flags that the manifest holds, it names no file
@@ -231,14 +260,14 @@ def _check_manifest(path, manifest):
         raise InputError(f"{path}: damaged manifest")
 
 
-def _read_rows(path):
+def _read_rows(path, figures):
     if not path.exists():
         raise InputError(f"{path}: no such file")
     _check_whole(path)
-    numbers = ("step", "epoch", "wall_seconds", *_FIGURES)
+    numbers = ("step", "epoch", "wall_seconds")
     try:
         rows = record.read_metrics(path)
-        if not all(isinstance(row[name], int | float) for row in rows for name in numbers):
+        if not all(isinstance(row[name], int | float) for row in rows for name in (*numbers, *_of(row, figures))):
             raise ValueError
         if any(None in row or None in row.values() for row in rows):  # more or fewer values than columns
             raise ValueError
@@ -249,20 +278,29 @@ def _read_rows(path):
     return rows
 
 
-def _read_evaluation(path, rows):
+def _of(row, figures):
+    """What a row must have: of classification all, of other tasks the loss of training, or the figures of a score."""
+    if "top1" in figures:
+        return ("loss", *figures)
+    return ("loss",) if row["split"] == "train" else tuple(figures)
+
+
+def _read_evaluation(path, rows, figures):
     """What evaluation.json holds, or the last evaluation of the curve."""
     if not path.exists():
         scored = [row for row in rows if row["split"] in ("test", "validation")]
         if not scored:
             raise InputError(f"{path.parent}: no evaluation yet")
         last = scored[-1]
-        return {"split": last["split"], "steps": last["step"], **{name: last[name] for name in _FIGURES}}
+        return {"split": last["split"], "steps": last["step"], **{name: last[name] for name in _of(last, figures)}}
     try:
         evaluation = json.loads(path.read_text())
-        figures = [evaluation[name] for name in ("steps", "examples", *_FIGURES)]
-        if not isinstance(evaluation["split"], str) or not all(isinstance(figure, int | float) for figure in figures):
+        found = [evaluation[name] for name in ("steps", "examples", *_of(evaluation, figures))]
+        if not isinstance(evaluation["split"], str) or not all(isinstance(figure, int | float) for figure in found):
             raise ValueError
-        if not 0 <= evaluation["top1"] <= evaluation["top5"] <= 1:
+        if not all(0 <= evaluation[name] <= 1 for name in figures):
+            raise ValueError
+        if "top1" in figures and evaluation["top1"] > evaluation["top5"]:
             raise ValueError
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: damaged") from None
@@ -291,12 +329,14 @@ def check_comparable(runs):
         runs: list of `Trained`.
 
     Raises:
-        InputError: two of them differ in their data or classes; says which and in what.
+        InputError: two of them differ in their task, data or classes; says which and in what.
     """
     first = runs[0]
     for other in runs[1:]:
         ours, theirs = first.manifest, other.manifest
-        if ours["classes"] != theirs["classes"]:
+        if type(first.config) is not type(other.config):
+            differs = f"task: {first.config.task} and {other.config.task}"
+        elif ours["classes"] != theirs["classes"]:
             pairs = list(itertools.zip_longest(ours["classes"], theirs["classes"], fillvalue="none"))
             number = next(i for i, (one, another) in enumerate(pairs) if one != another)
             differs = f"classes: class {number} is {pairs[number][0]} and {pairs[number][1]}"
@@ -322,7 +362,7 @@ def differing_flags(runs):
     Returns:
         List of {"flag", "changes_result": bool, "values": as typed, one for each run}.
     """
-    fields = configuration.fields_of(configuration.TrainConfig)
+    fields = configuration.fields_of(type(runs[0].config))
     settings = [configuration.settings_of(run.config) for run in runs]
     rows = []
     for name, field in fields.items():
@@ -369,7 +409,7 @@ class Group:
 
 def but_for_seed(run):
     """All that makes the figures of a run what they are, but for its seed: equal for runs of one group."""
-    fields, settings = configuration.fields_of(configuration.TrainConfig), configuration.settings_of(run.config)
+    fields, settings = configuration.fields_of(type(run.config)), configuration.settings_of(run.config)
     same = [settings[name] for name, field in fields.items() if field.metadata["changes_result"] and name != "seed"]
     return repr((same, run.evaluated))
 
@@ -414,11 +454,11 @@ def table(made, price_per_hour=0.0):
     Returns:
         List of dicts. "kind": "run" or "seeds"; "group"; "run": its name; "seed", or the seeds; "runs": how many;
         "architecture"; "precision", "precision_bits"; "parameters_mib": trainable ones, 4 bytes each; "gmacs" and
-        "gflops" (2 a MAC) of one image forward; "evaluated"; "examples"; "top1", "top5": fractions; "loss_nats";
-        "top1_sd", "top5_sd", "loss_nats_sd": sample standard deviations over seeds; "best_top1", "best_top5": the
-        highest of the curve; "steps", "planned_steps"; "finished"; "epochs"; "wall_seconds"; "images_per_second" of the
-        training; "gpu_hours"; "price"; "hardware"; "commit". None where there is no such figure. Rows of seeds hold
-        means of figures, and "several" where other things differ.
+        "gflops" (2 a MAC) of one image forward; "evaluated"; "examples"; the figures of the task, such as "top1":
+        fractions; "loss_nats"; "top1_sd" and so on: sample standard deviations over seeds; "best_top1" and so on: the
+        highest of the curve; "steps", "planned_steps"; "finished"; "epochs"; "wall_seconds"; "images_per_second" of
+        the training; "gpu_hours"; "price"; "hardware"; "commit". None where there is no such figure. Rows of seeds
+        hold means of figures, and "several" where other things differ.
     """
     rows = []
     for group in made:
@@ -429,33 +469,31 @@ def table(made, price_per_hour=0.0):
     return rows
 
 
-_MEANS = (
-    "top1", "top5", "loss_nats", "best_top1", "best_top5", "wall_seconds", "images_per_second", "gpu_hours", "price"
-)  # fmt: skip
+_MEANS = ("loss_nats", "wall_seconds", "images_per_second", "gpu_hours", "price")  # besides the figures
 
 
 def _row(run, group, price_per_hour):
-    model, precision = run.config.model, run.config.device.precision
+    precision = run.config.device.precision
+    parameters = run.manifest["model"].get("trainable_parameters") if run.cost is None else None
     hours = run.wall_seconds / 3600 / run.sharing
-    best = {name: run.curve(run.held_out, name)[2].max(initial=-1) for name in ("top1", "top5")}
+    best = {name: run.curve(run.held_out, name)[2].max(initial=-1) for name in run.figures}
     return {
         "kind": "run",
         "group": group.name,
         "run": run.name,
         "seed": run.seed,
         "runs": 1,
-        "architecture": model.model + (f" {model.shortcut}" if model.shortcut else ""),
+        "architecture": run.architecture,
         "precision": precision,
         "precision_bits": PRECISION_BITS[precision],
-        "parameters_mib": run.cost.mib_float32,
-        "gmacs": run.cost.gmacs,
-        "gflops": 2 * run.cost.gmacs,
+        "parameters_mib": run.cost.mib_float32 if run.cost else parameters and 4 * parameters / 2**20,
+        "gmacs": run.cost and run.cost.gmacs,
+        "gflops": run.cost and 2 * run.cost.gmacs,
         "evaluated": run.evaluated,
         "examples": run.evaluation.get("examples", run.manifest["data"]["examples"].get(run.evaluation["split"])),
-        "top1": run.evaluation["top1"],
-        "top5": run.evaluation["top5"],
-        "loss_nats": run.evaluation["loss"],
-        **dict.fromkeys(("top1_sd", "top5_sd", "loss_nats_sd")),
+        **{name: run.evaluation[name] for name in run.figures},
+        "loss_nats": run.evaluation.get("loss"),
+        **dict.fromkeys((*(f"{name}_sd" for name in run.figures), "loss_nats_sd")),
         **{f"best_{name}": float(value) if value >= 0 else None for name, value in best.items()},
         "steps": run.steps,
         "planned_steps": run.planned,
@@ -473,9 +511,10 @@ def _row(run, group, price_per_hour):
 def _mean_row(group, rows):
     row = {name: rows[0][name] if len({each[name] for each in rows}) == 1 else "several" for name in rows[0]}
     row |= {"kind": "seeds", "run": group.name, "runs": len(rows), "seed": " ".join(str(each["seed"]) for each in rows)}
-    for name in _MEANS:
+    figures = group.runs[0].figures
+    for name in (*_MEANS, *figures, *(f"best_{name}" for name in figures)):
         values = [each[name] for each in rows]
         row[name] = None if None in values else statistics.fmean(values)
-    for name in ("top1", "top5", "loss_nats"):
-        row[f"{name}_sd"] = float(np.std([each[name] for each in rows], ddof=1))
+    for name in (*figures, "loss_nats"):
+        row[f"{name}_sd"] = None if row[name] is None else float(np.std([each[name] for each in rows], ddof=1))
     return row

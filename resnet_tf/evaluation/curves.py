@@ -8,10 +8,24 @@ import warnings
 
 import numpy as np
 
+
+def _error(fraction):
+    return 100 * (1 - fraction)
+
+
+def _percent(fraction):
+    return 100 * fraction
+
+
 # What is drawn: (column of metrics.csv, title, how a fraction or a loss is shown).
 METRICS = {
-    "top1_error": ("top1", "Top-1 error (%)", lambda fraction: 100 * (1 - fraction)),
-    "top5_error": ("top5", "Top-5 error (%)", lambda fraction: 100 * (1 - fraction)),
+    "top1_error": ("top1", "Top-1 error (%)", _error),
+    "top5_error": ("top5", "Top-5 error (%)", _error),
+    "miou": ("miou", "Mean IoU (%)", _percent),
+    "pixel_accuracy": ("pixel_accuracy", "Pixel accuracy (%)", _percent),
+    "ap50": ("ap50", "AP50 (%)", _percent),
+    "ap75": ("ap75", "AP75 (%)", _percent),
+    "ap": ("ap", "AP (%)", _percent),
     "loss": ("loss", "Loss (nats)", lambda loss: loss),
 }
 # Of curves on white and on black: told apart by colour-blind readers too; after them the strokes change.
@@ -25,6 +39,11 @@ _DASHES = ((), (5, 1.5), (1.5, 1.2), (6, 1.5, 1.5, 1.5))  # in widths of the lin
 _LONGEST = 30  # letters of a label, such as cifar_resnet110_v1 (3 seeds)
 _POINTS = 400  # of a curve
 _FONT = 10  # points
+
+
+def metrics_of(figures):
+    """The part of `METRICS` that is of some columns of metrics.csv, or of the loss."""
+    return {name: metric for name, metric in METRICS.items() if metric[0] in (*figures, "loss")}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,8 @@ def compare(settings, folders, figures=()):
 
     Returns:
         {"out", "title", "runs": names, "skipped": [{"run", "reason"}], "groups": of several seeds [{"name", "runs",
-        "seeds", "top1_mean", "top1_sd"}], "pairs": tested, "best": {"run", "top1", "evaluated"}}.
+        "seeds", "top1_mean", "top1_sd"}], "pairs": tested, "best": {"run", "top1", "evaluated"}}; of other tasks the
+        first of their figures in the place of "top1".
 
     Raises:
         InputError: --out cannot be a folder of its own; no run can be read; runs of different data or classes;
@@ -55,7 +56,7 @@ def compare(settings, folders, figures=()):
     )
 
     pictures, files = {}, {}
-    for metric, (column, _, _) in curves.METRICS.items():
+    for metric, (column, _, _) in content.metrics.items():
         figure = curves.draw(curves.of_groups(made, column), metric)
         pictures[metric] = curves.rendered(figure, "svg")
         files[f"curves_{metric}.svg"] = pictures[metric]
@@ -76,7 +77,8 @@ def compare(settings, folders, figures=()):
         checkpoint.replace_atomically(out / name, lambda file, data=data: file.write(data))
 
     print(content.tables["results"].markdown(brief=True), flush=True)
-    best = max(runs, key=lambda run: run.evaluation["top1"])
+    first = next(iter(runs[0].figures))
+    best = max(runs, key=lambda run: run.evaluation[first])
     return {
         "out": str(out),
         "title": title,
@@ -84,11 +86,11 @@ def compare(settings, folders, figures=()):
         "skipped": [{"run": folder, "reason": reason} for folder, reason in skipped],
         "groups": [
             {"name": row["run"], "runs": row["runs"], "seeds": [int(seed) for seed in row["seed"].split()],
-             "top1_mean": round(row["top1"], 6), "top1_sd": round(row["top1_sd"], 6)}
+             f"{first}_mean": round(row[first], 6), f"{first}_sd": round(row[f"{first}_sd"], 6)}
             for row in rows if row["kind"] == "seeds"
         ],
         "pairs": len(tests),
-        "best": {"run": best.name, "top1": best.evaluation["top1"], "evaluated": best.evaluated},
+        "best": {"run": best.name, first: best.evaluation[first], "evaluated": best.evaluated},
     }  # fmt: skip
 
 
@@ -114,8 +116,8 @@ def _responses(made, data_dir):
 def _notes(runs, made):
     """What a reader should know of the results, a sentence each."""
     notes = [
-        "Top-1 and top-5 are of the last evaluation; the best of a curve is chosen on the examples it is measured on, "
-        "so it stands here for the record only.",
+        "Figures are of the last evaluation; the best of a curve is chosen on the examples it is measured on, so it "
+        "stands here for the record only.",
         "Parameters: trainable ones at 4 bytes each. GMACs: 10\u2079 multiply-accumulates of one image, forward, at "
         "the size of evaluation; GFLOPs: twice these. Images/s: the training's, the median over its rows of metrics.",
     ]
@@ -232,12 +234,11 @@ SIGNIFICANCE = (
 
 def _tables(rows, flags, tests, runs, price):
     """The tables of the report by name."""
+    figures = runs[0].figures
     results = [
         Column("run", "Run", _name, brief=True, words=True),
-        Column("top1", "Top-1, last (%)", _percent("top1"), brief=True),
-        Column("top5", "Top-5, last (%)", _percent("top5"), brief=True),
-        Column("best_top1", "Top-1, best (%)", _percent("best_top1")),
-        Column("best_top5", "Top-5, best (%)", _percent("best_top5")),
+        *(Column(key, f"{name}, last (%)", _percent(key), brief=True) for key, name in figures.items()),
+        *(Column(f"best_{key}", f"{name}, best (%)", _percent(f"best_{key}")) for key, name in figures.items()),
         Column("evaluated", "Evaluated", _text, words=True),
         Column("architecture", "Architecture", _text, brief=True, words=True),
         Column("precision_bits", "Precision (bits)", _text),
@@ -262,8 +263,7 @@ def _tables(rows, flags, tests, runs, price):
         Column("run", "Group", _text, words=True),
         Column("runs", "n", _text),
         Column("seed", "Seeds", _text, words=True),
-        Column("top1", "Top-1, last (%)", _percent("top1")),
-        Column("top5", "Top-5, last (%)", _percent("top5")),
+        *(Column(key, f"{name}, last (%)", _percent(key)) for key, name in figures.items()),
         Column("loss_nats", "Loss (nats)", lambda value, row: f"{value:.4f} \u00b1 {row['loss_nats_sd']:.4f}"),
     ]
     pairs = [
@@ -317,6 +317,11 @@ class Content:
     tables: dict
     notes: list
     untested: list
+
+    @property
+    def metrics(self):
+        """What curves are drawn of; see `curves.metrics_of`."""
+        return curves.metrics_of(self.runs[0].figures)
 
     def summary(self):
         """What is compared, in a sentence."""
@@ -388,7 +393,7 @@ def markdown(content):
         shown = content.tables[table].markdown().rstrip() if table else ""
         parts += [part for part in ((shown, text) if name == "results" else (text, shown)) if part]
         if name == "curves":
-            parts += [f"![{title}](curves_{metric}.png)" for metric, (_, title, _) in curves.METRICS.items()]
+            parts += [f"![{title}](curves_{metric}.png)" for metric, (_, title, _) in content.metrics.items()]
     parts.append("## Provenance")
     for name, facts in content.facts():
         lines = [f"  - {key}: {_markdown_text(text)}" for key, text in facts.items()]
@@ -473,7 +478,7 @@ def render(content, pictures, figures=()):
 
     Args:
         content: a `Content`.
-        pictures: {key of `curves.METRICS`: SVG bytes}.
+        pictures: {key of `Content.metrics`: SVG bytes}.
         figures: more pictures: list of (title, `matplotlib.figure.Figure`).
     """
     sections = []
@@ -511,7 +516,7 @@ def render(content, pictures, figures=()):
 def _charts(content, pictures, text):
     """The curves, and the text on them; what a picture shows is said in figures by the table above it."""
     parts = []
-    for metric, (_, title, _) in curves.METRICS.items():
+    for metric, (_, title, _) in content.metrics.items():
         names = ", ".join(group.name for group in content.made)
         label = html.escape(f"{title} over epochs of {names}; the table of results has the last figures")
         element = curves.inline(pictures[metric], f"{metric}-", themed=True)
