@@ -304,11 +304,11 @@ def test_package_exports():
 def test_cifar10_recipe_runs_on_real_images(real_data, tmp_path, last_json):
     archive = real_data / "cifar10_jpegq75.tar.xz"
     flags = [f"--flagfile={ROOT}/flags/cifar10_resnet20.cfg", "--dataset=folder", f"--data_dir={archive}"]
-    assert train.main([*flags, "--train_steps=40", "--log_every=20", f"--out={tmp_path}/run"]) == 0
+    assert train.main([*flags, "--train_steps=60", "--log_every=20", f"--out={tmp_path}/run"]) == 0
     result = last_json()
     assert result["examples"] == 10_000
     from resnet_tf.training import record
 
     losses = [row["loss"] for row in record.read_metrics(tmp_path / "run" / "metrics.csv") if row["split"] == "train"]
-    # A network that learns nothing stays at ln 10 = 2.30; 40 steps of this recipe reach about 1.9.
+    # A network that learns nothing stays at ln 10 = 2.30; 60 steps of this recipe reach about 1.8.
     assert losses[-1] < 2.05 and losses[-1] < losses[0]
