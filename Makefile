@@ -9,8 +9,9 @@ BIN = .venv/bin
 demo: .venv/demo.stamp
 	$(BIN)/python -m resnet_tf.demo --flagfile=flags/demo.cfg --out=runs/demo
 
+# One thread in each of two processes: TensorFlow's pools would take both cores for each, and wait for one another.
 test: .venv/dev.stamp lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
+	TF_NUM_INTRAOP_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
