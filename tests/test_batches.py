@@ -154,8 +154,10 @@ def test_streams_on_two_replicas_train_as_on_one(unbroken, tmp_path):
     assert train.main(flags) == 0
     one, two = (checkpoint.load(path / "checkpoints" / "step-00000004.npz") for path in (unbroken, tmp_path / "run"))
     for name in one:
-        # Sums in another order: 1e-7 a step, amplified by four steps of training through BN.
-        np.testing.assert_allclose(one[name], two[name], rtol=5e-3, atol=2e-4, err_msg=name)
+        # Sums in another order: 1e-7, which each step through BN makes some ten times as much, so that after four the
+        # momenta were seen 3% of their norm apart. Those of other images, or not summed, are as far apart as long.
+        apart = np.linalg.norm(one[name].astype(np.float64) - two[name])
+        assert apart <= 0.1 * np.linalg.norm(one[name]) + 2e-4, name
 
 
 def test_evaluation_of_a_streamed_run(unbroken, last_json):
