@@ -10,9 +10,10 @@ from resnet_tf.config.run import (
     OptimizerConfig,
     RecordConfig,
     ScheduleConfig,
-    check_jitter,
     check_training,
+    described,
 )
+from resnet_tf.config.transfer import check_transfer
 from resnet_tf.errors import InputError
 
 DETECTION_DATASETS = ("voc", "coco", "synthetic")
@@ -107,21 +108,18 @@ class DetectConfig:
     device: DeviceConfig = DeviceConfig()
     record: RecordConfig = RecordConfig()
 
+    @property
+    def network(self):
+        """The network in words."""
+        return f"faster_rcnn {self.detector.neck} {described(self.model)}"
+
     def __post_init__(self):
         """Refuse combinations that make no sense, before anything is read."""
         if self.record.smoke:
             return
         check_training(self)
-        data, views, detector = self.data, self.views, self.detector
-        if (data.dataset == "synthetic") == bool(data.data_dir):
-            needed = "is not used by" if data.data_dir else "is not set and needed by"
-            raise InputError(f"--data_dir={data.data_dir} {needed} --dataset={data.dataset}")
-        if self.device.data_service:
-            raise InputError("--data_service is not used by detection: boxes are read here")
-        if len(views.scale) != 2 or not 0 < views.scale[0] <= views.scale[1]:
-            raise InputError(f"--scale={','.join(map(str, views.scale))}: not two positive rising numbers")
+        check_transfer(self, "boxes")
         for name in ("anchor_sizes", "anchor_ratios"):
-            values = getattr(detector, name)
+            values = getattr(self.detector, name)
             if any(value <= 0 for value in values) or (name == "anchor_ratios" and not values):
                 raise InputError(f"--{name}={','.join(map(str, values))}: not positive numbers")
-        check_jitter(views.color_jitter)

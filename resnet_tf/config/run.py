@@ -261,6 +261,11 @@ class TrainConfig:
     device: DeviceConfig = DeviceConfig()
     record: RecordConfig = RecordConfig()
 
+    @property
+    def network(self):
+        """The network in words."""
+        return described(self.model)
+
     def __post_init__(self):
         """Refuse combinations that make no sense, before anything is read."""
         if self.record.smoke:
@@ -272,6 +277,11 @@ class TrainConfig:
         check_data(self.data)
         replicas = max(1, self.device.replicas, len(self.device.gpus))
         check_views(self.views, self.data, self.optimizer.batch_size // (replicas * self.optimizer.accumulate))
+
+
+def described(model):
+    """A `ModelConfig` in words: the name, and the shortcut where it is not the network's own."""
+    return f"{model.model} {model.shortcut}".rstrip()
 
 
 def check_training(config):

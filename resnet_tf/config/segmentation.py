@@ -10,10 +10,10 @@ from resnet_tf.config.run import (
     OptimizerConfig,
     RecordConfig,
     ScheduleConfig,
-    check_jitter,
     check_training,
+    described,
 )
-from resnet_tf.errors import InputError
+from resnet_tf.config.transfer import check_transfer
 
 SEGMENTATION_DATASETS = ("camvid", "voc", "ade20k", "synthetic")
 
@@ -89,17 +89,14 @@ class SegmentConfig:
     device: DeviceConfig = DeviceConfig()
     record: RecordConfig = RecordConfig()
 
+    @property
+    def network(self):
+        """The network in words."""
+        return f"{self.head.head} {described(self.model)} stride {self.head.output_stride}"
+
     def __post_init__(self):
         """Refuse combinations that make no sense, before anything is read."""
         if self.record.smoke:
             return
         check_training(self)
-        data, views = self.data, self.views
-        if (data.dataset == "synthetic") == bool(data.data_dir):
-            needed = "is not used by" if data.data_dir else "is not set and needed by"
-            raise InputError(f"--data_dir={data.data_dir} {needed} --dataset={data.dataset}")
-        if self.device.data_service:
-            raise InputError("--data_service is not used by segmentation: masks are read here")
-        if len(views.scale) != 2 or not 0 < views.scale[0] <= views.scale[1]:
-            raise InputError(f"--scale={','.join(map(str, views.scale))}: not two positive rising numbers")
-        check_jitter(views.color_jitter)
+        check_transfer(self, "masks")

@@ -1,8 +1,23 @@
-"""What the commands after a training of segmentation or detection are told."""
+"""What trainings of segmentation and detection have in common, and what the commands after them are told."""
 
 import dataclasses
 
 from resnet_tf.config.fields import setting
+from resnet_tf.config.run import check_jitter
+from resnet_tf.errors import InputError
+
+
+def check_transfer(config, annotations):
+    """Refuse settings of data and views that make no sense; `annotations` are what images have."""
+    data, views = config.data, config.views
+    if (data.dataset == "synthetic") == bool(data.data_dir):
+        needed = "is not used by" if data.data_dir else "is not set and needed by"
+        raise InputError(f"--data_dir={data.data_dir} {needed} --dataset={data.dataset}")
+    if config.device.data_service:
+        raise InputError(f"--data_service is not used by {config.task}: {annotations} are read here")
+    if len(views.scale) != 2 or not 0 < views.scale[0] <= views.scale[1]:
+        raise InputError(f"--scale={','.join(map(str, views.scale))}: not two positive rising numbers")
+    check_jitter(views.color_jitter)
 
 
 @dataclasses.dataclass(frozen=True)

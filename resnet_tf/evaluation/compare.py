@@ -94,17 +94,6 @@ class Trained:
         return FIGURES[type(self.config)]
 
     @property
-    def architecture(self):
-        """Its network in words."""
-        model, config = self.config.model, self.config
-        words = [model.model, model.shortcut]
-        if isinstance(config, configuration.SegmentConfig):
-            words = [config.head.head, *words]
-        elif isinstance(config, configuration.DetectConfig):
-            words = ["faster_rcnn", config.detector.neck, *words]
-        return " ".join(filter(None, words))
-
-    @property
     def evaluated(self):
         """What was evaluated, and how where that is not by one central crop of the raw weights: "test, ten_crop"."""
         usual = {"views": ("center", "whole"), "weights": ("raw",)}
@@ -226,8 +215,7 @@ def read(folder, name=None):
         figures, classified = FIGURES[type(run.config)], isinstance(run.config, configuration.TrainConfig)
         rows = _read_rows(folder / "metrics.csv", figures)
         evaluation = _read_evaluation(folder / "evaluation.json", rows, figures)
-        answers, unanswered = None, f"{folder}: no class of each image"
-        cost = None
+        answers, unanswered, cost = None, f"{folder}: no class of each image", None
         if classified:
             answers, unanswered = _read_answers(folder / answering.FILE, evaluation)
             size, classes = configuration.evaluation_size(run.config.data), len(run.manifest["classes"])
@@ -483,7 +471,7 @@ def _row(run, group, price_per_hour):
         "run": run.name,
         "seed": run.seed,
         "runs": 1,
-        "architecture": run.architecture,
+        "architecture": run.config.network,
         "precision": precision,
         "precision_bits": PRECISION_BITS[precision],
         "parameters_mib": run.cost.mib_float32 if run.cost else parameters and 4 * parameters / 2**20,

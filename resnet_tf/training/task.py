@@ -108,7 +108,7 @@ def dataset(data):
 def accuracy_row(config, steps, epochs, figures):
     """The columns of an accuracy file that describe a run and its score: {column: value}."""
     return {
-        "model": config.model.model + (f" {config.model.shortcut}" if config.model.shortcut else ""),
+        "model": config.network,
         "recipe": describe(config),
         "dataset": dataset(config.data),
         "steps": steps,

@@ -105,7 +105,7 @@ class Detection:
         """The columns of a results file that describe a run and its score: {column: value}."""
         data, detector = self.config.data, self.config.detector
         return {
-            "model": f"faster_rcnn {detector.neck} {self.config.model.model}",
+            "model": self.config.network,
             "recipe": in_words(self.config, {"square": data.image_size, "proposals": detector.eval_proposals}),
             "dataset": dataset(data),
             "steps": steps,

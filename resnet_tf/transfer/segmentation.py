@@ -87,7 +87,7 @@ class Segmentation:
         """The columns of a results file that describe a run and its score: {column: value}."""
         config, head = self.config, self.config.head
         return {
-            "model": f"{head.head} {config.model.model} stride {head.output_stride}",
+            "model": config.network,
             "recipe": in_words(config, {"crop": config.data.image_size, "auxiliary": head.auxiliary}),
             "dataset": dataset(config.data),
             "steps": steps,
