@@ -153,7 +153,8 @@ flags = {"lr": 0.1, "seed": 0}
 flags |= {key: yaml.safe_load(value) for key, value in (part[2:].split("=", 1) for part in sys.argv[2:])}
 scratch, folder = pathlib.Path(sys.argv[1]), pathlib.Path(flags["out"])
 with open(scratch / "started", "a") as file:
-    file.write(folder.name + " " + os.environ.get("CUDA_VISIBLE_DEVICES", "all") + "\\n")
+    words = [os.environ.get("CUDA_VISIBLE_DEVICES", "all"), os.environ.get("RESNET_TF_SHARED_BY", "1")]
+    file.write(" ".join([folder.name, *words]) + "\\n")
 def wait_for(count):  # until so many have started
     while len((scratch / "started").read_text().split("\\n")) <= count:
         time.sleep(0.01)
@@ -169,6 +170,10 @@ if flags["lr"] == 9 and not (scratch / "mended").exists():
     os.kill(os.getpid(), signal.SIGKILL)
 if flags["lr"] == 2:
     wait_for(2)
+if flags["lr"] == 5:
+    print("step 1/4", flush=True)
+    while not (scratch / "shown").exists():
+        time.sleep(0.01)
 if flags["lr"] == 3 and not (folder / "checkpoints").exists():
     def save(*_):
         write(2)
@@ -257,6 +262,17 @@ def test_a_second_interrupt_ends_all_at_once(settings, program, tmp_path):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
+def test_what_trainings_say_is_shown_while_they_run(settings, program, tmp_path, monkeypatch):
+    def say(text):
+        if text == "seed1: step 1/4":
+            (tmp_path / "shown").touch()  # what it waits for
+
+    monkeypatch.setattr(sweep, "_SHOWN_EVERY", 0.05)
+    monkeypatch.setattr(sweep, "_say", say)
+    made = settings({"flags": TINY | {"lr": 5}, "grid": {"seed": [1]}})
+    assert sweep.run(made, program=program[0])["done"] == 1
+
+
 @pytest.mark.parametrize("visible, cards", [(None, {"0", "1"}), ("5,7", {"5", "7"})])
 def test_several_at_once_take_turns_on_the_gpus(visible, cards, settings, program, monkeypatch):
     run, started = program
@@ -270,6 +286,9 @@ def test_several_at_once_take_turns_on_the_gpus(visible, cards, settings, progra
     alone = dataclasses.replace(made, out=f"{made.out}2", processes=1)
     sweep.run(dataclasses.replace(alone, grid=settings(SEEDS).grid), program=run)
     assert {line.split()[1] for line in started()} == {visible or "all"}
+    shared = dataclasses.replace(made, out=f"{made.out}3", processes=3)  # on two GPUs: one has two of them
+    sweep.run(dataclasses.replace(shared, grid=settings(SEEDS).grid), program=run)
+    assert {line.split()[2] for line in started()} == {"2"}
 
 
 def test_folder_of_other_flags_or_in_use_is_refused(settings, program):

@@ -430,10 +430,6 @@ class SweepSection:
         "gets one GPU, in turn.",
         low=0,
     )
-    lanes: int = setting(
-        0, "Trainings at a time in threads of one process, on one GPU whose time they share: data are loaded once, and "
-        "programs compiled side by side. 0: in processes.", low=0,
-    )  # fmt: skip
     results: str = setting("", "CSV file to which each training appends a row with its result.")
     smoke: bool = setting(False, "Shrink each training, as --smoke of train does.")
 

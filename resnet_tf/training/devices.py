@@ -6,14 +6,13 @@ import json
 import logging
 import os
 import platform
-import subprocess
 
 import tensorflow as tf
 
 from resnet_tf.data import processors
 from resnet_tf.errors import InputError
 
-_lanes = 1  # trainings that share a GPU
+SHARED_BY = "RESNET_TF_SHARED_BY"  # in the environment: how many trainings a sweep has on a GPU, or on this machine
 
 
 def make_strategy(replicas=0, gpus=()):
@@ -38,11 +37,8 @@ def _make_strategy(replicas, chosen, cluster):
     workers = _workers(cluster)
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
-        if _lanes > 1:
-            gpus = tf.config.list_logical_devices("GPU")
-        else:
-            for gpu in gpus:
-                _set_memory_growth(gpu)
+        for gpu in gpus:
+            _set_memory_growth(gpu)
         count, kind, available = len(chosen) or replicas or len(gpus), "GPU", len(gpus)
     else:
         if chosen:
@@ -57,23 +53,6 @@ def _make_strategy(replicas, chosen, cluster):
             tf.config.set_visible_devices([gpus[index] for index in chosen or range(count)], "GPU")
         return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.MirroredStrategy([f"/{kind}:{index}" for index in chosen or range(count)])
-
-
-def share_gpu(lanes):
-    """Divide the GPU among so many trainings: parts of its memory, and a stream each. Before TensorFlow is first used.
-
-    Returns:
-        Whether there is a GPU; `make_strategy(gpus=(lane,))` then gives a part.
-    """
-    global _lanes
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus and lanes > 1:
-        asked = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-        total = int(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()[0])
-        part = tf.config.LogicalDeviceConfiguration(memory_limit=int(0.9 * total / lanes))
-        tf.config.set_logical_device_configuration(gpus[0], [part] * lanes)
-    _lanes = lanes
-    return bool(gpus)
 
 
 def _workers(cluster):
@@ -126,7 +105,8 @@ def on_gpu(strategy):
 
 def hardware():
     """The machine in words: "NVIDIA H100 80GB HBM3 x1" or a processor's name and its cores; and by how many shared."""
-    return _machine() + (f", shared by {_lanes} trainings" if _lanes > 1 else "")
+    trainings = os.environ.get(SHARED_BY)
+    return _machine() + (f", shared by {trainings} trainings" if trainings else "")
 
 
 def _machine():

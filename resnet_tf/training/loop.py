@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import pathlib
-import threading
 import time
 
 import numpy as np
@@ -16,8 +15,6 @@ from resnet_tf.training import checkpoint, debug, devices, feed, network, optimi
 from resnet_tf.training.step import Engine, Recipe
 from resnet_tf.training.task import Classification
 from resnet_tf.training.window import Window
-
-_building = threading.Lock()  # threads that make networks at once make each other's fail
 
 
 def run_folder(config):
@@ -35,9 +32,6 @@ class Callback:
 
     def on_start(self, run, engine):
         """Before the first step: the `record.Run` and the `step.Engine`."""
-
-    def on_compiled(self, score):
-        """After the first call, once the step is compiled; calling `score` compiles the evaluation, too."""
 
     def on_row(self, row):
         """After each row of metrics.csv: {column: value}; see `record.METRICS_COLUMNS`."""
@@ -66,7 +60,7 @@ def fit(source=None, callbacks=(), **settings):
     return train(configuration.from_settings(configuration.TrainConfig, settings, "fit"), source, callbacks)
 
 
-def train(config, source=None, callbacks=(), stop=None, task_type=Classification):
+def train(config, source=None, callbacks=(), task_type=Classification):
     """Train, evaluate and record one run; go on where it was if its folder is there.
 
     Args:
@@ -74,7 +68,6 @@ def train(config, source=None, callbacks=(), stop=None, task_type=Classification
         source: data that are here already, a `data.Source` with splits "train" and "test"; None for those of the
             configuration.
         callbacks: of `Callback`.
-        stop: a `signals.Stop` that somebody else listens to signals with; None to do it here.
         task_type: what is learnt: `task.Classification`, or a class that has all that it has.
 
     Returns:
@@ -127,7 +120,7 @@ def train(config, source=None, callbacks=(), stop=None, task_type=Classification
         raise InputError(f"--profile_steps: step {config.record.profile_steps[1]} is after the last, {total}")
 
     # --- Model, optimizer, compiled step ------------------------------------------------------------------------------
-    with _building, strategy.scope():
+    with strategy.scope():
         model = task.build(len(source.classes), replicas)
         normalization = feed.normalization(config, training)
         recipe = Recipe(
@@ -161,7 +154,7 @@ def train(config, source=None, callbacks=(), stop=None, task_type=Classification
         run = record.create(folder, config, source, {"name": model.name, "trainable_parameters": parameters})
     else:
         run = record.Run(folder, {}, config)
-    step = first_step = engine.step
+    step = engine.step
     most = config.device.steps_per_call or (1000 if devices.on_gpu(strategy) else 10)
     batches = feed.Training(engine, config, training, step, most, task.view(normalization))
     if config.record.debug_step:
@@ -180,7 +173,7 @@ def train(config, source=None, callbacks=(), stop=None, task_type=Classification
         recorder.message(f"{folder}: goes on from step {step} of {total}")
     else:
         recorder.images(engine, batches)
-    stop = stop or signals.Stop()
+    stop = signals.Stop()
 
     # --- What happens at the borders between calls --------------------------------------------------------------------
     answered = None  # by the weights as they are, in the last evaluation
@@ -270,10 +263,7 @@ def train(config, source=None, callbacks=(), stop=None, task_type=Classification
                 begun = time.monotonic()
                 with feed.named_errors(training, config.device.data_service), profile.step(step):
                     window.collect(batches.steps(step, count), step, begun)
-                first, step = step == first_step, step + count
-                if first:
-                    for callback in callbacks:
-                        callback.on_compiled(score)
+                step += count
                 if not (due(config.record.eval_every) or due(config.record.checkpoint_every)):
                     continue
                 try:

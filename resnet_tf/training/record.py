@@ -1,7 +1,6 @@
 """What a run leaves behind: its folder, manifest, metrics, TensorBoard events, and the progress line."""
 
 import contextlib
-import contextvars
 import csv
 import datetime
 import io
@@ -12,7 +11,6 @@ import platform
 import shlex
 import subprocess
 import sys
-import threading
 import time
 
 import yaml
@@ -73,13 +71,8 @@ def commit():
         return "unknown"
 
 
-typed_command = contextvars.ContextVar("typed_command", default="")  # of this thread, where not of the process
-
-
 def command():
-    """The command line of this process, as one would type it; or `typed_command`."""
-    if typed_command.get():
-        return typed_command.get()
+    """The command line of this process, as one would type it."""
     main = sys.modules["__main__"]
     module = getattr(getattr(main, "__spec__", None), "name", None)
     program = ["python", "-m", module] if module else [os.path.basename(sys.argv[0])]
@@ -378,9 +371,7 @@ class Recorder:
             print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
 
     def message(self, text):
-        """A line of its own on stderr, with the run's name where several train at once."""
-        if threading.current_thread() is not threading.main_thread():
-            text = f"{self._folder.name}: {text}"
+        """A line of its own on stderr."""
         print(f"\r\x1b[2K{text}" if self._terminal else text, file=sys.stderr, flush=True)
 
     def __enter__(self):

@@ -1,8 +1,9 @@
-"""Several trainings from one grid file: ablations, several seeds. Each is a process of its own, or a lane."""
+"""Several trainings from one grid file: ablations, several seeds. Each is a process of its own."""
 
 import contextlib
 import csv
 import io
+import math
 import os
 import pathlib
 import shlex
@@ -16,10 +17,11 @@ import tensorflow as tf
 
 from resnet_tf import config as configuration
 from resnet_tf.errors import InputError
-from resnet_tf.training import checkpoint, grid, lanes, record, schedule, signals
+from resnet_tf.training import checkpoint, devices, grid, record, schedule, signals
 
 PROGRAM = (sys.executable, "-m", "resnet_tf.train")
 _STOPPED = (signals.EXIT_CODE, -signal.SIGTERM, -signal.SIGINT)  # saved, or before there was anything to save
+_SHOWN_EVERY = 60.0  # seconds between two looks at what the trainings say
 _FIGURES = ("steps", "split", "top1", "top5", "eval_loss", "wall_seconds")  # --loss is a flag
 
 
@@ -149,8 +151,6 @@ def run(settings, extra=(), program=PROGRAM):
     """
     if not settings.out:
         raise InputError("--out is not set: the folder of the runs")
-    if settings.lanes and settings.processes:
-        raise InputError(f"--lanes={settings.lanes} and --processes={settings.processes}: unset one of them")
     if settings.results:
         record.check_results(settings.results, record.ACCURACY_COLUMNS)
     trainings = grid.plan(settings, extra)
@@ -169,10 +169,7 @@ def run(settings, extra=(), program=PROGRAM):
         stop = signals.Stop()
         waiting = [training for training in trainings if training.name not in report.done]
         with stop.listening():
-            pool = None
-            if settings.lanes and waiting:
-                pool = lanes.Lanes(settings.lanes, {training.name: training.config for training in waiting})
-            _work(waiting, pool or _Pool(program, settings.processes, lock), report, stop)
+            _work(waiting, _Pool(program, settings.processes, lock), report, stop)
     left = len(trainings) - len(report.done) - len(report.errors)
     if left:
         raise signals.Stopped(
@@ -205,7 +202,7 @@ def _lock(folder):
 
 def _work(waiting, pool, report, stop):
     """Train what is waiting; on a signal pass it on, and wait for what runs to save."""
-    told = False
+    told, shown = False, time.monotonic()
     try:
         while pool.busy or (waiting and not stop.name):
             while waiting and pool.free and not stop.name:
@@ -216,6 +213,10 @@ def _work(waiting, pool, report, stop):
                 pool.stop()
                 told = True
             time.sleep(0.1)
+            if time.monotonic() - shown >= _SHOWN_EVERY:
+                for training, line in pool.said():
+                    _say(f"{training.name}: {line}")
+                shown = time.monotonic()
             for training, code, said in pool.ended():
                 if report.look(training):
                     figures = report.figures[training.name]
@@ -246,6 +247,8 @@ class _Pool:
         # A process alone has every GPU, as a training without a sweep.
         cards = [gpus[slot % len(gpus)] if len(gpus) > 1 and size > 1 else None for slot in range(size)]
         self._program, self._lock, self._slots, self._running = program, lock, cards, []
+        shared_by = math.ceil(size / max(1, len(gpus)))
+        self._environment = os.environ | ({devices.SHARED_BY: str(shared_by)} if shared_by > 1 else {})
 
     @property
     def free(self):
@@ -258,7 +261,7 @@ class _Pool:
     def start(self, training):
         """Start a training whose output is appended to its log."""
         slot = self._slots.pop(0)
-        environment = os.environ | ({} if slot is None else {"CUDA_VISIBLE_DEVICES": slot})
+        environment = self._environment | ({} if slot is None else {"CUDA_VISIBLE_DEVICES": slot})
         command = [*self._program, *training.arguments]
         with open(_log(training), "ab") as log:
             log.write(f"$ {shlex.join(command)}\n".encode())
@@ -275,6 +278,11 @@ class _Pool:
         """Ask all to save and end: by SIGTERM, which ends one that has not begun without a traceback."""
         for _, process, _, _ in self._running:
             process.terminate()
+
+    def said(self):
+        """The last line of each that runs, where there is one: [(training, line)]."""
+        lines = [(training, _lines(training, begin)) for training, _, _, begin in self._running]
+        return [(training, of_training[-1]) for training, of_training in lines if of_training]
 
     def ended(self):
         """Those that have ended since: [(training, exit code, last line of error)]."""
@@ -303,11 +311,16 @@ def _log(training):
     return training.folder.with_name(f"{training.name}.log")
 
 
-def _last_error(training, process, begin):
-    """The line by which a training said why it failed, of its log from byte `begin` on."""
+def _lines(training, begin):
+    """A training's log from byte `begin` on."""
     with open(_log(training), "rb") as log:
         log.seek(begin)
-        lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+        return [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+
+
+def _last_error(training, process, begin):
+    """The line by which a training said why it failed, of its log from byte `begin` on."""
+    lines = _lines(training, begin)
     if process.returncode < 0:
         return f"killed by {signal.Signals(-process.returncode).name}"
     named = [line for line in lines if line.startswith("error: ")]
