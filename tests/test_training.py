@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import os
 import resource
+import shutil
 import time
 import types
 
@@ -183,6 +184,10 @@ def test_finished_run_answers_again_and_appends_nothing(unbroken, last_json, tmp
     result = last_json()
     assert result["steps"] == 24 and result["examples"] == 256
     assert (folder / "metrics.csv").read_text() == before and not (tmp_path / "r.csv").exists()
+    killed = tmp_path / "killed"  # after its last checkpoint
+    shutil.copytree(folder, killed, ignore=shutil.ignore_patterns("evaluation.json"))
+    assert train.main([*flags, f"--out={killed}", f"--results={tmp_path}/r.csv"]) == 0
+    assert (killed / "evaluation.json").exists() and len((tmp_path / "r.csv").read_text().splitlines()) == 2
 
 
 def test_damaged_checkpoint_is_passed_over_aloud(unbroken, caplog, tmp_path):

@@ -285,6 +285,7 @@ def train(config, source=None, callbacks=(), task_type=Classification):
 
         # --- Result --------------------------------------------------------------------------------------------------
         trained = figures is not None
+        new = trained or not run.finished  # also where it was killed after its last checkpoint
         figures = figures or score()
         curve = [row[task.figure] for row in recorder.rows if row["split"] == held_out]
         result = {
@@ -303,7 +304,7 @@ def train(config, source=None, callbacks=(), task_type=Classification):
         if chief:
             task.keep(run.folder, evaluated, source.classes, answered)
             run.finish(result)
-    if chief and config.record.results and trained:
+    if chief and config.record.results and new:
         row = record.provenance(config.optimizer.seed, result["wall_seconds"])
         row |= task.row(step, step / steps_per_epoch, figures[held_out])
         record.append_result(config.record.results, task.columns, row)

@@ -158,6 +158,11 @@ class Run:
         """Folder of the checkpoints."""
         return self.folder / "checkpoints"
 
+    @property
+    def finished(self):
+        """Whether `finish` was called."""
+        return (self.folder / "evaluation.json").exists()
+
     def finish(self, evaluation):
         """Write evaluation.json, with the command and the commit that it is of."""
         of = {"command": command(), "commit": commit()}
