@@ -24,9 +24,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
-from resnet_tf import compare, config, train
+from resnet_tf import analyze, compare, config, train
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import answers, curves, page, significance
+from resnet_tf.evaluation import answers, curves, page, responses, significance
 from resnet_tf.evaluation import compare as comparing
 from resnet_tf.training import record
 
@@ -282,18 +282,28 @@ def test_a_trained_run_copied_without_checkpoints(tmp_path, last_json):
     assert run.gpus == 0 and run.unanswered == "no examples.csv"
 
 
-def test_layer_responses_need_a_checkpoint(tmp_path, last_json, capsys):
+def test_layer_responses_of_a_checkpoint_or_kept_in_its_place(tmp_path, capsys, caplog):
     flags = ["--dataset=synthetic", "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=32", "--pad=0"]
-    assert train.main([*flags, "--train_steps=2", f"--out={tmp_path}/run"]) == 0
-    assert run_command([tmp_path / "run"], tmp_path / "out", "--responses") == 0
-    assert (tmp_path / "out" / "responses.svg").exists()
+    run, kept = tmp_path / "run", tmp_path / "run" / "responses.csv"
+    assert train.main([*flags, "--train_steps=2", f"--out={run}"]) == 0
+    assert run_command([run], tmp_path / "out", "--responses") == 0
+    computed = responses.of_run_or_kept(run)
     assert "Layer responses" in (tmp_path / "out" / "report.html").read_text()
+    assert analyze.main(["responses", str(run), f"--out={tmp_path}/of.png", f"--csv={kept}"]) == 0
+    shutil.rmtree(run / "checkpoints")
+    assert run_command([run], tmp_path / "kept", "--responses") == 0
+    assert (tmp_path / "kept" / "responses.svg").exists()
+    assert responses.of_run_or_kept(run) == pytest.approx(computed, rel=1e-5)  # the file has six digits
+    kept.write_text(kept.read_text() + kept.read_text().split("\n", 1)[1])  # as of two runs
     capsys.readouterr()
-    shutil.rmtree(tmp_path / "run" / "checkpoints")
-    assert run_command([tmp_path / "run"], tmp_path / "none", "--responses") == 1
-    assert f"{tmp_path}/run: no checkpoint" in capsys.readouterr().err
+    assert run_command([run], tmp_path / "none", "--responses") == 1
+    assert f"{kept}: not the layer responses of one run" in capsys.readouterr().err
+    kept.unlink()
+    assert run_command([run], tmp_path / "none", "--responses") == 1
+    assert "--responses: no run has a checkpoint" in capsys.readouterr().err
+    assert "warning: run has neither a checkpoint nor a responses.csv: no layer responses" in caplog.messages
     assert not (tmp_path / "none").exists()
-    assert run_command([tmp_path / "run"], tmp_path / "none", "--data_dir=x") == 1
+    assert run_command([run], tmp_path / "none", "--data_dir=x") == 1
 
 
 # --- Bad input -------------------------------------------------------------------------------------------------------

@@ -179,7 +179,7 @@ class ComparisonSection:
     )
     responses: bool = setting(
         False, "Add layer responses, as analyze responses draws them: of each run, or of the first of several seeds; "
-        "needs checkpoints and the data.",
+        "needs checkpoints and the data, or the responses.csv of analyze in the run's folder.",
     )  # fmt: skip
     data_dir: str = setting("", "responses: where the data are now, if not where they were in training.")
 

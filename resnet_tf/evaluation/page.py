@@ -105,10 +105,20 @@ def _check_out(out):
 
 
 def _responses(made, data_dir):
-    """Layer responses of the first run of each group, plain nets dashed."""
+    """Layer responses of each group, by its first run that has any: the picture, plain nets dashed."""
     from resnet_tf.evaluation import responses  # which needs TensorFlow at work
 
-    found = {group.name: responses.of_run(group.runs[0].folder, data_dir=data_dir) for group in made}
+    found = {}
+    for group in made:
+        figures = (responses.of_run_or_kept(run.folder, data_dir) for run in group.runs)
+        if found_here := next(filter(None, figures), None):
+            found[group.name] = found_here
+        else:
+            _log.warning(
+                "warning: %s has neither a checkpoint nor a %s: no layer responses", group.name, responses.KEPT
+            )
+    if not found:
+        raise InputError(f"--responses: no run has a checkpoint, or the {responses.KEPT} that analyze responses makes")
     plain = [group.name for group in made if find(group.runs[0].config.model.model).shortcut == "none"]
     return responses.draw_responses(found, plain)
 

@@ -3,6 +3,7 @@
 `responses` and `gradients` return plain figures, `draw_responses` and `draw_gradients` draw them.
 """
 
+import csv
 import math
 import pathlib
 
@@ -16,10 +17,11 @@ from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import pictures
 from resnet_tf.models import create_model, find, inside
-from resnet_tf.training import feed, losses, restore
+from resnet_tf.training import checkpoint, feed, losses, restore
 
 _EXAMPLES = 1024  # of a split that is decoded as it is read
 _RESPONSE_COLUMNS = ("run", "model", "layer_number", "layer", "std", "rank")
+KEPT = "responses.csv"  # in the folder of a run whose checkpoints may be gone
 _GRADIENT_COLUMNS = ("model", "zero_gamma", "layer", "variable", "gradient_norm")
 
 
@@ -95,6 +97,38 @@ def of_run(folder, examples=0, data_dir="", weights="raw"):
     model = restore.build_model(run, values, weights, precision="float32")
     with feed.named_errors(split):
         return responses(model, (normalization(pixels) for pixels in _views(config.data, split)))
+
+
+def of_run_or_kept(folder, data_dir=""):
+    """The layer responses that a run's checkpoint gives, or, where it has none, those kept in its folder.
+
+    They are kept by `python -m resnet_tf.analyze responses RUN --out=FILE --csv=RUN/responses.csv`.
+
+    Args:
+        folder: of the run.
+        data_dir: where the data are now; "" for where they were in training.
+
+    Returns:
+        See `responses`; None where there is neither.
+
+    Raises:
+        InputError: the file of those kept is of something else, or as `of_run`.
+    """
+    folder = pathlib.Path(folder)
+    if checkpoint.steps(folder / "checkpoints"):
+        return of_run(folder, data_dir=data_dir)
+    path = folder / KEPT
+    if not path.exists():
+        return None
+    with path.open(newline="", errors="replace") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        found = {row["layer"]: float(row["std"]) for row in rows}
+    except (KeyError, TypeError, ValueError):
+        found = {}
+    if not found or len(found) < len(rows):  # a layer twice: of several runs
+        raise InputError(f"{path}: not the layer responses of one run, as analyze responses writes them")
+    return found
 
 
 def _views(data, split):
