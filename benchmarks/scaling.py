@@ -12,8 +12,8 @@ from resnet_tf.models import cost_by_name
 DOC = pathlib.Path(__file__).parents[1] / "docs" / "scaling.md"
 
 # Measured; docs/performance.md and results/speed.csv, results/input_speed.csv say by which commands.
-STEP_RATE = 5874.0  # images/s: steps of resnet50_v1b at 224 pixels, float16, batch 256, one H100 80GB HBM3
-FROM_FILES = 0.80  # of that rate where the images came from JPEG files
+STEP_RATE = 6242.0  # images/s: steps of resnet50_v1b at 224 pixels, float16, batch 256, one H100 80GB HBM3
+FROM_FILES = 0.88  # of such a rate where the images came from JPEG files, on an H200 with 32 cores
 MFU = 6 * 4.089e9 * STEP_RATE / 989e12
 VIEWS = {"ImageNet's files": (725.0, 115e3), "prepared with `--shorter_side=288`": (1216.0, 30e3)}
 # Random resized crops a second of one core, and bytes of a mean image: of the training archive's 147.9 GB, and of 100
@@ -91,7 +91,7 @@ One GPU steps through {STEP_RATE:,.0f} images/s with resnet50_v1b, {100 * MFU:.0
         ["GPUs", "batch", "of a GPU", "ms a step", "steps", "hours", f"hours at {FROM_FILES:.2f} of the rate"], hours
     )
     lines += f"""
-The last column has the rate from JPEG files that was measured on one GPU with 16 cores. Several GPUs are charged
+The last column has the rate from JPEG files that was measured on one GPU with 32 cores. Several GPUs are charged
 {100 * SHARE_OF_STEP:.0f}% for the all-reduce, as below. Eight GPUs keep the recipe's batch. Of 64 each would have 16
 images, too few to fill one: the row has {BATCHES[64]:,}, and the rate of `--linear_scaling` with it. Whether this batch
 still reaches 79.3% is not known here; Goyal et al. 2017 (arXiv:1706.02677) lose nothing up to 8,192 in 90 epochs, with
