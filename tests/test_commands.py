@@ -1,5 +1,7 @@
 """The commands as a person meets them: flags, one-line errors, and the way from training to an answer."""
 
+import collections
+import csv
 import json
 import pathlib
 import subprocess
@@ -15,7 +17,7 @@ from resnet_tf import analyze, benchmark, compare, config, evaluate, export, fea
 from resnet_tf.data import images as views
 from resnet_tf.data import sources
 from resnet_tf.evaluation import metrics
-from resnet_tf.training import devices, restore
+from resnet_tf.training import checkpoint, devices, record, restore
 from resnet_tf.transfer import detect, score, segment
 from resnet_tf.transfer import export as transfer_export
 
@@ -305,9 +307,14 @@ def test_cifar10_recipe_runs_on_real_images(real_data, tmp_path, last_json):
     archive = real_data / "cifar10_jpegq75.tar.xz"
     flags = [f"--flagfile={ROOT}/flags/cifar10_resnet20.cfg", "--dataset=folder", f"--data_dir={archive}"]
     assert train.main([*flags, "--train_steps=60", "--log_every=20", f"--out={tmp_path}/run"]) == 0
-    result = last_json()
-    assert result["examples"] == 10_000
-    from resnet_tf.training import record
+    assert last_json()["examples"] == 10_000
+    run = record.open_run(tmp_path / "run")
+    assert run.manifest["data"]["examples"] == {"train": 50_000, "test": 10_000} and len(run.manifest["classes"]) == 10
+    mean = checkpoint.load_latest(run.checkpoints)["normalization/mean"] / 255
+    assert np.abs(mean - [0.4914, 0.4822, 0.4465]).max() < 0.002  # CIFAR-10's; the files are a lossy copy
+    with (tmp_path / "run" / "examples.csv").open(newline="") as file:
+        labels = [row["label"] for row in csv.DictReader(file)]
+    assert sorted(collections.Counter(labels).values()) == [1000] * 10
 
     losses = [row["loss"] for row in record.read_metrics(tmp_path / "run" / "metrics.csv") if row["split"] == "train"]
     # A network that learns nothing stays at ln 10 = 2.30; 60 steps of this recipe reach about 1.8.

@@ -2,7 +2,6 @@
 
 import os
 import tarfile
-import time
 
 import numpy as np
 import pytest
@@ -138,17 +137,6 @@ def test_too_large_sets_are_refused_before_decoding(tree, tmp_path, monkeypatch)
     assert "GiB of images" in refused(place, image_size=1)  # the encoded ones: small but all held
     monkeypatch.setattr("resnet_tf.data.splits.MAX_BYTES", sum(map(len, tree.values())))
     load("folder", str(place), image_size=8)
-
-
-def test_real_cifar10_folder(real_data):
-    start = time.monotonic()
-    source = load("folder", str(real_data / "cifar10_jpegq75.tar.xz"))
-    assert time.monotonic() - start < 60
-    assert len(source.classes) == 10
-    for name, count in (("train", 5000), ("test", 1000)):
-        assert np.bincount(source.splits[name].labels).tolist() == [count] * 10
-    mean = source.splits["train"].images.mean((0, 1, 2)) / 255
-    assert np.abs(mean - [0.4913, 0.4821, 0.4465]).max() < 0.01
 
 
 # --- encoded ---------------------------------------------------------------------------------------

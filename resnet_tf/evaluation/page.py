@@ -110,13 +110,13 @@ def _responses(made, data_dir):
 
     found = {}
     for group in made:
-        figures = (responses.of_run_or_kept(run.folder, data_dir) for run in group.runs)
-        if found_here := next(filter(None, figures), None):
-            found[group.name] = found_here
-        else:
-            _log.warning(
-                "warning: %s has neither a checkpoint nor a %s: no layer responses", group.name, responses.KEPT
-            )
+        of_runs = (responses.of_run_or_kept(run.folder, data_dir) for run in group.runs)
+        figures = next(filter(None, of_runs), None)
+        if figures:
+            found[group.name] = figures
+            continue
+        reason = f"{group.name} has neither a checkpoint nor a {responses.KEPT}"
+        _log.warning("warning: %s: no layer responses", reason)
     if not found:
         raise InputError(f"--responses: no run has a checkpoint, or the {responses.KEPT} that analyze responses makes")
     plain = [group.name for group in made if find(group.runs[0].config.model.model).shortcut == "none"]
