@@ -188,16 +188,18 @@ def commit():
 def append(path, arguments, result):
     """Append a row of results, with a header where the file is new."""
     falls = f"{arguments.steps // 2}/{arguments.steps * 3 // 4}"
+    on_gpu = torch.cuda.is_available()
+    precision = "tf32" if on_gpu else "float32"
     row = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(),
         "command": shlex.join(["python", *sys.argv]),
-        "hardware": torch.cuda.get_device_name() + " x1" if torch.cuda.is_available() else platform.processor(),
+        "hardware": f"{torch.cuda.get_device_name()} x1" if on_gpu else platform.processor() or platform.machine(),
         "versions": f"python {platform.python_version()}; {result['system']}",
         "seed": result["seed"],
         "wall_seconds": result["seconds"],
         "model": f"torch cifar_resnet{result['depth']}_v1",
-        "recipe": f"sgd lr 0.1 x0.1 at {falls} batch 128 decay {arguments.decay} kernels tf32",
+        "recipe": f"sgd lr 0.1 x0.1 at {falls} batch 128 decay {arguments.decay} kernels {precision}",
         "dataset": f"folder:{pathlib.Path(arguments.data).name}",
         **{name: result[name] for name in ("steps", "epochs", "examples", "top1", "top5")},
     }
