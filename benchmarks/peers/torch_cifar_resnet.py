@@ -4,7 +4,8 @@
 
 The data are a folder or tar of SPLIT/CLASS/IMAGE. He et al. 2015, section 4.2: shortcut A, batch 128, 64,000
 steps, 0.1 divided by 10 at 32k and 48k, momentum 0.9, decay 1e-4 on kernels; pad 4, crop, mirror. On a GPU a
-whole step is one CUDA graph. Prints one JSON line, and with --results appends a row in the columns of resnet_tf's own.
+whole step is one CUDA graph, in TF32, or with --precision=bfloat16 its forward pass under autocast. Prints one JSON
+line, and with --results appends a row in the columns of resnet_tf's own.
 Needs torch and Pillow, and nothing of resnet_tf.
 """
 
@@ -95,10 +96,12 @@ def train(arguments):
     std = pixels.std((0, 2, 3)).float().view(1, 3, 1, 1).to(device)
     del pixels
     images, labels = images.to(device), labels.to(device)
-    model = network(arguments.depth, int(labels.max()) + 1).to(device)
+    model = network(arguments.depth, int(labels.max()) + 1).to(device, memory_format=torch.channels_last)
     weights = list(model.parameters())
     momenta = [torch.zeros_like(weight) for weight in weights]
-    decays = [arguments.decay if weight.ndim > 1 else 0.0 for weight in weights]
+    kernels = [index for index, weight in enumerate(weights) if weight.ndim > 1]
+    decayed, decayed_momenta = ([values[index] for index in kernels] for values in (weights, momenta))
+    lower = arguments.precision == "bfloat16"
     rate = torch.tensor(0.1, device=device)
     chosen = torch.zeros(128, dtype=torch.long, device=device)
     total = torch.zeros(2, device=device)
@@ -113,13 +116,16 @@ def train(arguments):
         first = torch.arange(128, device=device).view(-1, 1, 1, 1)
         channel = torch.arange(3, device=device).view(1, -1, 1, 1)
         x = x[first, channel, rows[:, None, :, None], columns[:, None, None, :]]
-        logits = model(x)
+        with torch.autocast(device.type, torch.bfloat16, enabled=lower, cache_enabled=False):
+            logits = model(x.contiguous(memory_format=torch.channels_last)).float()
         loss = F.cross_entropy(logits, y)
         gradients = torch.autograd.grad(loss, weights)
         with torch.no_grad():
-            for weight, momentum, gradient, decay in zip(weights, momenta, gradients, decays, strict=True):
-                momentum.mul_(0.9).add_(gradient + decay * weight)
-                weight.sub_(rate * momentum)
+            # All weights by few kernels: momentum <- 0.9 momentum + gradient + decay weight.
+            torch._foreach_mul_(momenta, 0.9)
+            torch._foreach_add_(momenta, gradients)
+            torch._foreach_add_(decayed_momenta, decayed, alpha=arguments.decay)
+            torch._foreach_sub_(weights, torch._foreach_mul(momenta, rate))
             total.add_(torch.stack([loss.detach(), (logits.argmax(1) == y).float().mean()]))
 
     run = step
@@ -189,7 +195,7 @@ def append(path, arguments, result):
     """Append a row of results, with a header where the file is new."""
     falls = f"{arguments.steps // 2}/{arguments.steps * 3 // 4}"
     on_gpu = torch.cuda.is_available()
-    precision = "tf32" if on_gpu else "float32"
+    precision = "float32" if arguments.precision == "tf32" and not on_gpu else arguments.precision
     row = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(),
@@ -219,6 +225,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=64000)
     parser.add_argument("--decay", type=float, default=1e-4)
+    parser.add_argument("--precision", choices=("tf32", "bfloat16"), default="tf32")
     parser.add_argument("--log_every", type=int, default=4000)
     parser.add_argument("--results", type=pathlib.Path, help="CSV file to append a row to")
     arguments = parser.parse_args()

@@ -1,7 +1,8 @@
 """Optimizers as the papers have them, on plain tensors, and the loss scale of float16.
 
-Each is a frozen dataclass with `slots`, the kinds of tensors it keeps for every weight, and `update`, a pure
-function. L2 stands in the gradient (SGD, Adam), so that momentum sees it; AdamW and LAMB decouple it.
+Each is a frozen dataclass with `slots`, the kinds of tensors it keeps for every weight, `elementwise`, whether it
+updates each element of a weight that decays by itself, and `update`, a pure function. L2 stands in the gradient (SGD,
+Adam), so that momentum sees it; AdamW and LAMB decouple it.
 """
 
 import dataclasses
@@ -69,6 +70,7 @@ class SGD:
     scales: tuple[float, ...] = ()
 
     slots = ("momentum",)
+    elementwise = True
 
     def update(self, weights, slots, gradients, rate, applied):
         """One step.
@@ -121,6 +123,7 @@ class Adam:
     scales: tuple[float, ...] = ()
 
     slots = ("mean", "square")
+    elementwise = True
 
     def update(self, weights, slots, gradients, rate, applied):
         """One step; see `SGD.update`."""
@@ -158,6 +161,8 @@ class LAMB(Adam):
 
     decoupled: bool = True
     epsilon: float = 1e-6
+
+    elementwise = False  # it needs the norm of each weight
 
     def update(self, weights, slots, gradients, rate, applied):
         """One step; see `SGD.update`."""

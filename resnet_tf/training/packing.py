@@ -4,31 +4,37 @@ import dataclasses
 
 import tensorflow as tf
 
+_SMALL = 2**16  # elements of the largest tensor that is packed: beyond, the copy costs more than a kernel's launch
+
 
 class Packing:
-    """A state whose many vectors (gamma, beta, moving statistics) are two long ones, between the steps of a program.
+    """A state whose many small tensors are a few long vectors, between the steps of a program.
 
-    A GPU then updates all of them by a few kernels instead of by some five for each batch normalisation, each of which
-    takes a microsecond or two however little it does.
+    A GPU then updates all of them by a few kernels instead of by some five for each, every one of which takes a
+    microsecond or two however little it does. Weights that decay are one vector, those that do not another, and moving
+    statistics a third.
 
     Attributes:
         optimizer: of a packed state.
     """
 
     def __init__(self, weights, statistics, optimizer):
-        """Args: variables by path, in their order; the optimizer. Weights that decay or have own rates stay alone."""
+        """Args: variables by path, in their order; the optimizer. Weights with rates of their own stay alone."""
         decays = dict(zip(weights, optimizer.decay, strict=True))
-        vectors = [
-            path for path, weight in weights.items()
-            if weight.shape.rank == 1 and not decays[path] and not optimizer.scales
-        ]  # fmt: skip
-        moving = [path for path, variable in statistics.items() if variable.shape.rank == 1]
-        self._packs = {name: paths for name, paths in (("vectors", vectors), ("statistics", moving)) if paths}
+        variables = weights | statistics
+        self._shapes = {path: variable.shape for path, variable in variables.items()
+                        if variable.shape.num_elements() <= _SMALL}  # fmt: skip
+        free = [path for path in weights if path in self._shapes and not optimizer.scales]
+        packs = {
+            "undecayed": [path for path in free if not decays[path]],
+            "decayed": [path for path in free if decays[path] and optimizer.elementwise],
+            "statistics": [path for path in statistics if path in self._shapes],
+        }
+        self._packs = {name: paths for name, paths in packs.items() if paths}
+        self._packed = {path for paths in self._packs.values() for path in paths}
         self._weights, self._statistics = list(weights), list(statistics)
-        self._sizes = {path: variable.shape[0] for path, variable in (weights | statistics).items()
-                       if any(path in paths for paths in self._packs.values())}  # fmt: skip
-        left = [path for path in weights if path not in self._sizes]
-        decay = (*(decays[path] for path in left), *([False] if vectors else []))
+        left = [decays[path] for path in weights if path not in self._packed]
+        decay = (*left, *(name == "decayed" for name in self._packs if name != "statistics"))
         self.optimizer = dataclasses.replace(optimizer, decay=decay)
 
     def pack(self, state):
@@ -52,16 +58,18 @@ class Packing:
         return sums | {"gradients": list(gradients.values()), "statistics": list(statistics.values())}
 
     def _pack(self, values):
-        packed = {path: value for path, value in values.items() if path not in self._sizes}
+        packed = {path: value for path, value in values.items() if path not in self._packed}
         for name, paths in self._packs.items():
             if paths[0] in values:
-                packed[name] = tf.concat([values[path] for path in paths], axis=0)
+                packed[name] = tf.concat([tf.reshape(values[path], [-1]) for path in paths], axis=0)
         return packed
 
     def _unpack(self, packed):
         values = dict(packed)
         for name, paths in self._packs.items():
             if name in values:
-                parts = tf.split(values.pop(name), [self._sizes[path] for path in paths])
-                values |= dict(zip(paths, parts, strict=True))
+                shapes = [self._shapes[path] for path in paths]
+                parts = tf.split(values.pop(name), [shape.num_elements() for shape in shapes])
+                values |= {path: tf.reshape(part, shape)
+                           for path, part, shape in zip(paths, parts, shapes, strict=True)}  # fmt: skip
         return {path: values[path] for path in (*self._weights, *self._statistics) if path in values}
