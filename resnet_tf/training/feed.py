@@ -25,7 +25,8 @@ STREAM_ERRORS = (
     tf.errors.NotFoundError,
     UnicodeDecodeError,  # where TensorFlow's message quotes bytes that are no text
 )
-_MOST_BATCHES, _GROUP_BYTES = 8, 2**29  # of a stream that a GPU works on at once; two such groups wait there
+_MOST_BATCHES, _GROUP_BYTES = 8, 2**29  # of a stream that a GPU works on at once
+_GROUPS_AHEAD = 2  # that wait there
 _EVALUATION_BATCH, _LARGE_BATCH = 500, 64  # of small images and views, and of large ones
 _HELD_BATCHES = 8  # of images on the device that are answered for in one call
 _TEN = 10
@@ -218,7 +219,7 @@ class Training:
             self._group_size = _group_size(engine, self._batch, config.data.image_size)
             self.restart(first_step)
 
-    def _stream(self, first_step, group):
+    def _stream(self, first_step, ahead=2):
         views, engine = self._config.views, self._engine
 
         def part(replica):
@@ -228,12 +229,12 @@ class Training:
                 replicas=engine.replicas, servers=self._config.device.data_service,
             )  # fmt: skip
 
-        return [iter(dataset) for dataset in engine.streams(part, group)]
+        return [iter(dataset) for dataset in engine.streams(part, ahead)]
 
     def restart(self, step):
         """Go on from another step than the one given at first."""
         if self._order is None:
-            self._data, self._group, self._done = self._stream(step, self._group_size), None, 0
+            self._data, self._group, self._done = self._stream(step, _GROUPS_AHEAD * self._group_size), None, 0
 
     def steps(self, step, count):
         """Run `count` steps from `step` on; see `Engine.train`.
@@ -248,7 +249,8 @@ class Training:
         while count:
             if self._group is None:
                 asked = time.perf_counter()
-                self._group, self._done = [next(iterator) for iterator in self._data], 0
+                self._group = [tuple(next(iterator) for _ in range(self._group_size)) for iterator in self._data]
+                self._done = 0
                 waited += time.perf_counter() - asked
             start, stop = self._done, min(self._done + count, self._group_size)
             rows.append(self._engine.train_stream(self._group, start, stop)[start:stop])
@@ -264,7 +266,7 @@ class Training:
         """
         with named_errors(self._split):
             if self._order is None:
-                iterators = self._stream(step, 0)
+                iterators = self._stream(step)
                 for _ in range(count):
                     found = [next(iterator) for iterator in iterators]
                     yield [(batch["pixels"], batch["labels"], batch["keys"]) for batch in found]

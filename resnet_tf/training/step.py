@@ -141,7 +141,9 @@ class Engine:
         self._forward_stream = tf.function(self._forward, jit_compile=self._gpu, autograph=False)
         self._sum_call = tf.function(self._sum_numbers, autograph=False)
         self._statistics_call = compiled(self._replica_statistics)
+        self._stack = _stack
         if parts:
+            self._stack = tf.function(_stack, jit_compile=True, autograph=False)
             self._update = tf.function(self._update, jit_compile=True, autograph=False)
             self._forward = tf.function(self._forward, jit_compile=True, autograph=False)
         if parts and not synchronised:
@@ -157,24 +159,22 @@ class Engine:
                 copies.append(tuple(tf.identity(tf.convert_to_tensor(array)) for array in arrays))
         return copies
 
-    def streams(self, make_dataset, group=0):
+    def streams(self, make_dataset, ahead=2):
         """Make one dataset for each replica. Make it once: TensorFlow keeps what a dataset has traced.
 
         Args:
             make_dataset: function(replica) that makes the dataset of a replica's part of each batch; replicas of
                 this machine are counted from 0.
-            group: batches that are stacked into one element; 0 for batches as they are.
+            ahead: batches that wait on the replica's own device where that is a GPU.
 
         Returns:
-            List over replicas of datasets, two elements ahead on the replica's own device where that is a GPU.
+            List over replicas of datasets.
         """
         datasets = []
         for replica, device in enumerate(self.strategy.extended.worker_devices):
             dataset = make_dataset(replica)
-            if group:
-                dataset = dataset.batch(group, drop_remainder=True)
             if self._gpu:
-                dataset = dataset.apply(tf.data.experimental.prefetch_to_device(device, 2))
+                dataset = dataset.apply(tf.data.experimental.prefetch_to_device(device, ahead))
             datasets.append(dataset)
         return datasets
 
@@ -203,8 +203,8 @@ class Engine:
         """Run some steps on streamed batches. Does not wait for a GPU.
 
         Args:
-            groups: over replicas, elements of `streams`: {"pixels", "labels", "keys"}, each [group, n, ...]; see
-                `batches.training`.
+            groups: over replicas, tuples of elements of `streams`, as many in every call, so that nothing is compiled
+                twice: {"pixels", "labels", "keys"} each; see `batches.training`.
             start: first batch of the group to train on.
             stop: the one after the last.
 
@@ -214,10 +214,14 @@ class Engine:
         return self._train_stream_call(groups, tf.constant(start), tf.constant(stop))
 
     def _train_stream_steps(self, groups, start, stop):
+        # Stacked here, on the device: tf.data's batches lie in pinned memory, which is copied to a GPU while it works;
+        # what it would stack of them does not, and the launches of kernels wait for such a copy.
+        stacked = self._each_replica(lambda _, group, __: self._stack(group), groups, None)
+
         def batch(replica, group, index, _):
             return [group[name][index] for name in ("pixels", "labels", "keys")]
 
-        return self._steps(batch, groups, start, stop, groups[0]["labels"].shape[0])
+        return self._steps(batch, stacked, start, stop, len(groups[0]))
 
     def _train_steps(self, data, order, count):
         def batch(replica, data, index, step):
@@ -628,6 +632,10 @@ def _compiled_for(device, function):
             return call(*arguments)
 
     return placed
+
+
+def _stack(batches):
+    return tf.nest.map_structure(lambda *tensors: tf.stack(tensors), *batches)
 
 
 def _scalar(value, dtype=tf.float32):
