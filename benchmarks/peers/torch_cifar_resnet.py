@@ -195,12 +195,14 @@ def append(path, arguments, result):
     """Append a row of results, with a header where the file is new."""
     falls = f"{arguments.steps // 2}/{arguments.steps * 3 // 4}"
     on_gpu = torch.cuda.is_available()
+    shared = os.environ.get("RESNET_TF_SHARED_BY")  # as resnet_tf's own rows say it
     precision = "float32" if arguments.precision == "tf32" and not on_gpu else arguments.precision
     row = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(),
         "command": shlex.join(["python", *sys.argv]),
-        "hardware": f"{torch.cuda.get_device_name()} x1" if on_gpu else platform.processor() or platform.machine(),
+        "hardware": (f"{torch.cuda.get_device_name()} x1" if on_gpu else platform.processor() or platform.machine())
+        + (f", shared by {shared} trainings" if shared else ""),
         "versions": f"python {platform.python_version()}; {result['system']}",
         "seed": result["seed"],
         "wall_seconds": result["seconds"],
