@@ -6,6 +6,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 import pytest
@@ -303,19 +304,27 @@ def test_package_exports():
 # --- Real images -----------------------------------------------------------------------------------------------------
 
 
-def test_cifar10_recipe_runs_on_real_images(real_data, tmp_path, last_json):
-    archive = real_data / "cifar10_jpegq75.tar.xz"
+@pytest.mark.parametrize("every", [25, pytest.param(1, marks=pytest.mark.slow)])
+def test_cifar10_recipe_runs_on_real_images(every, real_data, tmp_path, last_json):
+    """On every so-manieth image of each class."""
+    archive = tmp_path / "cifar10.tar"
+    with tarfile.open(real_data / "cifar10_jpegq75.tar.xz") as whole, tarfile.open(archive, "w") as some:
+        for member in whole:
+            if member.name.endswith(".jpg") and int(pathlib.PurePosixPath(member.name).stem) % every == 0:
+                some.addfile(member, whole.extractfile(member))
     flags = [f"--flagfile={ROOT}/flags/cifar10_resnet20.cfg", "--dataset=folder", f"--data_dir={archive}"]
-    assert train.main([*flags, "--train_steps=60", "--log_every=20", f"--out={tmp_path}/run"]) == 0
-    assert last_json()["examples"] == 10_000
+    assert train.main([*flags, "--train_steps=30", "--log_every=10", f"--out={tmp_path}/run"]) == 0
+    assert last_json()["examples"] == 10_000 / every
     run = record.open_run(tmp_path / "run")
-    assert run.manifest["data"]["examples"] == {"train": 50_000, "test": 10_000} and len(run.manifest["classes"]) == 10
+    examples = {"train": 50_000 / every, "test": 10_000 / every}
+    assert run.manifest["data"]["examples"] == examples and len(run.manifest["classes"]) == 10
     mean = checkpoint.load_latest(run.checkpoints)["normalization/mean"] / 255
-    assert np.abs(mean - [0.4914, 0.4822, 0.4465]).max() < 0.002  # CIFAR-10's; the files are a lossy copy
+    # CIFAR-10's; the files are a lossy copy, and the means of images deviate by 0.12.
+    assert np.abs(mean - [0.4914, 0.4822, 0.4465]).max() < 0.002 + 0.12 * 3 * ((every - 1) / 50_000) ** 0.5
     with (tmp_path / "run" / "examples.csv").open(newline="") as file:
         labels = [row["label"] for row in csv.DictReader(file)]
-    assert sorted(collections.Counter(labels).values()) == [1000] * 10
+    assert sorted(collections.Counter(labels).values()) == [1000 / every] * 10
 
     losses = [row["loss"] for row in record.read_metrics(tmp_path / "run" / "metrics.csv") if row["split"] == "train"]
-    # A network that learns nothing stays at ln 10 = 2.30; 60 steps of this recipe reach about 1.8.
-    assert losses[-1] < 2.05 and losses[-1] < losses[0]
+    # Of ten steps each. A network that learns nothing stays at ln 10 = 2.30 or above; this recipe came to 2.03.
+    assert losses[-1] < 2.15 and losses[-1] < losses[0]

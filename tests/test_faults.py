@@ -17,7 +17,7 @@ import tensorflow as tf
 from resnet_tf import train
 from resnet_tf.training import checkpoint, record
 
-STEPS = 160
+STEPS = 100
 FLAGS = (
     "--dataset=synthetic", "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=32", "--lr=0.01", "--pad=2",
     "--optimizer=adamw", "--ema=0.9", "--schedule=cosine", "--warmup_epochs=1", f"--train_steps={STEPS}",

@@ -1,6 +1,7 @@
 """Notebooks run top to bottom, and the repository has what they showed.
 
 After a change `python tests/test_notebooks.py notebooks/NAME.ipynb ...` runs them and writes their outputs into them.
+Those that train for over a minute are run by `pytest -m slow`; that the names they use are there is seen of all.
 """
 
 import ast
@@ -15,10 +16,22 @@ from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((pathlib.Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 _LARGEST = 600_000  # bytes
+_SLOW = {"04_reading_and_comparing_runs", "05_distillation_and_mixup", "07_transfer"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] if p.stem in _SLOW else []) for p in NOTEBOOKS],
+)
+def test_notebook_runs_and_holds_its_outputs(path):
+    cells = code_cells(nbformat.read(path, as_version=4))
+    ran = code_cells(run(nbformat.read(path, as_version=4), path.parent))
+    assert all_hold(ran[-1])
+    assert [kinds(cell) for cell in ran] == [kinds(cell) for cell in cells]  # no picture or table that is not there
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_and_holds_its_outputs(path):
+def test_notebook_holds_outputs_of_its_sources(path):
     committed = nbformat.read(path, as_version=4)
     cells = code_cells(committed)
     assert committed.metadata.sources == digest(committed), "its sources have changed since it was run"
@@ -31,13 +44,24 @@ def test_notebook_runs_and_holds_its_outputs(path):
             assert not re.search(r"(^|[\s'\"])/\w+/", text), "a path of the machine that it was run on"
     assert path.stat().st_size < _LARGEST
 
-    ran = code_cells(run(nbformat.read(path, as_version=4), path.parent))
-    assert all_hold(ran[-1])
-    assert [kinds(cell) for cell in ran] == [kinds(cell) for cell in cells]  # no picture or table that is not there
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_names_that_a_notebook_uses_are_there(path):
+    lines = [line for cell in code_cells(nbformat.read(path, as_version=4)) for line in cell.source.split("\n")]
+    tree = ast.parse("\n".join(line for line in lines if not line.startswith(("%", "!"))))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    found = {}
+    exec(compile(ast.Module(imports, []), str(path), "exec"), found)
+    ours = {name for name, value in found.items() if getattr(value, "__name__", "").startswith("resnet_tf.")}
+    used = [
+        (node.value.id, node.attr) for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ours
+    ]  # fmt: skip
+    assert used and not [f"{name}.{attribute}" for name, attribute in used if not hasattr(found[name], attribute)]
 
 
 def test_notebooks_are_found():
-    assert len(NOTEBOOKS) >= 7
+    assert len(NOTEBOOKS) >= 7 and {path.stem for path in NOTEBOOKS} >= _SLOW
 
 
 def run(notebook, folder):

@@ -103,6 +103,14 @@ def test_profile_opens_in_tensorboard(seen):
     assert b"train" in trace and b"step_num" in trace
 
 
+# Next to another recipe in all that a training does but the rows of its network, or the numbers of its schedule. All
+# are read at collection; `pytest -m slow` trains these too.
+NEIGHBOURS = {
+    "ade20k_fcn_r50d", "imagenet_r34_b", "imagenet_r34_c", "imagenet_r50_baseline", "imagenet_r50_efficient",
+    "imagenet_r101", "imagenet_r101_v2", "imagenette_r50d", "voc0712_r101", "voc_faster_rcnn_r101",
+}  # fmt: skip
+
+
 def alike():
     """The recipes, in groups that --smoke makes the same training of."""
     groups = {}
@@ -113,7 +121,13 @@ def alike():
         values(["", f"--flagfile={path}", "--smoke"])
         settings = configuration.settings_of(task.shrink(configuration.read_flags(kind, values)))
         groups.setdefault(str(settings), []).append(path)
-    return list(groups.values())
+    return [
+        pytest.param(
+            paths, id="=".join(path.stem for path in paths),
+            marks=[pytest.mark.slow] if NEIGHBOURS & {path.stem for path in paths} else [],
+        )
+        for paths in groups.values()
+    ]  # fmt: skip
 
 
 @pytest.fixture
@@ -124,7 +138,7 @@ def graphs_as_they_are():
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
-@pytest.mark.parametrize("paths", alike(), ids=lambda paths: "=".join(path.stem for path in paths))
+@pytest.mark.parametrize("paths", alike())
 def test_every_recipe_runs_shrunk(paths, tmp_path, last_json, graphs_as_they_are):
     assert command_of(paths[0]).main([f"--flagfile={paths[0]}", "--smoke", f"--out={tmp_path}/run"]) == 0
     result = last_json()

@@ -11,6 +11,7 @@ from resnet_tf.data import augmentation as augmentations
 from resnet_tf.data import draws, geometry, processors
 
 AHEAD = 3  # batches that wait, decoded
+_plain = tf.autograph.experimental.do_not_convert  # nothing here needs what takes 1.5 s of each process
 
 
 def training(examples, view, *, batch, seed=0, first_step=0, repeats=1, threads=0, replica=0, replicas=1, servers=()):
@@ -39,6 +40,7 @@ def training(examples, view, *, batch, seed=0, first_step=0, repeats=1, threads=
     """
     count, part = len(examples), batch // replicas
 
+    @_plain
     def place(step):
         position = step * batch + replica * part + tf.range(part, dtype=tf.int64)
         epoch, inside = position // count, position % count
@@ -47,6 +49,7 @@ def training(examples, view, *, batch, seed=0, first_step=0, repeats=1, threads=
 
     read, annotation = _reader(examples), _annotation_reader(examples)
 
+    @_plain
     def see(example, key, numbers):
         data, box, label = read(example)
         pixels, label = view(data, annotation(example), numbers) if annotation else (view(data, numbers, box), label)
@@ -117,11 +120,13 @@ def testing(examples, view, *, batch, threads=0, replica=0, replicas=1):
     """
     count, part = len(examples), batch // replicas
 
+    @_plain
     def place(step):
         return step * batch + replica * part + tf.range(part, dtype=tf.int64)
 
     read = _reader(examples)
 
+    @_plain
     def see(position):
         data, box, label = read(tf.minimum(position, count - 1))
         return {"pixels": view(data, box), "labels": tf.where(position < count, label, -1)}
@@ -151,6 +156,7 @@ def pipeline(source, view, *, batch, split="train", augmentation=None, normaliza
     """
     augmentation = augmentation or augmentations.Augmentation()
 
+    @_plain
     def finish(views):
         targets = tf.one_hot(views["labels"], len(source.classes))
         return augmentation.finish(views["pixels"], targets, views["keys"], normalization)
