@@ -23,7 +23,7 @@ class Packing:
         decays = dict(zip(weights, optimizer.decay, strict=True))
         variables = weights | statistics
         self._shapes = {path: variable.shape for path, variable in variables.items()
-                        if variable.shape.num_elements() <= _SMALL}  # fmt: skip
+                        if variable.dtype == tf.float32 and variable.shape.num_elements() <= _SMALL}  # fmt: skip
         free = [path for path in weights if path in self._shapes and not optimizer.scales]
         packs = {
             "undecayed": [path for path in free if not decays[path]],
