@@ -104,23 +104,27 @@ def test_profile_opens_in_tensorboard(seen):
 
 
 # Next to another recipe in all that a training does but the rows of its network, or the numbers of its schedule. All
-# are read at collection; `pytest -m slow` trains these too.
+# are read and shrunk below; `pytest -m slow` trains these too.
 NEIGHBOURS = {
     "ade20k_fcn_r50d", "imagenet_r34_b", "imagenet_r34_c", "imagenet_r50_baseline", "imagenet_r50_efficient",
     "imagenet_r101", "imagenet_r101_v2", "imagenette_r50d", "voc0712_r101", "voc_faster_rcnn_r101",
 }  # fmt: skip
 
 
+def shrunk(path):
+    """What --smoke makes of a recipe: its settings by name."""
+    kind, task = TASKS[command_of(path)]
+    values = absl_flags.FlagValues()
+    configuration.define_flags(kind, values)
+    values(["", f"--flagfile={path}", "--smoke"])
+    return configuration.settings_of(task.shrink(configuration.read_flags(kind, values)))
+
+
 def alike():
     """The recipes, in groups that --smoke makes the same training of."""
     groups = {}
     for path in FLAGFILES:
-        kind, task = TASKS[command_of(path)]
-        values = absl_flags.FlagValues()
-        configuration.define_flags(kind, values)
-        values(["", f"--flagfile={path}", "--smoke"])
-        settings = configuration.settings_of(task.shrink(configuration.read_flags(kind, values)))
-        groups.setdefault(str(settings), []).append(path)
+        groups.setdefault(str(shrunk(path)), []).append(path)
     return [
         pytest.param(
             paths, id="=".join(path.stem for path in paths),
@@ -146,9 +150,19 @@ def test_every_recipe_runs_shrunk(paths, tmp_path, last_json, graphs_as_they_are
     rows = record.read_metrics(tmp_path / "run" / "metrics.csv")
     assert all(row["loss"] > 0 for row in rows if row["split"] == "train")
     manifest = yaml.safe_load((tmp_path / "run" / "manifest.yaml").read_text())
-    # What makes the recipe what it is stays: only sizes and lengths shrink.
-    text = [line for path in paths for line in path.read_text().splitlines()]
+    for path in paths:
+        assert_kept(path, manifest["flags"])
+
+
+@pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.stem)
+def test_what_makes_a_recipe_stays_when_it_is_shrunk(path):
+    assert_kept(path, shrunk(path))
+
+
+def assert_kept(path, settings):
+    """Only sizes and lengths shrink."""
+    lines = path.read_text().splitlines()
     for name in ("optimizer", "schedule", "loss", "mixup", "cutmix", "label_smoothing", "view", "zero_gamma", "ema"):
-        kept = manifest["flags"].get(name)  # of the flags that the task has
-        for asked in [line.split("=", 1)[1] for line in text if line.startswith(f"--{name}=")]:
+        kept = settings.get(name)  # of the flags that the task has
+        for asked in [line.split("=", 1)[1] for line in lines if line.startswith(f"--{name}=")]:
             assert str(kept).lower() == asked or float(asked) == kept
