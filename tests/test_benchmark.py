@@ -97,6 +97,26 @@ def test_process_is_measured_in_turn(stub, quick, capsys, tmp_path, monkeypatch)
     assert environment["LD_LIBRARY_PATH"] == "/usr/local/driver/lib"
 
 
+def test_replicas_beside_one(monkeypatch, capsys, tmp_path):
+    made, results = [], tmp_path / "speed.csv"
+
+    def ours(task, strategy):
+        made.append((task.config.benchmark.batch_size, strategy.num_replicas_in_sync))
+        return peers.System(lambda: 2.0)
+
+    monkeypatch.setattr("resnet_tf.training.benchmark._ours", ours)
+    flags = ["train", "--model=resnet18_v1b", "--image_size=32", "--batch_size=8", "--steps=2", "--repeats=1"]
+    assert benchmark.main([*flags, "--replicas=2", "--peers=one_replica", f"--results={results}"]) == 0
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert sorted(made) == [(4, 1), (8, 2)]
+    assert result["ours"] == 8.0 and result["peers"] == {"one_replica": 4.0} and result["ratio"] == {"one_replica": 2.0}
+    rows = list(csv.DictReader(results.open()))
+    assert [(row["system"], row["strategy"], row["batch"], row["images_per_second"]) for row in rows] == [
+        ("ours", "mirrored x2", "8", "8.0"),
+        ("one_replica", "mirrored x1", "4", "4.0"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("reply", "said"),
     [

@@ -2,6 +2,8 @@
 
 import contextlib
 import csv
+import dataclasses
+import functools
 import tempfile
 import time
 
@@ -21,6 +23,7 @@ _RECIPE = configuration.OptimizerConfig(train_steps=1)  # He et al.: SGD, moment
 _RATE = configuration.ScheduleConfig().lr
 _POOL_BATCHES = 4  # gone round: enough that no cache holds them, and little memory at any size
 _SHORTEST = 0.1  # seconds that a loop is timed for; metrics.csv has milliseconds
+_ONE_REPLICA = "one_replica"  # the peer of several replicas
 _LARGE = 64  # pixels from which images are not padded and cropped, as those of CIFAR are
 
 
@@ -35,7 +38,8 @@ def benchmark_train(config):
     first round, which is not counted.
 
     Args:
-        config: a `config.BenchmarkConfig`; peers are `peers.PEERS`.
+        config: a `config.BenchmarkConfig`; peers are `peers.PEERS`, and one_replica: ours on one device with a
+            replica's share of the batch.
 
     Returns:
         What `measure.summary` makes of it, in images per second; and "peak_memory_mib", {system: MiB}, of a GPU.
@@ -45,7 +49,7 @@ def benchmark_train(config):
             beside peers.
     """
     settings = config.benchmark
-    measure.check_peers(settings.peers, peers.PEERS)
+    measure.check_peers(settings.peers, (*peers.PEERS, _ONE_REPLICA))
     if settings.results:
         record.check_results(settings.results, record.SPEED_COLUMNS)
     devices.use_precision(config.device.precision)
@@ -53,23 +57,27 @@ def benchmark_train(config):
     replicas = strategy.num_replicas_in_sync
     if settings.batch_size % replicas:
         raise InputError(f"--batch_size={settings.batch_size} does not divide by the replicas")
-    if replicas > 1 and settings.peers:
-        raise InputError(f"--peers={','.join(settings.peers)} train on one device, not on {replicas}: say --replicas=1")
+    elsewhere = [name for name in settings.peers if name != _ONE_REPLICA]
+    if replicas > 1 and elsewhere:
+        raise InputError(f"--peers={','.join(elsewhere)} train on one device, not on {replicas}: say --replicas=1")
     started = time.monotonic()
     task = _task(config, devices.on_gpu(strategy))
     with contextlib.ExitStack() as stack:
-        systems = {name: _watched(lambda: peers.PEERS[name](task, stack), task) for name in settings.peers}  # noqa: B023
+        make = {name: functools.partial(peers.PEERS[name], task, stack) for name in elsewhere}
+        if len(elsewhere) < len(settings.peers):
+            make[_ONE_REPLICA] = functools.partial(_one_replica, task, replicas)
+        systems = {name: _watched(make[name], task) for name in settings.peers}
         systems = {"ours": _watched(lambda: _ours(task, strategy), task)} | systems
         seconds = measure.in_turn({name: system.run for name, system in systems.items()}, settings.repeats)
-    images = settings.batch_size * settings.steps
-    rates = {name: [images / taken for taken in values] for name, values in seconds.items()}
+    batches = dict.fromkeys(systems, settings.batch_size) | {_ONE_REPLICA: settings.batch_size // replicas}
+    rates = {name: [batches[name] * settings.steps / taken for taken in values] for name, values in seconds.items()}
     result = measure.summary("train", config.model.model, "images/s", rates, higher_is_better=True)
     result["peak_memory_mib"] = {
         name: round(system.peak_mib) for name, system in systems.items() if system.peak_mib is not None
     }
-    strategies = dict.fromkeys(systems, "one device") | {"ours": f"mirrored x{replicas}"}
+    strategies = dict.fromkeys(systems, "one device") | {"ours": f"mirrored x{replicas}", _ONE_REPLICA: "mirrored x1"}
     versions = {name: system.versions for name, system in systems.items()}
-    _append(config, result, started, strategies, versions)
+    _append(config, result, started, strategies, versions, batches)
     return result
 
 
@@ -125,6 +133,13 @@ def _ours(task, strategy):
     return peers.System(run)
 
 
+def _one_replica(task, replicas):
+    settings = task.config.benchmark
+    share = dataclasses.replace(settings, batch_size=settings.batch_size // replicas)
+    alone = dataclasses.replace(task, config=dataclasses.replace(task.config, benchmark=share))
+    return _ours(alone, devices.make_strategy(1, task.config.device.gpus[:1]))
+
+
 def _watched(make, task):
     """Make a system and have the peak of its memory noted, where it shares TensorFlow's allocator on a GPU."""
     if not task.on_gpu:
@@ -155,18 +170,18 @@ def _watched(make, task):
     return system
 
 
-def _append(config, result, started, strategies, versions):
+def _append(config, result, started, strategies, versions, batches):
     settings = config.benchmark
     if not settings.results:
         return
     common = record.provenance(0, time.monotonic() - started) | {
         "benchmark": result["benchmark"],
         "model": config.model.model,
-        "batch": settings.batch_size,
         "precision": config.device.precision,
     }
     for name, rate in {"ours": result["ours"], **result["peers"]}.items():
         row = common | {"system": name, "strategy": strategies[name], "images_per_second": round(rate, 1)}
+        row |= {"batch": batches[name]}
         row |= {"versions": versions.get(name) or common["versions"], "ratio": result["ratio"].get(name, "")}
         record.append_result(settings.results, record.SPEED_COLUMNS, row)
 
@@ -200,7 +215,8 @@ def benchmark_loop(config):
     images = settings.batch_size * settings.steps
     rates = {name: [images / taken for taken in values] for name, values in seconds.items()}
     result = measure.summary("loop", config.model.model, "images/s", rates, higher_is_better=True)
-    _append(config, result, started, dict.fromkeys(systems, f"mirrored x{strategy.num_replicas_in_sync}"), {})
+    strategies = dict.fromkeys(systems, f"mirrored x{strategy.num_replicas_in_sync}")
+    _append(config, result, started, strategies, {}, dict.fromkeys(systems, settings.batch_size))
     return result
 
 

@@ -61,7 +61,7 @@ class Packing:
         packed = {path: value for path, value in values.items() if path not in self._packed}
         for name, paths in self._packs.items():
             if paths[0] in values:
-                packed[name] = tf.concat([tf.reshape(values[path], [-1]) for path in paths], axis=0)
+                packed[name] = tf.concat([_flat(values[path]) for path in paths], axis=0)
         return packed
 
     def _unpack(self, packed):
@@ -70,6 +70,17 @@ class Packing:
             if name in values:
                 shapes = [self._shapes[path] for path in paths]
                 parts = tf.split(values.pop(name), [shape.num_elements() for shape in shapes])
-                values |= {path: tf.reshape(part, shape)
+                values |= {path: _shaped(part, shape)
                            for path, part, shape in zip(paths, parts, shapes, strict=True)}  # fmt: skip
         return {path: values[path] for path in (*self._weights, *self._statistics) if path in values}
+
+
+def _flat(tensor):
+    # Kernels in cuDNN's order of axes, so that neither they nor their gradients are transposed.
+    return tf.reshape(tf.transpose(tensor, [3, 0, 1, 2]) if tensor.shape.rank == 4 else tensor, [-1])
+
+
+def _shaped(part, shape):
+    if len(shape) != 4:
+        return tf.reshape(part, shape)
+    return tf.transpose(tf.reshape(part, [shape[3], *shape[:3]]), [1, 2, 3, 0])
