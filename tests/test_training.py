@@ -250,6 +250,13 @@ def test_loss_that_is_no_number_stops_with_step_layer_and_a_way_to_see_it(tmp_pa
     assert "--debug_step=1" in capsys.readouterr().err
 
 
+def test_command_begins_with_the_flags_of_xla(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    plain = record.command()
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_cuda_data_dir=/opt/cuda --first=1 --second=2")
+    assert record.command() == f"XLA_FLAGS='--first=1 --second=2' {plain}"
+
+
 def test_results_row(tmp_path):
     path = tmp_path / "results" / "cifar10.csv"
     row = dict.fromkeys(record.ACCURACY_COLUMNS, 1)

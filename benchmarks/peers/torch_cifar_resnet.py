@@ -5,7 +5,8 @@
 The data are a folder or tar of SPLIT/CLASS/IMAGE. He et al. 2015, section 4.2: shortcut A, batch 128, 64,000
 steps, 0.1 divided by 10 at 32k and 48k, momentum 0.9, decay 1e-4 on kernels; pad 4, crop, mirror. On a GPU a
 whole step is one CUDA graph, in TF32, or with --precision=bfloat16 its forward pass under autocast. Prints one JSON
-line, and with --results appends a row in the columns of resnet_tf's own.
+line, and with --results appends a row in the columns of resnet_tf's own. With --state=FILE it saves itself with every
+line it prints and goes on from there, random views then drawn anew.
 Needs torch and Pillow, and nothing of resnet_tf.
 """
 
@@ -146,9 +147,22 @@ def train(arguments):
                 momentum.zero_()
         total.zero_()
         run = graph.replay
-    started = time.monotonic()
-    order = torch.empty(0, dtype=torch.long)
-    for number in range(arguments.steps):
+    order, begin, before = torch.empty(0, dtype=torch.long), 0, 0.0
+    if arguments.state and arguments.state.exists():
+        saved = torch.load(arguments.state, weights_only=True)
+        if (saved["depth"], saved["seed"], saved["steps"]) != (arguments.depth, arguments.seed, arguments.steps):
+            raise SystemExit(f"--state={arguments.state}: of another depth, seed or number of steps")
+        begin, before, order = saved["step"], saved["seconds"], saved["order"]
+        model.load_state_dict(saved["model"])
+        with torch.no_grad():
+            for momentum, value in zip(momenta, saved["momenta"], strict=True):
+                momentum.copy_(value)
+        rate.copy_(saved["rate"])
+        torch.manual_seed(arguments.seed + begin)
+        torch.set_rng_state(saved["random"])
+        print(f"goes on from step {begin}", flush=True)
+    started = time.monotonic() - before
+    for number in range(begin, arguments.steps):
         if len(order) < 128:
             order = torch.cat([order, torch.randperm(len(images))])
         chosen.copy_(order[:128])
@@ -160,6 +174,15 @@ def train(arguments):
             loss, top1 = (total / arguments.log_every).tolist()
             total.zero_()
             print(f"step {number + 1}  loss {loss:.4f}  top-1 {top1:.4f}", flush=True)
+            if arguments.state:
+                state = {
+                    **{name: getattr(arguments, name) for name in ("depth", "seed", "steps")},
+                    "step": number + 1, "seconds": time.monotonic() - started, "order": order, "rate": rate,
+                    "model": model.state_dict(), "momenta": momenta, "random": torch.get_rng_state(),
+                }  # fmt: skip
+                unfinished = arguments.state.with_suffix(".part")
+                torch.save(state, unfinished)
+                unfinished.replace(arguments.state)
     if device.type == "cuda":
         torch.cuda.synchronize()
     seconds = time.monotonic() - started
@@ -229,6 +252,7 @@ def main():
     parser.add_argument("--decay", type=float, default=1e-4)
     parser.add_argument("--precision", choices=("tf32", "bfloat16"), default="tf32")
     parser.add_argument("--log_every", type=int, default=4000)
+    parser.add_argument("--state", type=pathlib.Path, help="file to save to and to go on from")
     parser.add_argument("--results", type=pathlib.Path, help="CSV file to append a row to")
     arguments = parser.parse_args()
     table = arguments.results

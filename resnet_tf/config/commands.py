@@ -339,8 +339,8 @@ class BenchmarkSection:
     peers: tuple[str, ...] = setting(
         ("keras_fit",),
         "Peers: keras_fit, keras_fit_our_layers, keras_applications, timm_eager, timm_compile, timm_compile_graph, "
-        "timm_compile_max, one_replica (train); keras_applications (build); pillow, opencv, simplejpeg, torchvision (input); "
-        "keras_applications, keras_predict, timm, timm_onnx (inference).",
+        "timm_compile_max, one_replica (train); keras_applications (build); pillow, opencv, simplejpeg, torchvision "
+        "(input); keras_applications, keras_predict, timm, timm_onnx (inference).",
     )
     data_dir: str = setting(
         "", "input, evaluate, inference: folder or tar archive of images, at any depth, or a folder of `prepare`."

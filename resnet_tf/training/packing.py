@@ -4,7 +4,7 @@ import dataclasses
 
 import tensorflow as tf
 
-_SMALL = 2**16  # elements of the largest tensor that is packed: beyond, the copy costs more than a kernel's launch
+SMALL = 2**16  # elements of a tensor beyond which its copy costs more than launching a kernel for it
 
 
 class Packing:
@@ -12,18 +12,27 @@ class Packing:
 
     A GPU then updates all of them by a few kernels instead of by some five for each, every one of which takes a
     microsecond or two however little it does. Weights that decay are one vector, those that do not another, and moving
-    statistics a third.
+    statistics a third. Between the programs of several GPUs, which the host has to start one after another, a handful
+    of tensors are handed over instead of hundreds.
 
     Attributes:
         optimizer: of a packed state.
     """
 
-    def __init__(self, weights, statistics, optimizer):
-        """Args: variables by path, in their order; the optimizer. Weights with rates of their own stay alone."""
+    def __init__(self, weights, statistics, optimizer, largest=SMALL):
+        """Choose what is packed: weights with rates of their own stay alone, as do tensors that are not float32.
+
+        Args:
+            weights: variables by path, in their order.
+            statistics: likewise.
+            optimizer: of the weights.
+            largest: elements of the largest tensor to pack; None for any.
+        """
         decays = dict(zip(weights, optimizer.decay, strict=True))
         variables = weights | statistics
         self._shapes = {path: variable.shape for path, variable in variables.items()
-                        if variable.dtype == tf.float32 and variable.shape.num_elements() <= _SMALL}  # fmt: skip
+                        if variable.dtype == tf.float32
+                        and (largest is None or variable.shape.num_elements() <= largest)}  # fmt: skip
         free = [path for path in weights if path in self._shapes and not optimizer.scales]
         packs = {
             "undecayed": [path for path in free if not decays[path]],
@@ -57,6 +66,16 @@ class Packing:
         )
         return sums | {"gradients": list(gradients.values()), "statistics": list(statistics.values())}
 
+    @staticmethod
+    def sums(vector, packed):
+        """What `pack_sums` returned, from a vector of `flattened`, by the shapes of a packed state."""
+        sums = {
+            "gradients": list(packed["weights"].values()),
+            "statistics": list(packed["statistics"].values()),
+            **{name: tf.zeros([]) for name in ("loss", "top1", "top5")},
+        }
+        return unflattened(vector, sums)
+
     def _pack(self, values):
         packed = {path: value for path, value in values.items() if path not in self._packed}
         for name, paths in self._packs.items():
@@ -84,3 +103,16 @@ def _shaped(part, shape):
     if len(shape) != 4:
         return tf.reshape(part, shape)
     return tf.transpose(tf.reshape(part, [shape[3], *shape[:3]]), [1, 2, 3, 0])
+
+
+def flattened(structure):
+    """A structure's tensors as one vector, in the order of `tf.nest.flatten`."""
+    return tf.concat([tf.reshape(tensor, [-1]) for tensor in tf.nest.flatten(structure)], axis=0)
+
+
+def unflattened(vector, structure):
+    """A vector cut into tensors as those of a structure, in the order of `tf.nest.flatten`."""
+    shapes = [tensor.shape for tensor in tf.nest.flatten(structure)]
+    parts = tf.split(vector, [shape.num_elements() for shape in shapes])
+    parts = [tf.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+    return tf.nest.pack_sequence_as(structure, parts)

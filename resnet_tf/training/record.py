@@ -72,11 +72,12 @@ def commit():
 
 
 def command():
-    """The command line of this process, as one would type it."""
+    """The command line of this process, as one would type it, $XLA_FLAGS before it but for where CUDA is."""
     main = sys.modules["__main__"]
     module = getattr(getattr(main, "__spec__", None), "name", None)
     program = ["python", "-m", module] if module else [os.path.basename(sys.argv[0])]
-    return shlex.join([*program, *sys.argv[1:]])
+    xla = " ".join(flag for flag in os.environ.get("XLA_FLAGS", "").split() if "cuda_data_dir" not in flag)
+    return (f"XLA_FLAGS={shlex.quote(xla)} " if xla else "") + shlex.join([*program, *sys.argv[1:]])
 
 
 def versions():

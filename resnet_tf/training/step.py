@@ -5,8 +5,10 @@ before it and assigned after it. How it is compiled depends on the devices:
 
     one GPU       a whole call, many steps, is one XLA program; of streamed images, a group of batches
     several GPUs  forward and backward, and the update, are each compiled by XLA; between them one
-                  all-reduce of a single packed vector. Synchronised BN has collectives of its own,
-                  which XLA cannot hold; forward and backward then run without it.
+                  all-reduce of a single packed vector. It is waited for, and then the GPU for the host:
+                  so the state is a few packed vectors too, made of the variables at the start of a call
+                  and put back at its end. Synchronised BN has collectives of its own, which XLA cannot
+                  hold; forward and backward then run without it.
     CPU           no XLA: its convolutions are 2 to 5 times slower than oneDNN's
 
 Gradients are summed and each replica's loss is divided by the global batch. Moving statistics of BN
@@ -26,7 +28,7 @@ from resnet_tf.data.augmentation import Augmentation
 from resnet_tf.errors import InputError
 from resnet_tf.training import devices, optimizer
 from resnet_tf.training.losses import Loss
-from resnet_tf.training.packing import Packing
+from resnet_tf.training.packing import SMALL, Packing, flattened, unflattened
 
 # Of a step, in the order of the columns that `Engine.train` returns. top1 and top5 are of the labels, also where
 # targets are mixed; gradient_norm is before clipping; skipped is 1 for a step that a loss scale skipped.
@@ -127,11 +129,12 @@ class Engine:
         self._gpu = devices.on_gpu(strategy)
         whole = self._gpu and self.replicas == 1
         self._optimizer = recipe.optimizer if recipe else None
-        self._packing = None
-        if whole and recipe:
-            self._packing = Packing(self._weights, self._statistics, recipe.optimizer)
-            self._optimizer = self._packing.optimizer
+        self._packing, self._held = None, {}  # the packed state of several GPUs, {group: {name: variable}}
         parts = self._gpu and not whole
+        if self._gpu and recipe:
+            largest = SMALL if whole else None
+            self._packing = Packing(self._weights, self._statistics, recipe.optimizer, largest)
+            self._optimizer = self._packing.optimizer
         synchronised = any(getattr(layer, "synchronized", False) for layer in model.layers)
         compiled = functools.partial(_compiled_for, strategy.extended.worker_devices[0] if whole else None)
         self._train_call = compiled(self._train_steps)
@@ -144,10 +147,15 @@ class Engine:
         self._stack = _stack
         if parts:
             self._stack = tf.function(_stack, jit_compile=True, autograph=False)
-            self._update = tf.function(self._update, jit_compile=True, autograph=False)
             self._forward = tf.function(self._forward, jit_compile=True, autograph=False)
-        if parts and not synchronised:
-            self._gradients = tf.function(self._gradients, jit_compile=True, autograph=False)
+        if parts and recipe:
+            self._held = tf.nest.map_structure(_zeros_like, self._packing.pack(self._read(0)))
+            self._pack = tf.function(self._packing.pack, jit_compile=True, autograph=False)
+            self._unpack = tf.function(self._packing.unpack, jit_compile=True, autograph=False)
+            self.gather = tf.function(self.gather, jit_compile=True, autograph=False)
+            self._update_packed = tf.function(self._update_packed, jit_compile=True, autograph=False)
+            if not synchronised:
+                self._gradients_packed = tf.function(self._gradients_packed, jit_compile=True, autograph=False)
 
     # --- Data --------------------------------------------------------------------------------------------------------
 
@@ -233,17 +241,24 @@ class Engine:
         """Steps start to stop on what batch(replica, its data, index, step of the run) gives; the metrics."""
         metrics = tf.zeros([most, len(METRICS)])
 
-        def body(index, metrics):
-            def step_of(replica, data, index):
-                state = self._read(replica)
-                sums = self._gradients(state, *batch(replica, data, index, state["scalars"]["step"]))
-                if self.replicas > 1:
-                    sums = _all_reduce(sums)
-                state, row = self._update(state, sums)
-                self._assign(replica, state)
-                return row
+        def step_of(replica, data, index):
+            state = self._read(replica)
+            sums = self._gradients(state, *batch(replica, data, index, state["scalars"]["step"]))
+            if self.replicas > 1:
+                sums = _all_reduce(sums)
+            state, row = self._update(state, sums)
+            self._assign(replica, state)
+            return row
 
-            row = self._each_replica(step_of, data, index)[0]
+        def step_of_held(replica, data, index):
+            packed, teacher = self._read_held(replica), self._values(self._teacher, replica)
+            vector = self._gradients_packed(packed, teacher, *batch(replica, data, index, packed["scalars"]["step"]))
+            packed, row = self._update_packed(packed, _all_reduce_vector(vector))
+            self._assign_held(replica, packed)
+            return row
+
+        def body(index, metrics):
+            row = self._each_replica(step_of_held if self._held else step_of, data, index)[0]
             return index + 1, tf.tensor_scatter_nd_update(metrics, [[index]], row[None])
 
         def body_of_whole(index, metrics, packed):
@@ -252,8 +267,13 @@ class Engine:
             packed, row = self._update(packed, self._packing.pack_sums(sums))
             return index + 1, tf.tensor_scatter_nd_update(metrics, [[index]], row[None]), packed
 
-        if not self._packing:
-            return tf.while_loop(lambda index, _: index < stop, body, [start, metrics])[1]
+        if self._held:
+            self._each_replica(self._hold, data, None)
+        if self._held or not self._packing:
+            metrics = tf.while_loop(lambda index, _: index < stop, body, [start, metrics])[1]
+            if self._held:
+                self._each_replica(self._release, data, None)
+            return metrics
         state = self._read(0)
         teacher = state.pop("teacher")
         loop = [start, metrics, self._packing.pack(state)]
@@ -323,6 +343,15 @@ class Engine:
         if self.replicas > 1:
             sums["statistics"] = [value / self.replicas for value in sums["statistics"]]
         return sums
+
+    def _gradients_packed(self, packed, teacher, *batch):
+        """`_gradients` from a packed state, as one vector."""
+        sums = self._gradients(self._packing.unpack(packed) | {"teacher": teacher}, *batch)
+        return flattened(self._packing.pack_sums(sums))
+
+    def _update_packed(self, packed, vector):
+        """`_update` of a packed state by the vector over replicas."""
+        return self._update(packed, self._packing.sums(vector, packed))
 
     def _gradients_of_part(self, state, statistics, batch, examples):
         recipe, labels = self.recipe, batch[1]
@@ -568,6 +597,25 @@ class Engine:
         for slot, variables in self._slots.items():
             assign(variables, state["slots"][slot])
 
+    def _hold(self, replica, *_):
+        """Pack the variables' values; the loop of steps works on what is held."""
+        state = self._read(replica)
+        del state["teacher"]
+        self._assign_held(replica, self._pack(state))
+        return tf.zeros([])
+
+    def _release(self, replica, *_):
+        """Give the variables the values that are held."""
+        self._assign(replica, self._unpack(self._read_held(replica)))
+        return tf.zeros([])
+
+    def _read_held(self, replica):
+        return tf.nest.map_structure(lambda variable: self._local(variable, replica).read_value(), self._held)
+
+    def _assign_held(self, replica, packed):
+        for variable, value in zip(tf.nest.flatten(self._held), tf.nest.flatten(packed), strict=True):
+            self._local(variable, replica).assign(value, read_value=False)
+
     def get_state(self):
         """All of the state as NumPy arrays: {name: array}. Waits for the device."""
         return {name: self._local(variable, 0).numpy() for name, variable in self.state.items()}
@@ -652,9 +700,8 @@ def _copy(variable):
 
 def _all_reduce(sums):
     """Sum a structure of float32 tensors over replicas as one packed vector: one collective, one order."""
-    flat = tf.nest.flatten(sums)
-    packed = tf.concat([tf.reshape(tensor, [-1]) for tensor in flat], axis=0)
-    packed = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, packed)
-    parts = tf.split(packed, [tensor.shape.num_elements() for tensor in flat])
-    parts = [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, flat, strict=True)]
-    return tf.nest.pack_sequence_as(sums, parts)
+    return unflattened(_all_reduce_vector(flattened(sums)), sums)
+
+
+def _all_reduce_vector(vector):
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, vector)
