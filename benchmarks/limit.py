@@ -57,7 +57,7 @@ def main():
     first, second = (tf.cast(scale * tf.random.normal([size, size]), tf.bfloat16) for _ in range(2))
     flops = rate(lambda values: values @ second, first, 2.0 * size**3)
     numbers = tf.cast(tf.random.uniform([count]), tf.bfloat16)
-    bandwidth = rate(lambda values: values * tf.constant(0.5, tf.bfloat16) + 1, numbers, 4.0 * count)
+    bandwidth = rate(lambda values: 0.5 * values + 1, numbers, 4.0 * count)
     cost = cost_by_name(arguments.model)
     step_flops = 6.0 * cost.macs * arguments.batch_size
     one_pass = 2.0 * cost.activations * arguments.batch_size

@@ -34,6 +34,7 @@ COLUMNS = (
     "date", "commit", "command", "hardware", "versions", "seed", "wall_seconds", "model", "recipe", "dataset", "steps",
     "epochs", "examples", "top1", "top5",
 )  # fmt: skip
+SETTINGS = ("depth", "seed", "steps", "decay", "precision")  # that a saved training goes on with
 
 
 class Block(nn.Module):
@@ -150,8 +151,9 @@ def train(arguments):
     order, begin, before = torch.empty(0, dtype=torch.long), 0, 0.0
     if arguments.state and arguments.state.exists():
         saved = torch.load(arguments.state, weights_only=True)
-        if (saved["depth"], saved["seed"], saved["steps"]) != (arguments.depth, arguments.seed, arguments.steps):
-            raise SystemExit(f"--state={arguments.state}: of another depth, seed or number of steps")
+        other = [name for name in SETTINGS if saved[name] != getattr(arguments, name)]
+        if other:
+            raise SystemExit(f"--state={arguments.state}: of another training: --{other[0]}={saved[other[0]]} there")
         begin, before, order = saved["step"], saved["seconds"], saved["order"]
         model.load_state_dict(saved["model"])
         with torch.no_grad():
@@ -176,7 +178,7 @@ def train(arguments):
             print(f"step {number + 1}  loss {loss:.4f}  top-1 {top1:.4f}", flush=True)
             if arguments.state:
                 state = {
-                    **{name: getattr(arguments, name) for name in ("depth", "seed", "steps")},
+                    **{name: getattr(arguments, name) for name in SETTINGS},
                     "step": number + 1, "seconds": time.monotonic() - started, "order": order, "rate": rate,
                     "model": model.state_dict(), "momenta": momenta, "random": torch.get_rng_state(),
                 }  # fmt: skip

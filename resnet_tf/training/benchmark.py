@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import dataclasses
-import functools
 import tempfile
 import time
 
@@ -49,7 +48,8 @@ def benchmark_train(config):
             beside peers.
     """
     settings = config.benchmark
-    measure.check_peers(settings.peers, (*peers.PEERS, _ONE_REPLICA))
+    known = peers.PEERS | {_ONE_REPLICA: _one_replica}
+    measure.check_peers(settings.peers, known)
     if settings.results:
         record.check_results(settings.results, record.SPEED_COLUMNS)
     devices.use_precision(config.device.precision)
@@ -63,10 +63,7 @@ def benchmark_train(config):
     started = time.monotonic()
     task = _task(config, devices.on_gpu(strategy))
     with contextlib.ExitStack() as stack:
-        make = {name: functools.partial(peers.PEERS[name], task, stack) for name in elsewhere}
-        if len(elsewhere) < len(settings.peers):
-            make[_ONE_REPLICA] = functools.partial(_one_replica, task, replicas)
-        systems = {name: _watched(make[name], task) for name in settings.peers}
+        systems = {name: _watched(lambda: known[name](task, stack), task) for name in settings.peers}  # noqa: B023
         systems = {"ours": _watched(lambda: _ours(task, strategy), task)} | systems
         seconds = measure.in_turn({name: system.run for name, system in systems.items()}, settings.repeats)
     batches = dict.fromkeys(systems, settings.batch_size) | {_ONE_REPLICA: settings.batch_size // replicas}
@@ -133,11 +130,12 @@ def _ours(task, strategy):
     return peers.System(run)
 
 
-def _one_replica(task, replicas):
-    settings = task.config.benchmark
+def _one_replica(task, stack):
+    settings, device = task.config.benchmark, task.config.device
+    replicas = devices.make_strategy(device.replicas, device.gpus).num_replicas_in_sync
     share = dataclasses.replace(settings, batch_size=settings.batch_size // replicas)
     alone = dataclasses.replace(task, config=dataclasses.replace(task.config, benchmark=share))
-    return _ours(alone, devices.make_strategy(1, task.config.device.gpus[:1]))
+    return _ours(alone, devices.make_strategy(1, device.gpus[:1]))
 
 
 def _watched(make, task):

@@ -66,16 +66,6 @@ class Packing:
         )
         return sums | {"gradients": list(gradients.values()), "statistics": list(statistics.values())}
 
-    @staticmethod
-    def sums(vector, packed):
-        """What `pack_sums` returned, from a vector of `flattened`, by the shapes of a packed state."""
-        sums = {
-            "gradients": list(packed["weights"].values()),
-            "statistics": list(packed["statistics"].values()),
-            **{name: tf.zeros([]) for name in ("loss", "top1", "top5")},
-        }
-        return unflattened(vector, sums)
-
     def _pack(self, values):
         packed = {path: value for path, value in values.items() if path not in self._packed}
         for name, paths in self._packs.items():

@@ -33,6 +33,7 @@ from resnet_tf.training.packing import SMALL, Packing, flattened, unflattened
 # Of a step, in the order of the columns that `Engine.train` returns. top1 and top5 are of the labels, also where
 # targets are mixed; gradient_norm is before clipping; skipped is 1 for a step that a loss scale skipped.
 METRICS = ("loss", "top1", "top5", "lr", "gradient_norm", "loss_scale", "skipped")
+_FIGURES = ("loss", "top1", "top5")  # those that are sums over replicas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,6 +240,8 @@ class Engine:
 
     def _steps(self, batch, data, start, stop, most):
         """Steps start to stop on what batch(replica, its data, index, step of the run) gives; the metrics."""
+        if self._packing and not self._held:
+            return self._steps_of_whole(batch, data, start, stop, most)
         metrics = tf.zeros([most, len(METRICS)])
 
         def step_of(replica, data, index):
@@ -261,23 +264,26 @@ class Engine:
             row = self._each_replica(step_of_held if self._held else step_of, data, index)[0]
             return index + 1, tf.tensor_scatter_nd_update(metrics, [[index]], row[None])
 
-        def body_of_whole(index, metrics, packed):
+        if self._held:
+            self._each_replica(self._hold, data, None)
+        metrics = tf.while_loop(lambda index, _: index < stop, body, [start, metrics])[1]
+        if self._held:
+            self._each_replica(self._release, data, None)
+        return metrics
+
+    def _steps_of_whole(self, batch, data, start, stop, most):
+        """`_steps` as one program on one GPU: the packed state goes from step to step within it."""
+
+        def body(index, metrics, packed):
             state = self._packing.unpack(packed) | {"teacher": teacher}
             sums = self._gradients(state, *batch(0, data[0], index, state["scalars"]["step"]))
             packed, row = self._update(packed, self._packing.pack_sums(sums))
             return index + 1, tf.tensor_scatter_nd_update(metrics, [[index]], row[None]), packed
 
-        if self._held:
-            self._each_replica(self._hold, data, None)
-        if self._held or not self._packing:
-            metrics = tf.while_loop(lambda index, _: index < stop, body, [start, metrics])[1]
-            if self._held:
-                self._each_replica(self._release, data, None)
-            return metrics
         state = self._read(0)
         teacher = state.pop("teacher")
-        loop = [start, metrics, self._packing.pack(state)]
-        _, metrics, packed = tf.while_loop(lambda index, *_: index < stop, body_of_whole, loop)
+        loop = [start, tf.zeros([most, len(METRICS)]), self._packing.pack(state)]
+        _, metrics, packed = tf.while_loop(lambda index, *_: index < stop, body, loop)
         self._assign(0, self._packing.unpack(packed))
         return metrics
 
@@ -336,7 +342,7 @@ class Engine:
                 added = {name: tf.nest.map_structure(tf.add, sums[name], new[name]) for name in sums}
                 return part + 1, added | {"statistics": new["statistics"]}
 
-            zero = {name: tf.zeros([]) for name in ("loss", "top1", "top5")}
+            zero = {name: tf.zeros([]) for name in _FIGURES}
             zero |= {"gradients": [tf.zeros_like(weight) for weight in state["weights"].values()]}
             zero |= {"statistics": list(state["statistics"].values())}
             sums = tf.while_loop(lambda part, _: part < parts, body, [tf.constant(0), zero])[1]
@@ -351,7 +357,9 @@ class Engine:
 
     def _update_packed(self, packed, vector):
         """`_update` of a packed state by the vector over replicas."""
-        return self._update(packed, self._packing.sums(vector, packed))
+        parts = (("gradients", packed["weights"]), ("statistics", packed["statistics"]))
+        sums = {name: list(values.values()) for name, values in parts} | {name: tf.zeros([]) for name in _FIGURES}
+        return self._update(packed, unflattened(vector, sums))
 
     def _gradients_of_part(self, state, statistics, batch, examples):
         recipe, labels = self.recipe, batch[1]
@@ -602,12 +610,10 @@ class Engine:
         state = self._read(replica)
         del state["teacher"]
         self._assign_held(replica, self._pack(state))
-        return tf.zeros([])
 
     def _release(self, replica, *_):
         """Give the variables the values that are held."""
         self._assign(replica, self._unpack(self._read_held(replica)))
-        return tf.zeros([])
 
     def _read_held(self, replica):
         return tf.nest.map_structure(lambda variable: self._local(variable, replica).read_value(), self._held)
