@@ -294,6 +294,11 @@ def test_layer_responses_of_a_checkpoint_or_kept_in_its_place(tmp_path, capsys, 
     assert run_command([run], tmp_path / "kept", "--responses") == 0
     assert (tmp_path / "kept" / "responses.svg").exists()
     assert responses.of_run_or_kept(run) == pytest.approx(computed, rel=1e-5)  # the file has six digits
+    other = shutil.copytree(run, tmp_path / "other", ignore=shutil.ignore_patterns("responses.csv"))
+    manifest = (other / "manifest.yaml").read_text()
+    (other / "manifest.yaml").write_text(manifest.replace("momentum: 0.9", "momentum: 0.8"))
+    assert run_command([run, other], tmp_path / "both", "--responses") == 0
+    assert "Layer responses are not known of other." in (tmp_path / "both" / "report.md").read_text()
     kept.write_text(kept.read_text() + kept.read_text().split("\n", 1)[1])  # as of two runs
     capsys.readouterr()
     assert run_command([run], tmp_path / "none", "--responses") == 1

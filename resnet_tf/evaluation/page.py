@@ -1,18 +1,14 @@
 """A comparison of runs as files: tables, curves, and one page that needs nothing but itself."""
 
-import csv
 import dataclasses
 import datetime
 import html
-import io
 import logging
 import pathlib
-import re
 import string
-import typing
 
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import charts, curves, significance
+from resnet_tf.evaluation import charts, curves, significance, tables
 from resnet_tf.evaluation import compare as comparing
 from resnet_tf.models import find
 from resnet_tf.training import checkpoint, record
@@ -51,9 +47,13 @@ def compare(settings, folders, figures=()):
     tests, untested = significance.of_pairs(made)
     title = settings.title or f"{len(runs)} run{'s' * (len(runs) > 1)} on {runs[0].config.data.dataset}"
     notes = _notes(runs, made)
-    content = Content(
-        title, runs, made, skipped, _tables(rows, flags, tests, runs, settings.price_per_hour), notes, untested
-    )
+    if settings.responses:
+        drawn, without = _responses(made, settings.data_dir)
+        figures = [*figures, ("Layer responses", drawn)]
+        if without:
+            notes.append(f"Layer responses are not known of {', '.join(without)}.")
+    shown = tables.of_report(rows, flags, tests, runs, settings.price_per_hour)
+    content = Content(title, runs, made, skipped, shown, notes, untested)
 
     pictures, files = {}, {}
     for metric, (column, _, _) in content.metrics.items():
@@ -61,15 +61,15 @@ def compare(settings, folders, figures=()):
         pictures[metric] = curves.rendered(figure, "svg")
         files[f"curves_{metric}.svg"] = pictures[metric]
         files[f"curves_{metric}.png"] = curves.rendered(figure, "png")
-    files["table.csv"] = _csv(rows[0], [row.values() for row in rows])
+    files["table.csv"] = tables.as_csv(rows[0], [row.values() for row in rows])
     files["table.md"] = content.tables["results"].markdown().encode(errors="replace")
     values = [[row["flag"], row["changes_result"], *row["values"]] for row in flags]
-    files["flags.csv"] = _csv(["flag", "changes_result", *(run.name for run in runs)], values)
-    files["significance.csv"] = _csv(SIGNIFICANCE, [[row[name] for name in SIGNIFICANCE] for row in tests])
+    files["flags.csv"] = tables.as_csv(["flag", "changes_result", *(run.name for run in runs)], values)
+    files["significance.csv"] = tables.as_csv(
+        tables.SIGNIFICANCE, [[row[name] for name in tables.SIGNIFICANCE] for row in tests]
+    )
     if settings.responses:
-        drawn = _responses(made, settings.data_dir)
         files["responses.svg"], files["responses.png"] = (curves.rendered(drawn, kind) for kind in ("svg", "png"))
-        figures = [*figures, ("Layer responses", drawn)]
     files["report.md"] = markdown(content).encode(errors="replace")
     files["report.html"] = render(content, pictures, figures).encode(errors="replace")
     out.mkdir(parents=True, exist_ok=True)
@@ -105,22 +105,23 @@ def _check_out(out):
 
 
 def _responses(made, data_dir):
-    """Layer responses of each group, by its first run that has any: the picture, plain nets dashed."""
+    """Layer responses of groups, by the first run that has any: the picture, plain nets dashed; names of the others."""
     from resnet_tf.evaluation import responses  # which needs TensorFlow at work
 
-    found = {}
+    found, without = {}, []
     for group in made:
         of_runs = (responses.of_run_or_kept(run.folder, data_dir) for run in group.runs)
         figures = next(filter(None, of_runs), None)
         if figures:
             found[group.name] = figures
             continue
+        without.append(group.name)
         reason = f"{group.name} has neither a checkpoint nor a {responses.KEPT}"
         _log.warning("warning: %s: no layer responses", reason)
     if not found:
         raise InputError(f"--responses: no run has a checkpoint, or the {responses.KEPT} that analyze responses makes")
     plain = [group.name for group in made if find(group.runs[0].config.model.model).shortcut == "none"]
-    return responses.draw_responses(found, plain)
+    return responses.draw_responses(found, plain), without
 
 
 def _notes(runs, made):
@@ -146,163 +147,6 @@ def _notes(runs, made):
     return notes
 
 
-# --- Tables ----------------------------------------------------------------------------------------------------------
-
-
-class Column(typing.NamedTuple):
-    """A column for people.
-
-    Attributes:
-        key: of the rows.
-        header: with its unit.
-        show: function(value, row) that returns text.
-        brief: whether it is printed in the terminal.
-        words: whether it is text, which begins at the left.
-    """
-
-    key: str
-    header: str
-    show: typing.Callable
-    brief: bool = False
-    words: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """Columns, and rows as dicts; columns in which no row has a value are left out."""
-
-    columns: list[Column]
-    rows: list[dict]
-
-    def cells(self, brief=False):
-        """The columns that are shown, and rows of their texts."""
-        kept = [column for column in self.columns if any(row[column.key] is not None for row in self.rows)]
-        kept = [column for column in kept if column.brief or not brief]
-        return kept, [["" if row[c.key] is None else c.show(row[c.key], row) for c in kept] for row in self.rows]
-
-    def markdown(self, brief=False):
-        """The table in Markdown, its columns aligned."""
-        columns, rows = self.cells(brief)
-        rows = [[_markdown_text(cell) for cell in row] for row in [[c.header for c in columns], *rows]]
-        widths = [max(3, *(len(row[index]) for row in rows)) for index in range(len(columns))]
-        sides = ["<" if column.words else ">" for column in columns]
-
-        def line(cells):
-            padded = (f"{cell:{side}{width}}" for cell, side, width in zip(cells, sides, widths, strict=True))
-            return f"| {' | '.join(padded)} |"
-
-        marks = ["-" * (width - 1) + ("-" if side == "<" else ":") for side, width in zip(sides, widths, strict=True)]
-        return "\n".join([line(rows[0]), line(marks), *map(line, rows[1:])]) + "\n"
-
-
-def _markdown_text(text):
-    """Text that is no markup in a cell of Markdown, nor HTML."""
-    text = html.escape(" ".join(text.split()), quote=False)
-    return re.sub(r"([\\`*\[\]|~]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z]))", r"\\\1", text)  # within words _ is itself
-
-
-def _text(value, _):
-    return str(value)
-
-
-def _number(digits):
-    return lambda value, _: f"{value:,.{digits}f}"
-
-
-def _percent(key):
-    def show(value, row):
-        sd = row.get(f"{key}_sd")
-        return f"{100 * value:.2f}" + (f" \u00b1 {100 * sd:.2f}" if sd is not None else "")
-
-    return show
-
-
-def _steps(value, row):
-    if value in ("several", row["planned_steps"]):
-        return str(value) if value == "several" else f"{value:,}"
-    return f"{value:,} of {row['planned_steps']:,}{'' if row['finished'] else ', unfinished'}"
-
-
-def _clock(value, _):
-    minutes, seconds = divmod(round(value), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
-
-
-def _name(value, row):
-    return f"{value}, mean of {row['runs']} seeds" if row["kind"] == "seeds" else value
-
-
-def _p(value, _=None):
-    return f"{value:.4f}" if value >= 0.0001 else f"{value:.1e}"
-
-
-SIGNIFICANCE = (
-    "a", "b", "evaluated_a", "evaluated_b", "examples", "a_only", "b_only", "difference_points", "low_points",
-    "high_points", "p", "p_holm",
-)  # fmt: skip
-
-
-def _tables(rows, flags, tests, runs, price):
-    """The tables of the report by name."""
-    figures = runs[0].figures
-    results = [
-        Column("run", "Run", _name, brief=True, words=True),
-        *(Column(key, f"{name}, last (%)", _percent(key), brief=True) for key, name in figures.items()),
-        *(Column(f"best_{key}", f"{name}, best (%)", _percent(f"best_{key}")) for key, name in figures.items()),
-        Column("evaluated", "Evaluated", _text, words=True),
-        Column("architecture", "Architecture", _text, brief=True, words=True),
-        Column("precision_bits", "Precision (bits)", _text),
-        Column("parameters_mib", "Parameters (MiB)", _number(2), brief=True),
-        Column("gmacs", "GMACs", _number(4), brief=True),
-        Column("gflops", "GFLOPs", _number(4)),
-        Column("steps", "Steps", _steps, brief=True),
-        Column("epochs", "Epochs", _number(1)),
-        Column("wall_seconds", "Wall time (h:mm:ss)", _clock, brief=True),
-        Column("images_per_second", "Images/s", _number(0), brief=True),
-        Column("gpu_hours", "GPU-hours", _number(2)),
-        Column("price", f"Price (at {price:g} an hour)", _number(2)),
-        Column("hardware", "Hardware", _text, words=True),
-        Column("commit", "Commit", _text, words=True),
-    ]
-    changed = [
-        Column("flag", "Flag", lambda value, _: f"--{value}", words=True),
-        Column("changes_result", "Changes the result", lambda value, _: "yes" if value else "no", words=True),
-        *(Column(index, run.name, lambda value, _: value or "unset", words=True) for index, run in enumerate(runs)),
-    ]
-    seeds = [
-        Column("run", "Group", _text, words=True),
-        Column("runs", "n", _text),
-        Column("seed", "Seeds", _text, words=True),
-        *(Column(key, f"{name}, last (%)", _percent(key)) for key, name in figures.items()),
-        Column("loss_nats", "Loss (nats)", lambda value, row: f"{value:.4f} \u00b1 {row['loss_nats_sd']:.4f}"),
-    ]
-    pairs = [
-        Column("a", "A", _text, words=True),
-        Column("b", "B", _text, words=True),
-        Column("examples", "Examples", _number(0)),
-        Column("a_only", "Only A right", _number(0)),
-        Column("b_only", "Only B right", _number(0)),
-        Column("difference_points", "A - B, top-1 (points)", lambda value, _: f"{value:+.2f}"),
-        Column("low_points", "95% interval (points)",
-               lambda value, row: f"{value:+.2f} to {row['high_points']:+.2f}"),
-        Column("p", "p", _p),
-        Column("p_holm", "p, Holm", _p),
-    ]  # fmt: skip
-    by_run = [row | dict(enumerate(row["values"])) for row in flags]
-    return {
-        "results": Table(results, rows),
-        "flags": Table(changed, by_run),
-        "seeds": Table(seeds, [row for row in rows if row["kind"] == "seeds"]),
-        "significance": Table(pairs, tests),
-    }
-
-
-def _csv(header, rows):
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue().encode(errors="replace")
-
-
 # --- Report ----------------------------------------------------------------------------------------------------------
 
 
@@ -315,7 +159,7 @@ class Content:
         runs: list of `compare.Trained`.
         made: list of `compare.Group`.
         skipped: list of (folder, reason).
-        tables: {name: `Table`}.
+        tables: {name: `tables.Table`}.
         notes: sentences on the results.
         untested: sentences on pairs that were not tested.
     """
@@ -395,19 +239,19 @@ def markdown(content):
     Args:
         content: a `Content`.
     """
-    parts = [f"# {_markdown_text(content.title)}", _markdown_text(content.summary())]
+    parts = [f"# {tables.markdown_text(content.title)}", tables.markdown_text(content.summary())]
     for name, heading, sentences, table in _sections(content):
         parts.append(f"## {heading}")
-        parts += [f"- {_markdown_text(text)}" for text in sentences] if name == "skipped" else []
-        text = "" if name == "skipped" else "\n\n".join(map(_markdown_text, sentences))
+        parts += [f"- {tables.markdown_text(text)}" for text in sentences] if name == "skipped" else []
+        text = "" if name == "skipped" else "\n\n".join(map(tables.markdown_text, sentences))
         shown = content.tables[table].markdown().rstrip() if table else ""
         parts += [part for part in ((shown, text) if name == "results" else (text, shown)) if part]
         if name == "curves":
             parts += [f"![{title}](curves_{metric}.png)" for metric, (_, title, _) in content.metrics.items()]
     parts.append("## Provenance")
     for name, facts in content.facts():
-        lines = [f"  - {key}: {_markdown_text(text)}" for key, text in facts.items()]
-        parts.append("\n".join([f"- {_markdown_text(name)}", *lines]))
+        lines = [f"  - {key}: {tables.markdown_text(text)}" for key, text in facts.items()]
+        parts.append("\n".join([f"- {tables.markdown_text(name)}", *lines]))
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,0 +1,174 @@
+"""The tables of a comparison, for people: which columns, and how their values are written."""
+
+import csv
+import dataclasses
+import html
+import io
+import re
+import typing
+
+# Columns of significance.csv.
+SIGNIFICANCE = (
+    "a", "b", "evaluated_a", "evaluated_b", "examples", "a_only", "b_only", "difference_points", "low_points",
+    "high_points", "p", "p_holm",
+)  # fmt: skip
+
+
+class Column(typing.NamedTuple):
+    """A column for people.
+
+    Attributes:
+        key: of the rows.
+        header: with its unit.
+        show: function(value, row) that returns text.
+        brief: whether it is printed in the terminal.
+        words: whether it is text, which begins at the left.
+    """
+
+    key: str
+    header: str
+    show: typing.Callable
+    brief: bool = False
+    words: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Columns, and rows as dicts; columns in which no row has a value are left out."""
+
+    columns: list[Column]
+    rows: list[dict]
+
+    def cells(self, brief=False):
+        """The columns that are shown, and rows of their texts."""
+        kept = [column for column in self.columns if any(row[column.key] is not None for row in self.rows)]
+        kept = [column for column in kept if column.brief or not brief]
+        return kept, [["" if row[c.key] is None else c.show(row[c.key], row) for c in kept] for row in self.rows]
+
+    def markdown(self, brief=False):
+        """The table in Markdown, its columns aligned."""
+        columns, rows = self.cells(brief)
+        rows = [[markdown_text(cell) for cell in row] for row in [[c.header for c in columns], *rows]]
+        widths = [max(3, *(len(row[index]) for row in rows)) for index in range(len(columns))]
+        sides = ["<" if column.words else ">" for column in columns]
+
+        def line(cells):
+            padded = (f"{cell:{side}{width}}" for cell, side, width in zip(cells, sides, widths, strict=True))
+            return f"| {' | '.join(padded)} |"
+
+        marks = ["-" * (width - 1) + ("-" if side == "<" else ":") for side, width in zip(sides, widths, strict=True)]
+        return "\n".join([line(rows[0]), line(marks), *map(line, rows[1:])]) + "\n"
+
+
+def markdown_text(text):
+    """Text that is no markup in a cell of Markdown, nor HTML."""
+    text = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*\[\]|~]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z]))", r"\\\1", text)  # within words _ is itself
+
+
+def _text(value, _):
+    return str(value)
+
+
+def _number(digits):
+    return lambda value, _: f"{value:,.{digits}f}"
+
+
+def _percent(key):
+    def show(value, row):
+        sd = row.get(f"{key}_sd")
+        return f"{100 * value:.2f}" + (f" \u00b1 {100 * sd:.2f}" if sd is not None else "")
+
+    return show
+
+
+def _steps(value, row):
+    if value in ("several", row["planned_steps"]):
+        return str(value) if value == "several" else f"{value:,}"
+    return f"{value:,} of {row['planned_steps']:,}{'' if row['finished'] else ', unfinished'}"
+
+
+def _clock(value, _):
+    minutes, seconds = divmod(round(value), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def _name(value, row):
+    return f"{value}, mean of {row['runs']} seeds" if row["kind"] == "seeds" else value
+
+
+def _p(value, _=None):
+    return f"{value:.4f}" if value >= 0.0001 else f"{value:.1e}"
+
+
+def of_report(rows, flags, tests, runs, price):
+    """The tables of a report by name: "results", "flags", "seeds" and "significance".
+
+    Args:
+        rows: what `compare.table` returns.
+        flags: what `compare.differing_flags` returns.
+        tests: what `significance.of_pairs` returns first.
+        runs: list of `compare.Trained`.
+        price: of a GPU for an hour.
+
+    Returns:
+        {name: `Table`}.
+    """
+    figures = runs[0].figures
+    results = [
+        Column("run", "Run", _name, brief=True, words=True),
+        *(Column(key, f"{name}, last (%)", _percent(key), brief=True) for key, name in figures.items()),
+        *(Column(f"best_{key}", f"{name}, best (%)", _percent(f"best_{key}")) for key, name in figures.items()),
+        Column("evaluated", "Evaluated", _text, words=True),
+        Column("architecture", "Architecture", _text, brief=True, words=True),
+        Column("precision_bits", "Precision (bits)", _text),
+        Column("parameters_mib", "Parameters (MiB)", _number(2), brief=True),
+        Column("gmacs", "GMACs", _number(4), brief=True),
+        Column("gflops", "GFLOPs", _number(4)),
+        Column("steps", "Steps", _steps, brief=True),
+        Column("epochs", "Epochs", _number(1)),
+        Column("wall_seconds", "Wall time (h:mm:ss)", _clock, brief=True),
+        Column("images_per_second", "Images/s", _number(0), brief=True),
+        Column("gpu_hours", "GPU-hours", _number(2)),
+        Column("price", f"Price (at {price:g} an hour)", _number(2)),
+        Column("hardware", "Hardware", _text, words=True),
+        Column("commit", "Commit", _text, words=True),
+    ]
+    changed = [
+        Column("flag", "Flag", lambda value, _: f"--{value}", words=True),
+        Column("changes_result", "Changes the result", lambda value, _: "yes" if value else "no", words=True),
+        *(Column(index, run.name, lambda value, _: value or "unset", words=True) for index, run in enumerate(runs)),
+    ]
+    seeds = [
+        Column("run", "Group", _text, words=True),
+        Column("runs", "n", _text),
+        Column("seed", "Seeds", _text, words=True),
+        *(Column(key, f"{name}, last (%)", _percent(key)) for key, name in figures.items()),
+        Column("loss_nats", "Loss (nats)", lambda value, row: f"{value:.4f} \u00b1 {row['loss_nats_sd']:.4f}"),
+    ]
+    pairs = [
+        Column("a", "A", _text, words=True),
+        Column("b", "B", _text, words=True),
+        Column("examples", "Examples", _number(0)),
+        Column("a_only", "Only A right", _number(0)),
+        Column("b_only", "Only B right", _number(0)),
+        Column("difference_points", "A - B, top-1 (points)", lambda value, _: f"{value:+.2f}"),
+        Column("low_points", "95% interval (points)",
+               lambda value, row: f"{value:+.2f} to {row['high_points']:+.2f}"),
+        Column("p", "p", _p),
+        Column("p_holm", "p, Holm", _p),
+    ]  # fmt: skip
+    by_run = [row | dict(enumerate(row["values"])) for row in flags]
+    return {
+        "results": Table(results, rows),
+        "flags": Table(changed, by_run),
+        "seeds": Table(seeds, [row for row in rows if row["kind"] == "seeds"]),
+        "significance": Table(pairs, tests),
+    }
+
+
+def as_csv(header, rows):
+    """Rows of values as the bytes of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue().encode(errors="replace")
