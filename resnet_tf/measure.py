@@ -1,5 +1,6 @@
 """What all benchmarks share: peers that exist, systems measured in turn, medians, ratios, spreads."""
 
+import fcntl
 import statistics
 import sys
 import time
@@ -18,18 +19,52 @@ def check_peers(chosen, known):
         raise InputError(f"--peers={','.join(sorted(unknown))}: not one of {', '.join(known)}")
 
 
-def in_turn(systems, repeats):
+class Machine:
+    """A machine that processes share while they make ready, and that each has to itself while it measures.
+
+    What holds it is a lock of the operating system on a file, which ends with the process. Use it in a `with`.
+
+    Args:
+        path: of the file, made where there is none; "" for a machine that nobody else measures on.
+    """
+
+    def __init__(self, path):
+        try:
+            self._file = open(path, "a") if path else None  # noqa: SIM115 (open as long as the machine is held)
+        except OSError as error:
+            raise InputError(f"--lock={path}: {error.strerror}") from None
+
+    def __enter__(self):
+        """Wait until nobody measures."""
+        if self._file:
+            fcntl.flock(self._file, fcntl.LOCK_SH)
+        return self
+
+    def alone(self):
+        """Wait until nobody makes ready or measures, and keep it so."""
+        if self._file:
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_):
+        if self._file:
+            self._file.close()
+
+
+def in_turn(systems, repeats, machine=None):
     """Measure systems A B C A B C ..., after one round that warms up, so that a drift meets all alike.
 
     Args:
         systems: {name: function that does the work and returns its seconds}.
         repeats: measurements of each.
+        machine: a `Machine` to have to oneself after the first round; None where it is so.
 
     Returns:
         {name: list of seconds}.
     """
     seconds = {name: [] for name in systems}
     for repeat in range(repeats + 1):
+        if repeat == 1 and machine:
+            machine.alone()
         for name, measure in systems.items():
             begun = time.perf_counter()
             taken = measure()

@@ -1,11 +1,13 @@
 """Benchmarks of training: peers in processes of their own, played by a stub, and the loop beside its step."""
 
+import concurrent.futures
 import csv
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from resnet_tf import benchmark, config
+from resnet_tf import benchmark, config, measure
 from resnet_tf.training import benchmark as training
 from resnet_tf.training import peers
 
@@ -115,6 +117,35 @@ def test_replicas_beside_one(monkeypatch, capsys, tmp_path):
         ("ours", "mirrored x2", "8", "8.0"),
         ("one_replica", "mirrored x1", "4", "4.0"),
     ]
+
+
+def test_side_by_side_they_make_ready_together_and_measure_alone(tmp_path):
+    both, measured = threading.Barrier(2), []
+
+    def benchmark_of(name):
+        ready = False
+
+        def run():
+            nonlocal ready
+            if not ready:
+                both.wait(timeout=60)  # passed only by two at the same time
+                ready = True
+            else:
+                measured.append(name)
+                time.sleep(0.02)  # for the other to come between, if it can
+            return 1.0
+
+        with measure.Machine(str(tmp_path / "lock")) as machine:
+            measure.in_turn({name: run}, 3, machine)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(benchmark_of, "ab"))
+    assert measured in (list("aaabbb"), list("bbbaaa"))
+
+
+def test_lock_that_cannot_be_opened(quick, capsys, tmp_path):
+    said = refusal([*FLAGS, f"--lock={tmp_path}/none/lock"], capsys)
+    assert said == f"error: --lock={tmp_path}/none/lock: No such file or directory"
 
 
 @pytest.mark.parametrize(

@@ -356,6 +356,10 @@ class BenchmarkSection:
         low=1,
     )
     repeats: int = setting(5, "Measurements of each system in turn; the median is reported.", low=1)
+    lock: str = setting(
+        "",
+        "train: file that benchmarks started side by side lock: they compile together and measure each alone.",
+    )
     results: str = setting("", "CSV file to append a row for each system to.")
 
 

@@ -44,8 +44,8 @@ def benchmark_train(config):
         What `measure.summary` makes of it, in images per second; and "peak_memory_mib", {system: MiB}, of a GPU.
 
     Raises:
-        InputError: an unknown peer, one that has no such network or is not installed, or more than one replica
-            beside peers.
+        InputError: an unknown peer, one that has no such network or is not installed, more than one replica
+            beside peers, or a lock that cannot be opened.
     """
     settings = config.benchmark
     known = peers.PEERS | {_ONE_REPLICA: _one_replica}
@@ -62,10 +62,10 @@ def benchmark_train(config):
         raise InputError(f"--peers={','.join(elsewhere)} train on one device, not on {replicas}: say --replicas=1")
     started = time.monotonic()
     task = _task(config, devices.on_gpu(strategy))
-    with contextlib.ExitStack() as stack:
+    with measure.Machine(settings.lock) as machine, contextlib.ExitStack() as stack:
         systems = {name: _watched(lambda: known[name](task, stack), task) for name in settings.peers}  # noqa: B023
         systems = {"ours": _watched(lambda: _ours(task, strategy), task)} | systems
-        seconds = measure.in_turn({name: system.run for name, system in systems.items()}, settings.repeats)
+        seconds = measure.in_turn({name: system.run for name, system in systems.items()}, settings.repeats, machine)
     batches = dict.fromkeys(systems, settings.batch_size) | {_ONE_REPLICA: settings.batch_size // replicas}
     rates = {name: [batches[name] * settings.steps / taken for taken in values] for name, values in seconds.items()}
     result = measure.summary("train", config.model.model, "images/s", rates, higher_is_better=True)
