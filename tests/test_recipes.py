@@ -215,16 +215,16 @@ def test_start_from_weights_of_other_classes_and_of_another_network(teacher_run,
 def test_averaged_weights_follow_their_formula_and_are_evaluated(teacher_run, last_json, capsys, tmp_path):
     engine = make_engine(ema=0.3)
     name = "stage1_block1_conv1/kernel"
-    average = engine.get(f"model/{name}").astype(np.float64)
-    np.testing.assert_array_equal(engine.get(f"ema/{name}"), average)
+    average = engine.state.get(f"model/{name}").astype(np.float64)
+    np.testing.assert_array_equal(engine.state.get(f"ema/{name}"), average)
     order = resident.order(64, BATCH, 0, 4, seed=0)
     placed = engine.place(*data())
     for step in range(4):
         engine.train(placed, order[step : step + 1], 1)
         decay = min(0.3, (1 + step) / (10 + step))
-        average = decay * average + (1 - decay) * engine.get(f"model/{name}")
-        np.testing.assert_allclose(engine.get(f"ema/{name}"), average, atol=1e-6)
-    assert engine.get("ema/stem_bn/moving_mean").any()  # BN's statistics are averaged too
+        average = decay * average + (1 - decay) * engine.state.get(f"model/{name}")
+        np.testing.assert_allclose(engine.state.get(f"ema/{name}"), average, atol=1e-6)
+    assert engine.state.get("ema/stem_bn/moving_mean").any()  # BN's statistics are averaged too
 
     rows = record.read_metrics(teacher_run / "metrics.csv")
     final = {row["split"]: row["top1"] for row in rows}
@@ -243,9 +243,11 @@ def test_accumulated_parts_give_the_gradient_of_replicas():
     rows = [run_steps(engine)[0] for engine in (parts, replicas, whole)]
     np.testing.assert_allclose(rows[0][:5], rows[1][:5], rtol=1e-5)
     assert abs(rows[0][0] - rows[2][0]) > 1e-5  # and not the BN of the whole batch
-    for name in parts.get_state():
+    for name in parts.state.get_all():
         if "moving" not in name:  # which two parts update twice
-            np.testing.assert_allclose(parts.get(name), replicas.get(name), rtol=1e-4, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(
+                parts.state.get(name), replicas.state.get(name), rtol=1e-4, atol=1e-6, err_msg=name
+            )
 
 
 @pytest.mark.parametrize("bn", ["local", "sync"])
@@ -254,18 +256,18 @@ def test_programs_of_several_gpus_compute_what_cpus_compute(bn, monkeypatch):
     plain = make_engine(2, bn, ema=0.5, clip=2.0)
     monkeypatch.setattr(devices, "on_gpu", lambda _: True)
     held = make_engine(2, bn, ema=0.5, clip=2.0)
-    start = plain.get_state()
-    held.set_state(start)
+    start = plain.state.get_all()
+    held.state.set_all(start)
     for steps in (2, 1):  # the second call starts from what the first put back
         rows = [run_steps(engine, steps) for engine in (plain, held)]
         np.testing.assert_allclose(rows[0], rows[1], rtol=3e-4)
-    states = [engine.get_state() for engine in (plain, held)]
+    states = [engine.state.get_all() for engine in (plain, held)]
     assert states[1]["state/step"] == 3
     for name, before in start.items():
         moved, expected = states[1][name] - before, states[0][name] - before
         # XLA sums in another order; a ReLU that it lets through for that moves single gradients by some 1e-3.
         assert np.linalg.norm(moved - expected) <= 2e-2 * np.linalg.norm(expected), name
-        copies = [held._local(held.state[name], replica).numpy() for replica in (0, 1)]
+        copies = [held.state.local(held.state.variables[name], replica).numpy() for replica in (0, 1)]
         np.testing.assert_array_equal(*copies, err_msg=name)  # all replicas hold the same
 
 
@@ -281,7 +283,7 @@ def test_accumulation_on_replicas_without_bn_is_exact():
             recipe = Recipe(part, schedule.Schedule(0.02), accumulate=accumulate)
             engine = Engine(strategy, model, colour.IMAGENET, recipe)
         run_steps(engine, 2)
-        states.append(engine.get_state())
+        states.append(engine.state.get_all())
     for name in states[0]:
         for other in states[1:]:
             np.testing.assert_allclose(states[0][name], other[name], rtol=1e-4, atol=1e-6, err_msg=name)
@@ -293,7 +295,7 @@ def test_gradient_is_clipped_after_the_sum(limit):
     for clip in (0.0, limit):
         engine = make_engine(replicas=2, clip=clip)
         norm = run_steps(engine)[0][METRICS.index("gradient_norm")]
-        moved.append(engine.get("momentum/logits/bias"))  # of which nothing decays: the gradient itself
+        moved.append(engine.state.get("momentum/logits/bias"))  # of which nothing decays: the gradient itself
     assert norm > 0.5
     np.testing.assert_allclose(moved[1], moved[0] * min(1.0, limit / norm), rtol=1e-4)
 
@@ -304,9 +306,9 @@ def test_precise_statistics_are_the_mean_of_batches(replicas):
     run_steps(engine, 1)
     config = config_of(*SMALL, f"--batch_size={BATCH}", "--pad=0", "--mirror=false")
     batches = feed.Training(engine, config, Split(*data()), 1, 1)
-    before = engine.get_state()
+    before = engine.state.get_all()
     feed.precise_bn(engine, batches, 1, 3)
-    after = engine.get_state()
+    after = engine.state.get_all()
     changed = {name for name in before if (before[name] != after[name]).any()}
     assert changed == {name for name in before if "/moving_" in name}
     stem, means, variances = engine.model.get_layer("stem_conv"), [], []
@@ -321,12 +323,12 @@ def test_precise_statistics_are_the_mean_of_batches(replicas):
 
 def test_a_step_that_fails_changes_nothing_and_halts():
     engine = make_engine(replicas=2, ema=0.5)
-    kernel = engine.get("model/logits/kernel")
-    engine.assign({"model/logits/kernel": np.full_like(kernel, 1e38)})
-    before = engine.get_state()
+    kernel = engine.state.get("model/logits/kernel")
+    engine.state.set({"model/logits/kernel": np.full_like(kernel, 1e38)})
+    before = engine.state.get_all()
     rows = run_steps(engine, 3)
     assert not np.isfinite(rows[:, METRICS.index("gradient_norm")]).any()
-    after = engine.get_state()
+    after = engine.state.get_all()
     assert after["state/step"] == 0 and after["state/halted"] == 1
     for name in before:
         if name != "state/halted":

@@ -51,7 +51,7 @@ def one_and_two():
     for replicas in (1, 2):
         engine, images, labels = make_engine(replicas)
         metrics = run_steps(engine, images, labels, 4)
-        results.append((engine, metrics, engine.get_state(), engine.predict(images, 10), images))
+        results.append((engine, metrics, engine.state.get_all(), engine.predict(images, 10), images))
     return results
 
 
@@ -67,8 +67,8 @@ def test_one_and_two_replicas_agree(one_and_two):
 
 def test_replicas_hold_the_same_bits(one_and_two):
     engine = one_and_two[1][0]
-    for name, variable in engine.state.items():
-        first, second = (engine._local(variable, replica).numpy() for replica in (0, 1))
+    for name, variable in engine.state.variables.items():
+        first, second = (engine.state.local(variable, replica).numpy() for replica in (0, 1))
         np.testing.assert_array_equal(first, second, err_msg=name)
 
 
@@ -84,7 +84,7 @@ def test_statistics_that_are_not_synchronised_are_averaged():
     run_steps(engine, images, labels, 1)
     name = "model/stem_bn/moving_mean"
     stem = engine.model.get_layer("stem_conv")
-    initial = make_engine(1)[0].get_state()["model/stem_conv/kernel"]
+    initial = make_engine(1)[0].state.get_all()["model/stem_conv/kernel"]
     stem.kernel.assign(initial)
     order = resident.order(64, BATCH, 0, 1, seed=0)[0]
     pixels = engine._normalization(images[order])
@@ -92,21 +92,21 @@ def test_statistics_that_are_not_synchronised_are_averaged():
     viewed = resident.pad_crop_mirror(pixels, *resident.draw_views(keys, 2, True), 2)
     halves = [np.mean(stem(half), axis=(0, 1, 2)) for half in np.split(viewed.numpy(), 2)]
     for replica in (0, 1):
-        local = engine._local(engine.state[name], replica).numpy()
+        local = engine.state.local(engine.state.variables[name], replica).numpy()
         np.testing.assert_allclose(local, 0.1 * np.mean(halves, axis=0), atol=1e-6)
 
 
 def test_float16_step_that_overflows_is_skipped_on_every_replica():
     engine, images, labels = make_engine(2, sync_bn=False, dtype="mixed_float16", initial_scale=2.0**24)
-    before = engine.get_state()
+    before = engine.state.get_all()
     run_steps(engine, images, labels, 1)
-    after = engine.get_state()
+    after = engine.state.get_all()
     assert after["state/skipped_steps"] == 1 and after["state/scale"] == 2.0**23 and after["state/step"] == 1
     for name in before:
         if not name.startswith("state/"):
             np.testing.assert_array_equal(before[name], after[name], err_msg=name)
     run_steps(engine, images, labels, 14)
-    final = engine.get_state()
+    final = engine.state.get_all()
     assert final["state/skipped_steps"] < 15 and np.isfinite(final["model/logits/kernel"]).all()
     assert (final["model/logits/kernel"] != before["model/logits/kernel"]).any()
 

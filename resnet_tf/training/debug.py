@@ -46,7 +46,7 @@ def first_failure(table):
 
 
 def _inspect_part(engine, replica, part):
-    state, model = engine._read(replica), engine.model
+    state, model = engine.state.read(replica), engine.model
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     watched = keras.Model(model.inputs, [*(layer.output for layer in layers), *model.outputs])
     images, targets = engine.views(*part)
@@ -56,7 +56,7 @@ def _inspect_part(engine, replica, part):
         if not bool(tf.reduce_all(tf.math.is_finite(value))):
             rows.append(_row(path, "weights", value))
     recipe = engine.recipe
-    teacher = recipe.teacher.logits(list(state["teacher"].values()), images) if recipe.teacher else None
+    teacher = recipe.teacher.logits(engine.state.read_teacher(replica), images) if recipe.teacher else None
     if teacher is not None:
         rows.append(_row("teacher", "output", teacher))
     values = [weights[variable.path] for variable in watched.trainable_variables]
@@ -92,7 +92,10 @@ def explain(failure, engine, batches, run, chief, normalization):
     """
     step, config = failure.step, run.config
     if chief:
-        arrays = engine.get_state() | {"normalization/mean": normalization.mean, "normalization/std": normalization.std}
+        arrays = engine.state.get_all() | {
+            "normalization/mean": normalization.mean,
+            "normalization/std": normalization.std,
+        }
         checkpoint.save_halted(run.checkpoints, step, arrays)
     found = first_failure(inspect(engine, next(batches.peek(step - 1, 1))))
     where = f"first in the {found['what']} of {found['layer']}" if found else "not seen when it is run op by op"
@@ -128,8 +131,8 @@ def reproduce(engine, batches, run, step):
     values = checkpoint.load(path) if path.exists() else checkpoint.load_latest(run.checkpoints, before=step)
     if values is None:
         raise InputError(f"--debug_step={step}: {run.checkpoints} has no checkpoint of an earlier step")
-    engine.set_state(values)
-    engine.assign({"state/halted": 0.0})
+    engine.state.set_all(values)
+    engine.state.set({"state/halted": 0.0})
     batches.restart(engine.step)
     for done in range(engine.step, step - 1):
         batches.steps(done, 1)

@@ -292,7 +292,7 @@ def precise_bn(engine, batches, step, count):
     }
     for prefix, ema in (("model/", False), ("ema/", True))[: 2 if engine.recipe.ema else 1]:
         found = engine.batch_statistics(batches.peek(step, count), momenta, ema)
-        engine.assign({prefix + path: value for path, value in found.items()})
+        engine.state.set({prefix + path: value for path, value in found.items()})
 
 
 class Evaluation:

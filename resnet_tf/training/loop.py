@@ -135,7 +135,7 @@ def train(config, source=None, callbacks=(), task_type=Classification):
         engine = Engine(strategy, model, normalization, recipe)
         if config.model.init_from and not resume:
             network.start_from(model, network.load("init_from", config.model.init_from, config))
-            engine.reset_averages()
+            engine.state.reset_averages()
 
     # --- Run folder, resume -------------------------------------------------------------------------------------------
     # A checkpoint holds all there is: weights, moving statistics and averages, optimizer, step, schedule, loss scale,
@@ -147,8 +147,8 @@ def train(config, source=None, callbacks=(), task_type=Classification):
         _check_same_data(run, source)
         values = checkpoint.load_latest(run.checkpoints)
         if values is not None:
-            engine.set_state(values)
-            engine.assign({"state/halted": 0.0})
+            engine.state.set_all(values)
+            engine.state.set({"state/halted": 0.0})
     elif chief:
         parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
         run = record.create(folder, config, source, {"name": model.name, "trainable_parameters": parameters})
@@ -201,16 +201,16 @@ def train(config, source=None, callbacks=(), task_type=Classification):
         if rates.kind == "plateau":
             seen = held_out == "validation"
             error = 1 - found[held_out][task.figure] if seen else window.error_since_evaluation()
-            state = {name: float(engine.get(f"state/{name}")) for name in ("falls", "best_error", "waited")}
+            state = {name: float(engine.state.get(f"state/{name}")) for name in ("falls", "best_error", "waited")}
             after = schedule.after_plateau(state, error, config.schedule.patience)
-            engine.assign({f"state/{name}": np.float32(value) for name, value in after.items()})
+            engine.state.set({f"state/{name}": np.float32(value) for name, value in after.items()})
         curve = [row[task.figure] for row in recorder.rows if row["split"] == held_out]
         if chief and held_out == "validation" and curve[-1] > max(curve[:-1], default=-1.0):
             checkpoint.save_best(run.checkpoints, arrays())
         return found
 
     def arrays():
-        values = engine.get_state() | window.get_state()
+        values = engine.state.get_all() | window.get_state()
         return values | {"normalization/mean": normalization.mean, "normalization/std": normalization.std}
 
     def save():

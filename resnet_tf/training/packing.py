@@ -47,7 +47,7 @@ class Packing:
         self.optimizer = dataclasses.replace(optimizer, decay=decay)
 
     def pack(self, state):
-        """A state as `Engine` reads it, packed."""
+        """A state as `State.read` has it, packed."""
         packed = {group: self._pack(state[group]) for group in ("weights", "statistics", "averages")}
         return packed | {"slots": {slot: self._pack(values) for slot, values in state["slots"].items()},
                          "scalars": state["scalars"]}  # fmt: skip

@@ -346,9 +346,9 @@ class Recorder:
     def histograms(self, step, engine):
         """Write histograms of all weights."""
         with self._writer_of("train").as_default(step):
-            for name in engine.state:
+            for name in engine.state.variables:
                 if name.startswith("model/"):
-                    self._tf.summary.histogram(name.removeprefix("model/"), engine.get(name))
+                    self._tf.summary.histogram(name.removeprefix("model/"), engine.state.get(name))
 
     def _say(self, row):
         parts = [f"step {row['step']}/{self._total}", f"epoch {row['epoch']:.2f}", row["split"]]

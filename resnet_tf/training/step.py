@@ -25,10 +25,10 @@ import tensorflow as tf
 
 from resnet_tf.data import draws
 from resnet_tf.data.augmentation import Augmentation
-from resnet_tf.errors import InputError
 from resnet_tf.training import devices, optimizer
 from resnet_tf.training.losses import Loss
 from resnet_tf.training.packing import SMALL, Packing, flattened, unflattened
+from resnet_tf.training.state import Held, State
 
 # Of a step, in the order of the columns that `Engine.train` returns. top1 and top5 are of the labels, also where
 # targets are mixed; gradient_norm is before clipping; skipped is 1 for a step that a loss scale skipped.
@@ -82,8 +82,7 @@ class Engine:
     Build the model and the engine inside `strategy.scope()`.
 
     Attributes:
-        state: {name: variable} of all that a checkpoint holds: weights, moving statistics, their moving
-            averages, optimizer slots, the step, and the scalars of schedule and loss scale.
+        state: the `State`.
         replicas: of all machines.
         local_replicas: of this one.
     """
@@ -105,36 +104,15 @@ class Engine:
         self.first_replica = devices.worker(strategy) * self.local_replicas  # of this machine
         self._normalization = normalization
 
-        self._weights = {variable.path: variable.value for variable in model.trainable_variables}
-        self._statistics = {variable.path: variable.value for variable in model.non_trainable_variables}
-        self._scalars = {"step": _scalar(0, tf.int64), "halted": _scalar(0.0)}
-        self._slots, self._averages = {}, {}
-        self._teacher = recipe.teacher.variables if recipe and recipe.teacher else {}
-        if recipe:
-            self._slots = {
-                slot: {path: _zeros_like(variable) for path, variable in self._weights.items()}
-                for slot in recipe.optimizer.slots
-            }
-            for part in (recipe.schedule, recipe.loss_scale):
-                if part is not None:
-                    self._scalars |= {name: _scalar(value) for name, value in part.initial_state().items()}
-            if recipe.ema:
-                network = self._weights | self._statistics
-                self._averages = {path: _copy(variable) for path, variable in network.items()}
-        self.state = {f"model/{path}": variable for path, variable in (self._weights | self._statistics).items()}
-        self.state |= {f"ema/{path}": variable for path, variable in self._averages.items()}
-        for slot, variables in self._slots.items():
-            self.state |= {f"{slot}/{path}": variable for path, variable in variables.items()}
-        self.state |= {f"state/{name}": variable for name, variable in self._scalars.items()}
-
+        self.state = State(strategy, model, recipe)
         self._gpu = devices.on_gpu(strategy)
         whole = self._gpu and self.replicas == 1
         self._optimizer = recipe.optimizer if recipe else None
-        self._packing, self._held = None, {}  # the packed state of several GPUs, {group: {name: variable}}
+        self._packing, self._held = None, None
         parts = self._gpu and not whole
         if self._gpu and recipe:
             largest = SMALL if whole else None
-            self._packing = Packing(self._weights, self._statistics, recipe.optimizer, largest)
+            self._packing = Packing(self.state.weights, self.state.statistics, recipe.optimizer, largest)
             self._optimizer = self._packing.optimizer
         synchronised = any(getattr(layer, "synchronized", False) for layer in model.layers)
         compiled = functools.partial(_compiled_for, strategy.extended.worker_devices[0] if whole else None)
@@ -150,9 +128,7 @@ class Engine:
             self._stack = tf.function(_stack, jit_compile=True, autograph=False)
             self._forward = tf.function(self._forward, jit_compile=True, autograph=False)
         if parts and recipe:
-            self._held = tf.nest.map_structure(_zeros_like, self._packing.pack(self._read(0)))
-            self._pack = tf.function(self._packing.pack, jit_compile=True, autograph=False)
-            self._unpack = tf.function(self._packing.unpack, jit_compile=True, autograph=False)
+            self._held = Held(self.state, self._packing)
             self.gather = tf.function(self.gather, jit_compile=True, autograph=False)
             self._update_packed = tf.function(self._update_packed, jit_compile=True, autograph=False)
             if not synchronised:
@@ -192,7 +168,7 @@ class Engine:
     @property
     def step(self):
         """Steps done, a Python integer. Waits for the device."""
-        return int(self._local(self._scalars["step"], 0).numpy())
+        return int(self.state.get("state/step"))
 
     def train(self, data, order, count):
         """Run some steps. Does not wait for a GPU.
@@ -245,19 +221,19 @@ class Engine:
         metrics = tf.zeros([most, len(METRICS)])
 
         def step_of(replica, data, index):
-            state = self._read(replica)
-            sums = self._gradients(state, *batch(replica, data, index, state["scalars"]["step"]))
+            state, teacher = self.state.read(replica), self.state.read_teacher(replica)
+            sums = self._gradients(state, teacher, *batch(replica, data, index, state["scalars"]["step"]))
             if self.replicas > 1:
                 sums = _all_reduce(sums)
             state, row = self._update(state, sums)
-            self._assign(replica, state)
+            self.state.write(replica, state)
             return row
 
         def step_of_held(replica, data, index):
-            packed, teacher = self._read_held(replica), self._values(self._teacher, replica)
+            packed, teacher = self._held.read(replica), self.state.read_teacher(replica)
             vector = self._gradients_packed(packed, teacher, *batch(replica, data, index, packed["scalars"]["step"]))
             packed, row = self._update_packed(packed, _all_reduce_vector(vector))
-            self._assign_held(replica, packed)
+            self._held.write(replica, packed)
             return row
 
         def body(index, metrics):
@@ -265,26 +241,25 @@ class Engine:
             return index + 1, tf.tensor_scatter_nd_update(metrics, [[index]], row[None])
 
         if self._held:
-            self._each_replica(self._hold, data, None)
+            self._each_replica(lambda replica, *_: self._held.take(replica), data, None)
         metrics = tf.while_loop(lambda index, _: index < stop, body, [start, metrics])[1]
         if self._held:
-            self._each_replica(self._release, data, None)
+            self._each_replica(lambda replica, *_: self._held.give_back(replica), data, None)
         return metrics
 
     def _steps_of_whole(self, batch, data, start, stop, most):
         """`_steps` as one program on one GPU: the packed state goes from step to step within it."""
 
         def body(index, metrics, packed):
-            state = self._packing.unpack(packed) | {"teacher": teacher}
-            sums = self._gradients(state, *batch(0, data[0], index, state["scalars"]["step"]))
+            state = self._packing.unpack(packed)
+            sums = self._gradients(state, teacher, *batch(0, data[0], index, state["scalars"]["step"]))
             packed, row = self._update(packed, self._packing.pack_sums(sums))
             return index + 1, tf.tensor_scatter_nd_update(metrics, [[index]], row[None]), packed
 
-        state = self._read(0)
-        teacher = state.pop("teacher")
-        loop = [start, tf.zeros([most, len(METRICS)]), self._packing.pack(state)]
+        teacher = self.state.read_teacher(0)
+        loop = [start, tf.zeros([most, len(METRICS)]), self._packing.pack(self.state.read(0))]
         _, metrics, packed = tf.while_loop(lambda index, *_: index < stop, body, loop)
-        self._assign(0, self._packing.unpack(packed))
+        self.state.write(0, self._packing.unpack(packed))
         return metrics
 
     def gather(self, replica, data, order, step):
@@ -326,19 +301,19 @@ class Engine:
         """Normalised images back to [0, 255], float32."""
         return images * self._normalization.std + self._normalization.mean
 
-    def _gradients(self, state, pixels, labels, keys):
+    def _gradients(self, state, teacher, pixels, labels, keys):
         """This replica's part of everything that is summed over replicas."""
         parts = self.recipe.accumulate
         batch = (pixels, labels, keys)
         examples = pixels.shape[0] * self.replicas
         if parts == 1:
-            sums = self._gradients_of_part(state, list(state["statistics"].values()), batch, examples)
+            sums = self._gradients_of_part(state, list(state["statistics"].values()), teacher, batch, examples)
         else:
             batches = [tf.reshape(values, [parts, values.shape[0] // parts, *values.shape[1:]]) for values in batch]
 
             def body(part, sums):
                 chosen = [values[part] for values in batches]
-                new = self._gradients_of_part(state, sums["statistics"], chosen, examples)
+                new = self._gradients_of_part(state, sums["statistics"], teacher, chosen, examples)
                 added = {name: tf.nest.map_structure(tf.add, sums[name], new[name]) for name in sums}
                 return part + 1, added | {"statistics": new["statistics"]}
 
@@ -352,7 +327,7 @@ class Engine:
 
     def _gradients_packed(self, packed, teacher, *batch):
         """`_gradients` from a packed state, as one vector."""
-        sums = self._gradients(self._packing.unpack(packed) | {"teacher": teacher}, *batch)
+        sums = self._gradients(self._packing.unpack(packed), teacher, *batch)
         return flattened(self._packing.pack_sums(sums))
 
     def _update_packed(self, packed, vector):
@@ -361,16 +336,16 @@ class Engine:
         sums = {name: list(values.values()) for name, values in parts} | {name: tf.zeros([]) for name in _FIGURES}
         return self._update(packed, unflattened(vector, sums))
 
-    def _gradients_of_part(self, state, statistics, batch, examples):
+    def _gradients_of_part(self, state, statistics, teacher, batch, examples):
         recipe, labels = self.recipe, batch[1]
         images, targets = self.views(*batch)
         weights = list(state["weights"].values())
-        teacher = recipe.teacher.logits(list(state["teacher"].values()), images) if recipe.teacher else None
+        answers = recipe.teacher.logits(teacher, images) if recipe.teacher else None
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
             inputs = inputs_of(self.model, images, targets, batch[2])
             outputs, statistics = self.model.stateless_call(weights, statistics, inputs, training=True)
-            loss = tf.reduce_sum(recipe.loss(outputs, targets, teacher)) / examples
+            loss = tf.reduce_sum(recipe.loss(outputs, targets, answers)) / examples
             scaled = loss * state["scalars"]["scale"] if recipe.loss_scale else loss
         gradients = tape.gradient(scaled, weights)
         figures = recipe.loss.figures(outputs, labels)
@@ -454,16 +429,16 @@ class Engine:
 
     def _replica_statistics(self, batch, ema, momenta):
         def one(replica, part, _):
-            weights, statistics = self._read_network(replica, ema)
+            weights, statistics = self.state.read_network(replica, ema)
             inputs = inputs_of(self.model, *self.views(*part), part[2])
             wanted = dict(momenta)  # the others belong to what is frozen
             zero = [
                 tf.zeros_like(value) if path in wanted else value
-                for path, value in zip(self._statistics, statistics, strict=True)
+                for path, value in zip(self.state.statistics, statistics, strict=True)
             ]
             # From moving statistics of 0 the new ones are (1 - momentum) times the batch's.
             moved = self.model.stateless_call(weights, zero, inputs, training=True)[1]
-            moved = dict(zip(self._statistics, moved, strict=True))
+            moved = dict(zip(self.state.statistics, moved, strict=True))
             found = [moved[path] / (1 - momentum) / self.replicas for path, momentum in momenta]
             return _all_reduce(found) if self.replicas > 1 else found
 
@@ -522,7 +497,7 @@ class Engine:
             forward = self._forward_stream if sides.is_fully_defined() else functools.partial(Engine._forward, self)
             sides = sides if sides.is_fully_defined() else tf.shape(pixels)[2:]
             pixels = tf.reshape(pixels, tf.concat([[-1], sides], axis=0))
-            logits = forward(*self._read_network(replica, ema), pixels)
+            logits = forward(*self.state.read_network(replica, ema), pixels)
             return combine(tf.reshape(logits, [-1, views, logits.shape[-1]]), *more)
 
         return self._each_replica(one, iterators, None)
@@ -541,7 +516,7 @@ class Engine:
     def _replica_predict(self, ema, replica, data, order):
         batch = order.shape[0] // self.local_replicas
         pixels = tf.gather(data[0], order[replica * batch : (replica + 1) * batch])
-        return self._forward(*self._read_network(replica, ema), pixels)
+        return self._forward(*self.state.read_network(replica, ema), pixels)
 
     def _forward(self, weights, statistics, pixels):
         inputs = inputs_of(self.model, self._normalization(pixels))
@@ -557,7 +532,7 @@ class Engine:
     def _sum_numbers(self, numbers):
         return self._each_replica(lambda *_: _all_reduce([numbers])[0], [None] * self.local_replicas, None)[0]
 
-    # --- Replicas and variables --------------------------------------------------------------------------------------
+    # --- Replicas ----------------------------------------------------------------------------------------------------
 
     def _each_replica(self, function, data, order):
         """Call function(local replica, its data, order) on every replica; a list over the local ones of the answers."""
@@ -570,88 +545,6 @@ class Engine:
             return function(replica, data[replica], order)
 
         return list(self.strategy.experimental_local_results(self.strategy.run(in_replica)))
-
-    def _local(self, variable, replica):
-        return self.strategy.experimental_local_results(variable)[replica]
-
-    def _groups(self):
-        return {
-            "weights": self._weights, "statistics": self._statistics, "scalars": self._scalars,
-            "averages": self._averages,
-        }  # fmt: skip
-
-    def _values(self, variables, replica):
-        return {name: self._local(variable, replica).read_value() for name, variable in variables.items()}
-
-    def _read(self, replica):
-        state = {group: self._values(variables, replica) for group, variables in self._groups().items()}
-        state["slots"] = {slot: self._values(variables, replica) for slot, variables in self._slots.items()}
-        return state | {"teacher": self._values(self._teacher, replica)}
-
-    def _read_network(self, replica, ema):
-        """Weights and statistics, two lists of tensors: the averaged ones, or as they are."""
-        groups = (self._weights, self._statistics)
-        if ema:
-            groups = [{path: self._averages[path] for path in variables} for variables in groups]
-        return [list(self._values(variables, replica).values()) for variables in groups]
-
-    def _assign(self, replica, state):
-        def assign(variables, values):
-            for name, value in values.items():
-                self._local(variables[name], replica).assign(value, read_value=False)
-
-        for group, variables in self._groups().items():
-            assign(variables, state[group])
-        for slot, variables in self._slots.items():
-            assign(variables, state["slots"][slot])
-
-    def _hold(self, replica, *_):
-        """Pack the variables' values; the loop of steps works on what is held."""
-        state = self._read(replica)
-        del state["teacher"]
-        self._assign_held(replica, self._pack(state))
-
-    def _release(self, replica, *_):
-        """Give the variables the values that are held."""
-        self._assign(replica, self._unpack(self._read_held(replica)))
-
-    def _read_held(self, replica):
-        return tf.nest.map_structure(lambda variable: self._local(variable, replica).read_value(), self._held)
-
-    def _assign_held(self, replica, packed):
-        for variable, value in zip(tf.nest.flatten(self._held), tf.nest.flatten(packed), strict=True):
-            self._local(variable, replica).assign(value, read_value=False)
-
-    def get_state(self):
-        """All of the state as NumPy arrays: {name: array}. Waits for the device."""
-        return {name: self._local(variable, 0).numpy() for name, variable in self.state.items()}
-
-    def set_state(self, values):
-        """Give every replica the state in {name: array}.
-
-        Raises:
-            InputError: a part of the state is missing or of another shape; nothing is changed.
-        """
-        for name, variable in self.state.items():
-            if name not in values or values[name].shape != tuple(variable.shape):
-                found = list(values[name].shape) if name in values else "missing"
-                raise InputError(f"checkpoint: {name} is {found}, not {list(variable.shape)}: it is of another network")
-        self.assign({name: values[name] for name in self.state})
-
-    def assign(self, values):
-        """Give every replica a part of the state, {name: array or number}."""
-        for name, value in values.items():
-            for replica in range(self.local_replicas):
-                self._local(self.state[name], replica).assign(value)
-
-    def reset_averages(self):
-        """Let the averaged weights begin where the weights are."""
-        averages = [name for name in self.state if name.startswith("ema/")]
-        self.assign({name: self.get(name.replace("ema/", "model/", 1)) for name in averages})
-
-    def get(self, name):
-        """One part of the state as a NumPy array."""
-        return self._local(self.state[name], 0).numpy()
 
 
 def inputs_of(model, images, targets=None, keys=None):
@@ -690,18 +583,6 @@ def _compiled_for(device, function):
 
 def _stack(batches):
     return tf.nest.map_structure(lambda *tensors: tf.stack(tensors), *batches)
-
-
-def _scalar(value, dtype=tf.float32):
-    return tf.Variable(value, dtype=dtype, trainable=False)
-
-
-def _zeros_like(variable):
-    return tf.Variable(tf.zeros(variable.shape, variable.dtype), trainable=False)
-
-
-def _copy(variable):
-    return tf.Variable(variable, trainable=False)
 
 
 def _all_reduce(sums):
