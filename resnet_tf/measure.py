@@ -29,6 +29,7 @@ class Machine:
     """
 
     def __init__(self, path):
+        self._path = path
         try:
             self._file = open(path, "a") if path else None  # noqa: SIM115 (open as long as the machine is held)
         except OSError as error:
@@ -36,14 +37,21 @@ class Machine:
 
     def __enter__(self):
         """Wait until nobody measures."""
-        if self._file:
-            fcntl.flock(self._file, fcntl.LOCK_SH)
+        self._hold(fcntl.LOCK_SH)
         return self
 
     def alone(self):
         """Wait until nobody makes ready or measures, and keep it so."""
-        if self._file:
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._hold(fcntl.LOCK_EX)
+
+    def _hold(self, how):
+        if not self._file:
+            return
+        try:
+            fcntl.flock(self._file, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"--lock={self._path}: waiting for other benchmarks", file=sys.stderr, flush=True)
+            fcntl.flock(self._file, how)
 
     def __exit__(self, *_):
         if self._file:

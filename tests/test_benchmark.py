@@ -119,7 +119,7 @@ def test_replicas_beside_one(monkeypatch, capsys, tmp_path):
     ]
 
 
-def test_side_by_side_they_make_ready_together_and_measure_alone(tmp_path):
+def test_side_by_side_they_make_ready_together_and_measure_alone(tmp_path, capsys):
     both, measured = threading.Barrier(2), []
 
     def benchmark_of(name):
@@ -141,6 +141,7 @@ def test_side_by_side_they_make_ready_together_and_measure_alone(tmp_path):
     with concurrent.futures.ThreadPoolExecutor() as pool:
         list(pool.map(benchmark_of, "ab"))
     assert measured in (list("aaabbb"), list("bbbaaa"))
+    assert f"--lock={tmp_path}/lock: waiting for other benchmarks" in capsys.readouterr().err
 
 
 def test_lock_that_cannot_be_opened(quick, capsys, tmp_path):
