@@ -250,7 +250,7 @@ def test_activations_are_the_strongest_channels(name, rng):
 
 def test_an_image_file_is_answered_as_in_evaluation(runs, test_split, digit):
     stored, values, normalization = restore.load(runs[0])
-    engine = restore.build_engine(stored, values, normalization, devices.make_strategy(1))
+    engine = restore.build_runner(stored, values, normalization, devices.make_strategy(1))
     expected = metrics.probabilities(engine.predict(test_split.images[:1], 1))[0]
     seen = attribution.load(runs[0])
     found = attribution.grad_cam(seen, seen.view(digit), "4")

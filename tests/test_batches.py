@@ -13,7 +13,7 @@ from resnet_tf import evaluate, export, train
 from resnet_tf.data import batches, colour, geometry, sources
 from resnet_tf.data.augmentation import Augmentation
 from resnet_tf.data.examples import Examples, Memory
-from resnet_tf.training import checkpoint, devices, feed, restore, step
+from resnet_tf.training import checkpoint, devices, feed, restore, runner
 
 VIEW = geometry.View("random_resized_crop", 16)
 STREAMED = (
@@ -199,7 +199,7 @@ def by_hand(run, views):
 
 def answers_of(run, **options):
     stored, values, normalization = restore.load(run)
-    engine = restore.build_engine(stored, values, normalization, devices.make_strategy(options.pop("replicas", 1)))
+    engine = restore.build_runner(stored, values, normalization, devices.make_strategy(options.pop("replicas", 1)))
     source, _ = feed.load(stored.config)
     return feed.Evaluation(engine, stored.config.data, source.splits["test"], **options).logits()
 
@@ -249,13 +249,13 @@ def test_multi_scale_scores_the_whole_image_at_each_scale(finetuned, last_json):
 
 
 def test_multi_scale_traces_once_whatever_the_sizes(finetuned, monkeypatch):
-    traces, plain = [], step.Engine._forward
+    traces, plain = [], runner.Runner._forward
 
     def counted(self, *arguments):
         traces.append(1)
         return plain(self, *arguments)
 
-    monkeypatch.setattr(step.Engine, "_forward", counted)
+    monkeypatch.setattr(runner.Runner, "_forward", counted)
     answers_of(finetuned, views="multi_scale", scales=(16, 33))
     assert len(traces) == 1  # not for each scale, and not for each image
 

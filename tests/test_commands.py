@@ -88,7 +88,7 @@ def test_exported_model_answers_as_evaluated(run, exported, tmp_path):
     """In a process of its own, that knows nothing of this package."""
     test = sources.load("synthetic", image_size=16).splits["test"]
     stored, values, normalization = restore.load(run)
-    engine = restore.build_engine(stored, values, normalization, devices.make_strategy(1))
+    engine = restore.build_runner(stored, values, normalization, devices.make_strategy(1))
     expected = metrics.probabilities(engine.predict(test.images, 100))
     larger = np.repeat(np.repeat(test.images[:3], 3, axis=1), 2, axis=2)  # 48x32: resized and cropped
     np.savez(tmp_path / "in.npz", images=test.images, larger=larger)

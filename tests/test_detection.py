@@ -17,6 +17,7 @@ from resnet_tf.errors import InputError
 from resnet_tf.evaluation import answers
 from resnet_tf.models import create_model, inside
 from resnet_tf.training import checkpoint, devices, feed, network, optimizer, record, schedule
+from resnet_tf.training.runner import Runner
 from resnet_tf.training.step import Engine, Recipe
 from resnet_tf.transfer import average_precision, detect, detection, detectors, export, regions, score
 from resnet_tf.transfer import detections as written
@@ -424,7 +425,7 @@ def test_two_replicas_find_the_same(trained):
         task = detection.Detection(run.config)
         model = task.build(2, 2)
         network.assign(model, state_of(trained / "run"), "test")
-        engine = Engine(strategy, model, colour.IMAGENET)
+        engine = Runner(strategy, model, colour.IMAGENET)
     found = task.evaluation(engine, split.take(np.arange(5)), colour.IMAGENET).detections()
     assert len(found) == 5
     for ours, theirs in zip(found, expected, strict=False):

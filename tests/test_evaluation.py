@@ -17,7 +17,7 @@ from resnet_tf.data import colour
 from resnet_tf.evaluation import answers, metrics, report, scored
 from resnet_tf.models import create_model
 from resnet_tf.training import benchmark_input, checkpoint, devices, feed, record, restore
-from resnet_tf.training.step import Engine
+from resnet_tf.training.runner import Runner
 
 SMALL = (
     "--dataset=synthetic", "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=32", "--train_steps=12",
@@ -71,7 +71,7 @@ def table_of(path):
 
 def probabilities_of(folder, split="test", weights="raw"):
     run, values, normalization = restore.load(folder, weights)
-    engine = restore.build_engine(run, values, normalization, devices.make_strategy(1), weights)
+    engine = restore.build_runner(run, values, normalization, devices.make_strategy(1), weights)
     found = feed.load(run.config)[0].splits[split]
     return metrics.probabilities(engine.predict(found.images, 50)), found.labels
 
@@ -413,7 +413,7 @@ def test_views_of_real_images_score_as_a_plain_reference(real_data):
     strategy = devices.make_strategy(1)
     with strategy.scope():
         model = create_model("cifar_resnet8_v1", num_classes=10, input_shape=(None, None, 3))
-        engine = Engine(strategy, model, colour.IMAGENET)
+        engine = Runner(strategy, model, colour.IMAGENET)
     network = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
 
     def logits(views):

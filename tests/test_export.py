@@ -97,7 +97,7 @@ def test_keras_file_has_only_layers_of_keras(tmp_path, rng):
 
 def test_signatures_agree_with_the_network(streamed, signatures):
     run, values, normalization = restore.load(streamed / "run")
-    engine = restore.build_engine(run, values, normalization, devices.make_strategy(1))
+    engine = restore.build_runner(run, values, normalization, devices.make_strategy(1))
     split = feed.load(run.config)[0].splits["validation"]
     data = tf.constant([split.read(one) for one in range(len(split))])
 

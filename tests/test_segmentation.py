@@ -18,6 +18,7 @@ from resnet_tf.data.masks import VOID
 from resnet_tf.errors import InputError
 from resnet_tf.models import create_backbone, create_model, inside
 from resnet_tf.training import checkpoint, devices, feed, network, optimizer, record, restore, schedule
+from resnet_tf.training.runner import Runner
 from resnet_tf.training.step import Engine, Recipe
 from resnet_tf.transfer import export, heads, metrics, score, segment, segmentation
 
@@ -213,7 +214,7 @@ def test_two_replicas_score_every_image_once(trained):
         with strategy.scope():
             model = segmentation.build(run.config, 3)
             network.assign(model, values, "test")
-            engine = Engine(strategy, model, normalization)
+            engine = Runner(strategy, model, normalization)
         found.append(list(segmentation.Evaluation(engine, split, normalization).answers()))
     assert [example for example, _, _ in found[1]] == list(range(5))
     for one, two in zip(*found, strict=True):

@@ -11,7 +11,7 @@ from resnet_tf.data import colour, images
 from resnet_tf.errors import InputError
 from resnet_tf.models import find
 from resnet_tf.training import benchmark_input, devices, feed, network, record
-from resnet_tf.training.step import Engine
+from resnet_tf.training.runner import Runner
 
 
 def benchmark_evaluate(config):
@@ -41,7 +41,7 @@ def benchmark_evaluate(config):
         raise InputError(f"--batch_size={batch} does not divide by the replicas")
     with strategy.scope():
         model = network.create(config.model, find(config.model.model).classes, size, config.device.precision)
-        engine = Engine(strategy, model, colour.IMAGENET)
+        engine = Runner(strategy, model, colour.IMAGENET)
     data = configuration.DataConfig(
         dataset="folder", data_dir=settings.data_dir, image_size=size, resize=round(size * benchmark_input.RESIZE)
     )

@@ -6,7 +6,7 @@ from resnet_tf.errors import InputError
 from resnet_tf.evaluation import answers, pictures
 from resnet_tf.models import inside
 from resnet_tf.training import checkpoint, devices, feed, restore
-from resnet_tf.training.step import Engine
+from resnet_tf.training.runner import Runner
 
 
 def write(settings):
@@ -62,7 +62,7 @@ def of_run(folder, splits=("train", "test"), data_dir="", weights="raw"):
     strategy = devices.make_strategy()
     with strategy.scope():
         model = restore.build_model(run, values, weights)
-        engine = Engine(strategy, inside.with_outputs(model, model.get_layer("pool").output), normalization)
+        engine = Runner(strategy, inside.with_outputs(model, model.get_layer("pool").output), normalization)
     found = {}
     for name in splits:
         split = source.splits[name]

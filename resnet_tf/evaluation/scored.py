@@ -13,7 +13,7 @@ from resnet_tf.errors import InputError
 from resnet_tf.models import create_model
 from resnet_tf.serving import runtimes, versions
 from resnet_tf.training import devices, feed, network, restore
-from resnet_tf.training.step import Engine
+from resnet_tf.training.runner import Runner
 
 _SERVED_BATCH = 64
 _LEAST = np.finfo(np.float32).tiny  # for what a softmax in float32 has rounded to 0
@@ -106,7 +106,7 @@ def _runs(config):
         strategy = devices.make_strategy(section.replicas)
         return [
             _member(
-                section, split, run.config, restore.build_engine(run, values, normalization, strategy, section.weights)
+                section, split, run.config, restore.build_runner(run, values, normalization, strategy, section.weights)
             )
             for run, values, normalization in loaded
         ]
@@ -213,7 +213,7 @@ def _imported(config):
                 normalization = colour.PUBLISHED[imported.normalization]
             else:
                 normalization = feed.normalization(theirs, source.splits["train"])
-            return [_member(section, split, theirs, Engine(strategy, model, normalization))]
+            return [_member(section, split, theirs, Runner(strategy, model, normalization))]
 
     said = {"network": section.network, "init_from": imported.init_from}
     row = {"recipe": f"weights {imported.init_from}", "steps": "", "epochs": ""}

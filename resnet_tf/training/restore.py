@@ -8,7 +8,7 @@ from resnet_tf.config import TrainConfig
 from resnet_tf.data import colour
 from resnet_tf.errors import InputError
 from resnet_tf.training import checkpoint, network, record
-from resnet_tf.training.step import Engine
+from resnet_tf.training.runner import Runner
 
 
 def load(folder, weights="raw", config_type=TrainConfig):
@@ -77,10 +77,10 @@ def check_weights(run, weights):
         raise InputError(f"--weights=ema: {run.folder} was trained without --ema")
 
 
-def build_engine(run, values, normalization, strategy, weights="raw"):
-    """An engine that runs the trained network of a run on a strategy."""
+def build_runner(run, values, normalization, strategy, weights="raw"):
+    """A `Runner` of the trained network of a run."""
     with strategy.scope():
-        return Engine(strategy, build_model(run, values, weights), normalization)
+        return Runner(strategy, build_model(run, values, weights), normalization)
 
 
 def step_of(values):

@@ -18,17 +18,16 @@ nothing: under a loss scale it is skipped, else the engine halts, its state that
 """
 
 import dataclasses
-import functools
 
-import numpy as np
 import tensorflow as tf
 
 from resnet_tf.data import draws
 from resnet_tf.data.augmentation import Augmentation
-from resnet_tf.training import devices, optimizer
+from resnet_tf.training import optimizer
 from resnet_tf.training.losses import Loss
 from resnet_tf.training.packing import SMALL, Packing, flattened, unflattened
-from resnet_tf.training.state import Held, State
+from resnet_tf.training.runner import Runner, all_reduce, all_reduce_vector, inputs_of
+from resnet_tf.training.state import Held
 
 # Of a step, in the order of the columns that `Engine.train` returns. top1 and top5 are of the labels, also where
 # targets are mixed; gradient_norm is before clipping; skipped is 1 for a step that a loss scale skipped.
@@ -76,92 +75,42 @@ class Recipe:
     seed: int = 0
 
 
-class Engine:
+class Engine(Runner):
     """Trains and runs one model on the replicas of a strategy.
 
     Build the model and the engine inside `strategy.scope()`.
-
-    Attributes:
-        state: the `State`.
-        replicas: of all machines.
-        local_replicas: of this one.
     """
 
-    def __init__(self, strategy, model, normalization, recipe=None):
+    def __init__(self, strategy, model, normalization, recipe):
         """Make the variables; nothing is compiled before the first call.
 
         Args:
-            strategy: a MirroredStrategy or MultiWorkerMirroredStrategy.
-            model: from normalised images to logits, the first output where it has more; see `inputs_of`.
-            normalization: a `colour.Normalization`.
-            recipe: a `Recipe`; None for an engine that only runs the model.
+            strategy: as of a `Runner`.
+            model: likewise.
+            normalization: likewise.
+            recipe: a `Recipe`.
         """
-        self.strategy = strategy
-        self.model = model
+        super().__init__(strategy, model, normalization, recipe)
         self.recipe = recipe
-        self.replicas = strategy.num_replicas_in_sync
-        self.local_replicas = len(strategy.extended.worker_devices)
-        self.first_replica = devices.worker(strategy) * self.local_replicas  # of this machine
-        self._normalization = normalization
-
-        self.state = State(strategy, model, recipe)
-        self._gpu = devices.on_gpu(strategy)
-        whole = self._gpu and self.replicas == 1
-        self._optimizer = recipe.optimizer if recipe else None
+        self._optimizer = recipe.optimizer
         self._packing, self._held = None, None
-        parts = self._gpu and not whole
-        if self._gpu and recipe:
-            largest = SMALL if whole else None
-            self._packing = Packing(self.state.weights, self.state.statistics, recipe.optimizer, largest)
-            self._optimizer = self._packing.optimizer
-        synchronised = any(getattr(layer, "synchronized", False) for layer in model.layers)
-        compiled = functools.partial(_compiled_for, strategy.extended.worker_devices[0] if whole else None)
-        self._train_call = compiled(self._train_steps)
-        self._train_stream_call = compiled(self._train_stream_steps)
-        self._predict_call = compiled(self._predict_batches)
-        self._predict_stream_call = tf.function(self._predict_stream_batch, autograph=False)
-        self._forward_stream = tf.function(self._forward, jit_compile=self._gpu, autograph=False)
-        self._sum_call = tf.function(self._sum_numbers, autograph=False)
-        self._statistics_call = compiled(self._replica_statistics)
+        self._train_call = self._compiled(self._train_steps)
+        self._train_stream_call = self._compiled(self._train_stream_steps)
+        self._statistics_call = self._compiled(self._replica_statistics)
         self._stack = _stack
-        if parts:
-            self._stack = tf.function(_stack, jit_compile=True, autograph=False)
-            self._forward = tf.function(self._forward, jit_compile=True, autograph=False)
-        if parts and recipe:
-            self._held = Held(self.state, self._packing)
-            self.gather = tf.function(self.gather, jit_compile=True, autograph=False)
-            self._update_packed = tf.function(self._update_packed, jit_compile=True, autograph=False)
-            if not synchronised:
-                self._gradients_packed = tf.function(self._gradients_packed, jit_compile=True, autograph=False)
-
-    # --- Data --------------------------------------------------------------------------------------------------------
-
-    def place(self, *arrays):
-        """Copy arrays to every replica of this machine: a list over these of tuples of tensors."""
-        copies = []
-        for device in self.strategy.extended.worker_devices:
-            with tf.device(device):
-                copies.append(tuple(tf.identity(tf.convert_to_tensor(array)) for array in arrays))
-        return copies
-
-    def streams(self, make_dataset, ahead=2):
-        """Make one dataset for each replica. Make it once: TensorFlow keeps what a dataset has traced.
-
-        Args:
-            make_dataset: function(replica) that makes the dataset of a replica's part of each batch; replicas of
-                this machine are counted from 0.
-            ahead: batches that wait on the replica's own device where that is a GPU.
-
-        Returns:
-            List over replicas of datasets.
-        """
-        datasets = []
-        for replica, device in enumerate(self.strategy.extended.worker_devices):
-            dataset = make_dataset(replica)
-            if self._gpu:
-                dataset = dataset.apply(tf.data.experimental.prefetch_to_device(device, ahead))
-            datasets.append(dataset)
-        return datasets
+        if not self._gpu:
+            return
+        largest = SMALL if self._whole else None
+        self._packing = Packing(self.state.weights, self.state.statistics, recipe.optimizer, largest)
+        self._optimizer = self._packing.optimizer
+        if self._whole:
+            return
+        self._held = Held(self.state, self._packing)
+        self._stack = tf.function(_stack, jit_compile=True, autograph=False)
+        self.gather = tf.function(self.gather, jit_compile=True, autograph=False)
+        self._update_packed = tf.function(self._update_packed, jit_compile=True, autograph=False)
+        if not any(getattr(layer, "synchronized", False) for layer in model.layers):
+            self._gradients_packed = tf.function(self._gradients_packed, jit_compile=True, autograph=False)
 
     # --- Training ----------------------------------------------------------------------------------------------------
 
@@ -224,7 +173,7 @@ class Engine:
             state, teacher = self.state.read(replica), self.state.read_teacher(replica)
             sums = self._gradients(state, teacher, *batch(replica, data, index, state["scalars"]["step"]))
             if self.replicas > 1:
-                sums = _all_reduce(sums)
+                sums = all_reduce(sums)
             state, row = self._update(state, sums)
             self.state.write(replica, state)
             return row
@@ -232,7 +181,7 @@ class Engine:
         def step_of_held(replica, data, index):
             packed, teacher = self._held.read(replica), self.state.read_teacher(replica)
             vector = self._gradients_packed(packed, teacher, *batch(replica, data, index, packed["scalars"]["step"]))
-            packed, row = self._update_packed(packed, _all_reduce_vector(vector))
+            packed, row = self._update_packed(packed, all_reduce_vector(vector))
             self._held.write(replica, packed)
             return row
 
@@ -440,155 +389,10 @@ class Engine:
             moved = self.model.stateless_call(weights, zero, inputs, training=True)[1]
             moved = dict(zip(self.state.statistics, moved, strict=True))
             found = [moved[path] / (1 - momentum) / self.replicas for path, momentum in momenta]
-            return _all_reduce(found) if self.replicas > 1 else found
+            return all_reduce(found) if self.replicas > 1 else found
 
         return self._each_replica(one, batch, None)[0]
-
-    # --- Running the model -------------------------------------------------------------------------------------------
-
-    def predict(self, images, batch, ema=False):
-        """Logits of images, in inference mode, every image once. Each machine answers for itself.
-
-        Args:
-            images: uint8 [n, height, width, 3], NumPy; or what `place` made of them alone.
-            batch: examples at a time over all local replicas; a multiple of their number.
-            ema: by the averaged weights.
-
-        Returns:
-            float32 [n, classes], NumPy.
-        """
-        data = images if isinstance(images, list) else self.place(images)
-        examples = data[0][0].shape[0]
-        batches = -(-examples // batch)
-        # The last batch is filled up with example 0, whose extra answers are cut off below.
-        order = np.zeros(batches * batch, np.int32)
-        order[:examples] = np.arange(examples)
-        parts = self._predict_call(data, tf.constant(order.reshape(batches, batch)), ema)
-        logits = np.concatenate([part.numpy() for part in parts], axis=1)
-        return logits.reshape(batches * batch, -1)[:examples]
-
-    def predict_stream(self, iterators, batches, combine, ema=False):
-        """Logits of streamed views, in inference mode.
-
-        Args:
-            iterators: over elements of `streams`, {"pixels": uint8 [n, views, height, width, 3], ...}; or, of pixels,
-                a tuple of these and what else `combine` takes.
-            batches: how many to take.
-            combine: function(float32 logits [n, views, classes], ...) -> float32 [n, classes].
-            ema: by the averaged weights.
-
-        Yields:
-            float32 [batch, classes], NumPy.
-        """
-        waiting = None
-        for _ in range(batches):
-            parts = self._predict_stream_call(iterators, combine, ema)
-            if waiting is not None:  # read while the device works on the batch after it
-                yield np.concatenate([part.numpy() for part in waiting])
-            waiting = parts
-        if waiting is not None:
-            yield np.concatenate([part.numpy() for part in waiting])
-
-    def _predict_stream_batch(self, iterators, combine, ema):
-        def one(replica, iterator, _):
-            pixels, *more = tf.nest.flatten(next(iterator)["pixels"])
-            views, sides = pixels.shape[1], pixels.shape[2:]
-            # Images of any size, each another: XLA would compile for every one.
-            forward = self._forward_stream if sides.is_fully_defined() else functools.partial(Engine._forward, self)
-            sides = sides if sides.is_fully_defined() else tf.shape(pixels)[2:]
-            pixels = tf.reshape(pixels, tf.concat([[-1], sides], axis=0))
-            logits = forward(*self.state.read_network(replica, ema), pixels)
-            return combine(tf.reshape(logits, [-1, views, logits.shape[-1]]), *more)
-
-        return self._each_replica(one, iterators, None)
-
-    def _predict_batches(self, data, order, ema):
-        def body(index, parts):
-            new = self._each_replica(functools.partial(self._replica_predict, ema), data, order[index])
-            rows = zip(parts, new, strict=True)
-            return index + 1, [tf.tensor_scatter_nd_update(part, [[index]], row[None]) for part, row in rows]
-
-        batches, batch = order.shape
-        local = self.local_replicas
-        empty = [tf.zeros([batches, batch // local, self.model.output_shape[-1]])] * local
-        return tf.while_loop(lambda index, _: index < batches, body, [tf.constant(0), empty])[1]
-
-    def _replica_predict(self, ema, replica, data, order):
-        batch = order.shape[0] // self.local_replicas
-        pixels = tf.gather(data[0], order[replica * batch : (replica + 1) * batch])
-        return self._forward(*self.state.read_network(replica, ema), pixels)
-
-    def _forward(self, weights, statistics, pixels):
-        inputs = inputs_of(self.model, self._normalization(pixels))
-        outputs = self.model.stateless_call(weights, statistics, inputs, training=False)[0]
-        return tf.nest.flatten(outputs)[0]  # what else there is, is for training
-
-    def sum_over_machines(self, numbers):
-        """Sums of a list of numbers that each machine gives, float32, NumPy; all machines must call it."""
-        if self.replicas == self.local_replicas:
-            return np.array(numbers, np.float32)
-        return self._sum_call(tf.constant(numbers, tf.float32) / self.local_replicas).numpy()
-
-    def _sum_numbers(self, numbers):
-        return self._each_replica(lambda *_: _all_reduce([numbers])[0], [None] * self.local_replicas, None)[0]
-
-    # --- Replicas ----------------------------------------------------------------------------------------------------
-
-    def _each_replica(self, function, data, order):
-        """Call function(local replica, its data, order) on every replica; a list over the local ones of the answers."""
-        if self.replicas == 1:
-            return [function(0, data[0], order)]
-
-        def in_replica():
-            context = tf.distribute.get_replica_context()
-            replica = int(tf.get_static_value(context.replica_id_in_sync_group)) % self.local_replicas
-            return function(replica, data[replica], order)
-
-        return list(self.strategy.experimental_local_results(self.strategy.run(in_replica)))
-
-
-def inputs_of(model, images, targets=None, keys=None):
-    """What a network is called with.
-
-    Args:
-        model: a `keras.Model`, of images or of images, targets and keys: one that needs in training to know what is
-            there, as a detector does.
-        images: float32 [n, height, width, 3], normalised.
-        targets: of training; None in inference, where zeros stand for them.
-        keys: int64 [n], likewise.
-
-    Returns:
-        A tensor, or a list.
-    """
-    if len(model.inputs) == 1:
-        return images
-    if targets is None:
-        count = images.shape[0] or tf.shape(images)[0]
-        return [images, *(tf.zeros([count, *more.shape[1:]], more.dtype) for more in model.inputs[1:])]
-    return [images, targets, keys]
-
-
-def _compiled_for(device, function):
-    """A `tf.function`, by XLA for a device where one is given; TensorFlow takes the first GPU where none is named."""
-    call = tf.function(function, jit_compile=device is not None, autograph=False)
-    if device is None:
-        return call
-
-    def placed(*arguments):
-        with tf.device(device):
-            return call(*arguments)
-
-    return placed
 
 
 def _stack(batches):
     return tf.nest.map_structure(lambda *tensors: tf.stack(tensors), *batches)
-
-
-def _all_reduce(sums):
-    """Sum a structure of float32 tensors over replicas as one packed vector: one collective, one order."""
-    return unflattened(_all_reduce_vector(flattened(sums)), sums)
-
-
-def _all_reduce_vector(vector):
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, vector)

@@ -10,7 +10,7 @@ from resnet_tf.errors import InputError
 from resnet_tf.evaluation import answers, pictures
 from resnet_tf.models import find
 from resnet_tf.training import feed, losses, network, record, smoke
-from resnet_tf.training.step import inputs_of
+from resnet_tf.training.runner import inputs_of
 from resnet_tf.training.task import dataset, in_words
 from resnet_tf.transfer import average_precision, detections, detectors, regions
 from resnet_tf.transfer import pictures as drawn

@@ -10,7 +10,7 @@ from resnet_tf.data import images
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import charts, pictures
 from resnet_tf.training import devices, record
-from resnet_tf.training.step import Engine
+from resnet_tf.training.runner import Runner
 from resnet_tf.transfer import serving
 
 _SHOWN = 4  # images in the gallery, evenly over the split
@@ -37,7 +37,7 @@ def score(section):
     strategy = devices.make_strategy(1)
     with strategy.scope():
         run, model, normalization, steps = serving.load(section.run, section.weights)
-        engine = Engine(strategy, model, normalization)
+        engine = Runner(strategy, model, normalization)
     devices.use_precision(run.config.device.precision)
     where = section.data_dir or run.config.data.data_dir
     config = dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, data_dir=where))
