@@ -302,7 +302,7 @@ class Evaluation:
         """Put the data in place.
 
         Args:
-            engine: a `step.Engine`.
+            engine: a `runner.Runner`.
             data: the `DataConfig` of the run.
             split: a `Split` or an `Examples`.
             batch: examples at a time over all replicas, rounded up to a multiple of their number; 0 to choose.

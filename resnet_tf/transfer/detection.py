@@ -265,7 +265,7 @@ class Evaluation:
         """Put the data in place.
 
         Args:
-            engine: a `step.Engine`.
+            engine: a `runner.Runner`.
             split: an `Examples` with objects.
             normalization: a `colour.Normalization`.
             config: a `config.DetectConfig`.

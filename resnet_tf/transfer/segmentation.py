@@ -203,7 +203,7 @@ class Evaluation:
         """Put the data in place.
 
         Args:
-            engine: a `step.Engine`.
+            engine: a `runner.Runner`.
             split: an `Examples` with masks.
             normalization: a `colour.Normalization`.
             threads: that decode; 0 for one for each core.
