@@ -19,6 +19,8 @@ from resnet_tf.models import create_model
 from resnet_tf.training import benchmark_input, checkpoint, devices, feed, record, restore
 from resnet_tf.training.step import Engine
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 SMALL = (
     "--dataset=synthetic", "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=32", "--train_steps=12",
     "--lr=0.05", "--pad=0", "--mirror=false", "--validation_examples=60", "--eval_every=4", "--checkpoint_every=8",
