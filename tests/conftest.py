@@ -1,5 +1,6 @@
 """Two parts of the CPU as devices, for tests with two replicas; made before TensorFlow is first used."""
 
+import gc
 import json
 import os
 import pathlib
@@ -18,6 +19,12 @@ tf.config.set_logical_device_configuration(
 )
 
 
+def pytest_collection_finish():
+    """The modules that are imported by now stay: to look for garbage in them again and again is a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def real_data():
     """Folder of real images; see the README for what is in it."""
@@ -25,6 +32,25 @@ def real_data():
     if not folder:
         pytest.skip("RESNET_TF_DATA is not set: the folder of real images to test with")
     return pathlib.Path(folder)
+
+
+@pytest.fixture(scope="module")
+def graphs_as_they_are():
+    """No rewriting of graphs, which the few steps of a test do not repay: a third of the time of a small training.
+
+    For modules of which trainings are not the subject; those of the engine and the loop train as everybody does.
+    """
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
+@pytest.fixture
+def rewritten_graphs(graphs_as_they_are):
+    """For a single test of such a module."""
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 @pytest.fixture

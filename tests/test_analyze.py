@@ -16,6 +16,8 @@ from resnet_tf.evaluation import attribution, metrics, responses
 from resnet_tf.models import create_model, inside
 from resnet_tf.training import devices, restore
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 SIZE = 16
 SMALL = (
     "--dataset=digits", f"--image_size={SIZE}", "--batch_size=32", "--train_steps=3", "--lr=0.05", "--pad=0",

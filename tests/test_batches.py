@@ -15,6 +15,8 @@ from resnet_tf.data.augmentation import Augmentation
 from resnet_tf.data.examples import Examples, Memory
 from resnet_tf.training import checkpoint, devices, feed, restore, runner
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 VIEW = geometry.View("random_resized_crop", 16)
 STREAMED = (
     "--dataset=synthetic", "--view=random_resized_crop", "--image_size=16", "--model=cifar_resnet8_v1",

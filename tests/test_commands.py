@@ -22,6 +22,8 @@ from resnet_tf.training import checkpoint, devices, record, restore
 from resnet_tf.transfer import detect, score, segment
 from resnet_tf.transfer import export as transfer_export
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGFILES = sorted((ROOT / "flags").glob("*.cfg"))
 COMMANDS = {

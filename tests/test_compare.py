@@ -30,6 +30,8 @@ from resnet_tf.evaluation import answers, curves, page, responses, significance
 from resnet_tf.evaluation import compare as comparing
 from resnet_tf.training import record
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 EXAMPLES, TRAINING = 1000, 5000
 SCRIPT = "<script>alert(1)</script>"
 OUTPUTS = {

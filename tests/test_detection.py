@@ -22,6 +22,8 @@ from resnet_tf.training.step import Engine, Recipe
 from resnet_tf.transfer import average_precision, detect, detection, detectors, export, regions, score
 from resnet_tf.transfer import detections as written
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 
 def boxes_of(rng, shape, side=100.0):
     """Boxes in a square, with sides from a tenth of it up."""
@@ -282,7 +284,7 @@ def trainer(**settings):
     return task, engine, feed.Training(engine, config, few, 0, 10, task.view(colour.IMAGENET)), few
 
 
-def test_a_network_learns_eight_images_by_heart():
+def test_a_network_learns_eight_images_by_heart(rewritten_graphs):
     """From which it is sure that image, boxes, anchors, crops and loss belong together."""
     task, engine, batches, few = trainer(
         train_steps=100, lr=0.2, optimizer="nesterov", scale=(1.0, 1.0), mirror=False, weight_decay=0.0

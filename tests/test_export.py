@@ -20,6 +20,8 @@ from resnet_tf.models import cost, create_model
 from resnet_tf.serving import convert, savedmodel, versions
 from resnet_tf.training import devices, feed, network, record, restore
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 

@@ -19,7 +19,9 @@ from resnet_tf.models import architectures, cost, cost_by_name, diagram, layers,
 from resnet_tf.models.__main__ import main as list_command
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-SIZES = ((224, 224), (225, 225), (160, 192), (97, 97))
+SIZES = ((224, 224), (225, 225), (160, 192), (97, 97))  # of the goldens
+# The same halvings, in a fifth of the time: even down to an odd map, odd all the way, not square, even and odd.
+SMALLER = ((96, 96), (65, 65), (64, 96), (97, 97))
 TOLERANCE = 1e-4  # of the logits' standard deviation; float32 in another order of sums gives some 2e-6
 
 # Trainable parameters at 1000 classes (v1 = v1b, c = d, v2), and GMACs at 224x224 (v1, b, c = d).
@@ -155,7 +157,7 @@ def test_equal_to_keras_applications(depth):
         arrays |= {f"{layer.name}/{variable.name}": variable.numpy() for variable in layer.variables}
     ours = resnet_tf.create_model(f"resnet{depth}_v1", num_classes=10, input_shape=(None, None, 3))
     weights.assign(ours, weights.convert(ours, arrays))
-    for height, width in SIZES if depth == 50 else SIZES[1:]:
+    for height, width in SMALLER:
         images = drawn.images(height, width)
         expected = theirs(images, training=False)[:, :10]
         assert relative(ours(images, training=False), expected) < TOLERANCE
@@ -171,7 +173,7 @@ def test_equal_to_keras_applications(depth):
 def test_equal_to_plain_operations(depth, letter):
     model = resnet_tf.create_model(f"resnet{depth}_{letter}", input_shape=(None, None, 3), num_classes=20)
     written = reference.Reference(randomise(model))
-    for height, width in SIZES:
+    for height, width in SMALLER:
         images = drawn.images(height, width)
         assert relative(model(images, training=False), written.imagenet(images, depth, letter)) < TOLERANCE
 
@@ -362,7 +364,7 @@ def test_backbone_shares_weights_with_the_classifier(tmp_path):
 def test_dilation_keeps_the_values_at_the_old_positions(name):
     """What makes ImageNet weights fit a dilated network; nothing but exact padding gives it at the border too."""
     cifar = name.startswith("cifar")
-    level, stride, size = ("2", 4, 32) if cifar else ("5", 32, 160)
+    level, stride, size = ("2", 4, 32) if cifar else ("5", 32, 96)
     plain = resnet_tf.create_backbone(name, levels=(level,))
     values = randomise(plain)
     images = drawn.images(size, size)

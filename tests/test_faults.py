@@ -1,7 +1,6 @@
 """Trainings that are really stopped and killed, as processes: nothing is lost, and the end is the same to the bit."""
 
 import json
-import os
 import pathlib
 import random
 import signal
@@ -10,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import forks
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -25,10 +25,17 @@ FLAGS = (
 )  # fmt: skip
 
 
-def start(*flags, module="train", **environment):
-    command = [sys.executable, "-m", f"resnet_tf.{module}", *flags]
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Function that starts a training, or another command, as a process."""
+    with forks.starter(tmp_path_factory.mktemp("started")) as fork:
+        yield lambda *flags, module="train", **environment: fork(module, flags, environment)
+
+
+def start_anew(*flags):
+    """A training as a person starts it."""
     return subprocess.Popen(
-        command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "resnet_tf.train", *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         cwd=pathlib.Path(__file__).parent.parent,
     )  # fmt: skip
 
@@ -61,7 +68,7 @@ def assert_same_end(one, two):
     assert rows_of(one) == rows_of(two)
 
 
-def test_stopped_and_killed_runs_end_as_the_unbroken_one(tmp_path):
+def test_stopped_and_killed_runs_end_as_the_unbroken_one(start, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert train.main([*FLAGS, f"--out={whole}", "--steps_per_call=7"]) == 0
     # A checkpoint at every step, so that kills hit the writing of one, too.
@@ -69,8 +76,8 @@ def test_stopped_and_killed_runs_end_as_the_unbroken_one(tmp_path):
     kept = broken / "checkpoints"
     chance = random.Random(0)
     last = 0
-    for sent in (signal.SIGTERM, signal.SIGKILL, signal.SIGINT):
-        process = start(*flags)
+    for begin, sent in ((start_anew, signal.SIGTERM), (start, signal.SIGKILL), (start, signal.SIGINT)):
+        process = begin(*flags)
         before = checkpoint.steps(kept)[-1:] or [0]
         wait_for(lambda before=before: (checkpoint.steps(kept) or [0])[-1] > before[0] + 5, process)
         time.sleep(chance.uniform(0, 0.1))
@@ -100,7 +107,7 @@ def free_ports(count):
     return ports
 
 
-def start_cluster(folder, *flags):
+def start_cluster(start, folder, *flags):
     workers = [f"localhost:{port}" for port in free_ports(2)]
     return [
         start(
@@ -112,11 +119,11 @@ def start_cluster(folder, *flags):
 
 
 @pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.slow)])  # the first keeps the run's folder
-def test_two_machines_train_as_one_and_survive_the_death_of_either(killed, tmp_path):
+def test_two_machines_train_as_one_and_survive_the_death_of_either(killed, start, tmp_path):
     flags = [*FLAGS, "--bn=sync", "--checkpoint_every=20", "--optimizer=sgd", "--warmup_epochs=0", "--schedule=steps"]
     flags += ["--log_every=2"]
     one, whole, broken = tmp_path / "one", tmp_path / "whole", tmp_path / "broken"
-    workers = start_cluster(whole, *flags)
+    workers = start_cluster(start, whole, *flags)
     assert train.main([*flags, "--train_steps=4", f"--out={one}"]) == 0
     for worker in workers:
         ends(worker, 0)
@@ -127,7 +134,7 @@ def test_two_machines_train_as_one_and_survive_the_death_of_either(killed, tmp_p
         assert [mine[name] for name in numbers] == pytest.approx([theirs[name] for name in numbers], rel=1e-3)
     kept = broken / "checkpoints"
     for victim, sent in ((killed, signal.SIGKILL), (1, signal.SIGTERM)):
-        workers = start_cluster(broken, *flags)
+        workers = start_cluster(start, broken, *flags)
         before = (checkpoint.steps(kept) or [0])[-1]
         wait_for(lambda before=before: (checkpoint.steps(kept) or [0])[-1] > before, workers[victim])
         workers[victim].send_signal(sent)
@@ -138,12 +145,12 @@ def test_two_machines_train_as_one_and_survive_the_death_of_either(killed, tmp_p
         said = [ends(worker, 75).strip().splitlines()[-1] for worker in workers]  # both stop, at the same step
         assert said[1].startswith(f"stopped: SIGTERM at step {checkpoint.steps(kept)[-1]} of {STEPS}, saved in")
         assert said[0] == said[1].replace("SIGTERM", "a signal to another machine")
-    for worker in start_cluster(broken, *flags):
+    for worker in start_cluster(start, broken, *flags):
         ends(worker, 0)
     assert_same_end(whole, broken)
 
 
-def test_data_server_decodes_and_may_be_replaced(tmp_path, rng):
+def test_data_server_decodes_and_may_be_replaced(start, tmp_path, rng):
     for split, count in (("train", 40), ("test", 8)):
         for label in ("cat", "dog"):
             folder = tmp_path / "data" / split / label

@@ -8,6 +8,8 @@ from resnet_tf import features, train
 from resnet_tf.evaluation import answers
 from resnet_tf.training import checkpoint
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -12,6 +12,7 @@ import sys
 
 import nbformat
 import pytest
+from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((pathlib.Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
@@ -19,13 +20,21 @@ _LARGEST = 600_000  # bytes
 _SLOW = {"04_reading_and_comparing_runs", "05_distillation_and_mixup", "07_transfer"}
 
 
+@pytest.fixture(scope="module")
+def kernel():
+    """One for all, for to import TensorFlow takes as long as many a notebook; each begins without names and folder."""
+    manager, _ = start_new_kernel()
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
 @pytest.mark.parametrize(
     "path",
     [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] if p.stem in _SLOW else []) for p in NOTEBOOKS],
 )
-def test_notebook_runs_and_holds_its_outputs(path):
+def test_notebook_runs_and_holds_its_outputs(path, kernel):
     cells = code_cells(nbformat.read(path, as_version=4))
-    ran = code_cells(run(nbformat.read(path, as_version=4), path.parent))
+    ran = code_cells(run(nbformat.read(path, as_version=4), path.parent, kernel))
     assert all_hold(ran[-1])
     assert [kinds(cell) for cell in ran] == [kinds(cell) for cell in cells]  # no picture or table that is not there
 
@@ -64,9 +73,21 @@ def test_notebooks_are_found():
     assert len(NOTEBOOKS) >= 7 and {path.stem for path in NOTEBOOKS} >= _SLOW
 
 
-def run(notebook, folder):
-    """Run a notebook in a folder; without the progress that goes to stderr."""
-    NotebookClient(notebook, timeout=180, record_timing=False, resources={"metadata": {"path": str(folder)}}).execute()
+def run(notebook, folder, kernel=None):
+    """Run a notebook in a folder; without the progress that goes to stderr. In a kernel of its own where none is given.
+
+    Graphs are not rewritten in a kernel that is given, which so few steps do not repay.
+    """
+    options = {"timeout": 180, "record_timing": False, "resources": {"metadata": {"path": str(folder)}}}
+    if kernel:
+        first = nbformat.v4.new_code_cell(
+            "%reset -f\nimport os, tensorflow\n"
+            f"os.chdir({str(folder)!r})\n"
+            "tensorflow.config.optimizer.set_experimental_options({'disable_meta_optimizer': True})\n"
+            "del os, tensorflow"
+        )
+        NotebookClient(nbformat.v4.new_notebook(cells=[first]), km=kernel, **options).execute()
+    NotebookClient(notebook, km=kernel, **options).execute()
     for cell in code_cells(notebook):
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     return notebook

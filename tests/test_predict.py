@@ -23,6 +23,8 @@ from resnet_tf.serving import benchmark as speed
 from resnet_tf.serving import client, runtimes, timed
 from resnet_tf.serving import predict as serving
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 CLASSES = 10
 SIZES = [(16, 16), (41, 23), (30, 64), (16, 16), (37, 37)]
 

@@ -10,7 +10,6 @@ import time
 import urllib.request
 
 import pytest
-import tensorflow as tf
 import yaml
 from absl import flags as absl_flags
 from files import command_of
@@ -21,6 +20,8 @@ from resnet_tf import train
 from resnet_tf.training import devices, record
 from resnet_tf.training.task import Classification
 from resnet_tf.transfer import detect, detection, segment, segmentation
+
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGFILES = sorted((ROOT / "flags").glob("*.cfg"))
@@ -134,16 +135,8 @@ def alike():
     ]  # fmt: skip
 
 
-@pytest.fixture
-def graphs_as_they_are():
-    """No rewriting of graphs, which eight steps do not repay: a tenth of the time."""
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    yield
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
-
-
 @pytest.mark.parametrize("paths", alike())
-def test_every_recipe_runs_shrunk(paths, tmp_path, last_json, graphs_as_they_are):
+def test_every_recipe_runs_shrunk(paths, tmp_path, last_json):
     assert command_of(paths[0]).main([f"--flagfile={paths[0]}", "--smoke", f"--out={tmp_path}/run"]) == 0
     result = last_json()
     assert result["steps"] == 8 and result["examples"] == 64

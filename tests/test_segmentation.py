@@ -22,6 +22,8 @@ from resnet_tf.training.runner import Runner
 from resnet_tf.training.step import Engine, Recipe
 from resnet_tf.transfer import export, heads, metrics, score, segment, segmentation
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 
 def test_enlarge_is_bilinear_resizing(rng):
     """For any size, growing or as it is; float32 rounding is some 1e-7 of values around 1."""
@@ -155,7 +157,7 @@ def test_resume_equals_unbroken_to_the_bit(trained, tmp_path, monkeypatch):
     assert rows[0] == rows[1]
 
 
-def test_a_network_learns_four_images_by_heart():
+def test_a_network_learns_four_images_by_heart(rewritten_graphs):
     """From which it is sure that image, mask and loss belong together."""
     config = configuration.from_settings(configuration.SegmentConfig, {
         "dataset": "synthetic", "image_size": 30, "model": "cifar_resnet8_v1", "output_stride": 1, "batch_size": 4,
