@@ -28,8 +28,8 @@ FLAGS = (
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """Function that starts a training, or another command, as a process."""
-    with forks.starter(tmp_path_factory.mktemp("started")) as fork:
-        yield lambda *flags, module="train", **environment: fork(module, flags, environment)
+    folder = tmp_path_factory.mktemp("started")
+    return lambda *flags, module="train", **environment: forks.Process(module, flags, environment, folder)
 
 
 def start_anew(*flags):
