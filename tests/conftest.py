@@ -19,6 +19,11 @@ tf.config.set_logical_device_configuration(
 )
 
 
+# A tenth of the time of tracing; errors keep all their lines.
+tf.keras.config.disable_traceback_filtering()
+tf.debugging.disable_traceback_filtering()
+
+
 def pytest_collection_finish():
     """The modules that are imported by now stay: to look for garbage in them again and again is a tenth of the time."""
     gc.collect()
@@ -46,7 +51,7 @@ def real_data():
 def graphs_as_they_are():
     """No rewriting of graphs, which the few steps of a test do not repay: a third of the time of a small training.
 
-    For modules of which trainings are not the subject; those of the engine and the loop train as everybody does.
+    For modules of which the loop is not the subject; its own and those of faults train as everybody does.
     """
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     yield
