@@ -45,8 +45,8 @@ def evaluated(run):
     run, values, normalization = restore.load(run)
     source, _ = feed.load(run.config)
     split = source.splits["validation" if "validation" in source.splits else "test"]
-    engine = restore.build_runner(run, values, normalization, devices.make_strategy(1))
-    logits = feed.Evaluation(engine, run.config.data, split).logits()
+    runner = restore.build_runner(run, values, normalization, devices.make_strategy(1))
+    logits = feed.Evaluation(runner, run.config.data, split).logits()
     return split.images, split.labels, metrics.probabilities(logits)
 
 

@@ -1,4 +1,4 @@
-"""Two parts of the CPU as devices, for tests with two replicas; made before TensorFlow is first used."""
+"""What all tests share; two parts of the CPU as devices, for those with two replicas, made before the first use."""
 
 import gc
 import json
@@ -17,8 +17,6 @@ import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
-
-
 # A tenth of the time of tracing; errors keep all their lines.
 tf.keras.config.disable_traceback_filtering()
 tf.debugging.disable_traceback_filtering()

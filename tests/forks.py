@@ -23,7 +23,10 @@ class Process:
     """
 
     def __init__(self, module, flags, environment, folder):
-        self._printed = [pathlib.Path(tempfile.mkstemp(dir=folder)[1]) for _ in range(2)]
+        own = pathlib.Path(tempfile.mkdtemp(dir=folder))
+        self._printed = [own / "output", own / "errors"]
+        for file in self._printed:
+            file.touch()
         arguments = (f"resnet_tf.{module}", flags, environment, *self._printed)
         self._process = _SERVER.Process(target=_run, args=arguments, daemon=True)  # ended with the tests at the latest
         self._process.start()

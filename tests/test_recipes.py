@@ -26,6 +26,7 @@ from resnet_tf.training import (
 from resnet_tf.training.step import METRICS, Engine, Recipe
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 BATCH = 16
 SMALL = (
     "--dataset=synthetic", "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=32", "--lr=0.05",

@@ -41,13 +41,13 @@ def benchmark_evaluate(config):
         raise InputError(f"--batch_size={batch} does not divide by the replicas")
     with strategy.scope():
         model = network.create(config.model, find(config.model.model).classes, size, config.device.precision)
-        engine = Runner(strategy, model, colour.IMAGENET)
+        runner = Runner(strategy, model, colour.IMAGENET)
     data = configuration.DataConfig(
         dataset="folder", data_dir=settings.data_dir, image_size=size, resize=round(size * benchmark_input.RESIZE)
     )
 
     def evaluation(views, images):
-        answers = feed.Evaluation(engine, data, split, images, views)
+        answers = feed.Evaluation(runner, data, split, images, views)
 
         def run():
             begun = time.perf_counter()

@@ -62,11 +62,11 @@ def of_run(folder, splits=("train", "test"), data_dir="", weights="raw"):
     strategy = devices.make_strategy()
     with strategy.scope():
         model = restore.build_model(run, values, weights)
-        engine = Runner(strategy, inside.with_outputs(model, model.get_layer("pool").output), normalization)
+        runner = Runner(strategy, inside.with_outputs(model, model.get_layer("pool").output), normalization)
     found = {}
     for name in splits:
         split = source.splits[name]
-        vectors = feed.Evaluation(engine, config.data, split, average="logits", threads=config.views.threads).logits()
+        vectors = feed.Evaluation(runner, config.data, split, average="logits", threads=config.views.threads).logits()
         if len(vectors) != len(split):
             raise AssertionError(f"{len(vectors)} vectors of {len(split)} examples")
         found[name] = {

@@ -114,9 +114,9 @@ def _runs(config):
     return Scored(said, first.config, first.manifest["classes"], f"--run={first.folder}", members, row)
 
 
-def _member(section, split, config, engine):
+def _member(section, split, config, runner):
     answers = feed.Evaluation(
-        engine, config.data, split, section.batch_size, section.views, section.average, config.views.threads,
+        runner, config.data, split, section.batch_size, section.views, section.average, config.views.threads,
         section.scales,
     )  # fmt: skip
 

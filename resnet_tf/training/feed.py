@@ -298,11 +298,11 @@ def precise_bn(engine, batches, step, count):
 class Evaluation:
     """Answers for a split, every example once."""
 
-    def __init__(self, engine, data, split, batch=0, views="center", average="softmax", threads=0, scales=()):
+    def __init__(self, runner, data, split, batch=0, views="center", average="softmax", threads=0, scales=()):
         """Put the data in place.
 
         Args:
-            engine: a `runner.Runner`.
+            runner: a `runner.Runner`.
             data: the `DataConfig` of the run.
             split: a `Split` or an `Examples`.
             batch: examples at a time over all replicas, rounded up to a multiple of their number; 0 to choose.
@@ -311,10 +311,10 @@ class Evaluation:
                 work that they follow (Simonyan and Zisserman 2014); images of many sizes, so one a replica at a time.
             average: over views: "softmax" (He et al. 2015) or "logits".
             threads: that decode; 0 for one for each core.
-            scales: of multi_scale, shorter sides in pixels. The engine's model must take any size.
+            scales: of multi_scale, shorter sides in pixels. The runner's model must take any size.
         """
-        self._engine, self._split = engine, split
-        size, resize, replicas = evaluation_size(data), data.resize, engine.local_replicas
+        self._runner, self._split = runner, split
+        size, resize, replicas = evaluation_size(data), data.resize, runner.local_replicas
         views_of_image = _TEN if views == "ten_crop" else 1
         large = max(1, _LARGE_BATCH // views_of_image)
         batch = batch or (_EVALUATION_BATCH if isinstance(split, Split) or size <= 64 else large)
@@ -336,7 +336,7 @@ class Evaluation:
         part = min(-(-len(split) // self._batch), _HELD_BATCHES) * self._batch
         parts = [split.images[start : start + part] for start in range(0, len(split), part)]
         parts[-1] = np.resize(parts[-1], (part, *split.images.shape[1:]))
-        return [self._engine.place(images) for images in parts]
+        return [self._runner.place(images) for images in parts]
 
     @property
     def checks(self):
@@ -356,7 +356,7 @@ class Evaluation:
         if self._data is not None:
             parts = []
             for placed in self._data:
-                parts.append(self._engine.predict(placed, self._batch, ema))
+                parts.append(self._runner.predict(placed, self._batch, ema))
                 check()
             return np.concatenate(parts)[: len(self._split)]
         total = self._logits_of(0, ema, check)
@@ -374,14 +374,14 @@ class Evaluation:
         if number in self._streams:
             return self._streams[number]
         view = self._views[number]
-        replicas = self._engine.local_replicas  # each machine answers for the whole
+        replicas = self._runner.local_replicas  # each machine answers for the whole
 
         def part(replica):
             return batches.testing(
                 self._split, view, batch=self._batch, threads=self._threads, replica=replica, replicas=replicas
             )
 
-        self._streams[number] = self._engine.streams(part)
+        self._streams[number] = self._runner.streams(part)
         return self._streams[number]
 
     def _logits_of(self, number, ema, check):
@@ -389,7 +389,7 @@ class Evaluation:
         count = -(-len(self._split) // self._batch)
         with named_errors(self._split):
             parts = []
-            for answers in self._engine.predict_stream(iterators, count, COMBINE[self._average], ema):
+            for answers in self._runner.predict_stream(iterators, count, COMBINE[self._average], ema):
                 parts.append(answers)
                 check()
         return np.concatenate(parts)[: len(self._split)]

@@ -165,11 +165,12 @@ class Engine(Runner):
 
     def _steps(self, batch, data, start, stop, most):
         """Steps start to stop on what batch(replica, its data, index, step of the run) gives; the metrics."""
-        if self._packing and not self._held:
+        if self._held:
+            return self._steps_of_held(batch, data, start, stop, most)
+        if self._packing:
             return self._steps_of_whole(batch, data, start, stop, most)
-        metrics = tf.zeros([most, len(METRICS)])
 
-        def step_of(replica, data, index):
+        def step(replica, data, index):
             state, teacher = self.state.read(replica), self.state.read_teacher(replica)
             sums = self._gradients(state, teacher, *batch(replica, data, index, state["scalars"]["step"]))
             if self.replicas > 1:
@@ -178,22 +179,31 @@ class Engine(Runner):
             self.state.write(replica, state)
             return row
 
-        def step_of_held(replica, data, index):
+        return self._loop(step, data, start, stop, most)
+
+    def _loop(self, step, data, start, stop, most):
+        """Call step(replica, its data, index) for each index on every replica; the metrics, which are alike on all."""
+
+        def body(index, metrics):
+            row = self._each_replica(step, data, index)[0]
+            return index + 1, tf.tensor_scatter_nd_update(metrics, [[index]], row[None])
+
+        metrics = tf.zeros([most, len(METRICS)])
+        return tf.while_loop(lambda index, _: index < stop, body, [start, metrics])[1]
+
+    def _steps_of_held(self, batch, data, start, stop, most):
+        """`_steps` as programs on several GPUs, which hand on the packed state."""
+
+        def step(replica, data, index):
             packed, teacher = self._held.read(replica), self.state.read_teacher(replica)
             vector = self._gradients_packed(packed, teacher, *batch(replica, data, index, packed["scalars"]["step"]))
             packed, row = self._update_packed(packed, all_reduce_vector(vector))
             self._held.write(replica, packed)
             return row
 
-        def body(index, metrics):
-            row = self._each_replica(step_of_held if self._held else step_of, data, index)[0]
-            return index + 1, tf.tensor_scatter_nd_update(metrics, [[index]], row[None])
-
-        if self._held:
-            self._each_replica(lambda replica, *_: self._held.take(replica), data, None)
-        metrics = tf.while_loop(lambda index, _: index < stop, body, [start, metrics])[1]
-        if self._held:
-            self._each_replica(lambda replica, *_: self._held.give_back(replica), data, None)
+        self._each_replica(lambda replica, *_: self._held.take(replica), data, None)
+        metrics = self._loop(step, data, start, stop, most)
+        self._each_replica(lambda replica, *_: self._held.give_back(replica), data, None)
         return metrics
 
     def _steps_of_whole(self, batch, data, start, stop, most):

@@ -71,9 +71,9 @@ class Classification:
         model = self.config.model
         return cost_by_name(model.model, model.shortcut, self.config.data.image_size, classes).macs
 
-    def evaluation(self, engine, split, normalization):
+    def evaluation(self, runner, split, normalization):
         """What `score` asks, its data in place."""
-        return feed.Evaluation(engine, self.config.data, split, threads=self.config.views.threads)
+        return feed.Evaluation(runner, self.config.data, split, threads=self.config.views.threads)
 
     def score(self, evaluation, split, ema, check):
         """Score a split, every example once.

@@ -80,9 +80,9 @@ class Detection:
         """Not known: necks and heads are not counted."""
         return None
 
-    def evaluation(self, engine, split, normalization):
+    def evaluation(self, runner, split, normalization):
         """A `Evaluation`."""
-        return Evaluation(engine, split, normalization, self.config)
+        return Evaluation(runner, split, normalization, self.config)
 
     def score(self, evaluation, split, ema, check, look=lambda example, rows, found: None):
         """{"examples", "ap50", "ap50_voc07", "ap75", "ap"}; and what was found with the figures of each class.
@@ -261,18 +261,18 @@ def _smooth(apart, beta):
 class Evaluation:
     """Detections of whole images, every image once."""
 
-    def __init__(self, engine, split, normalization, config):
+    def __init__(self, runner, split, normalization, config):
         """Put the data in place.
 
         Args:
-            engine: a `runner.Runner`.
+            runner: a `runner.Runner`.
             split: an `Examples` with objects.
             normalization: a `colour.Normalization`.
             config: a `config.DetectConfig`.
         """
-        self._engine, self._split, self._most = engine, split, config.detector.detections
-        self.classes = engine.model.get_layer("logits_detections").classes
-        self._batch = min(_AT_ONCE, len(split)) * engine.local_replicas
+        self._runner, self._split, self._most = runner, split, config.detector.detections
+        self.classes = runner.model.get_layer("logits_detections").classes
+        self._batch = min(_AT_ONCE, len(split)) * runner.local_replicas
         size, fill = config.data.image_size, fill_of(normalization)
 
         def see(data, box):
@@ -282,10 +282,10 @@ class Evaluation:
         def part(replica):
             return batches.testing(
                 split, see, batch=self._batch, threads=config.views.threads, replica=replica,
-                replicas=engine.local_replicas,
+                replicas=runner.local_replicas,
             )  # fmt: skip
 
-        self._streams = engine.streams(part)
+        self._streams = runner.streams(part)
 
     def detections(self, ema=False, check=lambda: None):
         """Answer for the whole split.
@@ -304,7 +304,7 @@ class Evaluation:
         count = -(-len(self._split) // self._batch)
         parts = []
         with feed.named_errors(self._split):
-            for found in self._engine.predict_stream(iterators, count, self._in_pixels, ema):
+            for found in self._runner.predict_stream(iterators, count, self._in_pixels, ema):
                 parts.append(found)
                 check()
         return [detected(rows) for rows in np.concatenate(parts)[: len(self._split)]]

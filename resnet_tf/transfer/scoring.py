@@ -37,7 +37,7 @@ def score(section):
     strategy = devices.make_strategy(1)
     with strategy.scope():
         run, model, normalization, steps = serving.load(section.run, section.weights)
-        engine = Runner(strategy, model, normalization)
+        runner = Runner(strategy, model, normalization)
     devices.use_precision(run.config.device.precision)
     where = section.data_dir or run.config.data.data_dir
     config = dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, data_dir=where))
@@ -51,7 +51,7 @@ def score(section):
         raise InputError(f"--split={section.split}: there are {', '.join(source.splits)}")
     split, classes = source.splits[section.split], list(source.classes)
     shown = set(np.linspace(0, len(split) - 1, min(_SHOWN, len(split))).astype(int).tolist())
-    evaluation = task.evaluation(engine, split, normalization)
+    evaluation = task.evaluation(runner, split, normalization)
     rows = []
 
     def look(example, truth, answer):

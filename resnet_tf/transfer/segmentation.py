@@ -70,9 +70,9 @@ class Segmentation:
         """Not known: heads are not counted."""
         return None
 
-    def evaluation(self, engine, split, normalization):
+    def evaluation(self, runner, split, normalization):
         """A `Evaluation`."""
-        return Evaluation(engine, split, normalization, self.config.views.threads)
+        return Evaluation(runner, split, normalization, self.config.views.threads)
 
     def score(self, evaluation, split, ema, check, look=lambda example, truth, predicted: None):
         """{"examples", "miou", "pixel_accuracy"}, and the confusion matrix. `look` sees each answer as it comes."""
@@ -199,16 +199,16 @@ class PixelLoss:
 class Evaluation:
     """Answers for whole images at their own size, every pixel once."""
 
-    def __init__(self, engine, split, normalization, threads=0):
+    def __init__(self, runner, split, normalization, threads=0):
         """Put the data in place.
 
         Args:
-            engine: a `runner.Runner`.
+            runner: a `runner.Runner`.
             split: an `Examples` with masks.
             normalization: a `colour.Normalization`.
             threads: that decode; 0 for one for each core.
         """
-        self._engine, self._split, self._at_once = engine, split, engine.local_replicas
+        self._runner, self._split, self._at_once = runner, split, runner.local_replicas
         fill = fill_of(normalization)
 
         def part(replica):  # images of many sizes, so one a replica at a time
@@ -217,7 +217,7 @@ class Evaluation:
                 batch=self._at_once, threads=threads, replica=replica, replicas=self._at_once,
             )  # fmt: skip
 
-        self._streams = engine.streams(part)
+        self._streams = runner.streams(part)
 
     def answers(self, ema=False, check=lambda: None):
         """Answer image by image.
@@ -236,7 +236,7 @@ class Evaluation:
         iterators = [iter(dataset) for dataset in self._streams]
         firsts = range(0, count, self._at_once)
         with feed.named_errors(split):
-            found = self._engine.predict_stream(iterators, len(firsts), labels_of, ema)
+            found = self._runner.predict_stream(iterators, len(firsts), labels_of, ema)
             for first, predicted in zip(firsts, found, strict=True):
                 for example in range(first, first + self._at_once):
                     truth = split.masks.read(int(split.image[min(example, count - 1)]))  # the last batch is filled up
@@ -253,7 +253,7 @@ class Evaluation:
 
     def confusion(self, ema=False, check=lambda: None, look=lambda example, truth, predicted: None):
         """int64 [classes, classes] of the whole split; see `metrics.confusion`. `look` sees each answer as it comes."""
-        classes = self._engine.model.outputs[0].shape[-1]
+        classes = self._runner.model.outputs[0].shape[-1]
         total, counted = np.zeros((classes, classes), np.int64), 0
         for example, truth, predicted in self.answers(ema, check):
             look(example, truth, predicted)
