@@ -28,14 +28,6 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def networks_are_forgotten():
-    """A module leaves none of its networks behind: workers that keep them grow by gigabytes, and get slow."""
-    yield
-    tf.keras.backend.clear_session()
-    gc.collect()
-
-
 @pytest.fixture(scope="session")
 def real_data():
     """Folder of real images; see the README for what is in it."""
