@@ -254,23 +254,34 @@ def test_accumulated_parts_give_the_gradient_of_replicas():
 
 @pytest.mark.parametrize("bn", ["local", "sync"])
 def test_programs_of_several_gpus_compute_what_cpus_compute(bn, monkeypatch):
-    """A state held in packed vectors, stepped by XLA's programs and one all-reduce; here all on the CPU."""
+    """A program of XLA's on each, here of the CPU, which has no collectives of XLA's: replicas see the same images.
+
+    Then the sum over two is twice what one has.
+    """
     plain = make_engine(2, bn, ema=0.5, clip=2.0)
     monkeypatch.setattr(devices, "on_gpu", lambda _: True)
-    held = make_engine(2, bn, ema=0.5, clip=2.0)
+    programs = make_engine(2, bn, ema=0.5, clip=2.0)
     start = plain.state.get_all()
-    held.state.set_all(start)
-    for steps in (2, 1):  # the second call starts from what the first put back
-        rows = [run_steps(engine, steps) for engine in (plain, held)]
-        np.testing.assert_allclose(rows[0], rows[1], rtol=3e-4)
-    states = [engine.state.get_all() for engine in (plain, held)]
+    programs.state.set_all(start)
+    order = np.tile(resident.order(64, BATCH // 2, 0, 3, seed=0), 2)
+    rows, states = [], []
+    for engine in (plain, programs):
+        placed = engine.place(*data())
+        rows.append([engine.train(placed, order[:2], 2).numpy(), engine.train(placed, order[1:], 1).numpy()])
+        states.append(engine.state.get_all())
+        monkeypatch.setattr(tf.distribute.ReplicaContext, "all_reduce", lambda _, operation, value: twice(value))
+    np.testing.assert_allclose(rows[0], rows[1], rtol=3e-4)
     assert states[1]["state/step"] == 3
     for name, before in start.items():
         moved, expected = states[1][name] - before, states[0][name] - before
         # XLA sums in another order; a ReLU that it lets through for that moves single gradients by some 1e-3.
         assert np.linalg.norm(moved - expected) <= 2e-2 * np.linalg.norm(expected), name
-        copies = [held.state.local(held.state.variables[name], replica).numpy() for replica in (0, 1)]
+        copies = [programs.state.local(programs.state.variables[name], replica).numpy() for replica in (0, 1)]
         np.testing.assert_array_equal(*copies, err_msg=name)  # all replicas hold the same
+
+
+def twice(value):
+    return tf.nest.map_structure(lambda tensor: 2 * tensor, value)
 
 
 def test_accumulation_on_replicas_without_bn_is_exact():

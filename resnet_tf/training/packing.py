@@ -12,27 +12,24 @@ class Packing:
 
     A GPU then updates all of them by a few kernels instead of by some five for each, every one of which takes a
     microsecond or two however little it does. Weights that decay are one vector, those that do not another, and moving
-    statistics a third. Between the programs of several GPUs, which the host has to start one after another, a handful
-    of tensors are handed over instead of hundreds.
+    statistics a third.
 
     Attributes:
         optimizer: of a packed state.
     """
 
-    def __init__(self, weights, statistics, optimizer, largest=SMALL):
+    def __init__(self, weights, statistics, optimizer):
         """Choose what is packed: weights with rates of their own stay alone, as do tensors that are not float32.
 
         Args:
             weights: variables by path, in their order.
             statistics: likewise.
             optimizer: of the weights.
-            largest: elements of the largest tensor to pack; None for any.
         """
         decays = dict(zip(weights, optimizer.decay, strict=True))
         variables = weights | statistics
         self._shapes = {path: variable.shape for path, variable in variables.items()
-                        if variable.dtype == tf.float32
-                        and (largest is None or variable.shape.num_elements() <= largest)}  # fmt: skip
+                        if variable.dtype == tf.float32 and variable.shape.num_elements() <= SMALL}  # fmt: skip
         free = [path for path in weights if path in self._shapes and not optimizer.scales]
         packs = {
             "undecayed": [path for path in free if not decays[path]],

@@ -39,7 +39,7 @@ class Runner:
         self.state = State(strategy, model, recipe)
         self._normalization = normalization
         self._gpu = devices.on_gpu(strategy)
-        self._whole = self._gpu and self.replicas == 1  # a whole call is one program of XLA's
+        self._whole = self._gpu and self.replicas == 1  # the whole of a call's function is one program
         self._predict_call = self._compiled(self._predict_batches)
         self._predict_stream_call = tf.function(self._predict_stream_batch, autograph=False)
         self._forward_stream = tf.function(self._forward, jit_compile=self._gpu, autograph=False)
@@ -213,10 +213,9 @@ def inputs_of(model, images, targets=None, keys=None):
 
 
 def all_reduce(sums):
-    """Sum a structure of float32 tensors over replicas, as one vector: one collective, one order."""
-    return unflattened(all_reduce_vector(flattened(sums)), sums)
+    """Sum a structure of float32 tensors over replicas, as one vector: one collective, one order.
 
-
-def all_reduce_vector(vector):
-    """Sum a vector over replicas; called within a replica."""
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, vector)
+    Call it within a replica. In a program of XLA's the sum is in the program too.
+    """
+    context = tf.distribute.get_replica_context()
+    return unflattened(context.all_reduce(tf.distribute.ReduceOp.SUM, flattened(sums)), sums)

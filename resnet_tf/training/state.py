@@ -34,7 +34,7 @@ class State:
         self._teacher = recipe.teacher.variables if recipe and recipe.teacher else {}
         if recipe:
             self._slots = {
-                slot: {path: zeros_like(variable) for path, variable in self.weights.items()}
+                slot: {path: _zeros_like(variable) for path, variable in self.weights.items()}
                 for slot in recipe.optimizer.slots
             }
             for part in (recipe.schedule, recipe.loss_scale):
@@ -126,40 +126,7 @@ class State:
         self.set({name: self.get(name.replace("ema/", "model/", 1)) for name in averages})
 
 
-class Held:
-    """A state packed into a few vectors on each of several GPUs, which the programs of a step hand on."""
-
-    def __init__(self, state, packing):
-        """Make the vectors, which hold nothing yet.
-
-        Args:
-            state: a `State`; make it in the same scope.
-            packing: a `packing.Packing`.
-        """
-        self._state = state
-        self._pack = tf.function(packing.pack, jit_compile=True, autograph=False)
-        self._unpack = tf.function(packing.unpack, jit_compile=True, autograph=False)
-        self._vectors = tf.nest.map_structure(zeros_like, packing.pack(state.read(0)))
-
-    def take(self, replica):
-        """Pack the values that the variables have."""
-        self.write(replica, self._pack(self._state.read(replica)))
-
-    def give_back(self, replica):
-        """Give the variables the values that are held."""
-        self._state.write(replica, self._unpack(self.read(replica)))
-
-    def read(self, replica):
-        """The packed state, of tensors."""
-        return tf.nest.map_structure(lambda variable: self._state.local(variable, replica).read_value(), self._vectors)
-
-    def write(self, replica, packed):
-        """Hold a packed state."""
-        for variable, value in zip(tf.nest.flatten(self._vectors), tf.nest.flatten(packed), strict=True):
-            self._state.local(variable, replica).assign(value, read_value=False)
-
-
-def zeros_like(variable):
+def _zeros_like(variable):
     """A variable of its own, of the same shape and type."""
     return tf.Variable(tf.zeros(variable.shape, variable.dtype), trainable=False)
 

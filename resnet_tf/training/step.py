@@ -3,13 +3,10 @@
 The step is a pure function from tensors to tensors (`_gradients`, `_update`); variables are read
 before it and assigned after it. How it is compiled depends on the devices:
 
-    one GPU       a whole call, many steps, is one XLA program; of streamed images, a group of batches
-    several GPUs  forward and backward, and the update, are each compiled by XLA; between them one
-                  all-reduce of a single packed vector. It is waited for, and then the GPU for the host:
-                  so the state is a few packed vectors too, made of the variables at the start of a call
-                  and put back at its end. Synchronised BN has collectives of its own, which XLA cannot
-                  hold; forward and backward then run without it.
-    CPU           no XLA: its convolutions are 2 to 5 times slower than oneDNN's
+    GPUs   a whole call, many steps, is one XLA program on each; of streamed images, a group of batches.
+           Programs of several GPUs sum by collectives of XLA's: one of a step's packed vector, and
+           those of synchronised BN. The host does nothing between steps.
+    CPU    no XLA: its convolutions are 2 to 5 times slower than oneDNN's
 
 Gradients are summed and each replica's loss is divided by the global batch. Moving statistics of BN
 are averaged with them at every step, so that all replicas always hold the same state to the bit.
@@ -25,9 +22,8 @@ from resnet_tf.data import draws
 from resnet_tf.data.augmentation import Augmentation
 from resnet_tf.training import optimizer
 from resnet_tf.training.losses import Loss
-from resnet_tf.training.packing import SMALL, Packing, flattened, unflattened
-from resnet_tf.training.runner import Runner, all_reduce, all_reduce_vector, inputs_of
-from resnet_tf.training.state import Held
+from resnet_tf.training.packing import Packing
+from resnet_tf.training.runner import Runner, all_reduce, inputs_of
 
 # Of a step, in the order of the columns that `Engine.train` returns. top1 and top5 are of the labels, also where
 # targets are mixed; gradient_norm is before clipping; skipped is 1 for a step that a loss scale skipped.
@@ -92,25 +88,13 @@ class Engine(Runner):
         """
         super().__init__(strategy, model, normalization, recipe)
         self.recipe = recipe
-        self._optimizer = recipe.optimizer
-        self._packing, self._held = None, None
+        self._packing = Packing(self.state.weights, self.state.statistics, recipe.optimizer)
+        self._optimizer = self._packing.optimizer if self._gpu else recipe.optimizer
         self._train_call = self._compiled(self._train_steps)
         self._train_stream_call = self._compiled(self._train_stream_steps)
         self._statistics_call = self._compiled(self._replica_statistics)
-        self._stack = _stack
-        if not self._gpu:
-            return
-        largest = SMALL if self._whole else None
-        self._packing = Packing(self.state.weights, self.state.statistics, recipe.optimizer, largest)
-        self._optimizer = self._packing.optimizer
-        if self._whole:
-            return
-        self._held = Held(self.state, self._packing)
-        self._stack = tf.function(_stack, jit_compile=True, autograph=False)
-        self.gather = tf.function(self.gather, jit_compile=True, autograph=False)
-        self._update_packed = tf.function(self._update_packed, jit_compile=True, autograph=False)
-        if not any(getattr(layer, "synchronized", False) for layer in model.layers):
-            self._gradients_packed = tf.function(self._gradients_packed, jit_compile=True, autograph=False)
+        if self._gpu and not self._whole:
+            self._program = tf.function(self._program, jit_compile=True, autograph=False)
 
     # --- Training ----------------------------------------------------------------------------------------------------
 
@@ -148,78 +132,57 @@ class Engine(Runner):
         return self._train_stream_call(groups, tf.constant(start), tf.constant(stop))
 
     def _train_stream_steps(self, groups, start, stop):
-        # Stacked here, on the device: tf.data's batches lie in pinned memory, which is copied to a GPU while it works;
-        # what it would stack of them does not, and the launches of kernels wait for such a copy.
-        stacked = self._each_replica(lambda _, group, __: self._stack(group), groups, None)
+        def batch(replica, stacked, index, _):
+            return [stacked[name][index] for name in ("pixels", "labels", "keys")]
 
-        def batch(replica, group, index, _):
-            return [group[name][index] for name in ("pixels", "labels", "keys")]
-
-        return self._steps(batch, stacked, start, stop, len(groups[0]))
+        return self._steps(_stack, batch, groups, start, stop, len(groups[0]))
 
     def _train_steps(self, data, order, count):
         def batch(replica, data, index, step):
             return self.gather(replica, data, order[index], step)
 
-        return self._steps(batch, data, tf.constant(0), count, order.shape[0])
+        return self._steps(lambda data: data, batch, data, tf.constant(0), count, order.shape[0])
 
-    def _steps(self, batch, data, start, stop, most):
-        """Steps start to stop on what batch(replica, its data, index, step of the run) gives; the metrics."""
-        if self._held:
-            return self._steps_of_held(batch, data, start, stop, most)
-        if self._packing:
-            return self._steps_of_whole(batch, data, start, stop, most)
+    def _steps(self, prepare, batch, data, start, stop, most):
+        """Steps start to stop on what batch(replica, prepare(its data), index, step of the run) gives; the metrics."""
+
+        def program(replica, data, _):
+            return self._program(prepare, batch, replica, data, start, stop, most)
 
         def step(replica, data, index):
             state, teacher = self.state.read(replica), self.state.read_teacher(replica)
             sums = self._gradients(state, teacher, *batch(replica, data, index, state["scalars"]["step"]))
-            if self.replicas > 1:
-                sums = all_reduce(sums)
-            state, row = self._update(state, sums)
+            state, row = self._update(state, self._summed(sums))
             self.state.write(replica, state)
             return row
-
-        return self._loop(step, data, start, stop, most)
-
-    def _loop(self, step, data, start, stop, most):
-        """Call step(replica, its data, index) for each index on every replica; the metrics, which are alike on all."""
 
         def body(index, metrics):
             row = self._each_replica(step, data, index)[0]
             return index + 1, tf.tensor_scatter_nd_update(metrics, [[index]], row[None])
 
+        if self._gpu:
+            return self._each_replica(program, data, None)[0]  # which are alike on all
+        data = self._each_replica(lambda _, data, __: prepare(data), data, None)
         metrics = tf.zeros([most, len(METRICS)])
         return tf.while_loop(lambda index, _: index < stop, body, [start, metrics])[1]
 
-    def _steps_of_held(self, batch, data, start, stop, most):
-        """`_steps` as programs on several GPUs, which hand on the packed state."""
-
-        def step(replica, data, index):
-            packed, teacher = self._held.read(replica), self.state.read_teacher(replica)
-            vector = self._gradients_packed(packed, teacher, *batch(replica, data, index, packed["scalars"]["step"]))
-            packed, row = self._update_packed(packed, all_reduce_vector(vector))
-            self._held.write(replica, packed)
-            return row
-
-        self._each_replica(lambda replica, *_: self._held.take(replica), data, None)
-        metrics = self._loop(step, data, start, stop, most)
-        self._each_replica(lambda replica, *_: self._held.give_back(replica), data, None)
-        return metrics
-
-    def _steps_of_whole(self, batch, data, start, stop, most):
-        """`_steps` as one program on one GPU: the packed state goes from step to step within it."""
+    def _program(self, prepare, batch, replica, data, start, stop, most):
+        """`_steps` of one replica as one program on its GPU: the packed state goes from step to step within it."""
 
         def body(index, metrics, packed):
             state = self._packing.unpack(packed)
-            sums = self._gradients(state, teacher, *batch(0, data[0], index, state["scalars"]["step"]))
-            packed, row = self._update(packed, self._packing.pack_sums(sums))
+            sums = self._gradients(state, teacher, *batch(replica, data, index, state["scalars"]["step"]))
+            packed, row = self._update(packed, self._summed(self._packing.pack_sums(sums)))
             return index + 1, tf.tensor_scatter_nd_update(metrics, [[index]], row[None]), packed
 
-        teacher = self.state.read_teacher(0)
-        loop = [start, tf.zeros([most, len(METRICS)]), self._packing.pack(self.state.read(0))]
+        data, teacher = prepare(data), self.state.read_teacher(replica)
+        loop = [start, tf.zeros([most, len(METRICS)]), self._packing.pack(self.state.read(replica))]
         _, metrics, packed = tf.while_loop(lambda index, *_: index < stop, body, loop)
-        self.state.write(0, self._packing.unpack(packed))
+        self.state.write(replica, self._packing.unpack(packed))
         return metrics
+
+    def _summed(self, sums):
+        return all_reduce(sums) if self.replicas > 1 else sums
 
     def gather(self, replica, data, order, step):
         """A replica's part of a batch from what `place` made.
@@ -283,17 +246,6 @@ class Engine(Runner):
         if self.replicas > 1:
             sums["statistics"] = [value / self.replicas for value in sums["statistics"]]
         return sums
-
-    def _gradients_packed(self, packed, teacher, *batch):
-        """`_gradients` from a packed state, as one vector."""
-        sums = self._gradients(self._packing.unpack(packed), teacher, *batch)
-        return flattened(self._packing.pack_sums(sums))
-
-    def _update_packed(self, packed, vector):
-        """`_update` of a packed state by the vector over replicas."""
-        parts = (("gradients", packed["weights"]), ("statistics", packed["statistics"]))
-        sums = {name: list(values.values()) for name, values in parts} | {name: tf.zeros([]) for name in _FIGURES}
-        return self._update(packed, unflattened(vector, sums))
 
     def _gradients_of_part(self, state, statistics, teacher, batch, examples):
         recipe, labels = self.recipe, batch[1]
@@ -399,10 +351,12 @@ class Engine(Runner):
             moved = self.model.stateless_call(weights, zero, inputs, training=True)[1]
             moved = dict(zip(self.state.statistics, moved, strict=True))
             found = [moved[path] / (1 - momentum) / self.replicas for path, momentum in momenta]
-            return all_reduce(found) if self.replicas > 1 else found
+            return self._summed(found)
 
         return self._each_replica(one, batch, None)[0]
 
 
 def _stack(batches):
+    # On the device: tf.data's batches lie in pinned memory, which is copied to a GPU while it works; what it would stack
+    # of them does not, and the launches of kernels wait for such a copy.
     return tf.nest.map_structure(lambda *tensors: tf.stack(tensors), *batches)
