@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import csv
+import importlib.util
 import json
 import os
 import pathlib
@@ -15,11 +16,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from resnet_tf import benchmark, config, measure
 from resnet_tf.training import benchmark as training
 from resnet_tf.training import peers
 
+ROOT = pathlib.Path(__file__).parents[1]
 STUB = """#!{python}
 import json, os, sys
 def say(**values):
@@ -276,6 +279,47 @@ def write_rows(config):
     folder = pathlib.Path(config.record.out)
     folder.mkdir()
     (folder / "metrics.csv").write_text("split,wall_seconds\ntrain,3.012\ntrain,3.082\ntest,9.0\n")
+
+
+def test_trace_is_summed_by_kind(tmp_path, monkeypatch, capsys):
+    """Two streams of the first GPU, whose kernels overlap; the host's events and the second GPU's are not counted."""
+    spec = importlib.util.spec_from_file_location("kernels", ROOT / "benchmarks" / "kernels.py")
+    kernels = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(kernels)
+    monkeypatch.setattr("sys.argv", ["kernels.py", str(tmp_path), "--steps=2"])
+    with pytest.raises(SystemExit, match="no profiler trace"):
+        kernels.main()
+    space = xplane_pb2.XSpace()
+    for plane_name, lines in {
+        "/host:CPU": {"Stream": [("input_reduce_fusion", 0, 90)]},
+        "/device:GPU:1": {"Stream #1": [("input_reduce_fusion", 0, 90)]},
+        "/device:GPU:0": {
+            "Stream #13": [("sm90_xmma_fprop_implicit_gemm", 10, 20), ("loop_convert_fusion_3", 30, 5)],
+            "Stream #14": [("input_multiply_reduce_fusion", 25, 7), ("ncclDevKernel_AllReduce", 40, 2)],
+            "XLA Ops": [("fusion.3", 10, 32)],
+        },
+    }.items():
+        plane = space.planes.add(name=plane_name)
+        for number, (line_name, events) in enumerate(lines.items()):
+            line = plane.lines.add(name=line_name, timestamp_ns=1_000_000 * number)  # offsets are from there
+            for name, begin, duration in events:
+                key = len(plane.event_metadata)
+                plane.event_metadata[key].name = name
+                offset = int((begin - number) * 1e9)
+                line.events.add(metadata_id=key, offset_ps=offset, duration_ps=int(duration * 1e9))
+    path = tmp_path / "plugins" / "profile" / "a" / "host.xplane.pb"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(space.SerializeToString())
+    kernels.main()
+    found = json.loads(capsys.readouterr().out)
+    assert found["ms"] == 16.0 and found["idle_ms"] == 2.5  # 10 to 42, of which 35 to 40 is idle; two steps
+    assert found["kinds"] == {
+        "convolutions": [10.0, 0.5], "reductions": [3.5, 0.5], "elementwise": [2.5, 0.5], "collectives": [1.0, 0.5],
+    }  # fmt: skip
+    assert list(found["longest"]) == [
+        "sm90_xmma_fprop_implicit_gemm", "input_multiply_reduce_fusion", "loop_convert_fusion_3",
+        "ncclDevKernel_AllReduce",
+    ]  # fmt: skip
 
 
 def test_peak_memory_is_of_the_system_alone(monkeypatch):

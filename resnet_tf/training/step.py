@@ -357,6 +357,6 @@ class Engine(Runner):
 
 
 def _stack(batches):
-    # On the device: tf.data's batches lie in pinned memory, which is copied to a GPU while it works; what it would stack
-    # of them does not, and the launches of kernels wait for such a copy.
+    # On the device: tf.data's batches lie in pinned memory, which is copied to a GPU while it works; what it would
+    # stack of them does not, and the launches of kernels wait for such a copy.
     return tf.nest.map_structure(lambda *tensors: tf.stack(tensors), *batches)
