@@ -1,6 +1,6 @@
 """Where the time of a profiler's trace went on a GPU: milliseconds by kind of kernel, and in which none ran.
 
-    python -m resnet_tf.train --flagfile=... --profile=20,29 --out=runs/A
+    python -m resnet_tf.train --flagfile=... --profile_steps=20,29 --out=runs/A
     python benchmarks/kernels.py runs/A --steps=10
 
 Prints one JSON line: of the first GPU in the newest trace under the folder, the milliseconds from its first kernel to
@@ -63,7 +63,7 @@ def kernels_of(folder):
 
     files = sorted(pathlib.Path(folder).rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     if not files:
-        sys.exit(f"error: {folder}: no profiler trace (*.xplane.pb) under it: train with --profile=FIRST,LAST")
+        sys.exit(f"error: {folder}: no profiler trace (*.xplane.pb) under it: train with --profile_steps=FIRST,LAST")
     space = xplane_pb2.XSpace.FromString(files[-1].read_bytes())
     for plane in sorted(space.planes, key=lambda plane: plane.name):
         if "/device:GPU:" not in plane.name:
