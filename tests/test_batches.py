@@ -13,6 +13,7 @@ from resnet_tf import evaluate, export, train
 from resnet_tf.data import batches, colour, geometry, sources
 from resnet_tf.data.augmentation import Augmentation
 from resnet_tf.data.examples import Examples, Memory
+from resnet_tf.models import fusible
 from resnet_tf.training import checkpoint, devices, feed, restore, runner
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
@@ -374,6 +375,7 @@ def test_programs_of_a_gpu_compute_what_a_cpu_computes(streamed, tmp_path, monke
     ]  # fmt: skip
     assert train.main([*flags, f"--out={tmp_path}/cpu"]) == 0
     monkeypatch.setattr(devices, "on_gpu", lambda _: True)
+    monkeypatch.setattr(fusible, "on_gpu", lambda: True)
     assert train.main([*flags, f"--out={tmp_path}/gpu"]) == 0
     one, two = (checkpoint.load_latest(tmp_path / name / "checkpoints") for name in ("cpu", "gpu"))
     assert one.keys() == two.keys()

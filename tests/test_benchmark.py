@@ -19,6 +19,7 @@ import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from resnet_tf import benchmark, config, measure
+from resnet_tf.models.layers import KERAS
 from resnet_tf.training import benchmark as training
 from resnet_tf.training import peers
 
@@ -256,7 +257,7 @@ def test_fit_sees_the_pool(monkeypatch):
         np.testing.assert_array_equal(labels, task.labels[chosen])
     assert sorted(np.concatenate([chosen for chosen, _ in batches[:4]])) == list(range(16))
     kinds = {type(layer) for layer in model.layers[-1]._flatten_layers()}
-    assert keras.layers.BatchNormalization in kinds and peers.BatchNormalization not in kinds
+    assert keras.layers.BatchNormalization in kinds and not kinds & set(KERAS)
 
 
 def test_loop_beside_its_step(last_json, tmp_path):
@@ -283,9 +284,7 @@ def write_rows(config):
 
 def test_trace_is_summed_by_kind(tmp_path, monkeypatch, capsys):
     """Two streams of the first GPU, whose kernels overlap; the host's events and the second GPU's are not counted."""
-    spec = importlib.util.spec_from_file_location("kernels", ROOT / "benchmarks" / "kernels.py")
-    kernels = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(kernels)
+    kernels = script("kernels")
     monkeypatch.setattr("sys.argv", ["kernels.py", str(tmp_path), "--steps=2"])
     with pytest.raises(SystemExit, match="no profiler trace"):
         kernels.main()
@@ -320,6 +319,64 @@ def test_trace_is_summed_by_kind(tmp_path, monkeypatch, capsys):
         "sm90_xmma_fprop_implicit_gemm", "input_multiply_reduce_fusion", "loop_convert_fusion_3",
         "ncclDevKernel_AllReduce",
     ]  # fmt: skip
+
+
+MODULE = """HloModule step
+
+%fused_reduce (p: f16[4,8]) -> f32[8] {
+  %p = f16[4,8]{1,0} parameter(0)
+  ROOT %r = f32[8]{0} reduce(%p)
+}
+
+%graph (q: f16[4,8]) -> f16[4,8] {
+  %q = f16[4,8]{1,0} parameter(0)
+  ROOT %loop_add_fusion = f16[4,8]{1,0} fusion(%q, %q), kind=kLoop, calls=%fused_add
+}
+
+%body.1 (state: (f16[4,8], f32[8])) -> (f16[4,8], f32[8]) {
+  %state = (f16[4,8]{1,0}, f32[8]{0}) parameter(0)
+  %x = f16[4,8]{1,0} get-tuple-element(%state), index=0
+  %conv = (f16[4,8]{1,0}, u8[100]{0}) custom-call(%x), custom_call_target="__cudnn$convForward", metadata={}
+  %y = f16[4,8]{1,0} get-tuple-element(%conv), index=0
+  %input_reduce_fusion = f32[8]{0} fusion(%y), kind=kInput, calls=%fused_reduce, metadata={}
+  %z = f16[4,8]{1,0} call(%y), to_apply=%graph
+  ROOT %t = (f16[4,8]{1,0}, f32[8]{0}) tuple(%z, %input_reduce_fusion)
+}
+
+ENTRY %main (a: f16[4,8]) -> f16[4,8] {
+  %a = f16[4,8]{1,0} parameter(0)
+  %w = (f16[4,8]{1,0}, f32[8]{0}) while(%a), condition=%c, body=%body.1
+  ROOT %o = f16[4,8]{1,0} get-tuple-element(%w), index=0
+}
+"""
+
+
+def test_traffic_is_what_the_kernels_of_the_loop_are_given_and_make(tmp_path, monkeypatch, capsys):
+    """64 bytes an array: the convolution reads and writes one, beside its 100 of workspace; the sum; the graph's."""
+    traffic, path = script("traffic"), tmp_path / "module.txt"
+    path.write_text(MODULE)
+    found = traffic.traffic(MODULE)
+    assert {kind: [row["kernels"], round(1e9 * row["read_gb"]), round(1e9 * row["written_gb"])]
+            for kind, row in found.items()} == {
+        "convolutions": [1, 64, 164], "elementwise": [1, 128, 64], "reductions": [1, 64, 32],
+    }  # fmt: skip
+    monkeypatch.setattr("sys.argv", ["traffic.py", str(path)])
+    traffic.main()
+    assert json.loads(capsys.readouterr().out)["kinds"].keys() == found.keys()
+    path.write_text("no module")
+    with pytest.raises(SystemExit, match="not a module"):
+        traffic.main()
+    path.unlink()
+    with pytest.raises(SystemExit, match="No such file"):
+        traffic.main()
+
+
+def script(name):
+    """A file of benchmarks/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_peak_memory_is_of_the_system_alone(monkeypatch):

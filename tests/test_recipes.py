@@ -10,6 +10,7 @@ from resnet_tf import config as configuration
 from resnet_tf import evaluate, export, train
 from resnet_tf.data import Source, Split, colour, resident
 from resnet_tf.errors import InputError
+from resnet_tf.models import fusible
 from resnet_tf.training import (
     checkpoint,
     devices,
@@ -260,6 +261,7 @@ def test_programs_of_several_gpus_compute_what_cpus_compute(bn, monkeypatch):
     """
     plain = make_engine(2, bn, ema=0.5, clip=2.0)
     monkeypatch.setattr(devices, "on_gpu", lambda _: True)
+    monkeypatch.setattr(fusible, "on_gpu", lambda: True)
     programs = make_engine(2, bn, ema=0.5, clip=2.0)
     start = plain.state.get_all()
     programs.state.set_all(start)

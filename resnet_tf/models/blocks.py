@@ -59,7 +59,7 @@ def postactivation(layers, x, row, filters, step, name):
     if row.shortcut != "none":
         shortcut = layers.shortcut(x, row, plan[-1][1], step, name=f"{name}_shortcut")
         y = layers.add(shortcut, y, name=f"{name}_add")
-    return layers.relu(y, name=f"{name}_relu")
+    return layers.relu(y, name=f"{name}_relu", of_sum=row.shortcut != "none")
 
 
 def preactivation(layers, x, row, filters, step, name):

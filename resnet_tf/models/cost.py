@@ -110,7 +110,7 @@ class _Counter(Layers):
         self.tally["statistics"] += 2 * x.shape[-1]
         return x
 
-    def relu(self, x, *, name):
+    def relu(self, x, *, name, of_sum=False):
         return x
 
     def add(self, x, y, *, name):

@@ -6,13 +6,14 @@ after on even sizes: other pixels, other outputs.
 """
 
 import dataclasses
-import functools
 import math
 import zlib
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from resnet_tf.models import fusible
 
 # He et al. 2015; Keras' momentum is the share that stays, one minus PyTorch's.
 BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
@@ -91,7 +92,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     Keras computes moments and scaling as a chain of elementwise operations, each a pass over memory on a
     CPU. The fused kernel gives the same numbers in one operation, and in inference TensorFlow can fold it
-    into the convolution before it. Synchronised statistics take Keras' way.
+    into the convolution before it. A program of XLA's on a GPU trains by `fusible.batch_norm`. Synchronised
+    statistics take Keras' way.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -99,75 +101,54 @@ class BatchNormalization(keras.layers.BatchNormalization):
         training = bool(training and self.trainable)
         if training and self.synchronized:
             return super().call(inputs, training=training, mask=mask)
-        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        if not training:
+            return self._fused(inputs, self.moving_mean, self.moving_variance)[0]
+        if fusible.wanted():
+            gamma, beta = (tf.convert_to_tensor(variable) for variable in (self.gamma, self.beta))
+            outputs, mean, variance = fusible.batch_norm(inputs, gamma, beta, self.epsilon)
+        else:
+            outputs, mean, variance = self._fused(inputs)
+            # The kernel's variance is that of a sample, n / (n - 1) times Keras'.
+            count = fusible.count_of_each_channel(inputs)
+            variance = variance * ((count - 1) / count)
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + batch * (1 - self.momentum))
+        return outputs
+
+    def _fused(self, inputs, mean=(), variance=()):
+        """Outputs, mean and variance, these of the batch where none are given."""
+        return tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=self.gamma,
             offset=self.beta,
-            mean=[] if training else self.moving_mean,
-            variance=[] if training else self.moving_variance,
+            mean=mean,
+            variance=variance,
             epsilon=self.epsilon,
-            is_training=training,
-        )
-        if training:
-            # The kernel's variance is that of a sample, n / (n - 1) times Keras'.
-            count = tf.cast(tf.size(inputs) // inputs.shape[-1], "float32")
-            variance = variance * ((count - 1) / count)
-            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                moving.assign(moving * self.momentum + batch * (1 - self.momentum))
-        return outputs
+            is_training=isinstance(mean, tuple),
+        )[:3]
 
 
 @keras.saving.register_keras_serializable("resnet_tf")
 class MaxPool(keras.layers.MaxPooling2D):
-    """Keras' layer, 3x3 with stride 2, trained on a GPU without a scatter."""
+    """Keras' layer, 3x3 with stride 2; see `fusible.max_pool`."""
 
     def call(self, inputs, training=None):
         """Images [batch, height, width, channels] to the largest of each window."""
-        if training and tf.config.list_physical_devices("GPU"):
-            return pool_by_taps(inputs)
-        return super().call(inputs)
+        return fusible.max_pool(inputs) if training and fusible.wanted() else super().call(inputs)
 
 
-@tf.custom_gradient
-def pool_by_taps(x):
-    """3x3 max pool of stride 2 without padding, elementwise in both directions: the values of `tf.nn.max_pool2d`.
+@keras.saving.register_keras_serializable("resnet_tf")
+class SumReLU(keras.layers.ReLU):
+    """Keras' layer after the addition of two paths; see `fusible.relu_of_sum`."""
 
-    XLA makes a scatter of that operation's gradient, which on an H100 takes 3% of a ResNet-50's step; all here fuses
-    into a few passes. The gradient goes to the first of equal maxima, as there.
+    def call(self, inputs, training=None):
+        """max(inputs, 0)."""
+        return fusible.relu_of_sum(inputs) if training and fusible.wanted() else super().call(inputs)
 
-    Args:
-        x: [batch, height, width, channels], height and width known and at least 3.
 
-    Returns:
-        [batch, (height - 3) // 2 + 1, (width - 3) // 2 + 1, channels].
-    """
-    height, width = x.shape[1:3]
-    rows, columns = (height - 3) // 2 + 1, (width - 3) // 2 + 1
-    taps = [x[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2] for i in range(3) for j in range(3)]
-    largest = functools.reduce(tf.maximum, taps)
-    first = tf.fill(tf.shape(largest), tf.constant(8, tf.uint8))
-    for tap in reversed(range(8)):
-        first = tf.where(taps[tap] == largest, tf.constant(tap, tf.uint8), first)
-
-    def gradient(upstream):
-        """Row r of x is tap 0 of window r / 2 and tap 2 of the one before where r is even, else tap 1; so columns."""
-        parts = [tf.where(first == tap, upstream, tf.zeros([], upstream.dtype)) for tap in range(9)]
-
-        def before(values, axis):
-            return tf.pad(values, [[1, 0] if i == axis else [0, 0] for i in range(4)])
-
-        def after(values, axis):
-            return tf.pad(values, [[0, 1] if i == axis else [0, 0] for i in range(4)])
-
-        lines = [after(a, 1) + before(c, 1) for a, c in zip(parts[:3], parts[6:], strict=True)]
-        lines = (lines, [after(b, 1) for b in parts[3:6]])  # even rows of x, odd rows; each by its tap of columns
-        pixels = [[after(a, 2) + before(c, 2), after(b, 2)] for a, b, c in lines]
-        spread = tf.stack([tf.stack(row, axis=3) for row in pixels], axis=2)  # [batch, r, 2, c, 2, channels]
-        spread = tf.reshape(spread, [-1, 2 * rows + 2, 2 * columns + 2, x.shape[-1]])[:, :height, :width]
-        missing = [[0, 0], [0, height - spread.shape[1]], [0, width - spread.shape[2]], [0, 0]]
-        return tf.pad(spread, missing)
-
-    return largest, gradient
+# Of Keras, without what training on a GPU or a CPU gains by ours.
+KERAS = {BatchNormalization: keras.layers.BatchNormalization, MaxPool: keras.layers.MaxPooling2D,
+         SumReLU: keras.layers.ReLU}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,9 +207,9 @@ class Layers:
             name=name,
         )(x)
 
-    def relu(self, x, *, name):
-        """max(x, 0)."""
-        return keras.layers.ReLU(dtype=self.dtype, name=name)(x)
+    def relu(self, x, *, name, of_sum=False):
+        """max(x, 0); `of_sum`: of two paths that were added."""
+        return (SumReLU if of_sum else keras.layers.ReLU)(dtype=self.dtype, name=name)(x)
 
     def add(self, x, y, *, name):
         """The sum of the two paths of a block."""

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_tf.errors import InputError
-from resnet_tf.models.layers import BatchNormalization, MaxPool, MinusInfinityPadding, PaddedIdentity
+from resnet_tf.models.layers import KERAS, MinusInfinityPadding, PaddedIdentity
 
 _OPSET = 17  # of ONNX
 
@@ -150,5 +150,4 @@ def _plain(layer):
     config = layer.get_config()
     if "kernel_initializer" in config:
         config["kernel_initializer"] = "zeros"  # ours is not Keras', and the weights follow
-    theirs = {BatchNormalization: keras.layers.BatchNormalization, MaxPool: keras.layers.MaxPooling2D}
-    return theirs.get(type(layer), type(layer)).from_config(config)
+    return KERAS.get(type(layer), type(layer)).from_config(config)

@@ -20,7 +20,7 @@ import tensorflow as tf
 from resnet_tf import config as configuration
 from resnet_tf.data import resident
 from resnet_tf.errors import InputError
-from resnet_tf.models.layers import BatchNormalization
+from resnet_tf.models.layers import KERAS
 
 PATIENCE = 900.0  # seconds to wait for an answer of a process; torch.compile may take minutes
 _SCRIPT = pathlib.Path(__file__).parents[2] / "benchmarks" / "peers" / "torch_train.py"
@@ -75,9 +75,7 @@ def keras_fit(task, stack):
     """The same network of Keras' own layers alone."""
 
     def as_keras_has_it(layer):
-        if not isinstance(layer, BatchNormalization):
-            return type(layer).from_config(layer.get_config())
-        return keras.layers.BatchNormalization.from_config(layer.get_config())
+        return KERAS.get(type(layer), type(layer)).from_config(layer.get_config())
 
     return _fit(task, keras.models.clone_model(task.network(), clone_function=as_keras_has_it))
 
