@@ -101,31 +101,26 @@ class BatchNormalization(keras.layers.BatchNormalization):
         training = bool(training and self.trainable)
         if training and self.synchronized:
             return super().call(inputs, training=training, mask=mask)
-        if not training:
-            return self._fused(inputs, self.moving_mean, self.moving_variance)[0]
-        if fusible.wanted():
+        if training and fusible.wanted():
             gamma, beta = (tf.convert_to_tensor(variable) for variable in (self.gamma, self.beta))
             outputs, mean, variance = fusible.batch_norm(inputs, gamma, beta, self.epsilon)
         else:
-            outputs, mean, variance = self._fused(inputs)
-            # The kernel's variance is that of a sample, n / (n - 1) times Keras'.
-            count = fusible.count_of_each_channel(inputs)
-            variance = variance * ((count - 1) / count)
-        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(moving * self.momentum + batch * (1 - self.momentum))
+            outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+                x=inputs,
+                scale=self.gamma,
+                offset=self.beta,
+                mean=[] if training else self.moving_mean,
+                variance=[] if training else self.moving_variance,
+                epsilon=self.epsilon,
+                is_training=training,
+            )
+            if training:  # The kernel's variance is that of a sample, n / (n - 1) times Keras'.
+                count = fusible.count_of_each_channel(inputs)
+                variance = variance * ((count - 1) / count)
+        if training:
+            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                moving.assign(moving * self.momentum + batch * (1 - self.momentum))
         return outputs
-
-    def _fused(self, inputs, mean=(), variance=()):
-        """Outputs, mean and variance, these of the batch where none are given."""
-        return tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
-            scale=self.gamma,
-            offset=self.beta,
-            mean=mean,
-            variance=variance,
-            epsilon=self.epsilon,
-            is_training=isinstance(mean, tuple),
-        )[:3]
 
 
 @keras.saving.register_keras_serializable("resnet_tf")
@@ -146,7 +141,7 @@ class SumReLU(keras.layers.ReLU):
         return fusible.relu_of_sum(inputs) if training and fusible.wanted() else super().call(inputs)
 
 
-# Of Keras, without what training on a GPU or a CPU gains by ours.
+# Keras' own layers that compute the same.
 KERAS = {BatchNormalization: keras.layers.BatchNormalization, MaxPool: keras.layers.MaxPooling2D,
          SumReLU: keras.layers.ReLU}  # fmt: skip
 
