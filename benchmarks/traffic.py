@@ -45,7 +45,7 @@ def kind_of(name, operation, rest):
         target = re.search(r'custom_call_target="([^"]+)"', rest)[1].lower()
         return "convolutions" if "conv" in target else "matrix products" if "gemm" in target else "other calls"
     if operation == "fusion":
-        return "matrix products" if "gemm" in rest else "reductions" if "reduce" in name else "elementwise"
+        return "matrix products" if "gemm" in name else "reductions" if "reduce" in name else "elementwise"
     return operation
 
 

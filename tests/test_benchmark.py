@@ -340,6 +340,8 @@ MODULE = """HloModule step
   %y = f16[4,8]{1,0} get-tuple-element(%conv), index=0
   %input_reduce_fusion = f32[8]{0} fusion(%y), kind=kInput, calls=%fused_reduce, metadata={}
   %z = f16[4,8]{1,0} call(%y), to_apply=%graph
+  %gemm_fusion_dot = f32[8]{0} fusion(%z), kind=kCustom, calls=%gemm_fusion
+  %loop_fusion = f32[8]{0} fusion(%gemm_fusion_dot), kind=kLoop, calls=%fused
   ROOT %t = (f16[4,8]{1,0}, f32[8]{0}) tuple(%z, %input_reduce_fusion)
 }
 
@@ -352,13 +354,14 @@ ENTRY %main (a: f16[4,8]) -> f16[4,8] {
 
 
 def test_traffic_is_what_the_kernels_of_the_loop_are_given_and_make(tmp_path, monkeypatch, capsys):
-    """64 bytes an array: the convolution reads and writes one, beside its 100 of workspace; the sum; the graph's."""
+    """64 bytes an array of float16, 32 a vector: a convolution and its 100 of workspace, sums, a graph's, a product."""
     traffic, path = script("traffic"), tmp_path / "module.txt"
     path.write_text(MODULE)
     found = traffic.traffic(MODULE)
     assert {kind: [row["kernels"], round(1e9 * row["read_gb"]), round(1e9 * row["written_gb"])]
             for kind, row in found.items()} == {
-        "convolutions": [1, 64, 164], "elementwise": [1, 128, 64], "reductions": [1, 64, 32],
+        "convolutions": [1, 64, 164], "elementwise": [2, 160, 96], "reductions": [1, 64, 32],
+        "matrix products": [1, 64, 32],
     }  # fmt: skip
     monkeypatch.setattr("sys.argv", ["traffic.py", str(path)])
     traffic.main()

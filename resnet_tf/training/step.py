@@ -88,8 +88,10 @@ class Engine(Runner):
         """
         super().__init__(strategy, model, normalization, recipe)
         self.recipe = recipe
-        self._packing = Packing(self.state.weights, self.state.statistics, recipe.optimizer)
-        self._optimizer = self._packing.optimizer if self._gpu else recipe.optimizer
+        self._optimizer = recipe.optimizer
+        if self._gpu:
+            self._packing = Packing(self.state.weights, self.state.statistics, recipe.optimizer)
+            self._optimizer = self._packing.optimizer
         self._train_call = self._compiled(self._train_steps)
         self._train_stream_call = self._compiled(self._train_stream_steps)
         self._statistics_call = self._compiled(self._replica_statistics)
