@@ -6,7 +6,6 @@ function and its gradient are written; the values do not, apart from rounding.
 
 import functools
 import itertools
-import math
 
 import numpy as np
 import tensorflow as tf
@@ -30,26 +29,6 @@ def count_of_each_channel(x):
     return tf.reduce_prod(tf.cast(tf.shape(x)[:-1], tf.float32))
 
 
-def sums_of_each_channel(*values):
-    """Sums of each over batch, height and width, float32 [channels], in two kernels for all of them.
-
-    First sums of groups of pixels, about as many as a group has, then one sum over the groups. XLA splits a long sum
-    so too, but adds up the groups of each of them in a kernel of its own; and with groups from the start it computes
-    what is added up again in more places, instead of keeping it in memory: 134 kernels and 2.0 GB less in ResNet-50's
-    step with batch 256.
-
-    Args:
-        values: float32 [batch, height, width, channels] each.
-    """
-    shape = values[0].shape
-    count = math.prod(shape[:-1]) if shape.is_fully_defined() else 1
-    groups = 1
-    while count % (2 * groups) == 0 and groups**2 <= count:
-        groups *= 2
-    parts = [tf.reduce_sum(tf.reshape(value, [groups, -1, shape[-1]]), 1) for value in values]
-    return tf.split(tf.reduce_sum(tf.concat(parts, 1), 0), len(values))
-
-
 def batch_norm(x, gamma, beta, epsilon):
     """Batch normalisation in training, as a scale and an offset for each channel.
 
@@ -68,13 +47,13 @@ def batch_norm(x, gamma, beta, epsilon):
         flows.
     """
     count = count_of_each_channel(x)
+    axes = [0, 1, 2]
 
     @tf.custom_gradient
     def normalize(x, gamma, beta):
         wide = tf.cast(x, tf.float32)
-        values, squares = sums_of_each_channel(wide, wide * wide)
-        mean = values / count
-        variance = tf.maximum(squares / count - mean * mean, 0)
+        mean = tf.reduce_sum(wide, axes) / count
+        variance = tf.maximum(tf.reduce_sum(wide * wide, axes) / count - mean * mean, 0)
         inverse = tf.math.rsqrt(variance + epsilon)
         scale = gamma * inverse
         outputs = tf.cast(wide * scale + (beta - mean * scale), x.dtype)
@@ -82,8 +61,8 @@ def batch_norm(x, gamma, beta, epsilon):
         def gradient(upstream, *_):
             wide, upstream = tf.cast(x, tf.float32), tf.cast(upstream, tf.float32)
             centred = wide - mean
-            beta_gradient, products = sums_of_each_channel(upstream, upstream * centred)
-            gamma_gradient = products * inverse
+            beta_gradient = tf.reduce_sum(upstream, axes)
+            gamma_gradient = tf.reduce_sum(upstream * centred, axes) * inverse
             through_variance = -scale * inverse * gamma_gradient / count
             through_mean = -scale * beta_gradient / count
             x_gradient = upstream * scale + centred * through_variance + through_mean
