@@ -318,8 +318,8 @@ def test_gradient_is_clipped_after_the_sum(limit):
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_precise_statistics_are_the_mean_of_batches(replicas):
-    engine = make_engine(replicas)
-    run_steps(engine, 1)
+    engine = make_engine(replicas, ema=0.5)  # the weights as they are and averaged, each its own
+    run_steps(engine, 2)
     config = config_of(*SMALL, f"--batch_size={BATCH}", "--pad=0", "--mirror=false")
     batches = feed.Training(engine, config, Split(*data()), 1, 1)
     before = engine.state.get_all()
@@ -327,14 +327,17 @@ def test_precise_statistics_are_the_mean_of_batches(replicas):
     after = engine.state.get_all()
     changed = {name for name in before if (before[name] != after[name]).any()}
     assert changed == {name for name in before if "/moving_" in name}
-    stem, means, variances = engine.model.get_layer("stem_conv"), [], []
-    for order in resident.order(64, BATCH, 1, 3, seed=0):
-        for part in np.split(order, replicas):
-            images = stem(colour.IMAGENET(data()[0][part])).numpy()
-            means.append(images.mean(axis=(0, 1, 2)))
-            variances.append(images.var(axis=(0, 1, 2)))
-    np.testing.assert_allclose(after["model/stem_bn/moving_mean"], np.mean(means, axis=0), atol=1e-5)
-    np.testing.assert_allclose(after["model/stem_bn/moving_variance"], np.mean(variances, axis=0), rtol=1e-4)
+    assert {name.partition("/")[0] for name in changed} == {"model", "ema"}
+    for prefix in ("model", "ema"):
+        kernel, means, variances = after[f"{prefix}/stem_conv/kernel"], [], []
+        for order in resident.order(64, BATCH, 1, 3, seed=0):
+            for part in np.split(order, replicas):
+                images = tf.nn.conv2d(colour.IMAGENET(data()[0][part]), kernel, 1, "SAME").numpy()
+                means.append(images.mean(axis=(0, 1, 2)))
+                variances.append(images.var(axis=(0, 1, 2)))
+        np.testing.assert_allclose(after[f"{prefix}/stem_bn/moving_mean"], np.mean(means, axis=0), atol=1e-5)
+        np.testing.assert_allclose(after[f"{prefix}/stem_bn/moving_variance"], np.mean(variances, axis=0), rtol=1e-4)
+    assert np.abs(after["model/stem_bn/moving_mean"] - after["ema/stem_bn/moving_mean"]).max() > 1e-4
 
 
 def test_a_step_that_fails_changes_nothing_and_halts():

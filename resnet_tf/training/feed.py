@@ -290,9 +290,7 @@ def precise_bn(engine, batches, step, count):
         for layer in network.bn_layers(engine.model)
         for variable in (layer.moving_mean, layer.moving_variance)
     }
-    for prefix, ema in (("model/", False), ("ema/", True))[: 2 if engine.recipe.ema else 1]:
-        found = engine.batch_statistics(batches.peek(step, count), momenta, ema)
-        engine.state.set({prefix + path: value for path, value in found.items()})
+    engine.state.set(engine.batch_statistics(batches.peek(step, count), momenta))
 
 
 class Evaluation:

@@ -322,37 +322,39 @@ class Engine(Runner):
 
     # --- Statistics of BN --------------------------------------------------------------------------------------------
 
-    def batch_statistics(self, batches, momenta, ema=False):
-        """Mean over batches of BN's batch statistics, with the weights as they are ("precise BN").
+    def batch_statistics(self, batches, momenta):
+        """Mean over batches of BN's batch statistics ("precise BN"), of the weights as they are and averaged.
 
         Args:
             batches: iterable of lists over this machine's replicas of (pixels, labels, keys), global batches.
             momenta: {path: momentum} of the moving statistics to compute.
-            ema: of the averaged weights.
 
         Returns:
-            {path: float32 array}.
+            {name in the state, model/PATH or ema/PATH: float32 array}.
         """
         total, count = None, 0
         for batch in batches:
-            sums = self._statistics_call(batch, ema, tuple(momenta.items()))
-            total = sums if total is None else [a + b for a, b in zip(total, sums, strict=True)]
+            sums = self._statistics_call(batch, tuple(momenta.items()))
+            total = sums if total is None else tf.nest.map_structure(tf.add, total, sums)
             count += 1
-        return {path: (value / count).numpy() for path, value in zip(momenta, total, strict=True)}
+        return {name: (value / count).numpy() for name, value in total.items()}
 
-    def _replica_statistics(self, batch, ema, momenta):
+    def _replica_statistics(self, batch, momenta):
+        wanted = dict(momenta)  # the others belong to what is frozen
+
         def one(replica, part, _):
-            weights, statistics = self.state.read_network(replica, ema)
-            inputs = inputs_of(self.model, *self.views(*part), part[2])
-            wanted = dict(momenta)  # the others belong to what is frozen
-            zero = [
-                tf.zeros_like(value) if path in wanted else value
-                for path, value in zip(self.state.statistics, statistics, strict=True)
-            ]
-            # From moving statistics of 0 the new ones are (1 - momentum) times the batch's.
-            moved = self.model.stateless_call(weights, zero, inputs, training=True)[1]
-            moved = dict(zip(self.state.statistics, moved, strict=True))
-            found = [moved[path] / (1 - momentum) / self.replicas for path, momentum in momenta]
+            inputs, found = inputs_of(self.model, *self.views(*part), part[2]), {}
+            for prefix in ("model/", "ema/") if self.recipe.ema else ("model/",):
+                weights, statistics = self.state.read_network(replica, prefix == "ema/")
+                zero = [
+                    tf.zeros_like(value) if path in wanted else value
+                    for path, value in zip(self.state.statistics, statistics, strict=True)
+                ]
+                # From moving statistics of 0 the new ones are (1 - momentum) times the batch's.
+                moved = self.model.stateless_call(weights, zero, inputs, training=True)[1]
+                moved = dict(zip(self.state.statistics, moved, strict=True))
+                for path, momentum in momenta:
+                    found[prefix + path] = moved[path] / (1 - momentum) / self.replicas
             return self._summed(found)
 
         return self._each_replica(one, batch, None)[0]
