@@ -315,7 +315,7 @@ def test_cifar10_recipe_runs_on_real_images(every, real_data, tmp_path, last_jso
             if member.name.endswith(".jpg") and int(pathlib.PurePosixPath(member.name).stem) % every == 0:
                 some.addfile(member, whole.extractfile(member))
     flags = [f"--flagfile={ROOT}/flags/cifar10_resnet20.cfg", "--dataset=folder", f"--data_dir={archive}"]
-    assert train.main([*flags, "--train_steps=40", "--log_every=20", f"--out={tmp_path}/run"]) == 0
+    assert train.main([*flags, "--train_steps=60", "--log_every=20", f"--out={tmp_path}/run"]) == 0
     assert last_json()["examples"] == 10_000 / every
     run = record.open_run(tmp_path / "run")
     examples = {"train": 50_000 / every, "test": 10_000 / every}
@@ -328,5 +328,5 @@ def test_cifar10_recipe_runs_on_real_images(every, real_data, tmp_path, last_jso
     assert sorted(collections.Counter(labels).values()) == [1000 / every] * 10
 
     losses = [row["loss"] for row in record.read_metrics(tmp_path / "run" / "metrics.csv") if row["split"] == "train"]
-    # A network that learns nothing stays at ln 10 = 2.30; 40 steps of this recipe reach about 2.0.
-    assert losses[-1] < 2.1 and losses[-1] < losses[0]
+    # A network that learns nothing stays at ln 10 = 2.30; 60 steps of this recipe reach about 1.8.
+    assert losses[-1] < 2.05 and losses[-1] < losses[0]

@@ -281,7 +281,7 @@ def test_records_hold_what_they_were_given(image, height, width, label, text, fi
 def unbroken(tmp_path_factory):
     """Folder that an unbroken run has written."""
     folder = tmp_path_factory.mktemp("unbroken") / "whole"
-    prepare(make_source(), folder, shorter_side=48, shard_count=2)
+    prepare(make_source(), folder, shorter_side=48, shard_count=4)
     return folder
 
 
@@ -295,7 +295,7 @@ def whole(unbroken, tmp_path):
 @pytest.mark.parametrize("threads", [1, 7])
 def test_threads_change_nothing(threads, source, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(processors, "count", lambda: threads)
-    prepare(source, tmp_path / "out", shorter_side=48, shard_count=2)
+    prepare(source, tmp_path / "out", shorter_side=48, shard_count=4)
     assert content(tmp_path / "out") == whole
 
 
@@ -315,21 +315,21 @@ def cut_at(monkeypatch, count):
     monkeypatch.setattr(os, "replace", cut)
 
 
-# Settings, 4 shards with a note each, two arrays, the report, the index.
-@pytest.mark.parametrize("count", range(1 + 2 * 4 + 2 + 1 + 1))
+# Settings, 8 shards with a note each, two arrays, the report, the index.
+@pytest.mark.parametrize("count", range(1 + 2 * 8 + 2 + 1 + 1))
 def test_goes_on_where_it_was_broken_off(count, source, whole, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with monkeypatch.context() as patch, pytest.raises(Power):
         cut_at(patch, count)
-        prepare(source, out, shorter_side=48, shard_count=2)
+        prepare(source, out, shorter_side=48, shard_count=4)
     assert not (out / "index.json").exists()
     for path in out.iterdir():
         assert path.name.startswith(".") or path.read_bytes() == whole[path.name]
     written, write_shard = [], shards.write_shard
     monkeypatch.setattr(shards, "write_shard", lambda *arguments: written.append(1) or write_shard(*arguments))
-    result = prepare(source, out, shorter_side=48, shard_count=2)
+    result = prepare(source, out, shorter_side=48, shard_count=4)
     assert result["examples"] == {"train": 40, "test": 7}
-    assert len(written) == 4 - min(max(count - 1, 0) // 2, 4)  # at most the one in work is made again
+    assert len(written) == 8 - min(max(count - 1, 0) // 2, 8)  # at most the one in work is made again
     assert content(out) == whole
 
 
@@ -381,8 +381,8 @@ def test_killed_run_goes_on(tmp_path):
 
 def test_finished_folder_answers_without_work(source, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "write_shard", None)
-    (tmp_path / "whole" / ".train-00000-of-00002.json").write_text("{}")  # killed before it was removed
-    again = prepare(source, tmp_path / "whole", shorter_side=48, shard_count=2)
+    (tmp_path / "whole" / ".train-00000-of-00004.json").write_text("{}")  # killed before it was removed
+    again = prepare(source, tmp_path / "whole", shorter_side=48, shard_count=4)
     assert again["examples"] == {"train": 40, "test": 7} and again["images_per_second"] == 0
     assert content(tmp_path / "whole") == whole
 
@@ -532,7 +532,7 @@ def test_full_disk_is_one_line_and_goes_on(tmp_path):
 @pytest.mark.parametrize("damage", ["shorter", "gone", "swapped", "cut"])
 def test_damaged_folders_are_refused_by_name(damage, source, whole, tmp_path):
     out = tmp_path / "whole"
-    shard, arrays = out / "train-00001-of-00002.tfrecord", out / "train.npz"
+    shard, arrays = out / "train-00002-of-00004.tfrecord", out / "train.npz"
     if damage == "shorter":
         shard.write_bytes(whole[shard.name][:-1])
     elif damage == "gone":
@@ -544,7 +544,7 @@ def test_damaged_folders_are_refused_by_name(damage, source, whole, tmp_path):
     named = shard if damage in ("shorter", "gone") else arrays
     assert f"{named}: " in refused(shards.read_split, out, shards.read_index(out), "train")
     if named == shard:
-        assert f"{named}: " in refused(prepare, source, out, shorter_side=48, shard_count=2)
+        assert f"{named}: " in refused(prepare, source, out, shorter_side=48, shard_count=4)
     (out / "index.json").write_bytes(whole["index.json"].replace(b'"format": 1', b'"format": 2'))
     assert "format 2" in refused(shards.read_index, out)
 
