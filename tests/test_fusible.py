@@ -26,15 +26,17 @@ def value_and_gradients(function, *arguments, compiled=False):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 1e-2)])  # of 24 and of 8 bits
-def test_fusible_batch_norm_is_the_fused_kernel_and_its_gradient(dtype, tolerance, rng):
-    x = tf.constant(rng.normal(3, 2, (4, 5, 6, 7)), dtype)
-    gamma, beta = (tf.constant(rng.normal(size=7), tf.float32) for _ in range(2))
+@pytest.mark.parametrize("shape", [(4, 5, 6, 7), (9, 16, 20, 65)])  # the second: sums of groups of two pixels
+def test_fusible_batch_norm_is_the_fused_kernel_and_its_gradient(shape, dtype, tolerance, rng):
+    x = tf.constant(rng.normal(3, 2, shape), dtype)
+    gamma, beta = (tf.constant(rng.normal(size=shape[-1]), tf.float32) for _ in range(2))
+    count = x.shape[:-1].num_elements()
 
     def kernel(x, gamma, beta):
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=1e-3, is_training=True
         )
-        return outputs, mean, variance * 119 / 120  # of a sample of 4 x 5 x 6
+        return outputs, mean, variance * (count - 1) / count  # which it gives of a sample
 
     ours = value_and_gradients(lambda *given: fusible.batch_norm(*given, 1e-3), x, gamma, beta, compiled=True)
     theirs = value_and_gradients(kernel, x, gamma, beta)
