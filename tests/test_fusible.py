@@ -53,6 +53,16 @@ def test_fusible_relu_is_the_relu_and_its_gradient(rng):
         np.testing.assert_array_equal(a, b)
 
 
+def test_fusible_global_norm_is_the_norm(rng):
+    shapes = [(), (1,), (7,), (5, 3), (3, 3, 4, 2)]
+    tensors = [tf.constant(rng.normal(size=shape), tf.float32) for shape in shapes]
+    norm = tf.function(fusible.global_norm, jit_compile=True)
+    expected = np.sqrt(sum(np.sum(np.square(tensor.numpy(), dtype=np.float64)) for tensor in tensors))
+    np.testing.assert_allclose(norm(tensors), expected, rtol=1e-6)  # of float32
+    tensors[2] *= np.float32("inf")
+    assert not np.isfinite(norm(tensors))  # by which a step that fails is told
+
+
 def test_what_is_fusible_is_for_programs_of_a_gpu_alone(monkeypatch, rng):
     """There every layer that trains takes it, with the same outcome; elsewhere none, since no CPU or Keras needs it."""
     model = resnet_tf.create_model("resnet18_v1b", input_shape=(32, 32, 3), num_classes=3)

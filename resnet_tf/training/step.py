@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from resnet_tf.data import draws
 from resnet_tf.data.augmentation import Augmentation
+from resnet_tf.models import fusible
 from resnet_tf.training import optimizer
 from resnet_tf.training.losses import Loss
 from resnet_tf.training.packing import Packing
@@ -276,7 +277,7 @@ class Engine(Runner):
         gradients = sums["gradients"]
         if recipe.loss_scale:
             gradients = [gradient / scalars["scale"] for gradient in gradients]
-        norm = tf.linalg.global_norm(gradients)
+        norm = (fusible if fusible.wanted() else tf.linalg).global_norm(gradients)
         fine = tf.math.is_finite(norm) & tf.math.is_finite(sums["loss"])
         # A gradient that fails under a loss scale is the scale's business; a loss never is.
         broken = ~tf.math.is_finite(sums["loss"]) if recipe.loss_scale else ~fine
