@@ -126,8 +126,8 @@ def max_pool(x):
     """3x3 max pool of stride 2 without padding, elementwise in both directions: the values of `tf.nn.max_pool2d`.
 
     XLA makes a scatter of that operation's gradient, which on an H100 takes 3% of a ResNet-50's step. The gradient goes
-    to the first of equal maxima, as there. Its kernels neither branch nor load less than four values at a time. That of
-    the outermost pixels is the scatter's, which XLA leaves out where these are padding, as in all networks here.
+    to the first of equal maxima, as there. The gradient's kernels neither branch nor load less than four values at a
+    time. Outermost pixels have the scatter's, which XLA leaves out where they are padding, as in all networks here.
 
     Args:
         x: [batch, height, width, channels], height and width known and at least 3.
