@@ -56,9 +56,9 @@ def global_norm(tensors):
     XLA by itself takes a second kernel for each: 32 more in a step of ResNet-50.
     """
     parts = []
-    for square in map(tf.square, tensors):
-        last = square.shape.rank > 1
-        parts.append(tf.reduce_sum(square, list(range(square.shape.rank - 1))) if last else tf.reduce_sum(square)[None])
+    for tensor in tensors:
+        axes = list(range(tensor.shape.rank))
+        parts.append(tf.reshape(tf.reduce_sum(tf.square(tensor), axes[:-1] or axes), [-1]))
     return tf.sqrt(tf.reduce_sum(*optimization_barrier(tf.concat(parts, 0))))
 
 
