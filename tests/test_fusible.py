@@ -26,7 +26,8 @@ def value_and_gradients(function, *arguments, compiled=False):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 1e-2)])  # of 24 and of 8 bits
-@pytest.mark.parametrize("shape", [(4, 5, 6, 7), (9, 18, 21, 65)])  # the second: by groups of two, not four, pixels
+# Sums of all pixels, of groups of two, of an odd number of pixels.
+@pytest.mark.parametrize("shape", [(4, 5, 6, 7), (9, 16, 20, 65), (7, 15, 15, 75)])
 def test_fusible_batch_norm_is_the_fused_kernel_and_its_gradient(shape, dtype, tolerance, rng):
     x = tf.constant(rng.normal(3, 2, shape), dtype)
     gamma, beta = (tf.constant(rng.normal(size=shape[-1]), tf.float32) for _ in range(2))
