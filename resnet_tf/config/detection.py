@@ -81,6 +81,7 @@ class DetectionViewConfig:
 
     view: ClassVar[str] = "boxed"
     repeats: ClassVar[int] = 1
+    hold_images: ClassVar[bool] = False
 
     scale: tuple[float, ...] = setting(
         (0.8, 1.25), "Smallest and largest factor of the size at which an image just fits the square."

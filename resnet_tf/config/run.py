@@ -104,6 +104,11 @@ class ViewConfig:
     mixup: float = setting(0.0, "Alpha of mixup's Beta distribution (Zhang 2017; Bag of Tricks: 0.2).", low=0.0)
     cutmix: float = setting(0.0, "Alpha of CutMix's Beta distribution (Yun 2019: 1.0).", low=0.0)
     threads: int = setting(0, "Threads that decode images. 0: one for each core.", low=0, changes_result=False)
+    hold_images: bool = setting(
+        False,
+        "Hold the training images, all of one size, decoded on the devices and cut views there, not on the host.",
+        changes_result=False,  # but for rounding, and for the edges of the parts that a JPEG decoder cuts out
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,6 +278,8 @@ class TrainConfig:
         check_training(self)
         if self.device.data_service and self.views.view == "pad_crop":
             raise InputError("--data_service is not used by --view=pad_crop: its images are on the device")
+        if self.device.data_service and self.views.hold_images:
+            raise InputError("--data_service is not used with --hold_images: nothing is decoded after the start")
         check_loss(self.loss, self.views)
         check_data(self.data)
         replicas = max(1, self.device.replicas, len(self.device.gpus))
@@ -395,9 +402,9 @@ def check_data(data):
 
 _VIEW_SETTINGS = {  # which view uses what, of the settings that not all views use
     "pad_crop": {"pad"},
-    "random_resized_crop": {"area", "aspect", "repeats", "threads"},
-    "scale_jitter": {"scale", "repeats", "threads"},
-    "resize_crop": {"scale", "repeats", "threads"},
+    "random_resized_crop": {"area", "aspect", "repeats", "threads", "hold_images"},
+    "scale_jitter": {"scale", "repeats", "threads", "hold_images"},
+    "resize_crop": {"scale", "repeats", "threads", "hold_images"},
 }
 
 

@@ -64,6 +64,7 @@ class SegmentationViewConfig:
 
     view: ClassVar[str] = "scale_crop"
     repeats: ClassVar[int] = 1
+    hold_images: ClassVar[bool] = False
 
     scale: tuple[float, ...] = setting((0.5, 2.0), "Smallest and largest factor that an image is scaled by.")
     mirror: bool = setting(True, "Mirror images and masks with probability 0.5.")

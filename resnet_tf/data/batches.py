@@ -14,7 +14,9 @@ AHEAD = 3  # batches that wait, decoded
 _plain = tf.autograph.experimental.do_not_convert  # nothing here needs what takes 1.5 s of each process
 
 
-def training(examples, view, *, batch, seed=0, first_step=0, repeats=1, threads=0, replica=0, replicas=1, servers=()):
+def training(
+    examples, view, *, batch, seed=0, first_step=0, repeats=1, threads=0, replica=0, replicas=1, servers=(), held=()
+):
     """Endless batches of random views.
 
     Each epoch is a permutation of its own. With `repeats` an epoch has as many views, of as many fewer
@@ -33,10 +35,13 @@ def training(examples, view, *, batch, seed=0, first_step=0, repeats=1, threads=
         replicas: into how many parts it is cut.
         servers: addresses, host:port, of `data_server` processes that decode: the first one's are batches 0, n, 2n ...
             of n servers, so that order and views do not depend on them; () to decode here.
+        held: height and width of all images, which the device holds; () for images that are decoded. Nothing is
+            decoded then, and a batch says where its views lie in them.
 
     Returns:
         Dataset of {"pixels": uint8 [n, size, size, 3], "labels": int32 [n] or, of masks, uint8 [n, size, size], of
-        objects float32 [n, most, 6], "keys": int64 [n]} with n = batch / replicas.
+        objects float32 [n, most, 6], "keys": int64 [n]} with n = batch / replicas; of held images "examples", int32
+        [n], "rows" and "columns", float32 [n, size], in the place of "pixels": see `resident.sampled`.
     """
     count, part = len(examples), batch // replicas
 
@@ -46,6 +51,18 @@ def training(examples, view, *, batch, seed=0, first_step=0, repeats=1, threads=
         epoch, inside = position // count, position % count
         example = shuffled(inside // repeats, seed, epoch, count)
         return example, *drawn(seed, epoch, example * repeats + inside % repeats)
+
+    if held:
+        labels = tf.constant(examples.labels)
+
+        @_plain
+        def look(example, key, numbers):
+            rows, columns = view.lines(*held, numbers)
+            example = tf.cast(example, tf.int32)
+            return {"examples": example, "rows": rows, "columns": columns, "labels": labels[example], "keys": key}
+
+        steps = tf.data.Dataset.range(first_step, tf.int64.max)
+        return _batched(steps.map(place).unbatch(), look, part, threads, replicas)
 
     read, annotation = _reader(examples), _annotation_reader(examples)
 

@@ -80,6 +80,44 @@ class View:
         tall, wide, top, left = (int(number) for number in place)
         return _unscaled(top, left, self.size, height / tall, width / wide), mirrored
 
+    def lines(self, height, width, draws):
+        """Where the rows and columns of the view lie in an image that is held as pixels; see `resident.sampled`.
+
+        Args:
+            height: of the image in pixels, a Python integer.
+            width: likewise.
+            draws: see `__call__`.
+
+        Returns:
+            float32 [size], [size]: pixels of the image, the centre of its first one being 0. Columns go from right to
+            left where the view is mirrored.
+        """
+        sides, size = (height, width), self.size
+        if VIEWS[self.kind] is random_resized_crop:
+            box = random_box(tf.constant(height), tf.constant(width), draws, self.area, self.aspect)
+            rows, columns = (_line(box[axis], box[2 + axis] / size, size, box[axis], box[2 + axis]) for axis in (0, 1))
+        else:
+            place = random_place(tf.constant(height), tf.constant(width), draws, self.scale, size)
+            steps = [sides[axis] / place[axis] for axis in (0, 1)]
+            offsets = [tf.cast(place[2 + axis], tf.float64) * steps[axis] for axis in (0, 1)]
+            rows, columns = (_line(offsets[axis], steps[axis], size, 0, sides[axis]) for axis in (0, 1))
+        if self.mirror:
+            columns = tf.where(draws[MIRROR] < 0.5, columns[::-1], columns)
+        return rows, columns
+
+    def shrinks(self, height, width):
+        """Whether a view of an image may be so much smaller than its part of it that `__call__` averages pixels."""
+        if VIEWS[self.kind] is random_resized_crop:
+            return max(height, width) >= 2 * self.size
+        return self.scale[0] < min(height, width)
+
+
+def _line(start, step, size, first, extent):
+    """Places of `size` pixels from `start` on, `step` apart, none beyond the centres of the outermost of `extent`."""
+    places = tf.cast(start, tf.float64) + tf.cast(step, tf.float64) * (tf.range(size, dtype=tf.float64) + 0.5) - 0.5
+    first = tf.cast(first, tf.float64)
+    return tf.cast(tf.clip_by_value(places, first, first + tf.cast(extent, tf.float64) - 1), tf.float32)
+
 
 # --- Training views --------------------------------------------------------------------------------------------------
 

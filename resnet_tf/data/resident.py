@@ -1,4 +1,4 @@
-"""Small sets that live on the device whole: order of examples, and the random view of each.
+"""Sets that live on the device whole: order of examples, and the random view of each.
 
 Everything random is stateless, a function of (seed, epoch) or (seed, epoch, example). So neither the
 number of replicas nor a resume changes what is drawn.
@@ -84,3 +84,36 @@ def pad_crop_mirror(images, offsets, mirrored, pad):
     pixels = (first + rows)[:, :, None] * width + columns[:, None, :]
     cropped = tf.gather(tf.reshape(images, [-1, channels]), pixels)
     return tf.where(inside[..., None], cropped, tf.zeros([], images.dtype))
+
+
+def sampled(images, chosen, rows, columns):
+    """Views of images, bilinear between the pixels of a grid: what `geometry.View` makes of encoded ones.
+
+    Args:
+        images: uint8 [n, height, width, channels], of fewer than 2^31 pixels in all.
+        chosen: int32 [batch], indices below n.
+        rows: float32 [batch, size] in [0, height - 1]; see `geometry.View.lines`.
+        columns: float32 [batch, size] in [0, width - 1].
+
+    Returns:
+        uint8 [batch, size, size, channels], rounded to the nearest.
+    """
+    height, width, channels = images.shape[1:]
+    flat = tf.reshape(images, [-1, channels])
+
+    def around(places, last):
+        before = tf.floor(places)
+        index = tf.cast(before, tf.int32)
+        return index, tf.minimum(index + 1, last), places - before
+
+    top, bottom, down = around(rows, height - 1)
+    left, right, across = around(columns, width - 1)
+
+    def at(row, column):
+        pixels = ((chosen[:, None] * height + row) * width)[:, :, None] + column[:, None, :]
+        return tf.cast(tf.gather(flat, pixels), tf.float32)
+
+    across, down = across[:, None, :, None], down[:, :, None, None]
+    upper = at(top, left) + (at(top, right) - at(top, left)) * across
+    lower = at(bottom, left) + (at(bottom, right) - at(bottom, left)) * across
+    return tf.cast(upper + (lower - upper) * down + 0.5, tf.uint8)

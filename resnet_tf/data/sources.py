@@ -1,5 +1,6 @@
 """Labelled images: where they come from and how they are split."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,34 +124,63 @@ def _hold_out(splits: dict, count: int) -> dict:
 def _decoded(dataset: str, data_dir: str, classes: tuple[str, ...], tfds_name: str, image_size: int) -> Loaded:
     names, splits = _INDEXERS[dataset](data_dir, classes, tfds_name)
     check_total(sum(map(len, splits.values())), image_size, f"{Path(data_dir)}")
-    return names, {name: Split(_decode_all(split, image_size), split.labels) for name, split in splits.items()}
+
+    def view(pixels: tf.Tensor) -> tf.Tensor:
+        return images.resize_center(pixels, image_size)
+
+    shape = (image_size, image_size, 3)
+    return names, {name: Split(_decode_all(split, view, shape), split.labels) for name, split in splits.items()}
 
 
-def _decode_all(examples: Examples, image_size: int) -> np.ndarray:
+def decoded(examples: Examples) -> np.ndarray:
+    """Decodes images that all have one size, as they are: uint8 [n, height, width, 3].
+
+    Raises:
+        InputError: one is damaged, or has another size than the first; or all are larger than `splits.MAX_BYTES`.
+    """
+    flag, first = "--hold_images", examples.name(0)
+    if examples.boxes is not None:
+        raise InputError(f"{flag}: these examples are boxes of images, of many sizes")
+    shape = images.decode(examples.read(0), first).shape
+    check_total(len(examples), math.ceil(math.sqrt(shape[0] * shape[1])), flag)
+
+    def view(pixels: tf.Tensor) -> tf.Tensor:
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(tf.shape(pixels) == shape), ["other size"])]):
+            return tf.ensure_shape(tf.identity(pixels), shape)
+
+    def fault(example: int) -> str:
+        found = images.decode(examples.read(example), examples.name(example)).shape
+        if found == shape:
+            return ""
+        return f"{found[0]} x {found[1]} pixels, but {first} has {shape[0]} x {shape[1]}: {flag} is for one size"
+
+    return _decode_all(examples, view, shape, fault)
+
+
+def _decode_all(examples: Examples, view: Callable, shape: tuple, fault: Callable = lambda example: "") -> np.ndarray:
+    """All examples through view(pixels), which has `shape`; fault(example) says why one whose image is good fails."""
     read, boxed = examples.storage.reader(), examples.boxes is not None
     boxes = examples.boxes if boxed else np.zeros((len(examples), 4), np.int32)
 
-    def view(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+    def see(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
         pixels = images.decode_tensor(verify.check_format(read(image)))
-        if boxed:
-            pixels = tf.image.crop_to_bounding_box(pixels, *tf.unstack(box))
-        return images.resize_center(pixels, image_size)
+        return view(tf.image.crop_to_bounding_box(pixels, *tf.unstack(box)) if boxed else pixels)
 
-    result = np.empty((len(examples), image_size, image_size, 3), np.uint8)
+    result = np.empty((len(examples), *shape), np.uint8)
     done = 0
     options = tf.data.Options()
     # TensorFlow 2.21 may wait for the tuning thread when an iterator ends, for as long as the iterator has lived.
     options.autotune.enabled = False
     dataset = tf.data.Dataset.from_tensor_slices((examples.image, boxes)).with_options(options)
     try:
-        for batch in dataset.map(view, num_parallel_calls=processors.count()).batch(256).prefetch(2):
+        for batch in dataset.map(see, num_parallel_calls=processors.count()).batch(256).prefetch(2):
             result[done : done + len(batch)] = batch.numpy()
             done += len(batch)
     except TENSORFLOW_ERRORS:
         for example in range(done, len(examples)):  # which one was it?
-            fault = verify.reason(examples, example)
-            if fault:
-                raise InputError(f"{examples.name(example)}: {fault}") from None
+            found = verify.reason(examples, example) or fault(example)
+            if found:
+                raise InputError(f"{examples.name(example)}: {found}") from None
         raise
     return result
 

@@ -26,6 +26,7 @@ STREAM_ERRORS = (
     UnicodeDecodeError,  # where TensorFlow's message quotes bytes that are no text
 )
 _MOST_BATCHES, _GROUP_BYTES = 8, 2**29  # of a stream that a GPU works on at once
+_MOST_WITHOUT_IMAGES = 32  # likewise, where the images are on the device
 _GROUPS_AHEAD = 2  # that wait there
 _EVALUATION_BATCH, _LARGE_BATCH = 500, 64  # of small images and views, and of large ones
 _HELD_BATCHES = 8  # of images on the device that are answered for in one call
@@ -104,6 +105,24 @@ def view_of(config):
     if views.view == "pad_crop":
         return None
     return geometry.View(views.view, size, views.area, views.aspect, views.scale, views.mirror)
+
+
+def hold(config, split):
+    """The images of a training split where --hold_images asks for them: uint8 [n, height, width, 3]; else None.
+
+    Raises:
+        InputError: an image is damaged, or they have several sizes, take too much memory, or would have to be averaged.
+    """
+    if not config.views.hold_images:
+        return None
+    images = sources.decoded(split)
+    height, width = images.shape[1:3]
+    if view_of(config).shrinks(height, width):
+        raise InputError(
+            f"--hold_images: views of --image_size={config.data.image_size} shrink images of {height} x {width} pixels "
+            "so much that pixels must be averaged, which held ones are not: prepare smaller ones"
+        )
+    return images
 
 
 def recipe_settings(config):
@@ -185,16 +204,18 @@ class Steps:
 
 
 def _group_size(engine, batch, size):
-    """Batches that a program takes at once: each launch of one costs some 7 ms on a GPU."""
+    """Batches that a program takes at once, of images of a size or, 0, none: each launch costs some 7 ms on a GPU."""
     if not devices.on_gpu(engine.strategy):
         return 1
+    if not size:
+        return _MOST_WITHOUT_IMAGES
     return max(1, min(_MOST_BATCHES, _GROUP_BYTES // (batch // engine.replicas * size * size * 3)))
 
 
 class Training:
     """Steps on a training split."""
 
-    def __init__(self, engine, config, split, first_step, most, view=None):
+    def __init__(self, engine, config, split, first_step, most, view=None, held=None):
         """Put the data in place.
 
         Args:
@@ -204,6 +225,7 @@ class Training:
             first_step: where the run goes on.
             most: steps of one call.
             view: that streamed images are seen through; None for that of the configuration.
+            held: what `hold` returned.
         """
         self._view = view or view_of(config)
         self._engine, self._config, self._split = engine, config, split
@@ -216,7 +238,9 @@ class Training:
             if config.device.data_service and isinstance(split.storage, Memory):
                 raise InputError("--data_service cannot send images that are held in memory: unpack the archive")
             self._order = None
-            self._group_size = _group_size(engine, self._batch, config.data.image_size)
+            self._held = None if held is None else engine.place(held)
+            self._sides = () if held is None else held.shape[1:3]
+            self._group_size = _group_size(engine, self._batch, 0 if self._sides else config.data.image_size)
             self.restart(first_step)
 
     def _stream(self, first_step, ahead=2):
@@ -226,7 +250,7 @@ class Training:
             return batches.training(
                 self._split, self._view, batch=self._batch, seed=self._seed, first_step=first_step,
                 repeats=views.repeats, threads=views.threads, replica=engine.first_replica + replica,
-                replicas=engine.replicas, servers=self._config.device.data_service,
+                replicas=engine.replicas, servers=self._config.device.data_service, held=self._sides,
             )  # fmt: skip
 
         return [iter(dataset) for dataset in engine.streams(part, ahead)]
@@ -253,7 +277,7 @@ class Training:
                 self._done = 0
                 waited += time.perf_counter() - asked
             start, stop = self._done, min(self._done + count, self._group_size)
-            rows.append(self._engine.train_stream(self._group, start, stop)[start:stop])
+            rows.append(self._engine.train_stream(self._group, start, stop, self._held)[start:stop])
             count -= stop - start
             self._group, self._done = (None, 0) if stop == self._group_size else (self._group, stop)
         return Steps(rows, waited)
@@ -268,8 +292,10 @@ class Training:
             if self._order is None:
                 iterators = self._stream(step)
                 for _ in range(count):
-                    found = [next(iterator) for iterator in iterators]
-                    yield [(batch["pixels"], batch["labels"], batch["keys"]) for batch in found]
+                    yield [
+                        self._engine.seen(next(iterator), self._held and self._held[replica])
+                        for replica, iterator in enumerate(iterators)
+                    ]
                 return
             for row in range(step, step + count):
                 order = resident.order(len(self._split), self._batch, row, 1, self._seed)[0]

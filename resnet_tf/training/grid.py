@@ -63,7 +63,7 @@ def plan(settings, extra=()):
         extra: flags of every training besides.
 
     Returns:
-        [`Training`] in the order of the file.
+        [`Training`] in the order of the file, those of one seed before those of the next.
 
     Raises:
         InputError: names the file and the row.
@@ -82,9 +82,11 @@ def plan(settings, extra=()):
     for name in (*differing, *_OURS):
         if given[name].present:
             raise InputError(f"after --: --{name} is set by the {'grid' if name in differing else 'sweep'} itself")
+    cells = [dict(zip(grid["grid"], values, strict=True)) for values in itertools.product(*grid["grid"].values())]
+    seeds = grid["grid"].get("seed", [None])
     trainings = []
-    for (name, row), values in itertools.product(rows, itertools.product(*grid["grid"].values())):
-        cell = dict(zip(grid["grid"], values, strict=True))
+    # Everything with one seed before the next, so that a sweep that is broken off has whole tables.
+    for (name, row), cell in sorted(itertools.product(rows, cells), key=lambda of: seeds.index(of[1].get("seed"))):
         named = _name(name, cell)
         if not named:
             raise InputError(f"{path}: a row whose name {name!r} has neither letters nor digits")

@@ -111,6 +111,7 @@ def train(config, source=None, callbacks=(), task_type=Classification):
     evaluated = source.splits[held_out]
     if batch_size > len(training):
         raise InputError(f"--batch_size={batch_size} is more than the {len(training)} training examples")
+    held = feed.hold(config, training)
     steps_per_epoch = len(training) / batch_size
     total = schedule.total_steps(config.optimizer, len(training))
     rates = schedule.from_config(config.schedule, batch_size, steps_per_epoch, total)
@@ -156,7 +157,7 @@ def train(config, source=None, callbacks=(), task_type=Classification):
         run = record.Run(folder, {}, config)
     step = engine.step
     most = config.device.steps_per_call or (1000 if devices.on_gpu(strategy) else 10)
-    batches = feed.Training(engine, config, training, step, most, task.view(normalization))
+    batches = feed.Training(engine, config, training, step, most, task.view(normalization), held)
     if config.record.debug_step:
         return debug.reproduce(engine, batches, run, config.record.debug_step)
     evaluation = task.evaluation(engine, evaluated, normalization)

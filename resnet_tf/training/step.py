@@ -18,7 +18,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from resnet_tf.data import draws
+from resnet_tf.data import draws, resident
 from resnet_tf.data.augmentation import Augmentation
 from resnet_tf.models import fusible
 from resnet_tf.training import optimizer
@@ -120,7 +120,7 @@ class Engine(Runner):
         """
         return self._train_call(data, tf.constant(order), tf.constant(count))
 
-    def train_stream(self, groups, start, stop):
+    def train_stream(self, groups, start, stop, held=None):
         """Run some steps on streamed batches. Does not wait for a GPU.
 
         Args:
@@ -128,17 +128,32 @@ class Engine(Runner):
                 twice: {"pixels", "labels", "keys"} each; see `batches.training`.
             start: first batch of the group to train on.
             stop: the one after the last.
+            held: what `place` made of the images, uint8 [n, height, width, 3], where batches only say where views lie.
 
         Returns:
             float32 tensor [group, columns]: `METRICS` of each step; rows of other batches are zero.
         """
-        return self._train_stream_call(groups, tf.constant(start), tf.constant(stop))
+        data = [(group, held and held[replica]) for replica, group in enumerate(groups)]
+        return self._train_stream_call(data, tf.constant(start), tf.constant(stop))
 
-    def _train_stream_steps(self, groups, start, stop):
-        def batch(replica, stacked, index, _):
-            return [stacked[name][index] for name in ("pixels", "labels", "keys")]
+    def _train_stream_steps(self, data, start, stop):
+        def prepare(data):
+            group, held = data
+            return _stack(group), held
 
-        return self._steps(_stack, batch, groups, start, stop, len(groups[0]))
+        def batch(replica, data, index, _):
+            stacked, held = data
+            return self.seen({name: values[index] for name, values in stacked.items()}, held)
+
+        return self._steps(prepare, batch, data, start, stop, len(data[0][0]))
+
+    @staticmethod
+    def seen(batch, held=None):
+        """Pixels, labels and keys of a streamed batch, as `views` takes them; `held` are a replica's, of `place`."""
+        if held is None:
+            return batch["pixels"], batch["labels"], batch["keys"]
+        pixels = resident.sampled(held[0], batch["examples"], batch["rows"], batch["columns"])
+        return pixels, batch["labels"], batch["keys"]
 
     def _train_steps(self, data, order, count):
         def batch(replica, data, index, step):
