@@ -8,14 +8,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from resnet_tf import config, evaluate, export, train
 from resnet_tf import data as package
-from resnet_tf import evaluate, export, train
 from resnet_tf.data import batches, colour, geometry, resident, sources
 from resnet_tf.data.augmentation import Augmentation
 from resnet_tf.data.examples import Examples, Memory
 from resnet_tf.errors import InputError
 from resnet_tf.models import fusible
-from resnet_tf.training import checkpoint, devices, feed, restore, runner
+from resnet_tf.training import checkpoint, devices, feed, restore, runner, smoke
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 
@@ -96,6 +96,14 @@ def test_images_that_are_held_have_one_size(examples):
     boxes = np.tile(np.int32([0, 0, 8, 8]), (50, 1))
     with pytest.raises(InputError, match="--hold_images: these examples are boxes"):
         sources.decoded(dataclasses.replace(examples, boxes=boxes))
+
+
+def test_smoke_holds_no_images():
+    """Its views are so small that they would have to average pixels."""
+    data = config.DataConfig(dataset="synthetic", image_size=128)
+    views = config.ViewConfig(view="random_resized_crop", hold_images=True)
+    recipe = config.TrainConfig(data=data, views=views, record=config.RecordConfig(smoke=True))
+    assert not smoke.shrink(recipe).views.hold_images
 
 
 def test_shuffling_leaves_no_example_near_its_place():

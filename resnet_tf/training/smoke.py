@@ -31,7 +31,7 @@ def shrink(config):
     if not data.data_dir and data.dataset != "digits":
         data = replace(data, dataset="synthetic", tfds_name="", classes=(), skip_bad_images=0)
     data = replace(data, validation_examples=min(data.validation_examples, _EXAMPLES))
-    views = config.views
+    views = replace(config.views, hold_images=False)  # of which views this small cannot be cut
     if streamed:
         data = replace(data, image_size=_SIZE, eval_size=_SIZE + 8 if data.eval_size else 0)
         data = replace(data, resize=_SIZE + 16 if data.resize else 0)
