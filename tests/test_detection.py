@@ -287,9 +287,9 @@ def trainer(**settings):
 def test_a_network_learns_eight_images_by_heart(rewritten_graphs):
     """From which it is sure that image, boxes, anchors, crops and loss belong together."""
     task, engine, batches, few = trainer(
-        train_steps=100, lr=0.2, optimizer="nesterov", scale=(1.0, 1.0), mirror=False, weight_decay=0.0
+        train_steps=150, lr=0.2, optimizer="nesterov", scale=(1.0, 1.0), mirror=False, weight_decay=0.0
     )
-    for step in range(0, 100, 10):
+    for step in range(0, 150, 10):  # after 100 rounding decides: 0.93 or 1.0 by the processor and its threads
         batches.steps(step, 10)
     figures, _ = task.score(task.evaluation(engine, few, colour.IMAGENET), few, False, lambda: None)
     assert figures["examples"] == 8 and figures["ap50"] >= 0.95

@@ -27,10 +27,10 @@ def decoded_once(monkeypatch):
     """Decodes the same images only once, wherever they are read from: small sets take long to set up."""
     decode_all, known = sources._decode_all, {}
 
-    def decode_new(examples, image_size):
-        key = tuple(data for data, _, _ in contents(examples)), image_size
+    def decode_new(examples, view, shape):
+        key = tuple(data for data, _, _ in contents(examples)), shape
         if key not in known:
-            known[key] = decode_all(examples, image_size)
+            known[key] = decode_all(examples, view, shape)
         return known[key]
 
     monkeypatch.setattr(sources, "_decode_all", decode_new)
