@@ -421,7 +421,7 @@ def test_groups_of_batches_change_nothing(unbroken, tmp_path, monkeypatch):
     "data",
     [
         STREAMED,
-        (*STREAMED, "--image_size=65", "--hold_images"),  # 65: less would average the pixels of 96 x 128
+        (*STREAMED, "--image_size=65", "--hold_images", "--batch_size=8"),  # 65: less would average 96 x 128 pixels
         ("--dataset=synthetic", "--image_size=16", "--batch_size=32", "--pad=2"),
     ],
     ids=["streamed", "held", "small"],

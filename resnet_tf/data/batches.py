@@ -56,13 +56,15 @@ def training(
         labels = tf.constant(examples.labels)
 
         @_plain
-        def look(example, key, numbers):
-            rows, columns = view.lines(*held, numbers)
+        def look(step):
+            example, keys, numbers = place(step)
+            rows, columns = tf.vectorized_map(lambda numbers: view.lines(*held, numbers), numbers)
             example = tf.cast(example, tf.int32)
-            return {"examples": example, "rows": rows, "columns": columns, "labels": labels[example], "keys": key}
+            found = {"examples": example, "rows": rows, "columns": columns}
+            return found | {"labels": tf.gather(labels, example), "keys": keys}
 
         steps = tf.data.Dataset.range(first_step, tf.int64.max)
-        return _batched(steps.map(place).unbatch(), look, part, threads, replicas)
+        return steps.map(look, num_parallel_calls=2, deterministic=True).prefetch(AHEAD).with_options(_options(threads))
 
     read, annotation = _reader(examples), _annotation_reader(examples)
 
@@ -201,11 +203,15 @@ def _annotation_reader(examples):
 
 def _batched(places, see, part, threads, replicas):
     threads = threads or processors.count()
+    parallel = max(1, threads // replicas)
+    views = places.map(see, num_parallel_calls=parallel, deterministic=True)
+    return views.batch(part, drop_remainder=True).prefetch(AHEAD).with_options(_options(threads))
+
+
+def _options(threads):
     options = tf.data.Options()
     # TensorFlow 2.21 may wait for the tuning thread when an iterator ends, for as long as the iterator has lived.
     options.autotune.enabled = False
-    options.threading.private_threadpool_size = threads
+    options.threading.private_threadpool_size = threads or processors.count()
     options.threading.max_intra_op_parallelism = 1  # images are many; one thread each is the most efficient
-    parallel = max(1, threads // replicas)
-    views = places.map(see, num_parallel_calls=parallel, deterministic=True)
-    return views.batch(part, drop_remainder=True).prefetch(AHEAD).with_options(options)
+    return options
