@@ -103,6 +103,25 @@ def test_process_is_measured_in_turn(stub, quick, capsys, tmp_path, monkeypatch)
     assert environment["LD_LIBRARY_PATH"] == "/usr/local/driver/lib"
 
 
+@pytest.mark.parametrize("locked", [True, False])
+def test_under_a_lock_a_process_makes_ready_beside_ours(locked, stub, monkeypatch, capsys, tmp_path):
+    asked, found = tmp_path / "asked", []
+    stub(f"open({str(asked)!r}, 'a').write('x'); say(seconds=0.5)")
+
+    def ours():
+        deadline = time.monotonic() + (30 if locked else 0.5)
+        while not asked.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        found.append(asked.exists())
+        return 2.0
+
+    monkeypatch.setattr("resnet_tf.training.benchmark._ours", lambda task, strategy: peers.System(ours))
+    flags = [f"--lock={tmp_path}/lock"] if locked else []
+    assert benchmark.main([*FLAGS, *flags]) == 0
+    assert json.loads(capsys.readouterr().out.strip().splitlines()[-1])["peers"] == {"timm_eager": 4.0 / 0.5}
+    assert found == [locked, True] and asked.read_text() == "xx"  # one answer a round
+
+
 def test_replicas_beside_one(monkeypatch, capsys, tmp_path):
     made, results = [], tmp_path / "speed.csv"
 

@@ -180,9 +180,16 @@ def _timm(task, stack, peer, mode):
     process = Process(f"--peers={peer}", [other_python(), _SCRIPT, *arguments], other_environment())
     stack.callback(process.close)
     system = System(None, process.answer("versions")["versions"])
+    if settings.lock:  # all make ready together, so that this one may begin while ours is compiled
+        process.request()
+    asked = bool(settings.lock)
 
     def run():
-        answer = process.ask("seconds")
+        nonlocal asked
+        if not asked:
+            process.request()
+        asked = False
+        answer = process.answer("seconds")
         system.peak_mib = answer.get("peak_memory_mib")
         return answer["seconds"]
 
@@ -216,11 +223,15 @@ class Process:
             self._errors.close()
             raise InputError(f"{label}: RESNET_TF_PEER_PYTHON={command[0]}: {error.strerror}") from None
 
-    def ask(self, key, request="go"):
-        """Have one measurement made; returns the answer, which has `key`."""
+    def request(self, request="go"):
+        """Ask for one measurement, whose answer is to be read later."""
         with contextlib.suppress(BrokenPipeError):  # it has ended: its answer, or that there is none, says why
             self._process.stdin.write(f"{request}\n".encode())
             self._process.stdin.flush()
+
+    def ask(self, key, request="go"):
+        """Have one measurement made; returns the answer, which has `key`."""
+        self.request(request)
         return self.answer(key)
 
     def answer(self, key):
