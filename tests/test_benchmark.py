@@ -401,6 +401,58 @@ def script(name):
     return module
 
 
+MATRIX_STUB = """
+import csv, pathlib, sys, time
+flags = dict(flag.removeprefix("--").split("=") for flag in sys.argv[2:])
+beside = pathlib.Path(sys.argv[1])
+mine = beside / (flags["model"] + flags["precision"])
+mine.touch()
+most = 0
+for _ in range(50):
+    most = max(most, len(list(beside.iterdir())))
+    time.sleep(0.02)
+mine.unlink()
+if flags["precision"] == "float16" and not (beside.parent / "mended").exists():
+    sys.exit("error: no luck")
+with open(flags["results"], "a", newline="") as file:
+    for system in ("ours", *flags["peers"].split(",")):
+        row = ["abc", "train", flags["model"], flags["batch_size"], flags["precision"], system, most]
+        csv.writer(file).writerow(row)
+print("measured")
+"""
+
+
+@pytest.mark.parametrize(("share", "most"), [(0.6, 1), (2.1, 2), (9.0, 3)])
+def test_a_matrix_is_measured_side_by_side_and_goes_on(share, most, tmp_path, monkeypatch, capsys):
+    """In --gib for so many times what one holds."""
+    matrix = script("matrix")
+    monkeypatch.setenv("RESNET_TF_COMMIT", "abc")
+    results, beside, stub = tmp_path / "speed.csv", tmp_path / "beside", tmp_path / "stub.py"
+    beside.mkdir()
+    stub.write_text(MATRIX_STUB)
+    header = "commit,benchmark,model,batch,precision,system,most\n"
+    # Of another commit, and without a peer: neither is measured.
+    results.write_text(f"{header}abd,train,resnet18_v1,64,float32,ours,0\nabc,train,resnet18_v1,64,bfloat16,ours,0\n")
+    flags = ["--models=resnet18_v1", "--batch_sizes=64", "--precisions=float16,bfloat16,float32", "--processes=3",
+             "--peers=timm_eager,timm_compile", f"--results={results}", f"--logs={tmp_path}/logs"]  # fmt: skip
+    arguments = matrix.parser().parse_args(flags)
+    waiting = matrix.planned(arguments)
+    names = [f"resnet18_v1-64-{precision}" for precision in ("float16", "bfloat16", "float32")]
+    assert [name for name, _, _ in waiting] == names
+    arguments.gib = share * waiting[0][1]
+    program = (sys.executable, str(stub), str(beside))
+    assert matrix.run(waiting, arguments, program) == names[:1]
+    said = capsys.readouterr().err
+    assert f"{names[0]}: error: no luck" in said and f"{names[1]}: measured" in said
+    rows = list(csv.DictReader(results.open()))[2:]
+    assert max(int(row["most"]) for row in rows) == most
+    assert [name for name, _, _ in matrix.planned(arguments)] == names[:1]
+    (tmp_path / "mended").touch()
+    assert not matrix.run(matrix.planned(arguments), arguments, program) and not matrix.planned(arguments)
+    monkeypatch.setattr("sys.argv", ["matrix.py", *flags])
+    assert matrix.main() == 0 and json.loads(capsys.readouterr().out) == {"measured": 0, "failed": []}
+
+
 def test_peak_memory_is_of_the_system_alone(monkeypatch):
     """Where two share an allocator, each is charged what it holds and its steps take, not what compiling took."""
     memory = {"current": 50 << 20, "peak": 0}  # of something else
