@@ -85,7 +85,7 @@ def test_images_that_are_held_are_seen_as_those_that_are_decoded(view, rng):
     assert not view.shrinks(48, 64) and view.shrinks(96, 128)
 
 
-def test_images_that_are_held_have_one_size(examples):
+def test_images_that_are_held_have_one_size_and_fit(examples, monkeypatch):
     storage = Memory("drawn", examples.storage.names, list(examples.storage.data))
     storage.data[30] = tf.io.encode_png(np.zeros((20, 25, 3), np.uint8)).numpy()
     with pytest.raises(InputError, match=r"30\.png: 20 x 25 pixels, but drawn: 0\.png has 20 x 24: --hold_images"):
@@ -96,6 +96,9 @@ def test_images_that_are_held_have_one_size(examples):
     boxes = np.tile(np.int32([0, 0, 8, 8]), (50, 1))
     with pytest.raises(InputError, match="--hold_images: these examples are boxes"):
         sources.decoded(dataclasses.replace(examples, boxes=boxes))
+    monkeypatch.setattr(sources, "MAX_BYTES", 50 * 20 * 24 * 3 - 1)
+    with pytest.raises(InputError, match="--hold_images: 50 images of 20 x 24 pixels take over"):
+        sources.decoded(examples)
 
 
 def test_smoke_holds_no_images():

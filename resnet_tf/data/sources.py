@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from resnet_tf.data import cifar, folder, images, processors, records, tfds, verify, voc
 from resnet_tf.data.examples import TENSORFLOW_ERRORS, Examples, Memory
-from resnet_tf.data.splits import Indexed, Loaded, Source, Split, check_total, resized
+from resnet_tf.data.splits import MAX_BYTES, Indexed, Loaded, Source, Split, check_total, resized
 from resnet_tf.errors import InputError
 
 
@@ -142,7 +142,9 @@ def decoded(examples: Examples) -> np.ndarray:
     if examples.boxes is not None:
         raise InputError(f"{flag}: these examples are boxes of images, of many sizes")
     shape = images.decode(examples.read(0), first).shape
-    check_total(len(examples), math.ceil(math.sqrt(shape[0] * shape[1])), flag)
+    if len(examples) * math.prod(shape) > MAX_BYTES:
+        gib = MAX_BYTES // 2**30
+        raise InputError(f"{flag}: {len(examples)} images of {shape[0]} x {shape[1]} pixels take over {gib} GiB decoded")
 
     def view(pixels: tf.Tensor) -> tf.Tensor:
         with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(tf.shape(pixels) == shape), ["other size"])]):

@@ -158,6 +158,7 @@ def train(config, source=None, callbacks=(), task_type=Classification):
     step = engine.step
     most = config.device.steps_per_call or (1000 if devices.on_gpu(strategy) else 10)
     batches = feed.Training(engine, config, training, step, most, task.view(normalization), held)
+    del held  # which are on the devices now
     if config.record.debug_step:
         return debug.reproduce(engine, batches, run, config.record.debug_step)
     evaluation = task.evaluation(engine, evaluated, normalization)
