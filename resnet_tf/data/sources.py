@@ -143,8 +143,8 @@ def decoded(examples: Examples) -> np.ndarray:
         raise InputError(f"{flag}: these examples are boxes of images, of many sizes")
     shape = images.decode(examples.read(0), first).shape
     if len(examples) * math.prod(shape) > MAX_BYTES:
-        gib = MAX_BYTES // 2**30
-        raise InputError(f"{flag}: {len(examples)} images of {shape[0]} x {shape[1]} pixels take over {gib} GiB decoded")
+        sides = f"{shape[0]} x {shape[1]}"
+        raise InputError(f"{flag}: {len(examples)} images of {sides} pixels take over {MAX_BYTES // 2**30} GiB decoded")
 
     def view(pixels: tf.Tensor) -> tf.Tensor:
         with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(tf.shape(pixels) == shape), ["other size"])]):
