@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 
+from resnet_tf.errors import InputError
 from resnet_tf.models import cost_by_name
 from resnet_tf.training import record
 
@@ -112,7 +113,12 @@ def parser():
 def main():
     """Run what is not measured yet."""
     arguments = parser().parse_args()
-    waiting = planned(arguments)
+    try:
+        record.check_results(arguments.results, record.SPEED_COLUMNS)
+        waiting = planned(arguments)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    record.append_result(arguments.results, record.SPEED_COLUMNS, None)  # else the first two might both write a header
     count = len(waiting)
     failed = run(waiting, arguments)
     print(json.dumps({"measured": count - len(failed), "failed": failed}))

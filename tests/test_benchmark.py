@@ -450,7 +450,12 @@ def test_a_matrix_is_measured_side_by_side_and_goes_on(share, most, tmp_path, mo
     (tmp_path / "mended").touch()
     assert not matrix.run(matrix.planned(arguments), arguments, program) and not matrix.planned(arguments)
     monkeypatch.setattr("sys.argv", ["matrix.py", *flags])
-    assert matrix.main() == 0 and json.loads(capsys.readouterr().out) == {"measured": 0, "failed": []}
+    with pytest.raises(SystemExit, match=r"error: .*speed\.csv"):  # of other columns
+        matrix.main()
+    monkeypatch.setattr("sys.argv", ["matrix.py", *flags, "--models=resnet19", f"--results={tmp_path}/none.csv"])
+    with pytest.raises(SystemExit, match=r"error: .*resnet19"):
+        matrix.main()
+    assert not (tmp_path / "none.csv").exists()
 
 
 def test_peak_memory_is_of_the_system_alone(monkeypatch):
