@@ -1,4 +1,4 @@
-"""Training speed of several networks, batches and precisions on one GPU: `benchmark train` of each, side by side.
+"""Training speed of several networks, batches and precisions on one GPU, 224 pixels: `benchmark train`, side by side.
 
     python benchmarks/matrix.py --models=resnet50_v1b,resnet101_v1b --batch_sizes=256,512 --results=results/speed.csv
 
@@ -31,25 +31,24 @@ PROGRAM = (sys.executable, "-m", "resnet_tf.benchmark", "train")
 
 def planned(arguments):
     """The benchmarks to run, those that hold most memory first: [(name, GiB, flags)]."""
-    found = []
+    found, done = [], measured(arguments)
     for model, batch, precision in itertools.product(
         arguments.models.split(","), map(int, arguments.batch_sizes.split(",")), arguments.precisions.split(",")
     ):
-        pixels = (arguments.image_size / 224) ** 2
-        gib = HELD * 2 * cost_by_name(model).activations * pixels * batch / 2**30
+        gib = HELD * 2 * cost_by_name(model).activations * batch / 2**30
         flags = [f"--model={model}", f"--batch_size={batch}", f"--precision={precision}"]
-        if (model, str(batch), precision) not in measured(arguments):
+        if (model, str(batch), precision) not in done:
             found.append((f"{model}-{batch}-{precision}", gib, flags))
     return sorted(found, key=lambda one: -one[1])
 
 
 def measured(arguments):
     """(model, batch, precision) of which the results have ours and all peers at this commit."""
-    path, systems = pathlib.Path(arguments.results), {}
+    path, commit, systems = pathlib.Path(arguments.results), record.commit(), {}
     if path.exists():
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
-                if row["commit"] == record.commit() and row["benchmark"] == "train":
+                if row["commit"] == commit and row["benchmark"] == "train":
                     systems.setdefault((row["model"], row["batch"], row["precision"]), set()).add(row["system"])
     return [key for key, there in systems.items() if {"ours", *arguments.peers.split(",")} <= there]
 
@@ -58,7 +57,7 @@ def run(waiting, arguments, program=PROGRAM):
     """Run them; the names of those that failed."""
     logs = pathlib.Path(arguments.logs)
     logs.mkdir(parents=True, exist_ok=True)
-    common = [f"--{name}={getattr(arguments, name)}" for name in ("image_size", "steps", "repeats", "peers", "results")]
+    common = [f"--{name}={getattr(arguments, name)}" for name in ("steps", "repeats", "peers", "results")]
     running, failed = [], []
     try:
         while waiting or running:
@@ -68,7 +67,7 @@ def run(waiting, arguments, program=PROGRAM):
             if chosen:
                 name, gib, flags = chosen
                 waiting.remove(chosen)
-                command = [*program, *common, f"--lock={logs}/lock", *flags]
+                command = [*program, "--image_size=224", *common, f"--lock={logs}/lock", *flags]
                 with open(logs / f"{name}.log", "ab") as log:
                     process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
                 running.append((name, gib, process))
@@ -102,7 +101,6 @@ def parser():
     flags.add_argument("--peers", default="timm_compile")
     flags.add_argument("--results", required=True)
     flags.add_argument("--logs", default="runs/matrix")
-    flags.add_argument("--image_size", type=int, default=224)
     flags.add_argument("--steps", type=int, default=20)
     flags.add_argument("--repeats", type=int, default=5)
     flags.add_argument("--processes", type=int, default=6, help="at a time, at most")

@@ -238,7 +238,7 @@ class Training:
             if config.device.data_service and isinstance(split.storage, Memory):
                 raise InputError("--data_service cannot send images that are held in memory: unpack the archive")
             self._order = None
-            self._held = None if held is None else engine.place(held)
+            self._held = [None] * engine.local_replicas if held is None else engine.place(held)
             self._sides = () if held is None else held.shape[1:3]
             self._group_size = _group_size(engine, self._batch, 0 if self._sides else config.data.image_size)
             self.restart(first_step)
@@ -292,10 +292,8 @@ class Training:
             if self._order is None:
                 iterators = self._stream(step)
                 for _ in range(count):
-                    yield [
-                        self._engine.seen(next(iterator), self._held and self._held[replica])
-                        for replica, iterator in enumerate(iterators)
-                    ]
+                    pairs = zip(iterators, self._held, strict=True)
+                    yield [self._engine.seen(next(iterator), held) for iterator, held in pairs]
                 return
             for row in range(step, step + count):
                 order = resident.order(len(self._split), self._batch, row, 1, self._seed)[0]

@@ -182,14 +182,9 @@ def _timm(task, stack, peer, mode):
     system = System(None, process.answer("versions")["versions"])
     if settings.lock:  # all make ready together, so that this one may begin while ours is compiled
         process.request()
-    asked = bool(settings.lock)
 
     def run():
-        nonlocal asked
-        if not asked:
-            process.request()
-        asked = False
-        answer = process.answer("seconds")
+        answer = process.ask("seconds")
         system.peak_mib = answer.get("peak_memory_mib")
         return answer["seconds"]
 
@@ -212,7 +207,7 @@ class Process:
     """
 
     def __init__(self, label, command, environment):
-        self._label, self._buffer = label, b""
+        self._label, self._buffer, self._asked = label, b"", False
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (open for the life of the process)
         try:
             self._process = subprocess.Popen(
@@ -224,14 +219,17 @@ class Process:
             raise InputError(f"{label}: RESNET_TF_PEER_PYTHON={command[0]}: {error.strerror}") from None
 
     def request(self, request="go"):
-        """Ask for one measurement, whose answer is to be read later."""
+        """Ask for one measurement, whose answer `ask` reads later."""
+        self._asked = True
         with contextlib.suppress(BrokenPipeError):  # it has ended: its answer, or that there is none, says why
             self._process.stdin.write(f"{request}\n".encode())
             self._process.stdin.flush()
 
     def ask(self, key, request="go"):
-        """Have one measurement made; returns the answer, which has `key`."""
-        self.request(request)
+        """Have one measurement made, if none was asked for yet; returns the answer, which has `key`."""
+        if not self._asked:
+            self.request(request)
+        self._asked = False
         return self.answer(key)
 
     def answer(self, key):

@@ -120,7 +120,7 @@ class Engine(Runner):
         """
         return self._train_call(data, tf.constant(order), tf.constant(count))
 
-    def train_stream(self, groups, start, stop, held=None):
+    def train_stream(self, groups, start, stop, held):
         """Run some steps on streamed batches. Does not wait for a GPU.
 
         Args:
@@ -128,13 +128,13 @@ class Engine(Runner):
                 twice: {"pixels", "labels", "keys"} each; see `batches.training`.
             start: first batch of the group to train on.
             stop: the one after the last.
-            held: what `place` made of the images, uint8 [n, height, width, 3], where batches only say where views lie.
+            held: what `place` made of the images, uint8 [n, height, width, 3], where batches only say where views lie;
+                else None for each replica.
 
         Returns:
             float32 tensor [group, columns]: `METRICS` of each step; rows of other batches are zero.
         """
-        data = [(group, held and held[replica]) for replica, group in enumerate(groups)]
-        return self._train_stream_call(data, tf.constant(start), tf.constant(stop))
+        return self._train_stream_call(list(zip(groups, held, strict=True)), tf.constant(start), tf.constant(stop))
 
     def _train_stream_steps(self, data, start, stop):
         def prepare(data):
@@ -148,7 +148,7 @@ class Engine(Runner):
         return self._steps(prepare, batch, data, start, stop, len(data[0][0]))
 
     @staticmethod
-    def seen(batch, held=None):
+    def seen(batch, held):
         """Pixels, labels and keys of a streamed batch, as `views` takes them; `held` are a replica's, of `place`."""
         if held is None:
             return batch["pixels"], batch["labels"], batch["keys"]
