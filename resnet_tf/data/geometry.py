@@ -15,7 +15,7 @@ import math
 
 import tensorflow as tf
 
-from resnet_tf.data import boxes, images, masks
+from resnet_tf.data import boxes, decoding, images, masks
 
 DRAWS = 24  # numbers that a view may use
 _TRIES = 10  # as in torchvision and MXNet
@@ -56,7 +56,7 @@ class View:
         Raises:
             tf.errors.InvalidArgumentError: when the graph runs, for data that cannot be decoded or are too large.
         """
-        view = _on_image(data, box, lambda image: VIEWS[self.kind](image, draws, self))
+        view = decoding.on_image(data, box, lambda image: VIEWS[self.kind](image, draws, self))
         if self.mirror:
             view = tf.cond(draws[MIRROR] < 0.5, lambda: tf.reverse(view, [1]), lambda: view)
         return tf.ensure_shape(view, [self.size, self.size, 3])
@@ -126,7 +126,7 @@ def random_resized_crop(image, draws, view):
     """A rectangle of random area and aspect, resized to a square (GoogLeNet; Bag of Tricks, section 2.1).
 
     Args:
-        image: an `_Encoded` or `_Decoded`.
+        image: a `decoding.Encoded` or `decoding.Decoded`.
         draws: see `View`.
         view: a `View`.
 
@@ -175,7 +175,7 @@ def scale_jitter(image, draws, view):
     """The shorter side scaled to a random integer, then a random square of it (He et al. 2015, section 3.4).
 
     Args:
-        image: an `_Encoded` or `_Decoded`.
+        image: a `decoding.Encoded` or `decoding.Decoded`.
         draws: see `View`.
         view: a `View`, whose `scale` has two integers, both possible.
 
@@ -351,7 +351,7 @@ def center(data, size, resize=0, box=None):
         resize: pixels; 0 for `size`.
         box: see `View`.
     """
-    return images.resize_center(_decoded(data, box), size, resize)
+    return images.resize_center(decoding.decoded(data, box), size, resize)
 
 
 def ten_crop(data, size, resize=0, box=None):
@@ -367,7 +367,7 @@ def ten_crop(data, size, resize=0, box=None):
         uint8 [10, size, size, 3]: top left, top right, bottom left, bottom right, centre; then these of the mirrored
         image, whose top left is the mirrored top right. torchvision's TenCrop has the same order.
     """
-    image = _Decoded(_decoded(data, box))
+    image = decoding.Decoded(decoding.decoded(data, box))
     height, width = tf.unstack(images.scaled_sides(image.height, image.width, resize or size))
     places = _five_places(height, width, size)
     crops = tf.stack([image.scaled(height, width, top, left, size) for top, left in places])
@@ -415,7 +415,7 @@ def scaled_whole(data, resize, box=None):
     Raises:
         tf.errors.InvalidArgumentError: when the graph runs, for a strip so long that it would be too large.
     """
-    pixels = _decoded(data, box)
+    pixels = decoding.decoded(data, box)
     shape = tf.shape(pixels)
     sides = images.scaled_sides(shape[0], shape[1], resize)
     with tf.control_dependencies([images.check_pixels(sides[0], sides[1])]):
@@ -467,88 +467,3 @@ def filled(pixels, missing, fill):
     inside = tf.pad(tf.ones(tf.shape(pixels)[-3:-1], tf.bool), missing)
     around = [[0, 0]] * (pixels.shape.rank - 3) + [*missing, [0, 0]]
     return tf.where(inside[..., None], tf.pad(pixels, around), tf.constant(fill, tf.uint8))
-
-
-# --- Images, decoded in part or whole --------------------------------------------------------------------------------
-
-
-def _decoded(data, box):
-    pixels = images.decode_tensor(data)
-    if box is None:
-        return pixels
-    return pixels[box[0] : box[0] + box[2], box[1] : box[1] + box[3]]
-
-
-def _on_image(data, box, function):
-    """function(image), which decodes of a JPEG no more than it needs."""
-    return tf.cond(
-        tf.io.is_jpeg(data),
-        lambda: function(_Encoded(data, box)),
-        lambda: function(_Decoded(_decoded(data, box))),
-    )
-
-
-class _Decoded:
-    """An image as pixels."""
-
-    def __init__(self, pixels):
-        self.pixels = pixels
-        shape = tf.shape(pixels)
-        self.height, self.width = shape[0], shape[1]
-
-    def window(self, top, left, height, width):
-        """Part of the image: uint8 [height, width, 3]."""
-        return self.pixels[top : top + height, left : left + width]
-
-    def resized(self, box, size):
-        """A part of the image as a square: uint8 [size, size, 3]."""
-        return _shrink(self.window(*box), size)
-
-    def scaled(self, height, width, top, left, size):
-        """A square of the image scaled to height x width: uint8 [size, size, 3]."""
-        sides, offset = tf.stack([height, width]), tf.stack([top, left])
-        start, stop = images.source_window([self.height, self.width], sides, offset, [size, size])
-        extent = stop - start
-        pixels = self.window(*tf.unstack(tf.cast(tf.concat([start, extent], axis=0), tf.int32)))
-        return images.resize_part(pixels, [self.height, self.width], start, sides, offset, [size, size])
-
-
-class _Encoded(_Decoded):
-    """A JPEG, of which only the part that is asked for is decoded."""
-
-    def __init__(self, data, box):
-        shape = tf.io.extract_jpeg_shape(data)
-        with tf.control_dependencies([images.check_pixels(shape[0], shape[1])]):
-            self.data = tf.identity(data)
-        self.top, self.left, self.height, self.width = (0, 0, shape[0], shape[1]) if box is None else tf.unstack(box)
-
-    def window(self, top, left, height, width, ratio=1):
-        where = [self.top + top + ratio // 2, self.left + left + ratio // 2, height, width]  # to the nearest
-        where = tf.stack(where) // ratio
-        return tf.io.decode_and_crop_jpeg(self.data, where, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
-
-    def resized(self, box, size):
-        # The decoder halves once, twice or three times at next to no cost, which saves most of the work on photos
-        # of many megapixels. The box snaps to the coarser grid, by half a pixel of the view at most.
-        halvings = tf.math.count_nonzero(tf.minimum(box[2], box[3]) // size >= [2, 4, 8])
-        pixels = tf.switch_case(
-            tf.cast(halvings, tf.int32), [lambda ratio=ratio: self.window(*box, ratio) for ratio in (1, 2, 4, 8)]
-        )
-        return _shrink(pixels, size)
-
-
-def _shrink(pixels, size):
-    """Pixels as a square, antialiased where a side still shrinks to less than a half."""
-    shape = tf.shape(pixels)
-
-    def plain():
-        resized = tf.raw_ops.ResizeBilinear(images=pixels[None], size=[size, size], half_pixel_centers=True)
-        return tf.cast(resized[0] + 0.5, tf.uint8)  # bilinear values stay within [0, 255]
-
-    def antialiased():
-        sides = tf.cast(shape[:2], tf.int64)
-        start = tf.zeros([2], tf.int64)
-        target = tf.constant([size, size], tf.int64)
-        return images.resize_part(pixels, sides, start, target, start, [size, size])
-
-    return tf.cond(tf.reduce_max(shape[:2]) >= 2 * size, antialiased, plain)
