@@ -24,7 +24,8 @@ from resnet_tf.models import cost_by_name
 from resnet_tf.training import record
 
 # What ours and one peer hold together, over what convolutions put out in 16 bits. TensorFlow keeps what it once had: 57
-# GiB for ResNet-101 with batch 512 on an H200, 3.7 times as much; PyTorch's peak is twice as much.
+# GiB for ResNet-101 with batch 512 on an H200, 3.7 times as much; PyTorch's peak is twice as much. ResNet-50-D had 61,
+# 5.4 times as much; room for that would leave half of the memory empty else, so one row may fail, and go on alone.
 HELD = 5.7
 PROGRAM = (sys.executable, "-m", "resnet_tf.benchmark", "train")
 
