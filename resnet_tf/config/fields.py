@@ -11,7 +11,10 @@ from absl import flags
 from resnet_tf.errors import InputError
 
 
-def setting(default, help, *, choices=None, low=None, high=None, changes_result=True):
+_SAME = object()
+
+
+def setting(default, help, *, choices=None, low=None, high=None, changes_result=True, earlier=_SAME):
     """Declare a field that is a flag.
 
     Args:
@@ -21,8 +24,10 @@ def setting(default, help, *, choices=None, low=None, high=None, changes_result=
         low: the smallest allowed number.
         high: the largest allowed number.
         changes_result: whether a run may not be resumed with another value.
+        earlier: what runs and exports did whose manifest is older than this flag, where that is not the default.
     """
     metadata = {"help": help, "choices": choices, "low": low, "high": high, "changes_result": changes_result}
+    metadata["earlier"] = default if earlier is _SAME else earlier
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -47,17 +52,22 @@ def fields_of(config_type):
     return {field.name: field for section in sections for field in dataclasses.fields(section)}
 
 
-def from_settings(config_type, values, origin):
+def from_settings(config_type, values, origin, recorded=False):
     """Build a configuration from {flag name: value}, as a manifest holds it.
 
     Args:
         config_type: a dataclass of sections, such as `TrainConfig`.
         values: the settings; those that are missing take their defaults.
         origin: what to name in an error: a file or "the flags".
+        recorded: the values are those of a run or an export, perhaps of an earlier release: a setting that is missing
+            means what that release did.
 
     Raises:
         InputError: a setting that does not exist.
     """
+    if recorded:
+        fields = fields_of(config_type)
+        values = {name: fields[name].metadata["earlier"] for name in fields if name not in values} | values
     unknown = set(values) - set(fields_of(config_type))
     if unknown:
         raise InputError(f"{origin}: unknown setting {', '.join(sorted(unknown))}")

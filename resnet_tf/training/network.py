@@ -171,7 +171,7 @@ def describe_exported(flag, path):
     """
     try:
         described = yaml.safe_load((versions.locate(path) / "assets.extra" / MANIFEST_ASSET).read_text())
-        theirs = configuration.from_settings(configuration.TrainConfig, described["flags"], path)
+        theirs = configuration.from_settings(configuration.TrainConfig, described["flags"], path, recorded=True)
         return theirs, {name: described[name] for name in ("flags", "classes", "normalization", "variables")}
     except (OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"--{flag}={path}: not a model that resnet_tf.export wrote ({error})") from None

@@ -192,7 +192,7 @@ def open_run(folder, flag="--run=", config_type=configuration.TrainConfig):
         wanted = {one.task: one for one in types}
         if task not in wanted:
             raise InputError(f"{flag}{folder}: a run of {task}, not of {' or '.join(wanted)}")
-        return Run(folder, manifest, configuration.from_settings(wanted[task], manifest["flags"], path))
+        return Run(folder, manifest, configuration.from_settings(wanted[task], manifest["flags"], path, recorded=True))
     except FileNotFoundError:
         raise InputError(f"{flag}{folder}: not a run's folder, it has no {MANIFEST}") from None
     except (yaml.YAMLError, TypeError, KeyError, AttributeError, UnicodeDecodeError):
