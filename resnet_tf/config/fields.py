@@ -10,7 +10,6 @@ from absl import flags
 
 from resnet_tf.errors import InputError
 
-
 _SAME = object()
 
 
