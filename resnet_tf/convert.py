@@ -22,9 +22,14 @@ def _run(settings, _):
     row = find(section.model)
     if not section.out.endswith((".weights.h5", ".safetensors")):
         raise InputError(f"--out={section.out}: ends neither in .weights.h5 (ours) nor in .safetensors (timm's names)")
+    opened = weights.open_source(section.model, section.source, section.ema)
     model = create_model(
-        section.model, num_classes=section.num_classes or row.classes, shortcut=section.shortcut, weights=section.source
+        section.model,
+        num_classes=section.num_classes or row.classes,
+        shortcut=section.shortcut,
+        graph=section.graph or weights.graph_of(section.model, opened),
     )
+    weights.load(model, opened, pad=section.padding)
     weights.save(model, section.out)
     return {"model": section.model, "source": section.source, "out": section.out, "parameters": model.count_params()}
 

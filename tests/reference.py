@@ -1,7 +1,8 @@
 """The networks of the papers once more, written apart from the package, in plain tf.nn operations.
 
 Every padding is explicit and every convolution VALID. Reads weights by the layer names of the package,
-and nothing else of it.
+and nothing else of it. Pre-activation as in the appendix of He et al. 2016, fb.resnet.torch (preresnet.lua, types
+"no_preact" and "both_preact") and KaimingHe/resnet-1k-layers (resnet-pre-act.lua), or as in timm (resnetv2.py).
 """
 
 import tensorflow as tf
@@ -10,10 +11,13 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 
 
 class Reference:
-    """Runs a network by its name with the weights {path: array}."""
+    """Runs a network by its name with the weights {path: array}.
 
-    def __init__(self, weights):
-        self.weights = weights
+    `graph` is "paper" or, of pre-activation networks, "timm"; `pad` says where shortcut A puts its zero channels.
+    """
+
+    def __init__(self, weights, graph="paper", pad="behind"):
+        self.weights, self.graph, self.pad = weights, graph, pad
 
     def conv(self, x, name, stride=1):
         kernel = self.weights[f"{name}/kernel"]
@@ -35,7 +39,9 @@ class Reference:
         if option != "C" and not changes:
             return x
         if option == "A":
-            return tf.pad(x[:, ::stride, ::stride], [[0, 0]] * 3 + [[0, width - x.shape[-1]]])
+            more = width - x.shape[-1]
+            before = more // 2 if self.pad == "both" else 0
+            return tf.pad(x[:, ::stride, ::stride], [[0, 0]] * 3 + [[before, more - before]])
         if letter == "v1d" and stride > 1:
             # Sums of the pixels that there are, over their number.
             height, wide = x.shape[1] % 2, x.shape[2] % 2
@@ -53,8 +59,15 @@ class Reference:
         width = filters * (4 if bottleneck else 1)
         strides = [stride, 1]
         if bottleneck:
-            strides = [stride, 1, 1] if letter == "v1" else [1, stride, 1]
+            early = letter == "v1" or (letter == "v2" and self.graph == "paper" and self.small)
+            strides = [stride, 1, 1] if early else [1, stride, 1]
         if letter == "v2":
+            if name == "stage1_block1" and self.graph == "paper":
+                x = self.bn_relu(x, f"{name}_bn1")  # once, before the paths part
+                y = self.conv(x, f"{name}_conv1", strides[0])
+                for index, step in enumerate(strides[1:], start=2):
+                    y = self.conv(self.bn_relu(y, f"{name}_bn{index}"), f"{name}_conv{index}", step)
+                return y + self.shortcut(x, name, option, letter, stride, width)
             y, first = x, None
             for index, step in enumerate(strides, start=1):
                 y = self.bn_relu(y, f"{name}_bn{index}")
@@ -72,6 +85,7 @@ class Reference:
         return tf.nn.relu(y)
 
     def imagenet(self, x, depth, letter, option="B"):
+        self.small = False
         if letter in ("v1c", "v1d"):
             x = self.bn_relu(self.conv(x, "stem_conv1", 2), "stem_bn1")
             x = self.bn_relu(self.conv(x, "stem_conv2"), "stem_bn2")
@@ -84,6 +98,7 @@ class Reference:
         return self.stages(x, BLOCKS[depth], (64, 128, 256, 512), depth >= 50, option, letter)
 
     def cifar(self, x, n, letter, option, bottleneck=False):
+        self.small = True
         x = self.conv(x, "stem_conv")
         x = x if letter == "v2" else self.bn_relu(x, "stem_bn")
         return self.stages(x, (n, n, n), (16, 32, 64), bottleneck, option, letter)

@@ -13,9 +13,8 @@ import reference
 import tensorflow as tf
 
 import resnet_tf
-from resnet_tf import convert
 from resnet_tf.errors import InputError
-from resnet_tf.models import architectures, cost, cost_by_name, diagram, weights
+from resnet_tf.models import architectures, builder, cost, cost_by_name, diagram, inside, weights
 from resnet_tf.models.__main__ import main as list_command
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -107,7 +106,8 @@ def test_equal_to_timm(name):
     """timm's answers with weights drawn anew here; see benchmarks/peers/make_goldens.py."""
     golden = np.load(GOLDEN / f"{name}.npz")
     shapes = {name: tuple(shape) for name, shape in json.loads(str(golden["shapes"])).items()}
-    model = resnet_tf.create_model(name, input_shape=(None, None, 3))
+    graph = "timm" if name in ("resnet18_v2", "resnet34_v2") else None
+    model = resnet_tf.create_model(name, input_shape=(None, None, 3), graph=graph)
     weights.assign(model, weights.convert(model, drawn.weights(shapes, name)))
     stages = [f"stage{stage}_block{count}" for stage, count in enumerate(architectures.find(name).blocks, start=1)]
     end = "_add" if name.endswith("v2") else "_relu"
@@ -164,8 +164,11 @@ def test_equal_to_keras_applications(depth):
     if depth > 50:  # said once
         return
     other = resnet_tf.create_model(f"resnet{depth}_v1b", num_classes=10, input_shape=(None, None, 3))
-    weights.assign(other, weights.convert(other, arrays))
+    for variable, source in zip(other.variables, ours.variables, strict=True):
+        variable.assign(source)
     assert relative(other(images, training=False), expected) > 0.01  # v1b is another graph
+    with pytest.raises(InputError, match=r"these are weights of resnet50_v1$"):
+        weights.convert(other, arrays)
 
 
 @pytest.mark.parametrize("letter", ["v1", "v1b", "v1c", "v1d", "v2"])
@@ -179,10 +182,13 @@ def test_equal_to_plain_operations(depth, letter):
 
 
 @pytest.mark.parametrize("option", "ABC")
-@pytest.mark.parametrize("name", ["resnet18_v1", "cifar_resnet14_v1", "cifar_resnet14_v2"])
+@pytest.mark.parametrize("name", ["resnet18_v1", "cifar_resnet14_v1", "cifar_resnet14_v2", "cifar_resnet14_v2 timm"])
 def test_shortcuts_equal_plain_operations(name, option):
-    model = resnet_tf.create_model(name, input_shape=(None, None, 3), shortcut=option, num_classes=20)
-    written = reference.Reference(randomise(model))
+    name, _, graph = name.partition(" ")
+    model = resnet_tf.create_model(
+        name, input_shape=(None, None, 3), shortcut=option, graph=graph or None, num_classes=20
+    )
+    written = reference.Reference(randomise(model), graph or "paper")
     for height, width in ((32, 32), (33, 47)):
         images = drawn.images(height, width)
         if name.startswith("cifar"):
@@ -201,11 +207,51 @@ def test_plain_nets_equal_plain_operations(name):
     assert relative(model(images, training=False), plain) < TOLERANCE
 
 
-def test_bottleneck_v2_of_cifar_equals_plain_operations():
-    model = resnet_tf.create_model("cifar_resnet164_v2")
-    written = reference.Reference(randomise(model))
+@pytest.mark.parametrize("graph, strided", [("paper", "conv1"), ("timm", "conv2")])
+def test_bottleneck_v2_of_cifar_equals_plain_operations(graph, strided):
+    model = resnet_tf.create_model("cifar_resnet164_v2", graph=graph)
+    found = {name for name, layer in convolutions(model).items() if layer.strides[0] > 1}
+    assert found == {f"stage{stage}_block1_{name}" for stage in (2, 3) for name in (strided, "shortcut_conv")}
+    written = reference.Reference(randomise(model), graph)
     images = drawn.images(32, 32)
     assert relative(model(images, training=False), written.cifar(images, 18, "v2", "B", bottleneck=True)) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["resnet18_v2", "cifar_resnet20_v2"])
+def test_the_paper_and_timm_have_other_first_shortcuts(name):
+    """With the same weights the graphs answer otherwise, and each equals what was written down of it."""
+    answers, images = {}, drawn.images(64, 64)
+    for graph in (None, "paper", "timm"):
+        model = resnet_tf.create_model(name, input_shape=(64, 64, 3), num_classes=20, graph=graph)
+        written = reference.Reference(randomise(model), graph or "paper")
+        expected = written.imagenet(images, 18, "v2") if "18" in name else written.cifar(images, 3, "v2", "A")
+        answers[graph] = model(images, training=False)
+        assert relative(answers[graph], expected) < TOLERANCE
+    np.testing.assert_array_equal(answers[None], answers["paper"])
+    assert relative(answers["timm"], answers["paper"]) > 0.1
+
+
+def test_graph_is_refused_where_there_is_one():
+    for name in ("resnet50_v2", "resnet18_v1b", "cifar_resnet20_v1"):
+        with pytest.raises(InputError, match=f"--graph=timm: {name} has one graph"):
+            resnet_tf.create_model(name, graph="timm")
+    with pytest.raises(InputError, match="--graph=slim: not one of paper, timm"):
+        resnet_tf.create_model("resnet18_v2", graph="slim")
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("resnet50_v1", {}), ("resnet50_v1b", {}), ("resnet18_v1", {"shortcut": "A"}), ("plain18", {}),
+        ("resnet18_v2", {}), ("resnet18_v2", {"graph": "timm"}), ("cifar_resnet164_v2", {"graph": "timm"}),
+        ("cifar_resnet164_v2", {}), ("cifar_resnet8_v1", {"shortcut": "C"}), ("cifar_resnet8_v2", {"shortcut": "B"}),
+    ],
+)  # fmt: skip
+def test_a_built_network_tells_its_row(name, options):
+    model = resnet_tf.create_model(name, **options)
+    row = builder.row_of(name, **options)
+    assert inside.row_of(model).graph == row.graph
+    assert inside.row_of(keras.models.clone_model(model)).graph == row.graph
 
 
 # --- Training --------------------------------------------------------------------------------------------------------
@@ -382,91 +428,6 @@ def test_dilation_keeps_the_values_at_the_old_positions(name):
 def test_backbone_refuses_what_is_not_there(arguments):
     with pytest.raises(InputError, match="resnet18_v1 has"):
         resnet_tf.create_backbone("resnet18_v1", **arguments)
-
-
-# --- Weights ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["resnet18_v1b", "resnet50_v1d", "resnet50_v2"])
-def test_weights_go_out_and_come_back(name, tmp_path):
-    model = resnet_tf.create_model(name, num_classes=7)
-    values = randomise(model)
-    weights.save(model, tmp_path / "w.safetensors")
-    weights.save(model, tmp_path / "w.weights.h5")
-    for file in ("w.safetensors", "w.weights.h5"):
-        again = resnet_tf.create_model(name, num_classes=7, weights=str(tmp_path / file))
-        for variable in again.variables:
-            np.testing.assert_array_equal(variable.numpy(), values[variable.path])
-    golden = json.loads(str(np.load(GOLDEN / f"{name}.npz")["shapes"]))
-    assert set(weights.state_dict(model)) == set(golden)  # timm's own names, none missing
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["w.safetensors", "w.weights.h5"]
-
-
-def test_convert_command(tmp_path, last_json, capsys):
-    source, out = tmp_path / "source.safetensors", tmp_path / "out.weights.h5"
-    weights.save(resnet_tf.create_model("resnet18_v1b"), source)
-    assert convert.main(["--model=resnet18_v1b", f"--source={source}", f"--out={out}"]) == 0
-    assert last_json()["parameters"] == 11_699_112 and out.exists()
-
-    def refused(*flags):
-        assert convert.main(list(flags)) == 1
-        return capsys.readouterr().err.strip().splitlines()[-1]
-
-    other = f"--out={tmp_path}/other.weights.h5"
-    line = refused("--model=resnet34_v1b", f"--source={source}", other)
-    assert "resnet34_v1b" in line and "missing" in line and "layer" in line
-    line = refused("--model=resnet18_v1d", f"--source={source}", other)
-    assert "resnet18_v1d" in line
-    (tmp_path / "bad.safetensors").write_bytes(source.read_bytes()[:1000])
-    assert "bad.safetensors" in refused("--model=resnet18_v1b", f"--source={tmp_path}/bad.safetensors", other)
-    assert "no such file" in refused("--model=resnet18_v1b", f"--source={tmp_path}/none.pth", other)
-    assert "not one of" in refused("--model=resnet18_v1b", f"--source={GOLDEN}/resnet18_v1b.npz", other)
-    assert ".weights.h5" in refused("--model=resnet18_v1b", f"--source={source}", "--out=x.bin")
-    assert not (tmp_path / "other.weights.h5").exists()
-
-
-def test_pth_is_refused_without_torch_and_never_run(tmp_path, monkeypatch):
-    import pickle
-    import sys
-
-    class Payload:
-        def __reduce__(self):
-            return (pathlib.Path(tmp_path / "ran").touch, ())
-
-    (tmp_path / "evil.pth").write_bytes(pickle.dumps(Payload()))
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(InputError, match="PyTorch is not installed"):
-        weights.read(tmp_path / "evil.pth")
-    assert not (tmp_path / "ran").exists()
-
-
-def test_keras_h5_file_is_read(tmp_path):
-    """The layout of the published files: a group a layer, variables with ":0" in a group of the same name."""
-    import h5py
-
-    theirs = keras.applications.ResNet50(weights=None, classes=5, classifier_activation=None)
-    randomise(theirs)
-    with h5py.File(tmp_path / "resnet50.h5", "w") as file:
-        for layer in theirs.layers:
-            for variable in layer.variables:
-                file[f"{layer.name}/{layer.name}/{variable.name}:0"] = variable.numpy()
-    ours = resnet_tf.create_model("resnet50_v1", num_classes=5, weights=tmp_path / "resnet50.h5")
-    images = drawn.images(224, 224)
-    assert relative(ours(images), theirs(images)) < TOLERANCE
-
-
-def test_weights_that_are_not_published_or_not_reachable(monkeypatch):
-    with pytest.raises(InputError, match="none are published for resnet200_v1b"):
-        resnet_tf.create_model("resnet200_v1b", weights="imagenet")
-    import huggingface_hub
-
-    def no_network(*_):
-        raise OSError("no network")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_network)
-    with pytest.raises(InputError, match=r"no network.*bring the file"):
-        resnet_tf.create_model("resnet50_v1d", weights="imagenet")
-    assert set(weights.PUBLISHED) <= set(architectures.TABLE)
 
 
 # --- Command ---------------------------------------------------------------------------------------------------------

@@ -303,10 +303,22 @@ class ConversionSection:
     """Conversion."""
 
     model: str = setting("", "Name of the network.")
-    source: str = setting("", "Weights: .safetensors or .pth of timm or torchvision, .h5 of Keras, or ours.")
+    source: str = setting(
+        "", "Weights: .safetensors, or .pth, .pt, .th, .pth.tar, .ckpt, .bin of PyTorch, .h5 of Keras, or ours."
+    )
     out: str = setting("", "File to write: .weights.h5 (ours) or .safetensors (timm's names).")
     num_classes: int = setting(0, "Classes of the weights. 0: the paper's.", low=0)
     shortcut: str = setting("", "Shortcut, as in training.", choices=("", "A", "B", "C"))
+    graph: str = setting(
+        "", "Graph, as in training. Unset: the one that the weights are of.", choices=("", "paper", "timm")
+    )
+    ema: bool = setting(True, "Take the moving average of a file that holds it beside the weights; false: the weights.")
+    padding: str = setting(
+        "",
+        "Where shortcut A puts its zero channels in the network that the weights are of: behind the others (He et al. "
+        "2015) or on both sides. Unset: on both sides where the classifier is called linear, else behind.",
+        choices=("", "behind", "both"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,8 @@ def setting(default, help, *, choices=None, low=None, high=None, changes_result=
         low: the smallest allowed number.
         high: the largest allowed number.
         changes_result: whether a run may not be resumed with another value.
-        earlier: what runs and exports did whose manifest is older than this flag, where that is not the default.
+        earlier: what runs and exports did whose manifest is older than this flag, where that is not the default; or a
+            function of their settings, {flag: value}, that tells.
     """
     metadata = {"help": help, "choices": choices, "low": low, "high": high, "changes_result": changes_result}
     metadata["earlier"] = default if earlier is _SAME else earlier
@@ -66,7 +67,9 @@ def from_settings(config_type, values, origin, recorded=False):
     """
     if recorded:
         fields = fields_of(config_type)
-        values = {name: fields[name].metadata["earlier"] for name in fields if name not in values} | values
+        missing = {name: fields[name].metadata["earlier"] for name in fields if name not in values}
+        found = {name: earlier(values) if callable(earlier) else earlier for name, earlier in missing.items()}
+        values = found | values
     unknown = set(values) - set(fields_of(config_type))
     if unknown:
         raise InputError(f"{origin}: unknown setting {', '.join(sorted(unknown))}")

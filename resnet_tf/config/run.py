@@ -4,6 +4,7 @@ A recipe is a file of flags, `--flagfile=flags/NAME.cfg`; flags that come later 
 """
 
 import dataclasses
+import re
 from typing import ClassVar
 
 from resnet_tf.config.fields import setting
@@ -25,6 +26,13 @@ class ModelConfig:
         "",
         "Shortcuts where shapes change: A pads with zeros, B projects, C projects everywhere. Unset: the row's own.",
         choices=("", "A", "B", "C"),
+    )
+    graph: str = setting(
+        "",
+        "Of a v2 net for CIFAR or of basic blocks: paper (He et al. 2016); timm, for its weights: the first shortcut "
+        "carries the stem before its activation, and bottlenecks have the stride in the 3x3. Unset: paper.",
+        choices=("", "paper", "timm"),
+        earlier=lambda run: "timm" if re.fullmatch(r"(cifar_resnet\d+|resnet18|resnet34)_v2", run["model"]) else "",
     )
     zero_gamma: bool = setting(False, "Start every residual branch at zero (Bag of Tricks, section 3.1).")
     initializer: str = setting(
@@ -287,8 +295,9 @@ class TrainConfig:
 
 
 def described(model):
-    """A `ModelConfig` in words: the name, and the shortcut where it is not the network's own."""
-    return f"{model.model} {model.shortcut}".rstrip()
+    """A `ModelConfig` in words: the name, and shortcut and graph where they are not the network's own."""
+    graph = "timm's graph" if model.graph == "timm" else ""
+    return " ".join(filter(None, (model.model, model.shortcut, graph)))
 
 
 def check_training(config):

@@ -219,7 +219,8 @@ def read(folder, name=None):
         if classified:
             answers, unanswered = _read_answers(folder / answering.FILE, evaluation)
             size, classes = configuration.evaluation_size(run.config.data), len(run.manifest["classes"])
-            cost = cost_by_name(run.config.model.model, run.config.model.shortcut, size, classes)
+            model = run.config.model
+            cost = cost_by_name(model.model, model.shortcut, size, classes, model.graph)
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}") from None
     except InputError as error:  # of flags that the manifest holds, it names no file

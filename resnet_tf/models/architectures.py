@@ -9,6 +9,13 @@ Legend of the names (those of GluonCV, the code of the Bag of Tricks paper, arXi
     *_v1d                   C, and an average pool before the 1x1 of a down-sampling shortcut
     *_v2                    He et al. 2016 (arXiv 1603.05027): BN-ReLU before each convolution
 
+A v2 activates its stem once, before the two paths of the first block part (the paper's appendix), so that in nets of
+basic blocks the first shortcut carries the activated stem. timm's networks carry the stem as it is, as did this
+project's until November 2026; `graph="timm"` builds these, for their weights. The BN-ReLU comes after the stem's max
+pool, as in timm and TF-slim; fb.resnet.torch has it before the pool, which is the same function where gamma is not
+negative. In the CIFAR bottlenecks (164 and 1001 layers) the first 1x1 has the stride, as in the authors' code
+(KaimingHe/resnet-1k-layers); in those for ImageNet the 3x3 has it, as in fb.resnet.torch.
+
 Basic blocks (18 and 34 layers) have no 1x1, so their v1 and v1b are one graph; c and d change their stem
 and their shortcuts as they do for the deeper ones.
 
@@ -38,6 +45,7 @@ class Architecture:
         stride_in: "1x1" or "3x3": which convolution of a bottleneck has the stride.
         downsample: "conv" or "avg_pool": what a projection that changes the resolution does first.
         preactivation: BN-ReLU before the convolutions instead of after them (v2).
+        first_shortcut: what an identity in the first block of a v2 carries: the "activated" stem, or the "raw" one.
         input_size: height and width of the paper's images, pixels.
         classes: of the paper's data set.
     """
@@ -50,6 +58,7 @@ class Architecture:
     stride_in: str = "3x3"
     downsample: str = "conv"
     preactivation: bool = False
+    first_shortcut: str = "activated"
     input_size: int = 224
     classes: int = 1000
 
@@ -57,6 +66,16 @@ class Architecture:
     def expansion(self):
         """Output channels of a block over the width of its 3x3."""
         return 4 if self.bottleneck else 1
+
+    @property
+    def graph(self):
+        """The fields that tell two graphs of one depth and width apart: {field: value}, without those of no effect."""
+        names = {"blocks", "filters", "bottleneck", "stem", "shortcut", "preactivation", "downsample"}
+        if self.bottleneck:
+            names.add("stride_in")
+        elif self.preactivation:
+            names.add("first_shortcut")
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name in names}
 
 
 _IMAGENET_BLOCKS = {
@@ -106,10 +125,16 @@ def _cifar(kind, depth):
         fields["shortcut"] = "none"
     elif bottleneck:
         fields["shortcut"] = "B"  # a bottleneck widens in its first block already, which A cannot pad for
+        fields["stride_in"] = "1x1"
     return Architecture(((depth - 2) // layers,) * 3, bottleneck=bottleneck, preactivation=kind == "v2", **fields)
 
 
 TABLE = _table()
+
+
+def as_in_timm(row):
+    """The row of timm's pre-activation network (its resnetv2.py) beside one of the paper's."""
+    return dataclasses.replace(row, first_shortcut="raw", stride_in="3x3")
 
 
 def list_models(pattern="*"):

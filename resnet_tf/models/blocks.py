@@ -15,11 +15,13 @@ class Step:
         stride: of the block in the paper, 1 or 2.
         dilation: of its convolutions up to the one that has the stride.
         removed: a dilation, twice as large from there on, stands for the stride.
+        opens: whether it is the first block of the network.
     """
 
     stride: int = 1
     dilation: int = 1
     removed: bool = False
+    opens: bool = False
 
     @property
     def kept(self):
@@ -63,7 +65,9 @@ def postactivation(layers, x, row, filters, step, name):
 
 
 def preactivation(layers, x, row, filters, step, name):
-    """BN, ReLU, convolution; a projection reads the pre-activated tensor (He et al. 2016, figure 4e and its code).
+    """BN, ReLU, convolution (He et al. 2016, figure 4e, appendix, and the authors' code).
+
+    A projection reads the pre-activated tensor; so does the first block's identity, unless the row says "raw".
 
     Zero gamma: no BN ends the branch, so its last convolution starts at zero. A zero gamma in the BN
     before it would leave a ReLU at zero, through which no gradient ever comes.
@@ -76,6 +80,8 @@ def preactivation(layers, x, row, filters, step, name):
         zero = index == len(plan) and layers.zero_gamma
         y = layers.conv(y, width, kernel, stride, dilation, zero, name=f"{name}_conv{index}")
     identity = row.shortcut != "C" and step.kept == 1 and x.shape[-1] == plan[-1][1]
+    if step.opens and row.first_shortcut == "activated":
+        identity = False
     source = x if identity else activated
     shortcut = layers.shortcut(source, row, plan[-1][1], step, name=f"{name}_shortcut")
     return layers.add(shortcut, y, name=f"{name}_add")

@@ -7,10 +7,11 @@ import keras
 
 from resnet_tf.errors import InputError
 from resnet_tf.models import blocks
-from resnet_tf.models.architectures import find
+from resnet_tf.models.architectures import as_in_timm, find
 from resnet_tf.models.layers import Layers
 
 INITIALIZERS = ("he", "xavier")
+GRAPHS = ("paper", "timm")
 
 
 def create_model(
@@ -19,6 +20,7 @@ def create_model(
     num_classes=None,
     input_shape=None,
     shortcut=None,
+    graph=None,
     zero_gamma=False,
     initializer="he",
     dropout=None,
@@ -31,38 +33,45 @@ def create_model(
 
     Args:
         name: such as "resnet50_v1d" or "cifar_resnet20_v1"; see `architectures`.
-        num_classes: of the data; the paper's where None.
+        num_classes: of the data; the paper's where None. 0 for a network without a head, which ends in the global
+            average pool.
         input_shape: (height, width, channels); height and width may be None, for any size.
         shortcut: "A", "B" or "C" instead of the row's own.
+        graph: of a v2, where timm's is another graph than the paper's: "paper" or "timm"; see `architectures`. None
+            for the one that `weights` are of, and the paper's where they do not tell.
         zero_gamma: start every residual branch at zero (Bag of Tricks, section 3.1); see `blocks`.
         initializer: "he" or "xavier", exactly as `layers.Layers` says.
         dropout: rate before the logits in (0, 1); None for none, as the papers have it.
         sync_bn: batch statistics over all replicas of a distribution strategy.
-        dtype: Keras policy: "float32", "mixed_bfloat16" or "mixed_float16".
+        dtype: Keras policy: "float32", "mixed_bfloat16" or "mixed_float16"; others are refused.
         seed: of the initial weights.
         weights: None; a file (.weights.h5 of this network, or what `convert` reads); or "imagenet" for
             the best known published ones.
 
     Returns:
-        A `keras.Model` from normalised images, float [batch, height, width, channels], to logits,
-        float32 [batch, num_classes].
+        A `keras.Model` from normalised images, float [batch, height, width, channels], to logits, float32 [batch,
+        num_classes], or without a head to features [batch, channels].
 
     Raises:
         InputError: an unknown name, or an option that the network cannot have. It is a ValueError.
     """
-    row = row_of(name, shortcut)
+    opened = None
+    if weights:
+        from resnet_tf.models import weights as files
+
+        opened = files.open_source(name, weights)
+        graph = graph or files.graph_of(name, opened)
+    row = row_of(name, shortcut, graph)
     if initializer not in INITIALIZERS:
         raise InputError(f"--initializer={initializer}: not one of {', '.join(INITIALIZERS)}")
     if dropout is not None and not 0 < dropout < 1:
         raise InputError(f"dropout={dropout}: not between 0 and 1; None for none")
     layers = Layers(keras.dtype_policies.get(dtype), sync_bn, zero_gamma, initializer, seed)
     images, stages = _trunk(name, row, layers, input_shape)
-    logits = layers.head(stages[-1], row, num_classes or row.classes, dropout)
+    logits = layers.head(stages[-1], row, row.classes if num_classes is None else num_classes, dropout)
     model = close(row, images, logits, name)
-    if weights:
-        from resnet_tf.models.weights import load
-
-        load(model, weights)
+    if opened:
+        files.load(model, opened)
     return model
 
 
@@ -73,6 +82,7 @@ def create_backbone(
     output_stride=None,
     input_shape=(None, None, 3),
     shortcut=None,
+    graph=None,
     zero_gamma=False,
     initializer="he",
     sync_bn=False,
@@ -90,11 +100,12 @@ def create_backbone(
             6.2, after DeepLab), such that the values at the old positions stay what they were.
         input_shape: (height, width, channels), None for any size.
         shortcut: as for `create_model`.
-        zero_gamma: likewise.
-        initializer: likewise.
-        sync_bn: likewise.
-        dtype: likewise.
-        seed: likewise.
+        graph: as for `create_model`.
+        zero_gamma: as for `create_model`.
+        initializer: as for `create_model`.
+        sync_bn: as for `create_model`.
+        dtype: as for `create_model`.
+        seed: as for `create_model`.
 
     Returns:
         A `keras.Model` from normalised images to {level: float [batch, height / stride, width / stride,
@@ -103,7 +114,7 @@ def create_backbone(
     Raises:
         InputError: levels or an output stride that the network does not have.
     """
-    row = row_of(name, shortcut)
+    row = row_of(name, shortcut, graph)
     first = levels_of(name)[0]
     available = {str(level): index for index, level in enumerate(levels_of(name))}
     wanted = [str(level) for level in levels]
@@ -133,7 +144,7 @@ def grow(layers, row, images, output_stride=None, stages=None):
     x = layers.stem(images, row)
     stride, dilation, outputs = 1 if row.stem == "3x3" else 4, 1, []
     for stage in range(1, len(row.blocks[:stages]) + 1):
-        first = blocks.Step()
+        first = blocks.Step(opens=True)
         if stage > 1:
             first = blocks.Step(2, dilation, removed=output_stride is not None and stride >= output_stride)
             stride, dilation = stride * first.kept, dilation * (2 if first.removed else 1)
@@ -157,7 +168,7 @@ def _trunk(name, row, layers, input_shape, output_stride=None):
     smallest = 2 ** (len(row.blocks) - 1) * (1 if row.stem == "3x3" else 4)
     if len(shape) != 3 or any(side is not None and side < smallest for side in shape[:2]):
         raise InputError(f"input_shape={shape}: {name} needs (height, width, channels) of at least {smallest} pixels")
-    images = keras.Input(shape, name="images")
+    images = keras.Input(shape, dtype="float32", name="images")
     return images, grow(layers, row, images, output_stride)
 
 
@@ -174,9 +185,15 @@ def close(row, inputs, outputs, name):
         sys.setrecursionlimit(allowed)
 
 
-def row_of(name, shortcut=None):
-    """The row of a name, with another shortcut where one is given; raises InputError where there is no such network."""
+def row_of(name, shortcut=None, graph=None):
+    """The row of a name, with another shortcut or graph where one is given.
+
+    Raises:
+        InputError: there is no such network.
+    """
     row = find(name)
+    if graph:
+        row = _of_graph(name, row, graph)
     if not shortcut or shortcut == row.shortcut:
         return row
     if row.shortcut == "none":
@@ -186,3 +203,14 @@ def row_of(name, shortcut=None):
     if shortcut == "A" and row.bottleneck:
         raise InputError(f"--shortcut=A: {name} has bottlenecks, for which the papers use B or C")
     return dataclasses.replace(row, shortcut=shortcut)
+
+
+def _of_graph(name, row, graph):
+    if graph not in GRAPHS:
+        raise InputError(f"--graph={graph}: not one of {', '.join(GRAPHS)}")
+    timm = as_in_timm(row)
+    if not row.preactivation or timm.graph == row.graph:
+        raise InputError(
+            f"--graph={graph}: {name} has one graph; cifar_resnet*_v2, resnet18_v2 and resnet34_v2 have timm's besides"
+        )
+    return timm if graph == "timm" else row

@@ -9,7 +9,6 @@ import math
 import keras
 
 from resnet_tf.errors import InputError
-from resnet_tf.models.architectures import find
 from resnet_tf.models.layers import Layers
 
 
@@ -70,13 +69,11 @@ def cost(model):
     return Cost(count[True] + count[False], count[True], macs, activations)
 
 
-def cost_by_name(name, shortcut=None, image_size=None, num_classes=None):
+def cost_by_name(name, shortcut=None, image_size=None, num_classes=None, graph=None):
     """The same for a network of the table, without building it; the paper's size and classes where None."""
-    from resnet_tf.models.builder import grow
+    from resnet_tf.models.builder import grow, row_of
 
-    row = find(name)
-    if shortcut:
-        row = dataclasses.replace(row, shortcut=shortcut)
+    row = row_of(name, shortcut, graph)
     counter = _Counter()
     size = image_size or row.input_size
     stages = grow(counter, row, _Tensor((size, size, 3)))

@@ -1,11 +1,38 @@
 """What lies inside a built network: the layers that papers look at, found by what they are and what reads them."""
 
 import collections
+import dataclasses
 
 import keras
 
 from resnet_tf.models import builder
 from resnet_tf.models.architectures import find
+from resnet_tf.models.layers import PaddedIdentity
+
+
+def row_of(model):
+    """The row of the table that a built network has, with the shortcut and the graph that it was built with.
+
+    Its layers tell, so that this holds for a network that was saved and loaded by Keras, too.
+    """
+    row = find(model.name)
+    layers = {layer.name: layer for layer in model.layers}
+    if row.shortcut != "none":
+        projections = sum(name.endswith("_shortcut_conv") for name in layers)
+        padded = any(isinstance(layer, PaddedIdentity) for layer in layers.values())
+        kind = "A" if padded else "C" if projections == sum(row.blocks) else "B"
+        row = dataclasses.replace(row, shortcut=kind)
+    if row.bottleneck and (strided := layers.get("stage2_block1_conv1")) is not None:
+        if max(strided.strides) > 1:
+            row = dataclasses.replace(row, stride_in="1x1")
+        elif max(layers["stage2_block1_conv2"].strides) > 1:
+            row = dataclasses.replace(row, stride_in="3x3")
+    if row.preactivation:
+        activated = id(layers["stage1_block1_relu1"].output)
+        added = [id(tensor) for tensor in layers["stage1_block1_add"].input]
+        raw = activated not in added and not row.bottleneck and row.shortcut != "C"
+        row = dataclasses.replace(row, first_shortcut="raw" if raw else "activated")
+    return row
 
 
 def responses(model):
@@ -15,8 +42,8 @@ def responses(model):
     a bottleneck the middle one; a 7x7 stem does not count, the three convolutions of a deep one do. Its response is
     what follows batch normalisation, before the nonlinearity and, at the end of a block, before the addition. In a
     pre-activation net (v2) that is the BN of the next layer of the block. The last of a basic v2 block has none before
-    the addition, so that what is added is taken, the convolution's own output; likewise a CIFAR stem, where the first
-    block's shortcut reads it too.
+    the addition, so that what is added is taken, the convolution's own output; so has a CIFAR stem of timm's graph,
+    where the first block's shortcut reads it too.
 
     Args:
         model: of `create_model`.

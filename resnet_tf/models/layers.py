@@ -13,10 +13,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from resnet_tf.errors import InputError
 from resnet_tf.models import fusible
 
 # He et al. 2015; Keras' momentum is the share that stays, one minus PyTorch's.
 BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
+
+# Keras dtype policies that networks can have: all keep variables and logits in float32.
+POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+# Said to every layer, since a keras.json may say "channels_first", which would build another network.
+FORMAT = "channels_last"
 
 # Convolutions before the first stage: (filters, kernel, stride).
 STEMS = {
@@ -72,7 +78,9 @@ class PaddedIdentity(keras.layers.Layer):
     def call(self, inputs):
         """[batch, height, width, channels] to [batch, ceil(height / stride), ceil(width / stride), filters]."""
         # A pool of 1x1 takes every stride-th pixel and is four times as fast as a strided slice on a CPU.
-        outputs = keras.ops.average_pool(inputs, 1, self.stride) if self.stride > 1 else inputs
+        outputs = inputs
+        if self.stride > 1:
+            outputs = keras.ops.average_pool(inputs, 1, self.stride, data_format=FORMAT)
         return keras.ops.pad(outputs, [[0, 0]] * 3 + [[0, self.filters - inputs.shape[-1]]])
 
     def compute_output_shape(self, input_shape):
@@ -165,6 +173,12 @@ class Layers:
     initializer: str = "he"
     seed: int = 0
 
+    def __post_init__(self):
+        """Refuse a precision in which batch normalisation cannot compute, or would lose its statistics."""
+        name = keras.dtype_policies.get(self.dtype).name
+        if name not in POLICIES:
+            raise InputError(f"dtype={name}: not one of {', '.join(POLICIES)}")
+
     # --- Single layers -----------------------------------------------------------------------------------------------
 
     def conv(self, x, filters, kernel, stride=1, dilation=1, zero=False, *, name):
@@ -177,6 +191,7 @@ class Layers:
             kernel,
             stride,
             padding="valid" if stride > 1 else "same",
+            data_format=FORMAT,
             dilation_rate=dilation,
             use_bias=False,
             kernel_initializer="zeros" if zero else self.initializer_of(name),
@@ -186,7 +201,7 @@ class Layers:
 
     def pad(self, x, pixels, *, name):
         """Zeros around each image."""
-        return keras.layers.ZeroPadding2D(pixels, dtype=self.dtype, name=name)(x)
+        return keras.layers.ZeroPadding2D(pixels, data_format=FORMAT, dtype=self.dtype, name=name)(x)
 
     def pad_identity(self, x, filters, stride, *, name):
         """Shortcut A."""
@@ -222,17 +237,17 @@ class Layers:
             x = self.pad(x, 1, name=f"{name}_pad")
         else:
             x = MinusInfinityPadding(1, dtype=self.dtype, name=f"{name}_pad")(x)
-        return MaxPool(3, 2, padding="valid", dtype=self.dtype, name=name)(x)
+        return MaxPool(3, 2, padding="valid", data_format=FORMAT, dtype=self.dtype, name=name)(x)
 
     def average_pool(self, x, stride, dilation=1, *, name):
         """2x2 average; at an odd edge of only the pixels that there are (Keras' "same" does not count padding)."""
         if dilation > 1:
             return DilatedAveragePool(dilation, dtype=self.dtype, name=name)(x)
-        return keras.layers.AveragePooling2D(2, stride, "same", dtype=self.dtype, name=name)(x)
+        return keras.layers.AveragePooling2D(2, stride, "same", FORMAT, dtype=self.dtype, name=name)(x)
 
     def global_pool(self, x, *, name):
         """Mean over height and width."""
-        return keras.layers.GlobalAveragePooling2D(dtype=self.dtype, name=name)(x)
+        return keras.layers.GlobalAveragePooling2D(data_format=FORMAT, dtype=self.dtype, name=name)(x)
 
     def dropout(self, x, rate, *, name):
         """Drop features in training."""
@@ -280,13 +295,13 @@ class Layers:
         return self.max_pool(x, name="stem_pool", activated=not row.preactivation)
 
     def head(self, x, row, classes, dropout):
-        """Last BN-ReLU of a v2, global average pool, logits."""
+        """Last BN-ReLU of a v2, global average pool, logits; without classes it ends in the pool."""
         if row.preactivation:
             x = self.relu(self.norm(x, name="head_bn"), name="head_relu")
         x = self.global_pool(x, name="pool")
         if dropout:
             x = self.dropout(x, dropout, name="dropout")
-        return self.dense(x, classes, name="logits")
+        return self.dense(x, classes, name="logits") if classes else x
 
     def initializer_of(self, name, dense=False):
         """How a kernel starts.

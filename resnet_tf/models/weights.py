@@ -4,13 +4,17 @@ Names are translated by rule from our layer names, so that a network's table row
 keep. Kernels of PyTorch are [out, in, height, width]; ours are [height, width, in, out].
 """
 
+import json
+import logging
 import pathlib
 import re
 
 import numpy as np
 
 from resnet_tf.errors import InputError
-from resnet_tf.models.architectures import find
+from resnet_tf.models import inside, padding, weight_files
+from resnet_tf.models.architectures import as_in_timm, find
+from resnet_tf.models.weight_files import Opened, first_line, open_file
 
 # Where the best known published weights of a graph are: (kind, place). The recipe is part of timm's name.
 # timm: repository of the Hugging Face hub, its file model.safetensors. keras: class in keras.applications.
@@ -37,114 +41,132 @@ PUBLISHED = {
 # A basic net's v1 is its v1b.
 PUBLISHED |= {name.replace("v1b", "v1"): PUBLISHED[name] for name in ("resnet18_v1b", "resnet34_v1b")}
 
+# What other code bases call the parts of the networks of PyTorch: (pattern, timm's and torchvision's name).
+_ALIASES = (
+    (re.compile(r"^(linear|classifier|head\.fc|head)\."), "fc."),
+    (re.compile(r"\.shortcut\.(\d)"), r".downsample.\1"),
+)
+_log = logging.getLogger(__name__)
 _BN = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 _KERAS_BN_EPSILON = 1.001e-5  # of keras.applications; ours is 1e-5
 _LAYER = re.compile(r"stage(\d+)_block(\d+)_(conv|bn|shortcut_conv|shortcut_bn)(\d*)")
 
 
-def load(model, source):
+def open_source(name, source, ema=True):
+    """Open weights for a network: a file, or "imagenet" for the published ones of the network `name`.
+
+    Returns:
+        A `weight_files.Opened`.
+
+    Raises:
+        InputError: there is no such file, it is damaged, or nothing is published.
+    """
+    if isinstance(source, Opened):
+        return source
+    return open_file(fetch(name) if source == "imagenet" else source, ema)
+
+
+def graph_of(name, opened):
+    """Which graph of a v2 opened weights are of: "paper" or "timm"; None where there is one, or they do not tell."""
+    row = find(name)
+    timm = as_in_timm(row)
+    if not row.preactivation or timm.graph == row.graph:
+        return None
+    if opened.about:
+        changed = [key for key in row.graph if row.graph[key] != timm.graph[key]]
+        theirs = opened.about["graph"]
+        return "timm" if all(theirs.get(key) == timm.graph[key] for key in changed) else "paper"
+    return "timm" if opened.kind == "torch" else None
+
+
+def load(model, source, ema=True, pad=None):
     """Fill a network with weights.
 
     Args:
-        model: built by `create_model`; its name says the graph.
-        source: "imagenet", or a file: .weights.h5 that `model.save_weights` or `convert` wrote; a state
-            dict of timm or torchvision, .safetensors or .pth; keras.applications .h5.
+        model: built by `create_model`; its name and its layers say the graph.
+        source: "imagenet"; a file, see `weight_files.open_file`; or what that returned.
+        ema: whether to take the averaged weights of a file that has both.
+        pad: where shortcut A put its zero channels in the network that the weights are of: "behind" or "both"; None to
+            tell by the names.
 
     Raises:
         InputError: the file is missing, damaged, or of another network (names what is missing, unused
             or of another shape); the model is left as it was.
     """
-    if source == "imagenet":
-        source = fetch(model.name)
-    if str(source).endswith(".weights.h5") and not _is_keras_application(source):
-        try:
-            model.load_weights(source)
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{source}: not the weights of {model.name} ({_first_line(error)})") from None
+    opened = open_source(model.name, source, ema)
+    if opened.kind != "ours":
+        assign(model, convert(model, opened, pad=pad))
         return
-    assign(model, convert(model, read(source), source))
+    check_graph(model, opened)
+    try:
+        model.load_weights(opened.origin)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{opened.origin}: not the weights of {model.name} ({first_line(error)})") from None
 
 
-def read(path):
-    """Read a weight file: {name: NumPy array}, as its framework names them.
+def check_graph(model, opened):
+    """Refuse weights whose origin says another graph, of which every shape fits; warn where that cannot be told.
+
+    Where the stride of a bottleneck lies, and what the first shortcut of a v2 carries, changes no shape.
 
     Raises:
-        InputError: missing, damaged, of an unknown kind, or a .pth where PyTorch is not installed.
+        InputError: names what differs.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if path.suffix not in _READERS:
-        raise InputError(f"{path}: not one of {', '.join(_READERS)}")
-    try:
-        return _READERS[path.suffix](path)
-    except InputError:
-        raise
-    except Exception as error:  # each library has errors of its own for a damaged file
-        raise InputError(f"{path}: damaged, or no weights ({_first_line(error)})") from None
-
-
-def _read_safetensors(path):
-    try:
-        from safetensors.numpy import load_file
-    except ImportError:
-        raise InputError(f"{path}: reading it needs safetensors: pip install 'resnet_tf[convert]'") from None
-    return load_file(path)
-
-
-def _read_pth(path):
-    try:
-        import torch
-    except ImportError:
+    row = inside.row_of(model)
+    if opened.about:
+        theirs, ours = opened.about["graph"], json.loads(json.dumps(row.graph))
+        differing = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
+        if differing:
+            listed = "; ".join(f"{key} {theirs.get(key)} there, {ours.get(key)} here" for key in differing)
+            raise InputError(
+                f"{opened.origin}: weights of {opened.about['network']}, another graph than {model.name}: {listed}"
+            )
+        return
+    if graph_of(model.name, opened) == "timm" and row.graph != as_in_timm(row).graph:
+        raise InputError(f"{opened.origin}: weights of timm's graph of {model.name}, not of the paper's: --graph=timm")
+    twins = row.bottleneck and not row.preactivation  # v1 and v1b
+    if twins and opened.kind == "keras" and row.stride_in == "3x3":
         raise InputError(
-            f"{path}: a .pth is a pickle, which only PyTorch reads without running it, and PyTorch is not "
-            "installed; install torch, or take the .safetensors file"
-        ) from None
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    content = content.get("state_dict", content)
-    return {name: tensor.numpy() for name, tensor in content.items()}
+            f"{opened.origin}: keras.applications has the stride of a bottleneck in its first 1x1, {model.name} in its "
+            f"3x3: these are weights of {model.name.replace('_v1b', '_v1')}"
+        )
+    if twins and opened.kind == "torch" and row.stride_in == "1x1":
+        _log.warning(
+            "%s: has the names of PyTorch, whose published networks have the stride of a bottleneck in its 3x3 (%s); "
+            "%s has it in the first 1x1, which is right for weights that came from Caffe alone",
+            opened.origin, model.name.replace("_v1", "_v1b"), model.name,
+        )  # fmt: skip
+    twins = twins or row.stem == "deep"  # v1c and v1d
+    if opened.kind == "ours" and (twins or (row.preactivation and as_in_timm(row).graph != find(model.name).graph)):
+        _log.warning(
+            "%s: does not say which network its weights are of, and those of another graph would fit; taken for %s. "
+            "Files that resnet_tf.convert writes say it.", opened.origin, model.name,
+        )  # fmt: skip
 
 
-def _read_h5(path):
-    import h5py
-
-    arrays = {}
-    with h5py.File(path) as file:
-        file = file.get("model_weights", file)
-
-        def visit(name, item):
-            if isinstance(item, h5py.Dataset):
-                layer, variable = name.split("/")[-2:]
-                arrays[f"{layer}/{variable.split(':')[0]}"] = item[()]
-
-        file.visititems(visit)
-    return arrays
-
-
-_READERS = {".safetensors": _read_safetensors, ".pth": _read_pth, ".pt": _read_pth, ".h5": _read_h5}
-
-
-def _is_keras_application(path):
-    return pathlib.Path(path).is_file() and any(name.startswith("conv1_conv/") for name in read(path))
-
-
-def convert(model, arrays, origin="the weights"):
+def convert(model, source, origin="the weights", pad=None):
     """Translate a state dict to a network's own variables.
 
     Args:
         model: built by `create_model`.
-        arrays: {name: NumPy array} of timm, torchvision or keras.applications.
-        origin: what to name in an error.
+        source: a `weight_files.Opened`, or {name: NumPy array} of timm, torchvision or keras.applications.
+        origin: what to name in an error, for arrays.
+        pad: see `load`.
 
     Returns:
         {variable path: array} for every variable of the model.
 
     Raises:
-        InputError: names are missing or unused, or shapes differ: a file for another network.
+        InputError: names are missing or unused, shapes differ, or the graph is another: a file for another network;
+            or a number is not finite, or a variance negative.
     """
-    arrays = dict(arrays)
-    keras_names = any(name.startswith("conv1_conv/") for name in arrays)
-    translate = _keras_value if keras_names else _torch_value
+    opened = source if isinstance(source, Opened) else weight_files.of_arrays(dict(source), origin)
+    check_graph(model, opened)
+    row, origin, arrays = inside.row_of(model), opened.origin, opened.arrays
+    aliased = {}
+    if opened.kind == "torch" and not row.preactivation:
+        arrays, aliased = _usual_names(arrays)
+    translate = _keras_value if opened.kind == "keras" else _torch_value
     values, missing, used = {}, [], set()
     for variable in model.variables:
         names = source_names(model.name, variable.path, arrays)
@@ -158,11 +180,43 @@ def convert(model, arrays, origin="the weights"):
                 f"{origin}: {names[0]} gives {list(value.shape)} for {variable.path}, which is "
                 f"{list(variable.shape)}: weights of another network than {model.name}"
             )
+        _check_values(origin, names[0], value, variable.path)
         values[variable.path] = value
-    unused = [name for name in arrays if name not in used and not name.endswith("num_batches_tracked")]
+    headless = not any(layer.name == "logits" for layer in model.layers)
+    heads = ("fc.", "head.fc.", "predictions/") if headless else ()
+    unused = [name for name in arrays if name not in used and not name.startswith(heads or ("\0",))]
     if missing or unused:
         raise InputError(f"{origin}: not the weights of {model.name}: {_some('missing', missing, 'unused', unused)}")
+    if row.shortcut == "A" and not opened.about:
+        values = padding.to_behind(row, values, padding.decide(pad, opened, "linear" in aliased, model.name))
+    elif pad:
+        raise InputError(
+            f"--padding={pad} is not used by {origin}: {model.name} pads no channels, or the file says where"
+        )
     return values
+
+
+def _usual_names(arrays):
+    """Names as torchvision has them, and the first parts of those that were called otherwise."""
+    renamed, aliased = {}, set()
+    for name, value in arrays.items():
+        usual = name
+        for pattern, replacement in _ALIASES:
+            usual = pattern.sub(replacement, usual)
+        if usual in arrays and usual != name:
+            usual = name  # both are there: for the list of what is unused
+        if usual != name:
+            aliased.add(name.split(".")[0])
+        renamed[usual] = value
+    return renamed, aliased
+
+
+def _check_values(origin, name, value, path):
+    """Refuse what no network computes with, which would make every answer NaN."""
+    if not np.isfinite(value).all():
+        raise InputError(f"{origin}: {name} holds {np.count_nonzero(~np.isfinite(value))} numbers that are not finite")
+    if path.endswith("moving_variance") and (value < 0).any():
+        raise InputError(f"{origin}: {name} is a variance and holds {value.min():g}")
 
 
 def _some(*pairs):
@@ -283,14 +337,22 @@ def save(model, path):
         InputError: another ending.
     """
     path = pathlib.Path(path)
+    row = inside.row_of(model)
+    about, partial = weight_files.describe(model.name, row), path.with_name(f".partial-{path.name}")
     if path.name.endswith(".weights.h5"):
-        partial = path.with_name(f".partial-{path.name}")
+        import h5py
+
         model.save_weights(partial)
+        with h5py.File(partial, "a") as file:
+            file.attrs[weight_files.ABOUT] = about
     elif path.suffix == ".safetensors":
         from safetensors.numpy import save_file
 
-        partial = path.with_name(f".partial-{path.name}")
-        save_file(state_dict(model), partial)
+        if row.preactivation and row.graph != as_in_timm(row).graph and row.stem != "3x3":
+            raise InputError(
+                f"--out={path}: timm would take these names for its own graph, not the paper's; write a .weights.h5"
+            )
+        save_file(state_dict(model), partial, {"format": "pt", weight_files.ABOUT: about})
     else:
         raise InputError(f"--out={path}: ends neither in .weights.h5 (ours) nor in .safetensors (timm's names)")
     partial.replace(path)
@@ -325,10 +387,6 @@ def fetch(name):
         raise InputError("weights=imagenet: needs huggingface_hub: pip install 'resnet_tf[convert]'") from None
     except Exception as error:  # each client has errors of its own for a network that is not there
         raise InputError(
-            f"weights=imagenet: {place} cannot be fetched ({_first_line(error)}); without a network, bring the file "
+            f"weights=imagenet: {place} cannot be fetched ({first_line(error)}); without a network, bring the file "
             "from a machine that has one and give its path as weights"
         ) from None
-
-
-def _first_line(error):
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

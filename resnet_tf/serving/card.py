@@ -30,9 +30,9 @@ def describe(section, run, values, normalization, version):
         What model.json holds but for "signatures" and "files", plain values. "accuracy" is None where evaluation.json
         is of other weights than these.
     """
-    settings = run.config
+    settings, model = run.config, run.config.model
     size, classes = evaluation_size(settings.data), list(run.manifest["classes"])
-    spent = cost_by_name(settings.model.model, settings.model.shortcut, size, len(classes))
+    spent = cost_by_name(model.model, model.shortcut, size, len(classes), model.graph)
     return {
         "model": settings.model.model,
         "version": version,

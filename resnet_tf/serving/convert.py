@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_tf.errors import InputError
-from resnet_tf.models.layers import KERAS, MinusInfinityPadding, PaddedIdentity
+from resnet_tf.models.layers import FORMAT, KERAS, MinusInfinityPadding, PaddedIdentity
 
 _OPSET = 17  # of ONNX
 
@@ -125,7 +125,7 @@ def _halve(library, graph):
 
 def keras_file(path, model, normalization, size):
     """Write a .keras file, which needs nothing but Keras to be loaded; arguments as for `tflite`."""
-    images = keras.Input((size, size, 3), name="images")
+    images = keras.Input((size, size, 3), dtype="float32", name="images")
     mean = np.asarray(normalization.mean)
     normalize = keras.layers.Normalization(
         axis=-1 if mean.ndim == 1 else (1, 2, 3),
@@ -142,7 +142,7 @@ def keras_file(path, model, normalization, size):
 def _plain(layer):
     """A layer of Keras' own that computes what one of ours does."""
     if isinstance(layer, PaddedIdentity):
-        pool = keras.layers.AveragePooling2D(1, layer.stride, name=f"{layer.name}_pool")
+        pool = keras.layers.AveragePooling2D(1, layer.stride, data_format=FORMAT, name=f"{layer.name}_pool")
         return lambda x: keras.ops.pad(pool(x), [[0, 0]] * 3 + [[0, layer.filters - x.shape[-1]]])
     if isinstance(layer, MinusInfinityPadding):
         sides = [[0, 0], [layer.pixels] * 2, [layer.pixels] * 2, [0, 0]]

@@ -43,6 +43,7 @@ def settings(model, precision, replicas=1, seed=0):
     """How the layers of the network that a `ModelConfig` describes are made: arguments of `create_model` by name."""
     return {
         "shortcut": model.shortcut,
+        "graph": model.graph,
         "zero_gamma": model.zero_gamma,
         "initializer": model.initializer,
         "sync_bn": model.bn == "sync" and replicas > 1,

@@ -93,7 +93,7 @@ def keras_applications(task, stack):
     """
     name = task.config.model.model
     found = re.fullmatch(r"resnet(50|101|152)_(v1|v1b|v2)", name)
-    if not found or task.config.model.shortcut:
+    if not found or task.config.model.shortcut or task.config.model.graph:
         raise InputError(f"--peers=keras_applications: it has no network like --model={name} as set")
     make = getattr(keras.applications, f"ResNet{found[1]}" + ("V2" if found[2] == "v2" else ""))
     policy = keras.config.dtype_policy()
@@ -168,7 +168,8 @@ TIMM_NAMES = {"v1b": "resnet{}", "v1c": "resnet{}c", "v1d": "resnet{}d", "v2": "
 def _timm(task, stack, peer, mode):
     config, settings = task.config, task.config.benchmark
     found = re.fullmatch(r"resnet(\d+)_(\w+)", config.model.model)
-    if not found or found[2] not in TIMM_NAMES or config.model.shortcut:
+    same = found and found[2] in TIMM_NAMES and not config.model.shortcut
+    if not same or (found[2] == "v2" and int(found[1]) < 50 and config.model.graph != "timm"):
         raise InputError(f"--peers={peer}: timm has no network like --model={config.model.model} as set")
     arguments = [
         f"--model={TIMM_NAMES[found[2]].format(found[1])}", f"--classes={task.classes}",

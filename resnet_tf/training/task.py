@@ -69,7 +69,7 @@ class Classification:
     def macs(self, classes):
         """Multiplications of one image's forward pass; None where that is not known."""
         model = self.config.model
-        return cost_by_name(model.model, model.shortcut, self.config.data.image_size, classes).macs
+        return cost_by_name(model.model, model.shortcut, self.config.data.image_size, classes, model.graph).macs
 
     def evaluation(self, runner, split, normalization):
         """What `score` asks, its data in place."""

@@ -20,7 +20,7 @@ import tensorflow as tf
 from resnet_tf.data import boxes, draws
 from resnet_tf.errors import InputError
 from resnet_tf.models import blocks, builder
-from resnet_tf.models.layers import Layers
+from resnet_tf.models.layers import FORMAT, Layers
 from resnet_tf.transfer import regions
 
 DEVIATIONS = (0.1, 0.1, 0.2, 0.2)  # of the box head's targets, as in Fast R-CNN's code
@@ -65,6 +65,7 @@ def create(
     most=100,
     choices=None,
     shortcut=None,
+    graph=None,
     zero_gamma=False,
     initializer="he",
     sync_bn=False,
@@ -84,11 +85,12 @@ def create(
         most: rows of objects of each view.
         choices: a `Choices`; None for the defaults.
         shortcut: as for `create_model`.
-        zero_gamma: likewise.
-        initializer: likewise.
-        sync_bn: likewise.
-        dtype: likewise.
-        seed: likewise.
+        graph: as for `create_model`.
+        zero_gamma: as for `create_model`.
+        initializer: as for `create_model`.
+        sync_bn: as for `create_model`.
+        dtype: as for `create_model`.
+        seed: as for `create_model`.
 
     Returns:
         A `keras.Model` from normalised images, float [b, size, size, 3], rows, float32 [b, most, 6], and keys, int64
@@ -105,10 +107,10 @@ def create(
     Raises:
         InputError: an unknown name, or sizes that it cannot have.
     """
-    row, choices = builder.row_of(name, shortcut), choices or Choices()
+    row, choices = builder.row_of(name, shortcut, graph), choices or Choices()
     layers = Layers(keras.dtype_policies.get(dtype), sync_bn, zero_gamma, initializer, seed)
-    images = keras.Input((size, size, 3), name="images")
-    rows = keras.Input((most, boxes.COLUMNS), name="objects")
+    images = keras.Input((size, size, 3), dtype="float32", name="images")
+    rows = keras.Input((most, boxes.COLUMNS), dtype="float32", name="objects")
     keys = keras.Input((), dtype="int64", name="keys")
     strides, anchors = anchors_of(name, size, neck, anchor_sizes, anchor_ratios)
     if neck == "c4":
@@ -126,7 +128,7 @@ def create(
             x = layers.relu(layers.norm(x, name="head_bn"), name="head_relu")
         x = layers.global_pool(x, name="logits_pool")
     else:
-        x = keras.layers.Flatten(dtype=layers.dtype, name="logits_flat")(crops)
+        x = keras.layers.Flatten(FORMAT, dtype=layers.dtype, name="logits_flat")(crops)
         for number in (1, 2):
             x = _hidden(layers, x, name=f"logits_hidden{number}")
     scores = layers.dense(x, classes + 1, _SCORES, name="logits_scores")
@@ -185,20 +187,22 @@ def _pyramid(layers, stages):
         _convolution(layers, x, _PYRAMID, 1, name=f"logits_lateral{level}") for level, x in enumerate(stages, start=1)
     ]
     for level in range(len(sides) - 2, -1, -1):
-        above = keras.layers.UpSampling2D(2, dtype=layers.dtype, name=f"logits_enlarge{level + 1}")(sides[level + 1])
+        enlarge = keras.layers.UpSampling2D(2, FORMAT, dtype=layers.dtype, name=f"logits_enlarge{level + 1}")
+        above = enlarge(sides[level + 1])
         sides[level] = layers.add(sides[level], above, name=f"logits_add{level + 1}")
     levels = [
         _convolution(layers, x, _PYRAMID, 3, name=f"logits_level{level}") for level, x in enumerate(sides, start=1)
     ]
-    last = keras.layers.AveragePooling2D(1, 2, dtype=layers.dtype, name="logits_last")  # every second pixel
+    # Every second pixel.
+    last = keras.layers.AveragePooling2D(1, 2, data_format=FORMAT, dtype=layers.dtype, name="logits_last")
     return [*levels, last(levels[-1])]
 
 
 def _convolution(layers, x, filters, kernel, *, name):
     """With a bias, without batch normalisation, and no ReLU after it."""
     return keras.layers.Conv2D(
-        filters, kernel, padding="same", kernel_initializer=layers.initializer_of(name, dense=True), dtype=layers.dtype,
-        name=name,
+        filters, kernel, padding="same", data_format=FORMAT, dtype=layers.dtype, name=name,
+        kernel_initializer=layers.initializer_of(name, dense=True),
     )(x)  # fmt: skip
 
 

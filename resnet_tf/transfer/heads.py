@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from resnet_tf.data import draws
 from resnet_tf.models import builder, find
-from resnet_tf.models.layers import Layers
+from resnet_tf.models.layers import FORMAT, Layers
 
 _WIDTH, _LOW_WIDTH = 256, 48  # of DeepLabV3+ (Chen et al. 2018), sections 3.1 and 4.1
 _RATES = (6, 12, 18)  # of its pyramid at stride 16; twice as large at 8
@@ -84,7 +84,7 @@ def _deeplab(layers, x, low, images, rates, dropout):
     branches = [_conv(layers, x, _WIDTH, 1, name="logits_pyramid1")]
     for number, rate in enumerate(rates, start=2):
         branches.append(_conv(layers, x, _WIDTH, 3, rate, name=f"logits_pyramid{number}"))
-    pooled = keras.layers.GlobalAveragePooling2D(keepdims=True, dtype=layers.dtype, name="logits_pool")(x)
+    pooled = keras.layers.GlobalAveragePooling2D(FORMAT, keepdims=True, dtype=layers.dtype, name="logits_pool")(x)
     pooled = _conv(layers, pooled, _WIDTH, 1, name="logits_pooled")
     branches.append(Enlarge(dtype=layers.dtype, name="logits_pooled_enlarge")([pooled, x]))
     x = keras.layers.Concatenate(dtype=layers.dtype, name="logits_pyramid")(branches)

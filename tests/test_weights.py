@@ -1,0 +1,358 @@
+"""Weights in and out: formats, names, nesting, and graphs that a file must not be taken for."""
+
+import json
+import pathlib
+
+import drawn
+import h5py
+import keras
+import numpy as np
+import pytest
+import reference
+from safetensors.numpy import load_file, save_file
+from test_family import GOLDEN, TOLERANCE, randomise, relative
+
+import resnet_tf
+from resnet_tf import convert
+from resnet_tf.errors import InputError
+from resnet_tf.models import architectures, builder, padding, weight_files, weights
+
+
+@pytest.mark.parametrize("name", ["resnet18_v1b", "resnet50_v1d", "resnet50_v2"])
+def test_weights_go_out_and_come_back(name, tmp_path):
+    model = resnet_tf.create_model(name, num_classes=7)
+    values = randomise(model)
+    weights.save(model, tmp_path / "w.safetensors")
+    weights.save(model, tmp_path / "w.weights.h5")
+    for file in ("w.safetensors", "w.weights.h5"):
+        again = resnet_tf.create_model(name, num_classes=7, weights=str(tmp_path / file))
+        for variable in again.variables:
+            np.testing.assert_array_equal(variable.numpy(), values[variable.path])
+    golden = json.loads(str(np.load(GOLDEN / f"{name}.npz")["shapes"]))
+    assert set(weights.state_dict(model)) == set(golden)  # timm's own names, none missing
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["w.safetensors", "w.weights.h5"]
+
+
+def test_convert_command(tmp_path, last_json, capsys):
+    source, out = tmp_path / "source.safetensors", tmp_path / "out.weights.h5"
+    weights.save(resnet_tf.create_model("resnet18_v1b"), source)
+    assert convert.main(["--model=resnet18_v1b", f"--source={source}", f"--out={out}"]) == 0
+    assert last_json()["parameters"] == 11_699_112 and out.exists()
+
+    def refused(*flags):
+        assert convert.main(list(flags)) == 1
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    other = f"--out={tmp_path}/other.weights.h5"
+    line = refused("--model=resnet34_v1b", f"--source={source}", other)
+    assert "weights of resnet18_v1b, another graph than resnet34_v1b" in line and "blocks [2, 2, 2, 2] there" in line
+    save_file(load_file(source), tmp_path / "silent.safetensors")  # as others write it
+    silent = f"--source={tmp_path}/silent.safetensors"
+    line = refused("--model=resnet34_v1b", silent, other)
+    assert "resnet34_v1b" in line and "missing" in line and "layer" in line
+    line = refused("--model=resnet18_v1d", silent, other)
+    assert "resnet18_v1d" in line
+    (tmp_path / "bad.safetensors").write_bytes(source.read_bytes()[:1000])
+    assert "bad.safetensors" in refused("--model=resnet18_v1b", f"--source={tmp_path}/bad.safetensors", other)
+    assert "no such file" in refused("--model=resnet18_v1b", f"--source={tmp_path}/none.pth", other)
+    assert "not one of" in refused("--model=resnet18_v1b", f"--source={GOLDEN}/resnet18_v1b.npz", other)
+    assert ".weights.h5" in refused("--model=resnet18_v1b", f"--source={source}", "--out=x.bin")
+    assert not (tmp_path / "other.weights.h5").exists()
+
+
+def test_pth_is_refused_without_torch_and_never_run(tmp_path, monkeypatch):
+    import pickle
+    import sys
+
+    class Payload:
+        def __reduce__(self):
+            return (pathlib.Path(tmp_path / "ran").touch, ())
+
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps(Payload()))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(InputError, match="PyTorch is not installed"):
+        weight_files.open_file(tmp_path / "evil.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_keras_h5_file_is_read(tmp_path):
+    """The layout of the published files: a group a layer, variables with ":0" in a group of the same name."""
+
+    theirs = keras.applications.ResNet50(weights=None, classes=5, classifier_activation=None)
+    randomise(theirs)
+    with h5py.File(tmp_path / "resnet50.h5", "w") as file:
+        for layer in theirs.layers:
+            for variable in layer.variables:
+                file[f"{layer.name}/{layer.name}/{variable.name}:0"] = variable.numpy()
+    ours = resnet_tf.create_model("resnet50_v1", num_classes=5, weights=tmp_path / "resnet50.h5")
+    images = drawn.images(224, 224)
+    assert relative(ours(images), theirs(images)) < TOLERANCE
+
+
+def test_weights_that_are_not_published_or_not_reachable(monkeypatch):
+    with pytest.raises(InputError, match="none are published for resnet200_v1b"):
+        resnet_tf.create_model("resnet200_v1b", weights="imagenet")
+    import huggingface_hub
+
+    def no_network(*_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_network)
+    with pytest.raises(InputError, match=r"no network.*bring the file"):
+        resnet_tf.create_model("resnet50_v1d", weights="imagenet")
+    assert set(weights.PUBLISHED) <= set(architectures.TABLE)
+
+
+# --- Graphs ----------------------------------------------------------------------------------------------------------
+
+
+def stored(model, file):
+    """The network's file by `convert`, and the same without what it says of itself, as `save_weights` writes it."""
+    weights.save(model, file)
+    model.save_weights(file.with_name(f"bare-{file.name}"))
+    return file, file.with_name(f"bare-{file.name}")
+
+
+@pytest.mark.parametrize(
+    "theirs, ours, differing",
+    [
+        ({"name": "resnet50_v1b"}, {"name": "resnet50_v1"}, "stride_in 3x3 there, 1x1 here"),
+        ({"name": "resnet50_v1"}, {"name": "resnet50_v1b"}, "stride_in 1x1 there, 3x3 here"),
+        ({"name": "resnet18_v1c"}, {"name": "resnet18_v1d"}, "downsample conv there, avg_pool here"),
+        ({"name": "cifar_resnet8_v2"}, {"name": "cifar_resnet8_v2", "graph": "timm"}, "first_shortcut activated there"),
+    ],
+)  # fmt: skip
+def test_a_file_of_ours_is_refused_by_another_graph(theirs, ours, differing, tmp_path, caplog):
+    """Every shape fits, and the answers would be of no network."""
+    file, bare = stored(resnet_tf.create_model(**theirs), tmp_path / "w.weights.h5")
+    with pytest.raises(InputError, match=differing):
+        resnet_tf.create_model(**ours, weights=file)
+    assert not caplog.records
+    resnet_tf.create_model(**ours, weights=bare)  # nothing can be known, so that it is said
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "does not say which network" in caplog.text
+    caplog.clear()
+    resnet_tf.create_model(**theirs, weights=file)
+    assert not caplog.records
+
+
+def test_names_of_pytorch_warn_of_a_stride_in_the_first_1x1(tmp_path, caplog):
+    model = resnet_tf.create_model("resnet50_v1", num_classes=3)
+    theirs = weight_files.of_arrays(weights.state_dict(model), "torchvision.pth")
+    weights.load(resnet_tf.create_model("resnet50_v1b", num_classes=3), theirs)
+    assert not caplog.records
+    weights.load(model, theirs)
+    assert "stride of a bottleneck in its 3x3 (resnet50_v1b)" in caplog.text
+    caplog.clear()
+    weights.save(model, tmp_path / "w.safetensors")  # which says that it is of resnet50_v1
+    weights.load(model, tmp_path / "w.safetensors")
+    assert not caplog.records
+    with pytest.raises(InputError, match="weights of resnet50_v1, another graph than resnet50_v1b"):
+        resnet_tf.create_model("resnet50_v1b", num_classes=3, weights=tmp_path / "w.safetensors")
+
+
+def test_timms_file_of_a_basic_v2_builds_timms_graph(tmp_path):
+    golden = np.load(GOLDEN / "resnet18_v2.npz")
+    shapes = {name: tuple(shape) for name, shape in json.loads(str(golden["shapes"])).items()}
+    save_file(drawn.weights(shapes, "resnet18_v2"), tmp_path / "timm.safetensors")
+    model = resnet_tf.create_model("resnet18_v2", input_shape=(97, 97, 3), weights=tmp_path / "timm.safetensors")
+    logits = model(drawn.images(97, 97), training=False)
+    assert relative(logits[:, :50], golden["97x97/logits"], golden["97x97/std"]) < TOLERANCE
+    # What is converted goes on as that graph, and no other takes it.
+    flags = ["--model=resnet18_v2", f"--source={tmp_path}/timm.safetensors"]
+    assert convert.main([*flags, f"--out={tmp_path}/ours.weights.h5"]) == 0
+    again = resnet_tf.create_model("resnet18_v2", input_shape=(97, 97, 3), weights=tmp_path / "ours.weights.h5")
+    np.testing.assert_array_equal(again(drawn.images(97, 97)), logits)
+    for file in ("timm.safetensors", "ours.weights.h5"):
+        with pytest.raises(InputError, match=r"graph"):
+            resnet_tf.create_model("resnet18_v2", graph="paper", weights=tmp_path / file)
+    weights.save(model, tmp_path / "back.safetensors")
+    paper = resnet_tf.create_model("resnet18_v2")
+    with pytest.raises(InputError, match=r"timm builds another graph"):
+        weights.save(paper, tmp_path / "paper.safetensors")
+    assert not (tmp_path / "paper.safetensors").exists()
+
+
+# --- Names and nesting of PyTorch ------------------------------------------------------------------------------------
+
+
+class Tensor:
+    """What torch.load gives, as far as it is looked at."""
+
+    def __init__(self, array, floating=True):
+        self.array, self.floating = array, floating
+
+    def detach(self):
+        return self
+
+    def float(self):
+        return Tensor(np.asarray(self.array, np.float32))
+
+    def is_floating_point(self):
+        return self.floating
+
+    def numpy(self):
+        if self.array.dtype != np.float32:
+            raise TypeError("as torch says of bfloat16, and of a parameter that needs a gradient")
+        return self.array
+
+
+def tensors(arrays):
+    return {name: Tensor(np.asarray(value, np.float64)) for name, value in arrays.items()}
+
+
+def test_nested_state_dicts_and_moving_averages(caplog):
+    plain, mean = tensors({"a.weight": np.ones(3)}), tensors({"a.weight": np.full(3, 2.0)})
+    caplog.set_level("INFO")
+    for nested in (plain, {"state_dict": plain}, {"model": plain, "epoch": 3}, {"model_state_dict": plain}):
+        assert weight_files.arrays_of_torch(nested, "f")["a.weight"][0] == 1
+    for name in ("state_dict_ema", "model_ema"):
+        assert weight_files.arrays_of_torch({name: mean}, "f")["a.weight"][0] == 2
+        assert not caplog.records
+        both = {"state_dict": plain, name: mean}
+        assert weight_files.arrays_of_torch(both, "f")["a.weight"][0] == 2
+        assert f"takes {name}, leaves state_dict" in caplog.text
+        assert weight_files.arrays_of_torch(both, "f", ema=False)["a.weight"][0] == 1
+        caplog.clear()
+    counted = weight_files.arrays_of_torch(plain | {"n": Tensor(np.array(3), False)}, "f")
+    assert set(counted) == {"a.weight"}
+    for bad, said in (({"optimizer": {}, "epoch": 1}, "it has optimizer, epoch"), ([1], "holds a list")):
+        with pytest.raises(InputError, match=said):
+            weight_files.arrays_of_torch(bad, "f.pth")
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pt", "th", "pth.tar", "ckpt", "bin"])
+def test_every_suffix_of_pytorch_is_read(suffix, tmp_path, monkeypatch):
+    import sys
+    import types
+
+    model = resnet_tf.create_model("cifar_resnet8_v1", shortcut="B")
+    values = randomise(model)
+    content = {"state_dict": tensors({f"module.{name}": value for name, value in weights.state_dict(model).items()})}
+    torch = types.SimpleNamespace(load=lambda path, map_location, weights_only: content if weights_only else None)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    (tmp_path / f"w.{suffix}").write_bytes(b"for the stand-in of PyTorch")
+    again = resnet_tf.create_model("cifar_resnet8_v1", shortcut="B", weights=tmp_path / f"w.{suffix}")
+    for variable in again.variables:
+        np.testing.assert_array_equal(variable.numpy(), values[variable.path])
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "model.", "backbone.", "module._orig_mod.", "model.backbone."]
+)
+def test_prefixes_and_other_names_of_the_parts(prefix):
+    model = resnet_tf.create_model("cifar_resnet8_v1", shortcut="B")
+    values = randomise(model)
+    arrays = {prefix + name: value for name, value in weights.state_dict(model).items()}
+    arrays[prefix + "bn1.num_batches_tracked"] = np.array(7)
+    found = weights.convert(model, arrays)
+    assert all((found[path] == value).all() for path, value in values.items())
+    renamed = {}
+    for name, value in arrays.items():  # as kuangliu's code and its copies call them
+        name = name.replace(".downsample.", ".shortcut.").replace(prefix + "fc.", prefix + "linear.")
+        renamed[name] = value
+    found = weights.convert(model, renamed)
+    assert all((found[path] == value).all() for path, value in values.items())
+    with pytest.raises(InputError, match=r"two weights are called conv1\.weight"):
+        weights.convert(model, arrays | {"conv1.weight": arrays[prefix + "conv1.weight"]})
+
+
+def test_numbers_that_no_network_computes_with_are_refused():
+    model = resnet_tf.create_model("cifar_resnet8_v1", shortcut="B")
+    arrays = weights.state_dict(model)
+    for name, value, said in (
+        ("layer2.0.conv1.weight", np.nan, "layer2.0.conv1.weight holds 1 numbers that are not finite"),
+        ("fc.bias", np.inf, "fc.bias holds 1 numbers that are not finite"),
+        ("bn1.running_var", -0.5, "bn1.running_var is a variance and holds -0.5"),
+    ):
+        damaged = {key: array.copy() for key, array in arrays.items()}
+        damaged[name].flat[0] = value
+        with pytest.raises(InputError, match=said.replace(".", r"\.")):
+            weights.convert(model, damaged)
+
+
+def test_bfloat16_safetensors(tmp_path):
+    import ml_dtypes
+
+    model = resnet_tf.create_model("cifar_resnet8_v1", shortcut="B")
+    values = randomise(model)
+    halves = {name: value.astype(ml_dtypes.bfloat16) for name, value in weights.state_dict(model).items()}
+    header, data = {}, b""
+    for name, value in halves.items():  # the library's own writer of NumPy arrays has no bfloat16
+        header[name] = {"dtype": "BF16", "shape": value.shape, "data_offsets": [len(data), len(data) + value.nbytes]}
+        data += value.tobytes()
+    text = json.dumps(header).encode()
+    (tmp_path / "w.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    again = resnet_tf.create_model("cifar_resnet8_v1", shortcut="B", weights=tmp_path / "w.safetensors")
+    for variable in again.variables:  # eight bits of mantissa
+        np.testing.assert_allclose(variable.numpy(), values[variable.path], rtol=2**-8)
+
+
+# --- Shortcut A, padded on both sides --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, blocks", [("cifar_resnet20_v1", 3), ("cifar_resnet8_v1", 1)])
+def test_channels_padded_on_both_sides_answer_as_their_authors_graph(name, blocks, caplog):
+    """The names and the padding of akamaster/pytorch_resnet_cifar10."""
+    caplog.set_level("INFO")
+    model = resnet_tf.create_model(name)
+    values = randomise(model)
+    images = drawn.images(32, 32)
+    expected = reference.Reference(values, pad="both").cifar(images, blocks, "v1", "A")
+    behind = reference.Reference(values).cifar(images, blocks, "v1", "A")
+    assert relative(behind, expected) > 0.1
+    arrays = {f"module.{key}".replace("fc.", "linear."): value for key, value in weights.state_dict(model).items()}
+
+    def answer(arrays, pad=None):
+        weights.load(model, weight_files.of_arrays(arrays, "resnet20.th"), pad=pad)
+        return model(images, training=False)
+
+    assert relative(answer(arrays), expected) < 1e-5
+    assert "its shortcut A pads on both sides" in caplog.text
+    assert relative(answer(arrays, "behind"), behind) < 1e-5
+    caplog.clear()
+    fc = {key.replace("linear.", "fc."): value for key, value in arrays.items()}
+    assert relative(answer(fc), behind) < 1e-5
+    assert "does not tell where shortcut A pads" in caplog.text
+    assert relative(answer(fc, "both"), expected) < 1e-5
+
+
+def test_padding_flag_of_convert(tmp_path, capsys):
+    model = resnet_tf.create_model("cifar_resnet8_v1")
+    values = randomise(model)
+    save_file(weights.state_dict(model), tmp_path / "theirs.safetensors")
+    flags = ["--model=cifar_resnet8_v1", f"--source={tmp_path}/theirs.safetensors", f"--out={tmp_path}/w.weights.h5"]
+    assert convert.main([*flags, "--padding=both"]) == 0
+    again = resnet_tf.create_model("cifar_resnet8_v1", weights=tmp_path / "w.weights.h5")
+    images = drawn.images(32, 32)
+    expected = reference.Reference(values, pad="both").cifar(images, 1, "v1", "A")
+    assert relative(again(images, training=False), expected) < 1e-5
+    weights.save(model, tmp_path / "ours.safetensors")
+    ours = [flags[0], f"--source={tmp_path}/ours.safetensors", f"--out={tmp_path}/x.weights.h5", "--padding=both"]
+    assert convert.main(ours) == 1
+    assert "--padding=both is not used by" in capsys.readouterr().err
+    assert not (tmp_path / "x.weights.h5").exists()
+
+
+def test_orders_are_permutations():
+    for name, options in (("cifar_resnet20_v1", {}), ("resnet18_v1", {"shortcut": "A"})):
+        row = builder.row_of(name, **options)
+        for order, filters in zip(padding.orders(row), row.filters, strict=True):
+            assert sorted(order) == list(range(filters))
+
+
+# --- Without a head --------------------------------------------------------------------------------------------------
+
+
+def test_no_classes_end_in_the_pool_and_take_weights_with_a_head(tmp_path):
+    model = resnet_tf.create_model("resnet18_v1b", num_classes=5, input_shape=(64, 64, 3))
+    values = randomise(model)
+    weights.save(model, tmp_path / "w.safetensors")
+    trunk = resnet_tf.create_model(
+        "resnet18_v1b", num_classes=0, input_shape=(64, 64, 3), weights=tmp_path / "w.safetensors"
+    )
+    images = drawn.images(64, 64)
+    features = trunk(images, training=False)
+    assert features.shape == (2, 512)
+    logits = features @ values["logits/kernel"] + values["logits/bias"]
+    np.testing.assert_allclose(logits, model(images, training=False), rtol=1e-4, atol=1e-4)
