@@ -1,9 +1,14 @@
 """Every row of the table: counts, parity with other implementations, gradients, structure, backbones, weights."""
 
+import contextlib
+import io
 import json
 import math
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import drawn
 import keras
@@ -461,3 +466,52 @@ def test_diagrams_show_what_the_letters_change():
     assert shortcuts == ["projection", "identity", *["pooled projection", "identity"] * 3]
     assert texts["v2"][-1].startswith("BN, ReLU") and not texts["v1b"][-1].startswith("BN")
     assert not any(box.shortcut for box in diagram.boxes("plain34"))
+
+
+# --- What a machine's keras.json says --------------------------------------------------------------------------------
+
+
+def test_networks_do_not_depend_on_keras_json(tmp_path):
+    """One that says channels_first, or floats of 16 bits, would build another network without a word."""
+    (tmp_path / "keras.json").write_text(
+        json.dumps({"image_data_format": "channels_first", "floatx": "float16", "backend": "tensorflow"})
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", _DESCRIBE],
+        env=os.environ | {"KERAS_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 0, told.stderr[-2000:]
+    with contextlib.redirect_stdout(io.StringIO()) as usual:
+        exec(_DESCRIBE, {})
+    found, expected = (json.loads(text.splitlines()[-1]) for text in (told.stdout, usual.getvalue()))
+    assert found == expected
+    assert found["resnet18_v2"][0]["stem_conv/kernel"] == [[7, 7, 3, 64], "float32"]
+
+
+_DESCRIBE = """
+import json
+import numpy as np
+import resnet_tf
+from resnet_tf.transfer import detectors, heads
+found = {}
+def describe(name, model, *more):
+    found[name] = [{v.path: [list(v.shape), v.dtype] for v in model.variables}, [str(x) for x in model.outputs], *more]
+for name in ("cifar_resnet8_v1", "resnet18_v1d", "resnet18_v2"):
+    model = resnet_tf.create_model(name, num_classes=3)
+    describe(name, model, np.array(model(np.ones((1, *model.input_shape[1:]), np.float32))).tolist())
+for head in ("fcn", "deeplabv3plus"):
+    describe(head, heads.create("resnet18_v1d", 3, head=head, dropout=0))
+for neck in ("c4", "fpn"):
+    describe(neck, detectors.create("resnet18_v1d", 3, 64, neck=neck))
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_precisions_that_no_network_has_are_refused_at_once(dtype):
+    with pytest.raises(InputError, match=f"dtype={dtype}: not one of float32, mixed_bfloat16, mixed_float16"):
+        resnet_tf.create_model("cifar_resnet8_v1", dtype=dtype)
+    with pytest.raises(InputError, match=f"dtype={dtype}"):
+        resnet_tf.create_backbone("resnet18_v1b", dtype=dtype)

@@ -1,9 +1,13 @@
 """What a recipe may ask of the engine: losses, teachers, averages, accumulation, BN."""
 
+import functools
+import json
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import yaml
 
 import resnet_tf
 from resnet_tf import config as configuration
@@ -210,6 +214,59 @@ def test_start_from_weights_of_other_classes_and_of_another_network(teacher_run,
     flags = [*SMALL, "--model=cifar_resnet14_v1", f"--init_from={teacher_run}", f"--out={tmp_path}/run"]
     assert train.main(flags) == 1
     assert f"--init_from={teacher_run}: has no " in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_a_head_follows_the_names_of_the_classes(caplog):
+    """As many other classes are no reason to keep a head, and another order none to mix its rows up."""
+    caplog.set_level("INFO")
+    build = functools.partial(resnet_tf.create_model, "cifar_resnet8_v1", num_classes=3, input_shape=(16, 16, 3))
+    theirs = build(seed=1)
+    images = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
+    answers = theirs(images, training=False).numpy()
+
+    def started(classes, known=("ant", "bee", "cat")):
+        model = build(seed=2)
+        drawn = [np.array(value) for value in model.get_layer("logits").get_weights()]
+        network.start_from(model, network.Trained("theirs", theirs, colour.IMAGENET, known and list(known)), classes)
+        fresh = all(map(np.array_equal, drawn, model.get_layer("logits").get_weights()))
+        return model(images, training=False).numpy(), fresh, caplog.records[-1].message
+
+    assert np.array_equal(started(["ant", "bee", "cat"])[0], answers)
+    found, fresh, said = started(["cat", "ant", "bee"])
+    np.testing.assert_allclose(found, answers[:, [2, 0, 1]], atol=1e-6)
+    assert not fresh and said == "--init_from=theirs: its head is kept, by the names of the classes"
+    found, fresh, said = started(["ant", "bee", "dog"])
+    assert fresh and said == "--init_from=theirs: its head starts anew"
+    found, fresh, said = started(["ant", "bee", "dog"], known=None)
+    assert np.array_equal(found, answers) and "which classes it has is not known" in said
+
+
+def test_start_from_another_graph_of_the_same_shapes_is_refused(tmp_path):
+    theirs = resnet_tf.create_model("cifar_resnet8_v2", graph="timm", num_classes=3)
+    trained = network.Trained("theirs", theirs, colour.IMAGENET, None)
+    with pytest.raises(InputError, match=r"first_shortcut raw there, activated here; see --graph"):
+        network.start_from(resnet_tf.create_model("cifar_resnet8_v2", num_classes=3), trained)
+    theirs = network.Trained("theirs", resnet_tf.create_model("resnet50_v1"), colour.IMAGENET, None)
+    with pytest.raises(InputError, match=r"stride_in 1x1 there, 3x3 here$"):
+        network.start_from(resnet_tf.create_model("resnet50_v1b"), theirs)
+
+
+def test_a_run_of_before_keeps_the_graph_that_it_had(tmp_path):
+    """Its manifest has no --graph: a pre-activation net was timm's then."""
+    run = tmp_path / "run"
+    flags = [*SMALL, "--model=cifar_resnet8_v2", "--graph=timm", "--train_steps=1", "--batch_size=16", f"--out={run}"]
+    assert train.main(flags) == 0
+    manifest = yaml.safe_load((run / "manifest.yaml").read_text())
+    del manifest["flags"]["graph"]
+    (run / "manifest.yaml").write_text(yaml.safe_dump(manifest))
+    assert record.open_run(run).config.model.graph == "timm"
+    assert record.open_run(run).config.network == "cifar_resnet8_v2 timm's graph"
+    before = json.loads((run / "evaluation.json").read_text())
+    assert evaluate.main([f"--run={run}"]) == 0
+    assert json.loads((run / "evaluation.json").read_text())["loss"] == pytest.approx(before["loss"], rel=1e-6)
+    manifest["flags"]["model"] = "cifar_resnet8_v1"
+    (run / "manifest.yaml").write_text(yaml.safe_dump(manifest))
+    assert record.open_run(run).config.model.graph == ""
 
 
 # --- Averages, accumulation, BN --------------------------------------------------------------------------------------

@@ -46,8 +46,8 @@ class ModelConfig:
     )
     init_from: str = setting(
         "",
-        "Weights to start from: a run, an exported model, or MODEL:FILE as in --teacher; a head of other classes "
-        "starts anew.",
+        "Weights to start from: a run, an exported model, or MODEL:FILE as in --teacher; the head follows the names of "
+        "the classes, and starts anew where they are others.",
     )
     freeze: tuple[str, ...] = setting(
         (), "Parts that keep --init_from's weights and statistics: stem, stage1 to stage4, as variables are named."

@@ -135,7 +135,7 @@ def train(config, source=None, callbacks=(), task_type=Classification):
         )
         engine = Engine(strategy, model, normalization, recipe)
         if config.model.init_from and not resume:
-            network.start_from(model, network.load("init_from", config.model.init_from, config))
+            network.start_from(model, network.load("init_from", config.model.init_from, config), source.classes)
             engine.state.reset_averages()
 
     # --- Run folder, resume -------------------------------------------------------------------------------------------

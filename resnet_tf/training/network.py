@@ -1,6 +1,7 @@
 """The network of a run, and networks that come from elsewhere: to start from, or to learn from."""
 
 import dataclasses
+import logging
 import pathlib
 
 import keras
@@ -16,6 +17,7 @@ from resnet_tf.models.layers import BatchNormalization
 from resnet_tf.serving import versions
 from resnet_tf.training import checkpoint, record
 
+_log = logging.getLogger(__name__)
 MANIFEST_ASSET = "run.yaml"  # in assets.extra of an exported model: what its network is
 
 
@@ -210,19 +212,51 @@ def assign(model, values, origin, prefix="model/"):
         variable.assign(value)
 
 
-def start_from(model, trained):
-    """Copy all of a trained network but, where the classes are others, its head.
+def start_from(model, trained, classes=None):
+    """Copy a trained network: all of it but its head, and the head as far as the names of the classes allow.
+
+    Args:
+        model: the network to fill, with its weights as drawn.
+        trained: a `Trained`.
+        classes: names of the classes of `model` in the order of their labels. Where `trained` has the same names, each
+            row of its head goes to its own class; where it has others, the head stays as drawn. Where one of both has
+            no names, a head of the same size is copied as it is. One line of the log says which.
 
     Raises:
-        InputError: it is another network.
+        InputError: it is another network, or another graph of the same name.
     """
+    ours, found = inside.row_of(model).graph, inside.row_of(trained.model).graph
+    differing = [f"{key} {found.get(key)} there, {ours[key]} here" for key in ours if found.get(key) != ours[key]]
     theirs = {variable.path: variable for variable in trained.model.variables}
+    order, said = _order_of(trained, classes)
+    copied = []
     for variable in model.variables:
         source = theirs.get(variable.path)
-        if source is not None and source.shape == variable.shape:
-            variable.assign(source)
-        elif inside.part(variable.path) != "logits":
-            raise InputError(f"--init_from={trained.origin}: has no {variable.path} of {list(variable.shape)}")
+        fits = source is not None and source.shape == variable.shape
+        if inside.part(variable.path) != "logits":
+            if not fits:
+                raise InputError(f"--init_from={trained.origin}: has no {variable.path} of {list(variable.shape)}")
+            copied.append((variable, source))
+        elif fits and order is not None:
+            copied.append((variable, np.asarray(source)[..., order]))
+    if differing:
+        hint = "; see --graph" if find(model.name).preactivation else ""
+        raise InputError(f"--init_from={trained.origin}: another graph than {model.name}: {'; '.join(differing)}{hint}")
+    kept = any(inside.part(variable.path) == "logits" for variable, _ in copied)
+    _log.info("--init_from=%s: %s", trained.origin, said if kept else "its head starts anew")
+    for variable, source in copied:
+        variable.assign(source)
+
+
+def _order_of(trained, classes):
+    """Which output of a trained network is each class; None where the head starts anew; and what to say of it."""
+    if classes is None or trained.classes is None:
+        return slice(None), "its head is kept as it is: which classes it has is not known"
+    if list(trained.classes) == list(classes):
+        return slice(None), "its head is kept: it has the same classes"
+    if sorted(trained.classes) == sorted(classes):
+        return [trained.classes.index(name) for name in classes], "its head is kept, by the names of the classes"
+    return None, ""
 
 
 def bn_layers(model):

@@ -171,7 +171,7 @@ def _rpn(layers, features, count):
     """Objectness and offsets of the anchors of all levels, `count` at each place, by the same three convolutions."""
     x = Slide(
         min(_RPN, features[0].shape[-1]), 3, padding="same", activation="relu", dtype=layers.dtype, name="logits_rpn",
-        kernel_initializer=layers.initializer_of("logits_rpn"),
+        data_format=FORMAT, kernel_initializer=layers.initializer_of("logits_rpn"),
     )(features)  # fmt: skip
     objectness = layers.dense(x, count, _OBJECTNESS, name="logits_objectness")
     offsets = layers.dense(x, 4 * count, _OBJECTNESS, name="logits_offsets")
