@@ -333,7 +333,7 @@ class ListingSection:
     """Listing."""
 
     json: bool = setting(False, "Print everything in the JSON line, and no table.")
-    diagram: tuple[str, ...] = setting((), "Draw these networks by block instead, side by side.")
+    diagram: tuple[str, ...] = setting((), "Draw these networks by block instead; NAME:timm for timm's graph.")
     out: str = setting("", "File of the drawing, .png or .svg. Unset: the networks' names.")
 
 

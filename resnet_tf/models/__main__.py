@@ -19,8 +19,8 @@ def _run(settings, patterns):
         from resnet_tf.models import diagram
 
         for name in section.diagram:
-            find(name)
-        out = pictures.check(section.out or f"{'-'.join(section.diagram)}.png", "--diagram")
+            diagram.row_of(name)
+        out = pictures.check(section.out or f"{'-'.join(section.diagram).replace(':', '-')}.png", "--diagram")
         pictures.write(out, diagram.draw(section.diagram), dots=150)
         return {"models": list(section.diagram), "out": str(out)}
     names = []

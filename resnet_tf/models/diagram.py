@@ -3,8 +3,7 @@
 import dataclasses
 import itertools
 
-from resnet_tf.models import blocks
-from resnet_tf.models.architectures import find
+from resnet_tf.models import blocks, builder
 from resnet_tf.models.layers import STEMS
 
 _COLOURS = ("#4c78a8", "#54a24b", "#c79a00", "#e45756")
@@ -26,9 +25,18 @@ class Box:
     shortcut: str = ""
 
 
+def row_of(name):
+    """The row of a network, named as in `draw`; raises InputError where there is no such network or graph."""
+    plain, _, graph = name.partition(":")
+    return builder.row_of(plain, graph=graph or None)
+
+
 def boxes(name):
-    """The boxes of a network from top to bottom; equal blocks in a row are one box with their number."""
-    row = find(name)
+    """The boxes of a network from top to bottom; equal blocks in a row are one box with their number.
+
+    The first BN and ReLU of a pre-activation net stand before the paths part, or inside the first block.
+    """
+    row = row_of(name)
     size = row.input_size
     stem = [
         f"{kernel}x{kernel}, {filters}" + (f", /{stride}" if stride > 1 else "")
@@ -37,6 +45,9 @@ def boxes(name):
     result = [Box(f"images {size}x{size}x3"), Box("\n".join(stem))]
     if row.stem != "3x3":
         result.append(Box("max pool 3x3, /2"))
+    inside = row.preactivation and not row.bottleneck and row.first_shortcut == "raw"
+    if row.preactivation and not inside:
+        result[-1] = Box(f"{result[-1].text}\nBN, ReLU")
     width = row.filters[0] if row.stem == "3x3" else 64
     for stage, (count, filters) in enumerate(zip(row.blocks, row.filters, strict=True), start=1):
         for first, times in ((True, 1), (False, count - 1)):
@@ -52,6 +63,8 @@ def boxes(name):
             if shortcut == "projection" and row.downsample == "avg_pool" and step.stride > 1:
                 shortcut = "pooled projection"
             width = plan[-1][1]
+            if inside and first and stage == 1:
+                lines.insert(0, "BN, ReLU")
             result.append(Box("\n".join(lines) + (f"\nx {times}" if times > 1 else ""), stage, shortcut))
     last = "BN, ReLU\n" if row.preactivation else ""
     result.append(Box(f"{last}average pool\ndense, {row.classes}"))
@@ -62,7 +75,7 @@ def draw(names):
     """Draw networks side by side, from top to bottom.
 
     Args:
-        names: of the table.
+        names: of the table; NAME:timm for timm's graph of a pre-activation net.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -82,7 +95,7 @@ def draw(names):
     axes.set(xlim=(0, wide), ylim=(-total - 0.05, 0.45))  # in inches
     axes.axis("off")
     for place, (name, parts) in enumerate(zip(names, networks, strict=True)):
-        order = "BN and ReLU before convolutions" if find(name).preactivation else "BN and ReLU after convolutions"
+        order = "BN and ReLU before convolutions" if row_of(name).preactivation else "BN and ReLU after convolutions"
         _draw_network(axes, _WIDTH * (place + 0.4), name, order, parts, heights)
     return figure
 
@@ -91,7 +104,7 @@ def _draw_network(axes, middle, name, order, parts, heights):
     from matplotlib.patches import Rectangle
 
     left, side = middle - _BOX / 2, middle + _BOX / 2 + 0.1  # of boxes, of the lines of shortcuts
-    axes.text(middle, 0.3, name, ha="center", fontsize=10, weight="bold")
+    axes.text(middle, 0.3, name.replace(":", " of "), ha="center", fontsize=10, weight="bold")
     axes.text(middle, 0.14, order, ha="center", fontsize=6.5, color="#555555")
     top, stage = 0.0, 0
     for part, height in zip(parts, heights, strict=False):
