@@ -130,7 +130,9 @@ def _notes(runs, made):
         "Figures are of the last evaluation; the best of a curve is chosen on the examples it is measured on, so it "
         "stands here for the record only.",
         "Parameters: trainable ones at 4 bytes each. GMACs: 10\u2079 multiply-accumulates of one image, forward, at "
-        "the size of evaluation; GFLOPs: twice these. Images/s: the training's, the median over its rows of metrics.",
+        "the size of evaluation; GFLOPs: twice these; GFLOPs (thop): twice these, and four for each number that passes "
+        "a batch normalisation, as the package thop counts. Images/s: the training's, the median over its rows of "
+        "metrics.",
     ]
     if any(len(group.runs) > 1 for group in made):
         notes.append("After \u00b1: the sample standard deviation over seeds (n - 1).")

@@ -125,6 +125,7 @@ def of_report(rows, flags, tests, runs, price):
         Column("parameters_mib", "Parameters (MiB)", _number(2), brief=True),
         Column("gmacs", "GMACs", _number(4), brief=True),
         Column("gflops", "GFLOPs", _number(4)),
+        Column("gflops_thop", "GFLOPs (thop)", _number(4)),
         Column("steps", "Steps", _steps, brief=True),
         Column("epochs", "Epochs", _number(1)),
         Column("wall_seconds", "Wall time (h:mm:ss)", _clock, brief=True),
