@@ -303,7 +303,7 @@ def _read_answers(path, evaluation):
         answers = answering.read(path)
     except InputError as error:
         return None, str(error)
-    right, count = (answers["label"] == answers["predicted"]).sum(), len(answers["label"])
+    right, count = answering.right(answers).sum(), len(answers["label"])
     # Counts may differ by ties for the first place, which an evaluation counts as wrong.
     if count != evaluation.get("examples", count) or abs(right - evaluation["top1"] * count) > max(1, count / 1000):
         return None, f"{path}: of another evaluation"
