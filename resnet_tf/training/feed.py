@@ -301,7 +301,7 @@ class Training:
 
 
 def precise_bn(engine, batches, step, count):
-    """Put the mean of batch statistics in the place of BN's moving ones, of the weights as they are and averaged.
+    """Put statistics over whole batches in the place of BN's moving ones, of the weights as they are and averaged.
 
     Args:
         engine: a `step.Engine`.
@@ -309,12 +309,11 @@ def precise_bn(engine, batches, step, count):
         step: from which on batches are taken.
         count: of batches.
     """
-    momenta = {
-        variable.path: layer.momentum
+    layers = [
+        (layer.moving_mean.path, layer.moving_variance.path, layer.momentum)
         for layer in network.bn_layers(engine.model)
-        for variable in (layer.moving_mean, layer.moving_variance)
-    }
-    engine.state.set(engine.batch_statistics(batches.peek(step, count), momenta))
+    ]
+    engine.state.set(engine.batch_statistics(batches.peek(step, count), layers))
 
 
 class Evaluation:
