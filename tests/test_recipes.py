@@ -102,6 +102,14 @@ def test_distillation_equals_its_formula(rng):
     np.testing.assert_allclose(tape.gradient(both, student), np.zeros_like(teacher), atol=2e-4)
 
 
+def test_published_normalisations_are_of_no_data():
+    split = Split(*data())
+    of = {kind: feed.normalization(config_of(*SMALL, f"--normalization={kind}"), split) for kind in colour.PUBLISHED
+          if kind != "caffe"}  # fmt: skip
+    np.testing.assert_allclose(of["inception"](split.images), split.images / 127.5 - 1, atol=1e-6)
+    assert of["imagenet"] is colour.IMAGENET and len(of) == 2
+
+
 # --- Teachers and weights to start from ------------------------------------------------------------------------------
 
 

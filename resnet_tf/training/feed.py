@@ -132,7 +132,7 @@ def recipe_settings(config):
         "views": Views(views.pad, views.mirror) if views.view == "pad_crop" else None,
         "augmentation": augmentation.Augmentation(
             views.color_jitter or (0.0,) * 4, views.lighting, views.erasing, views.mixup, views.cutmix,
-            views.randaugment,
+            views.randaugment, views.erasing_area, views.erasing_fill,
         ),
         "seed": config.optimizer.seed,
     }  # fmt: skip
@@ -141,8 +141,8 @@ def recipe_settings(config):
 def normalization(config, split):
     """The `colour.Normalization` of a training split; estimated on 4,096 of its examples where it is streamed."""
     kind = config.data.normalization
-    if kind == "imagenet":
-        return colour.IMAGENET
+    if kind in colour.PUBLISHED:
+        return colour.PUBLISHED[kind]
     if isinstance(split, Split):
         return colour.normalization(kind, split.images)
     return colour.normalization(kind, sample(config, split, _STATISTICS_EXAMPLES))
