@@ -184,6 +184,22 @@ def test_flagfile_is_complete(path, capsys):
         assert "/nowhere/at/all" in refused(command.main, [f"--flagfile={path}", *data], capsys)
 
 
+@pytest.mark.parametrize(
+    "name, figure",
+    [
+        ("imagenet_plain18", "top-1 error 27.94%"),  # He et al. 2015, table 2
+        ("imagenet_plain34", "top-1 error 28.54%"),
+        ("imagenet_r18", "top-1 error 27.88%"),
+        ("imagenet_r50_baseline", "top-1 75.87%"),  # Bag of Tricks, table 4
+        ("imagenet_r50_efficient", "top-1 76.21%"),
+        ("imagenet_r50d", "top-1 79.15%"),  # table 6
+        ("imagenet_r50d_distil", "top-1 79.29%"),
+    ],
+)
+def test_recipe_expects_what_its_paper_has(name, figure):
+    assert f"# Expected: {figure} " in (ROOT / "flags" / f"{name}.cfg").read_text()
+
+
 @pytest.mark.parametrize("name, model", [("voc0712_r101", "resnet101_v1b"), ("voc0712_r101_v2", "resnet101_v2")])
 def test_voc_recipes_are_those_of_their_figures(name, model):
     path = ROOT / "flags" / f"{name}.cfg"
