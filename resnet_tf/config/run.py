@@ -28,7 +28,10 @@ class ModelConfig:
     )
     zero_gamma: bool = setting(False, "Start every residual branch at zero (Bag of Tricks, section 3.1).")
     initializer: str = setting(
-        "he", "he: Gaussian, fan-out (He et al. 2015); xavier: uniform (Bag of Tricks).", choices=("he", "xavier")
+        "he",
+        "he: Gaussian, fan-out (He et al. 2015); xavier: uniform in +-sqrt(6 / (fan-in + fan-out)), which are channels "
+        "times the kernel's area (Glorot 2010); the formula in Bag of Tricks has channels alone.",
+        choices=("he", "xavier"),
     )
     bn: str = setting(
         "local",
