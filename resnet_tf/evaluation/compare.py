@@ -445,8 +445,9 @@ def table(made, price_per_hour=0.0):
         (2 a MAC) and "gflops_thop" (see `Cost`) of one image forward; "evaluated"; "examples"; the figures of the task,
         such as "top1": fractions; "loss_nats"; "top1_sd" and so on: sample standard deviations over seeds; "best_top1"
         and so on: the highest of the curve; "steps", "planned_steps"; "finished"; "epochs"; "wall_seconds";
-        "images_per_second" of the training; "gpu_hours"; "price"; "hardware"; "commit". None where there is no such
-        figure. Rows of seeds hold means of figures, and "several" where other things differ.
+        "images_per_second" of the training; "gpu_hours"; "price"; "hardware"; "commit"; "published" and "source", for
+        `references.beside`. None where there is no such figure. Rows of seeds hold means of figures, and "several"
+        where other things differ.
     """
     rows = []
     for group in made:
@@ -494,6 +495,8 @@ def _row(run, group, price_per_hour):
         "price": hours * max(1, run.gpus) * price_per_hour if price_per_hour else None,
         "hardware": run.manifest["hardware"],
         "commit": run.manifest["commit"],
+        "published": None,
+        "source": None,
     }
 
 
