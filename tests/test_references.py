@@ -1,6 +1,7 @@
 """Published figures beside those of runs: the file, which of it is shown where, and what is refused."""
 
 import csv
+import json
 import pathlib
 
 import pytest
@@ -44,11 +45,15 @@ def runs(tmp_path):
     ]
 
 
-def test_published_rows_stand_below_those_of_runs_and_in_no_test(runs, tmp_path, last_json):
+def test_published_rows_stand_below_those_of_runs_and_in_no_test(runs, tmp_path, last_json, capsys):
     assert run_command(runs, tmp_path / "alone") == 0
     alone = last_json()
     assert run_command(runs, tmp_path / "out", f"--references={PUBLISHED}") == 0
-    assert last_json() | {"out": ""} == alone | {"out": ""}  # runs, groups, pairs and best are those of runs
+    printed = capsys.readouterr().out
+    assert "| He et al. 2015, table 6 " in printed
+    assert json.loads(printed.splitlines()[-1]) | {"out": ""} == alone | {
+        "out": ""
+    }  # runs, groups, pairs and best are those of runs
     rows = read_csv(tmp_path / "out" / "table.csv")
     of_runs, published = rows[:5], rows[5:]
     assert {row["kind"] for row in published} == {"published"}

@@ -121,7 +121,7 @@ def of_report(rows, flags, tests, runs, price):
         *(Column(key, f"{name}, last (%)", _percent(key), brief=True) for key, name in figures.items()),
         *(Column(f"best_{key}", f"{name}, best (%)", _percent(f"best_{key}")) for key, name in figures.items()),
         Column("published", "Published top-1 (%)", _text, words=True),
-        Column("source", "Source", _text, words=True),
+        Column("source", "Source", _text, brief=True, words=True),
         Column("evaluated", "Evaluated", _text, words=True),
         Column("architecture", "Architecture", _text, brief=True, words=True),
         Column("precision_bits", "Precision (bits)", _text),
