@@ -13,17 +13,8 @@ from resnet_tf.evaluation import charts, pictures
 from resnet_tf.training import feed, losses
 
 _COLOURS = (
-    "#e6194b",
-    "#4363d8",
-    "#3cb44b",
-    "#f58231",
-    "#911eb4",
-    "#42d4f4",
-    "#f032e6",
-    "#9a6324",
-    "#808000",
-    "#469990",
-)
+    "#e6194b", "#4363d8", "#3cb44b", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#9a6324", "#808000", "#469990",
+)  # fmt: skip
 _INCHES = 1.6  # a picture's side
 
 
