@@ -66,21 +66,22 @@ def main():
         "# The family",
         "",
         "Made by `python benchmarks/family_table.py`. Parameters are the trainable ones, MACs are of one image of the",
-        "paper's size (one multiply and one add), MiB are of the parameters at 4 bytes. Differences: largest over the",
-        "logits of two images, over their standard deviation, with random weights and statistics, worst of 224, 225,",
-        "160x192 and 97 pixels (CIFAR nets: 32 and 33x47); from timm, and from the papers' graphs in plain tf.nn",
-        "operations with explicit padding.",
+        "paper's size (one multiply and one add), GFLOPs (thop) are twice these and four for each number that passes a",
+        "batch normalisation, as the counter thop has them. MiB are of the parameters at 4 bytes. Differences: largest",
+        "over the logits of two images, over their standard deviation, with random weights and statistics, worst of",
+        "224, 225, 160x192 and 97 pixels (CIFAR nets: 32 and 33x47); from timm, and from the papers' graphs in plain",
+        "tf.nn operations with explicit padding.",
         "",
-        "| network | parameters | GMACs | MiB | from timm | from plain operations |",
-        "|---|---|---|---|---|---|",
+        "| network | parameters | GMACs | GFLOPs (thop) | MiB | from timm | from plain operations |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name in resnet_tf.list_models():
         figures = cost_by_name(name)
         differences = [from_timm(name), from_plain_operations(name)]
         cells = ["" if difference is None else f"{difference:.1e}" for difference in differences]
         lines.append(
-            f"| {name} | {figures.trainable_parameters:,} | {figures.gmacs:.3f} | {figures.mib_float32:.2f} | "
-            f"{' | '.join(cells)} |"
+            f"| {name} | {figures.trainable_parameters:,} | {figures.gmacs:.3f} | {figures.gflops_thop:.3f} | "
+            f"{figures.mib_float32:.2f} | {' | '.join(cells)} |"
         )
         print(lines[-1], file=sys.stderr, flush=True)
     (ROOT / "docs" / "family.md").write_text("\n".join(lines) + "\n")

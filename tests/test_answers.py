@@ -21,6 +21,13 @@ def test_answers_survive_writing_and_reading(tmp_path, rng):
         np.testing.assert_allclose(found[name], made[name], rtol=1e-5)  # six digits
 
 
+def test_an_answer_of_nan_is_not_right(tmp_path):
+    logits = np.eye(3)[[0, 1, 1]]
+    logits[0] = np.nan  # of which the first class, its own, would stand first
+    answers.write(tmp_path / "examples.csv", answers.of_logits(logits, np.array([0, 1, 2])))
+    assert answers.right(answers.read(tmp_path / "examples.csv")).tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize("text", ["a,b\n1,2\n", "example,name,label,predicted,probability,loss\n0,,x,1,0.5,1\n"])
 def test_damaged_answers_are_named(tmp_path, text):
     (tmp_path / "examples.csv").write_text(text)

@@ -129,14 +129,36 @@ def test_erasing_has_its_probability_and_area():
     assert 0.18 < area.mean() < 0.212 and abs(np.log(aspect).mean()) < 0.05
 
 
-def test_erased_pixels_are_the_mean_and_others_stay(batch):
-    images = colour.IMAGENET(batch[0])
-    seen = mixing.erase(images, batch[2], 1.0).numpy()
-    boxes = mixing.erasing_boxes(batch[2], 24, 20, 1.0).numpy()
-    for image, found, (top, left, bottom, right) in zip(images.numpy(), seen, boxes, strict=True):
-        expected = image.copy()
+def test_erased_area_is_uniform_in_its_range():
+    keys = some_keys()
+    wide, narrow = (mixing.erasing_boxes(keys, 224, 224, 1.0, area).numpy() for area in ((0.02, 0.33), (0.02, 0.08)))
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) / 224**2 for boxes in (wide, narrow)]
+    # Sides are rounded to pixels: 0.02 of the image in the longest box is 17 x 58 pixels, off by 4% at most.
+    assert 0.019 < areas[0].min() < 0.021 and 0.32 < areas[0].max() < 0.335
+    assert areas[1].min() > 0.019 and areas[1].max() < 0.0815
+    # Every box of the narrow range fits. Its deciles lie where they should, by five deviations of 0.0035 of one, and
+    # what rounding moves.
+    spread = (areas[1] - 0.02) / 0.06
+    np.testing.assert_allclose(np.quantile(spread, np.arange(1, 10) / 10), np.arange(1, 10) / 10, atol=0.02)
+
+
+@pytest.mark.parametrize("fill", ["mean", "black"])
+@pytest.mark.parametrize("kind", ["imagenet", "inception", "pixel"])
+def test_erased_pixels_are_the_mean_or_black_and_others_stay(fill, kind, batch):
+    pixels, targets, keys = batch
+    normalization = colour.PUBLISHED.get(kind) or colour.normalization(kind, pixels.numpy())
+    seen, _ = Augmentation(erasing=1.0, erasing_area=(0.1, 0.3), erasing_fill=fill).finish(
+        pixels, targets, keys, normalization
+    )
+    boxes = mixing.erasing_boxes(keys, 24, 20, 1.0, (0.1, 0.3)).numpy()
+    for image, found, (top, left, bottom, right) in zip(pixels.numpy().astype(float), seen.numpy(), boxes, strict=True):
+        expected = (image - normalization.mean) / normalization.std
+        black = image.copy()
+        black[top:bottom, left:right] = 0  # erased first, then normalised
         expected[top:bottom, left:right] = 0
-        np.testing.assert_array_equal(found, expected)
+        if fill == "black":
+            expected = (black - normalization.mean) / normalization.std
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_mixup_equals_numpy(batch):

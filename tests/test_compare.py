@@ -188,6 +188,8 @@ def test_table_holds_runs_and_their_means(twelve):
     # He et al. 2015 on CIFAR: 0.27 million parameters; 40.8 million MACs by the closed form of this network.
     assert float(run["parameters_mib"]) == pytest.approx(269722 * 4 / 2**20)
     assert float(run["gflops"]) == 2 * float(run["gmacs"]) and 0.040 < float(run["gmacs"]) < 0.042
+    # 0.19 million numbers pass a BN, by the same closed form: 7 x 16 x 32^2 + 6 x 32 x 16^2 + 6 x 64 x 8^2.
+    assert float(run["gflops_thop"]) == pytest.approx(float(run["gflops"]) + 4 * 188_416 / 1e9)
     assert run["precision_bits"] == "32" and rows[9]["precision_bits"] == "16"
     assert float(run["images_per_second"]) == pytest.approx(1100.5)  # median of 1001 to 1200
     assert float(run["wall_seconds"]) == 7200 and float(run["gpu_hours"]) == 4 and float(run["price"]) == 12
@@ -195,7 +197,18 @@ def test_table_holds_runs_and_their_means(twelve):
     assert float(run["epochs"]) == 200 and run["commit"] == "0123456789ab"
     markdown = (out / "table.md").read_text().splitlines()
     assert len(markdown) == 18 and len({line.count("|") for line in markdown}) == 1
-    for unit in ("(MiB)", "(bits)", "(%)", "GMACs", "GFLOPs", "h:mm:ss", "Images/s", "GPU-hours", "(at 3 an hour)"):
+    for unit in (
+        "(MiB)",
+        "(bits)",
+        "(%)",
+        "GMACs",
+        "GFLOPs",
+        "GFLOPs (thop)",
+        "h:mm:ss",
+        "Images/s",
+        "GPU-hours",
+        "(at 3 an hour)",
+    ):
         assert unit in markdown[0]
 
 

@@ -398,8 +398,8 @@ def ten_crops_by_hand(pixels, size, shorter):
     height, width, _ = whole.shape
     bottom, right = height - size, width - size
     places = [(0, 0), (0, right), (bottom, 0), (bottom, right), (bottom // 2, right // 2)]
-    crops = [whole[top : top + size, left : left + size] for top, left in places]
-    return [np.stack(crops + [crop[:, ::-1] for crop in crops])]
+    images = (whole, whole[:, ::-1])
+    return [np.stack([image[top : top + size, left : left + size] for image in images for top, left in places])]
 
 
 def scales_by_hand(pixels, scales):

@@ -75,6 +75,12 @@ def test_golden_counts(depth):
     assert cost_by_name(f"resnet{depth}_v2").trainable_parameters == v2
 
 
+@pytest.mark.parametrize("name, gflops", [("v1", 15.203), ("v1b", 15.668), ("v2", 15.659)])
+def test_golden_counts_of_thop(name, gflops):
+    """What the package thop counts of ResNet-101 at 224 pixels, to the digits that such tables print."""
+    assert round(cost_by_name(f"resnet101_{name}").gflops_thop, 3) == gflops
+
+
 @pytest.mark.parametrize("name", CIFAR_COUNTS)
 def test_golden_cifar_counts(name):
     assert cost_by_name(name).trainable_parameters == CIFAR_COUNTS[name]
@@ -442,10 +448,12 @@ def test_models_command(capsys, tmp_path, last_json):
     assert list_command(["resnet50*"]) == 0
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == 7 and "25,557,032" in lines[1] and "3.858" in lines[1]
+    assert "GMACs  GFLOPs (thop)" in lines[0] and " 7.758 " in lines[1]  # 2 x 3.858, and 4 x 10.6 million of BN
     assert list_command(["--json"]) == 0
     assert [row["name"] for row in last_json()["models"]] == resnet_tf.list_models()
     assert list_command(["--json", "cifar_resnet26_v1"]) == 0  # of the rule, not of the table
-    assert last_json()["models"][0]["trainable_parameters"] == 366_938
+    row = last_json()["models"][0]
+    assert row["trainable_parameters"] == 366_938 and row["gflops_thop"] > 2 * row["gmacs"]
     assert list_command(["resnet51*"]) == 1
     assert "nearest" in capsys.readouterr().err
     # Side by side, of plans of other lengths too.

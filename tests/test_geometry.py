@@ -295,6 +295,7 @@ def reference_ten_crop(pixels, size):
     """Krizhevsky's ten views of an image whose shorter side has its size already."""
     height, width, _ = pixels.shape
     corners = [(0, 0), (0, width - size), (height - size, 0), (height - size, width - size)]
+    # The centre is rounded to the top and the left of each image, the mirrored one too.
     places = [*corners, ((height - size) // 2, (width - size) // 2)]
     mirrored = pixels[:, ::-1]
     return np.stack(
@@ -302,7 +303,7 @@ def reference_ten_crop(pixels, size):
     )
 
 
-@pytest.mark.parametrize("shape", [(40, 58), (58, 40), (40, 40)])
+@pytest.mark.parametrize("shape", [(40, 58), (58, 40), (40, 40), (40, 59), (59, 40)])
 def test_ten_crop_of_an_image_that_needs_no_scaling(shape, rng):
     pixels = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
     np.testing.assert_array_equal(geometry.ten_crop(encode(pixels), 32, 40), reference_ten_crop(pixels, 32))
@@ -317,10 +318,17 @@ def test_ten_crop_equals_torchvision():
 
 
 def test_ten_crop_of_a_larger_image_is_scaled_first():
-    pixels = smooth(150, 210)
-    scaled = np.round(tf.image.resize(pixels, [40, 56], antialias=True).numpy()).astype(int)
+    pixels = smooth(150, 214)
+    scaled = np.round(tf.image.resize(pixels, [40, 57], antialias=True).numpy()).astype(int)
     difference = np.abs(geometry.ten_crop(encode(pixels), 32, 40).numpy() - reference_ten_crop(scaled, 32))
     assert difference.max() <= 1  # a value that lies between two levels may be rounded to either
+
+
+@pytest.mark.parametrize("shape", [(120, 160), (90, 200), (200, 90)])
+def test_boxes_of_the_mirrored_five_are_those_of_a_mirrored_image(shape):
+    boxes = geometry.ten_boxes(*shape, 48, 60)
+    mirrored = [[top, shape[1] - left - wide, tall, wide] for top, left, tall, wide in boxes[5:]]
+    np.testing.assert_allclose(mirrored, boxes[:5], atol=1e-9)
 
 
 def test_centre_is_one_of_the_ten():

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from resnet_tf.evaluation import charts, metrics
+from resnet_tf.training import losses
 
 
 def softmax(logits):
@@ -31,6 +33,21 @@ def test_figures_of_classes_are_those_of_their_examples(rng):
         for name, value in own.items():
             assert figures[name][label] == pytest.approx(value)
     assert figures["examples"][7] == 0 and np.isnan(figures["top1"][7])  # a class that has no examples
+
+
+@pytest.mark.parametrize("classes", [3, 8])  # of three, any rank is among the first five
+def test_answers_of_nan_are_wrong(classes):
+    logits = np.eye(classes, dtype=np.float32)
+    logits[0] = np.nan
+    logits[1, 0] = np.nan  # not the example's own
+    labels = np.arange(classes)
+    expected = np.where(labels < 2, 0, 1)
+    figures = metrics.classification(logits, labels)
+    assert figures["top1"] == figures["top5"] == pytest.approx(1 - 2 / classes)
+    each, trained = metrics.per_class(logits, labels), losses.Loss().figures(tf.constant(logits), tf.constant(labels))
+    for name in ("top1", "top5"):
+        np.testing.assert_array_equal(each[name], expected)
+        np.testing.assert_array_equal(trained[name], expected)
 
 
 def test_calibration_error_is_the_sum_over_bins(rng):

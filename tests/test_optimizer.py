@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import resnet_tf
-from resnet_tf.config import ScheduleConfig
+from resnet_tf.config import OptimizerConfig, ScheduleConfig
 from resnet_tf.evaluation import metrics
 from resnet_tf.training import optimizer, schedule
 
@@ -111,6 +111,21 @@ def test_cosine_after_a_linear_warm_up():
     assert rate(plan, 525) == pytest.approx(0.8, rel=1e-4)
     assert rate(plan, 999) == pytest.approx(0.5 * 1.6 * (1 + np.cos(np.pi * 949 / 950)), rel=1e-2)
     assert rate(plan, 5000) == 0
+
+
+@pytest.mark.parametrize(
+    "examples, batch, epochs, steps",
+    [
+        (1000, 30, 15.0, 500),
+        (100, 22, 1.1, 5),
+        (1000, 10, 0.1, 10),
+        (1000, 30, 1.0, 34),
+        (1_281_167, 256, 120.0, 600_548),
+    ],
+)
+def test_steps_of_epochs_are_counted_exactly(examples, batch, epochs, steps):
+    assert schedule.total_steps(OptimizerConfig(train_epochs=epochs, batch_size=batch), examples) == steps
+    assert schedule.total_steps(OptimizerConfig(train_steps=7, batch_size=batch), examples) == 7
 
 
 def test_plateau_falls_after_patience_and_never_without_reason():

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 
 import keras
 import numpy as np
@@ -26,6 +27,7 @@ from resnet_tf.training import (
     optimizer,
     record,
     schedule,
+    sweep,
     task,
 )
 from resnet_tf.training.step import METRICS, Engine, Recipe
@@ -101,6 +103,14 @@ def test_distillation_equals_its_formula(rng):
         both = losses.Loss()(student, targets, teacher) - losses.Loss()(student, targets)
     # T^2 = 400 times rounding of 1e-7.
     np.testing.assert_allclose(tape.gradient(both, student), np.zeros_like(teacher), atol=2e-4)
+
+
+def test_published_normalisations_are_of_no_data():
+    split = Split(*data())
+    of = {kind: feed.normalization(config_of(*SMALL, f"--normalization={kind}"), split) for kind in colour.PUBLISHED
+          if kind != "caffe"}  # fmt: skip
+    np.testing.assert_allclose(of["inception"](split.images), split.images / 127.5 - 1, atol=1e-6)
+    assert of["imagenet"] is colour.IMAGENET and len(of) == 2
 
 
 # --- Teachers and weights to start from ------------------------------------------------------------------------------
@@ -374,11 +384,14 @@ def test_gradient_is_clipped_after_the_sum(limit):
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_precise_statistics_are_the_mean_of_batches(replicas):
+def test_precise_statistics_are_of_all_activations_at_once(replicas):
     engine = make_engine(replicas, ema=0.5)  # the weights as they are and averaged, each its own
     run_steps(engine, 2)
     config = config_of(*SMALL, f"--batch_size={BATCH}", "--pad=0", "--mirror=false")
-    batches = feed.Training(engine, config, Split(*data()), 1, 1)
+    # Images of many brightnesses, so that the means of batches, and of replicas' parts of them, lie apart.
+    images, labels = data()
+    images = (images * np.linspace(0.1, 1, 64)[:, None, None, None]).astype(np.uint8)
+    batches = feed.Training(engine, config, Split(images, labels), 1, 1)
     before = engine.state.get_all()
     feed.precise_bn(engine, batches, 1, 3)
     after = engine.state.get_all()
@@ -386,14 +399,12 @@ def test_precise_statistics_are_the_mean_of_batches(replicas):
     assert changed == {name for name in before if "/moving_" in name}
     assert {name.partition("/")[0] for name in changed} == {"model", "ema"}
     for prefix in ("model", "ema"):
-        kernel, means, variances = after[f"{prefix}/stem_conv/kernel"], [], []
-        for order in resident.order(64, BATCH, 1, 3, seed=0):
-            for part in np.split(order, replicas):
-                images = tf.nn.conv2d(colour.IMAGENET(data()[0][part]), kernel, 1, "SAME").numpy()
-                means.append(images.mean(axis=(0, 1, 2)))
-                variances.append(images.var(axis=(0, 1, 2)))
-        np.testing.assert_allclose(after[f"{prefix}/stem_bn/moving_mean"], np.mean(means, axis=0), atol=1e-5)
-        np.testing.assert_allclose(after[f"{prefix}/stem_bn/moving_variance"], np.mean(variances, axis=0), rtol=1e-4)
+        seen = images[resident.order(64, BATCH, 1, 3, seed=0).reshape(-1)]
+        every = tf.nn.conv2d(colour.IMAGENET(seen), after[f"{prefix}/stem_conv/kernel"], 1, "SAME").numpy()
+        mean, variance = every.mean(axis=(0, 1, 2)), every.astype(np.float64).var(axis=(0, 1, 2))
+        np.testing.assert_allclose(after[f"{prefix}/stem_bn/moving_mean"], mean, atol=1e-5)
+        # float32 in another order of sums; the means of batches make some per cent of it.
+        np.testing.assert_allclose(after[f"{prefix}/stem_bn/moving_variance"], variance, rtol=1e-4)
     assert np.abs(after["model/stem_bn/moving_mean"] - after["ema/stem_bn/moving_mean"]).max() > 1e-4
 
 
@@ -444,6 +455,31 @@ def test_fit_takes_data_of_ones_own_and_callbacks(tmp_path):
     assert seen == [
         ("start", "run", 0), ("train", 2), ("train", 4), ("test", 4), ("checkpoint", "step-00000004.npz"), ("end", 7)
     ]  # fmt: skip
+
+
+def test_a_run_that_was_one_step_too_long_is_done(tmp_path, monkeypatch):
+    """100 examples over batches of 22, 1.1 times, are 5 in fractions and a little more in floating point."""
+    images, labels = (np.concatenate([values, values[:36]]) for values in data())
+    source = Source(
+        "mine", [str(label) for label in range(10)], {"train": Split(images, labels), "test": Split(*data())}
+    )
+    settings = {
+        "model": "cifar_resnet8_v1", "dataset": "synthetic", "image_size": 16, "batch_size": 22, "train_epochs": 1.1,
+        "out": str(tmp_path / "run"),
+    }  # fmt: skip
+
+    def counted_in_floats(config, examples):
+        return math.ceil(config.train_epochs * (examples / config.batch_size))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(schedule, "total_steps", counted_in_floats)
+        assert loop.fit(source, **settings)["steps"] == 6
+    rows = (tmp_path / "run" / "metrics.csv").read_bytes()
+    again = loop.fit(source, **settings)
+    assert again["steps"] == 6 and (tmp_path / "run" / "metrics.csv").read_bytes() == rows
+    finished, figures = sweep.figures_of(tmp_path / "run")
+    assert finished and figures["steps"] == 6
+    assert loop.fit(source, **settings | {"out": str(tmp_path / "new")})["steps"] == 5
 
 
 @pytest.mark.parametrize("held_out", [0, 128])

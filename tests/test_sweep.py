@@ -97,6 +97,34 @@ def test_committed_grid_is_complete(path, tmp_path):
         assert len(grids.plan(made, ["--data_dir=/nowhere"] if "--data_dir=" in header else [])) >= 9
 
 
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("imagenet_tweaks", "76.21, 76.66, 76.87, 77.16%"),
+        ("imagenet_refinements", "77.16% at first, 77.91% with cosine, 78.31% with smoothing, 78.67% with"),
+    ],
+)
+def test_tables_5_and_6_of_bag_of_tricks(name, expected, tmp_path):
+    path = ROOT / "flags" / "grids" / f"{name}.yaml"
+    assert expected in path.read_text()
+    made = grids.plan(config.SweepSection(grid=str(path), out=str(tmp_path)), ["--data_dir=/nowhere"])
+    of_seed = [training.config for training in made if training.config.optimizer.seed == 0]
+    for recipe in of_seed:  # all that is efficient stays
+        assert recipe.optimizer.batch_size == 1024 and recipe.model.zero_gamma and recipe.device.precision == "float16"
+    if name == "imagenet_tweaks":
+        assert [recipe.model.model[-3:].strip("_") for recipe in of_seed] == ["v1", "v1b", "v1c", "v1d"]
+        return
+    rows = [
+        (recipe.schedule.schedule, recipe.loss.label_smoothing, bool(recipe.loss.teacher), recipe.views.mixup,
+         recipe.optimizer.train_epochs) for recipe in of_seed
+    ]  # fmt: skip
+    assert rows == [
+        ("steps", 0, False, 0, 120), ("cosine", 0, False, 0, 120), ("cosine", 0.1, False, 0, 120),
+        ("cosine", 0.1, True, 0, 120), ("cosine", 0.1, False, 0.2, 200), ("cosine", 0.1, True, 0.2, 200),
+    ]  # fmt: skip
+    assert {recipe.model.model for recipe in of_seed} == {"resnet50_v1d"}
+
+
 def with_rows(*rows, **flags):
     return {"flags": TINY | flags, "rows": list(rows)}
 

@@ -177,6 +177,9 @@ class ComparisonSection:
     price_per_hour: float = setting(
         0.0, "Price of an hour of one GPU, or of the machine where it has none, in any currency. 0: no prices.", low=0.0
     )
+    references: str = setting(
+        "", "CSV file of published figures to show beside the runs': results/references/published.csv, or one's own."
+    )
     responses: bool = setting(
         False, "Add layer responses, as analyze responses draws them: of each run, or of the first of several seeds; "
         "needs checkpoints and the data, or the responses.csv of analyze in the run's folder.",

@@ -36,7 +36,10 @@ class ModelConfig:
     )
     zero_gamma: bool = setting(False, "Start every residual branch at zero (Bag of Tricks, section 3.1).")
     initializer: str = setting(
-        "he", "he: Gaussian, fan-out (He et al. 2015); xavier: uniform (Bag of Tricks).", choices=("he", "xavier")
+        "he",
+        "he: Gaussian, fan-out (He et al. 2015); xavier: uniform in +-sqrt(6 / (fan-in + fan-out)), which are channels "
+        "times the kernel's area (Glorot 2010); the formula in Bag of Tricks has channels alone.",
+        choices=("he", "xavier"),
     )
     bn: str = setting(
         "local",
@@ -78,8 +81,8 @@ class DataConfig:
     normalization: str = setting(
         "channel",
         "channel: mean and standard deviation of each channel; pixel: the mean image (He 2015); imagenet: the "
-        "constants of Bag of Tricks.",
-        choices=("channel", "pixel", "imagenet"),
+        "constants of Bag of Tricks; inception: 127.5 for both, which makes [-1, 1] of [0, 255].",
+        choices=("channel", "pixel", "imagenet", "inception"),
     )
 
 
@@ -109,6 +112,15 @@ class ViewConfig:
     )
     lighting: float = setting(0.0, "Deviation of the PCA noise's coefficients (AlexNet, Bag of Tricks: 0.1).", low=0.0)
     erasing: float = setting(0.0, "Probability that a random rectangle is erased (Zhong 2017).", low=0.0, high=1.0)
+    erasing_area: tuple[float, ...] = setting(
+        (0.02, 0.4), "erasing: smallest and largest part of the image (Zhong 2017; torchvision: 0.02,0.33)."
+    )
+    erasing_fill: str = setting(
+        "mean",
+        "erasing: what is erased becomes the mean colour, 0 after normalisation (Zhong 2017, RE-M), or black, as where "
+        "erasing comes before normalisation.",
+        choices=("mean", "black"),
+    )
     mixup: float = setting(0.0, "Alpha of mixup's Beta distribution (Zhang 2017; Bag of Tricks: 0.2).", low=0.0)
     cutmix: float = setting(0.0, "Alpha of CutMix's Beta distribution (Yun 2019: 1.0).", low=0.0)
     threads: int = setting(0, "Threads that decode images. 0: one for each core.", low=0, changes_result=False)
@@ -430,12 +442,20 @@ def check_views(views, data, batch):
             raise InputError(f"--{name} is not used by --view=pad_crop: its images are held at --image_size")
     if views.view != "pad_crop" and data.dataset in set(SMALL_DATASETS) - {"synthetic"}:
         raise InputError(f"--view={views.view}: {data.dataset} is small and held on the device: --view=pad_crop")
-    for name in ("area", "aspect"):
+    for name in ("area", "aspect", "erasing_area"):
         low_high = getattr(views, name)
         if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1]:
             raise InputError(f"--{name}={_listed(low_high)}: not two positive rising numbers")
-    if views.area[1] > 1:
-        raise InputError(f"--area={_listed(views.area)}: more than the whole image")
+        if name != "aspect" and low_high[1] > 1:
+            raise InputError(f"--{name}={_listed(low_high)}: more than the whole image")
+    for name in ("erasing_area", "erasing_fill"):
+        if not views.erasing and getattr(views, name) != getattr(ViewConfig, name):
+            raise InputError(f"--{name} needs --erasing: the probability that an image is erased")
+    if views.erasing_fill == "black" and (views.view, data.normalization) == ("pad_crop", "pixel"):
+        raise InputError(
+            "--erasing_fill=black is not used by --view=pad_crop with --normalization=pixel: the mean image is taken "
+            "off before the crop, so that black is another number at each pixel"
+        )
     if "scale" in used:
         count = 1 if views.view == "resize_crop" else 2
         if len(views.scale) != count or list(views.scale) != sorted(views.scale):

@@ -2,8 +2,8 @@
 
 Training, evaluation and export share `Normalization`, so that they cannot differ. Training's random
 colours are one affine map of RGB for each image, which is applied together with the normalisation in one
-pass over the pixels. Nothing is clipped or rounded in between, as in MXNet's float pipeline, in which the
-Bag of Tricks paper was trained; so values may leave [0, 255], which the network does not mind.
+pass over the pixels. Nothing is clipped or rounded in between, so values may leave [0, 255], which the
+network does not mind.
 """
 
 import dataclasses
@@ -88,14 +88,15 @@ def jitter(images, keys, strengths):
 
     Each has a factor from U[1 - s, 1 + s], s its strength, and they are applied in this order:
     brightness scales the image; contrast blends it with the mean of its luma; saturation scales its
-    chroma about its luma, Rec. 601; hue turns its chroma in YIQ by (factor - 1) pi. The paper says that
-    hue is "scaled"; that turn is what its code, MXNet, makes of it.
+    chroma about its luma, Rec. 601; hue turns its chroma in YIQ by (factor - 1) pi. The paper says
+    that hue, saturation and brightness are scaled; its code, the script of GluonCV, jitters brightness,
+    contrast and saturation by 0.4 each, and no hue. The turn is that of MXNet's operator for hue.
 
     Args:
         images: uint8 or float [n, height, width, 3] in [0, 255]; looked at for contrast only.
         keys: int64 [n]; see `draws.keys`.
         strengths: of brightness, contrast, saturation and hue, four Python numbers in [0, 1]. The paper's
-            are 0.4, 0, 0.4, 0.4.
+            words are 0.4, 0, 0.4, 0.4, GluonCV's script 0.4, 0.4, 0.4, 0.
 
     Returns:
         matrix, float32 [n, 3, 3], and offset, float32 [n, 3]: RGB becomes matrix @ RGB + offset.

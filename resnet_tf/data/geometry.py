@@ -369,13 +369,13 @@ def ten_crop(data, size, resize=0, box=None):
     """
     image = decoding.Decoded(decoding.decoded(data, box))
     height, width = tf.unstack(images.scaled_sides(image.height, image.width, resize or size))
-    places = _five_places(height, width, size)
+    places = _six_places(height, width, size)
     crops = tf.stack([image.scaled(height, width, top, left, size) for top, left in places])
-    return tf.concat([crops, tf.reverse(tf.gather(crops, [1, 0, 3, 2, 4]), [2])], axis=0)
+    return tf.concat([crops[:5], tf.reverse(tf.gather(crops, _MIRRORED), [2])], axis=0)
 
 
-def five_boxes(height, width, size, resize=0):
-    """Which parts of an image the first five of `ten_crop` show, and the mirrored ones again.
+def ten_boxes(height, width, size, resize=0):
+    """Which parts of an image `ten_crop` shows.
 
     Args:
         height: of the image in pixels, an integer.
@@ -384,16 +384,26 @@ def five_boxes(height, width, size, resize=0):
         resize: likewise.
 
     Returns:
-        Five of top, left, height and width in pixels of the image, floats.
+        Ten of top, left, height and width in pixels of the image, floats; the last five are shown mirrored.
     """
     tall, wide = images.scaled_sides(height, width, resize or size)
-    places = _five_places(tall, wide, size)
-    return [_unscaled(int(top), int(left), size, height / int(tall), width / int(wide)) for top, left in places]
+    places = _six_places(tall, wide, size)
+    boxes = [_unscaled(int(top), int(left), size, height / int(tall), width / int(wide)) for top, left in places]
+    return boxes[:5] + [boxes[place] for place in _MIRRORED]
 
 
-def _five_places(height, width, size):
+# Of the places, those that lie at the corners and the centre of the mirrored image, in the order of the first five.
+_MIRRORED = [1, 0, 3, 2, 5]
+
+
+def _six_places(height, width, size):
+    """Top and left of the corners, of the centre, and of what becomes the mirrored image's centre.
+
+    Where the margin is odd the centre is rounded to the left, and that of the mirrored image to the other side.
+    """
     bottom, right, zero = height - size, width - size, tf.zeros([], tf.int64)
-    return [(zero, zero), (zero, right), (bottom, zero), (bottom, right), (bottom // 2, right // 2)]
+    corners = [(zero, zero), (zero, right), (bottom, zero), (bottom, right)]
+    return [*corners, (bottom // 2, right // 2), (bottom // 2, right - right // 2)]
 
 
 def _unscaled(top, left, size, down, across):

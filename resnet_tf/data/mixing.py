@@ -15,25 +15,29 @@ _AREA = (0.02, 0.4)
 _ASPECT = 0.3  # and up to its inverse
 
 
-def erase(images, keys, probability):
+def erase(images, keys, probability, area=_AREA, fill=0.0):
     """Random erasing (Zhong et al. 2017, arXiv 1708.04896, algorithm 1).
 
-    A rectangle of an area in U[0.02, 0.4] of the image's and an aspect ratio in [0.3, 1 / 0.3], here uniform
+    A rectangle of an area that is uniform in its range and an aspect ratio in [0.3, 1 / 0.3], here uniform
     in its logarithm, so that tall and wide ones are as likely. The first of ten tries that fits is erased; where
-    none fits, nothing is. What is erased becomes 0, after normalisation the mean colour (the paper's RE-M).
+    none fits, nothing is.
 
     Args:
         images: float [n, height, width, channels].
         keys: int64 [n]; see `draws.keys`.
         probability: that an image is erased at all.
+        area: smallest and largest part of the image that is erased; 0.02 and 0.4 in the paper.
+        fill: what erased pixels become, a number or an array that broadcasts to an image. 0 is after normalisation the
+            mean colour (the paper's RE-M).
 
     Returns:
         Images of the same shape and type.
     """
-    return _fill(images, erasing_boxes(keys, *images.shape[1:3], probability))
+    boxes = erasing_boxes(keys, *images.shape[1:3], probability, area)
+    return _fill(images, boxes, tf.cast(fill, images.dtype))
 
 
-def erasing_boxes(keys, height, width, probability):
+def erasing_boxes(keys, height, width, probability, area=_AREA):
     """Draw what `erase` erases.
 
     Args:
@@ -41,13 +45,14 @@ def erasing_boxes(keys, height, width, probability):
         height: of the images, a Python integer.
         width: of the images, likewise.
         probability: that an image is erased at all.
+        area: see `erase`.
 
     Returns:
         int32 [n, 4]: top, left, bottom, right, the last two exclusive; all 0 where nothing is erased.
     """
     numbers = draws.uniform(keys, draws.Stream.ERASING, 3 + 2 * _TRIES)
     chance, place, areas, aspects = tf.split(numbers, [1, 2, _TRIES, _TRIES], axis=1)
-    areas = height * width * (_AREA[0] + (_AREA[1] - _AREA[0]) * areas)
+    areas = height * width * (area[0] + (area[1] - area[0]) * areas)
     root = tf.exp(math.log(_ASPECT) * (aspects - 0.5))  # of the aspect ratio
     tall, wide = tf.cast(tf.round(tf.sqrt(areas) * root), tf.int32), tf.cast(tf.round(tf.sqrt(areas) / root), tf.int32)
     fits = (tall < height) & (wide < width)
@@ -178,8 +183,8 @@ def _inside(boxes, height, width):
 
 # Compiled on CPUs too: one pass over the pixels.
 @tf.function(jit_compile=True, autograph=False)
-def _fill(images, boxes):
-    return tf.where(_inside(boxes, *images.shape[1:3]), tf.zeros([], images.dtype), images)
+def _fill(images, boxes, fill):
+    return tf.where(_inside(boxes, *images.shape[1:3]), fill, images)
 
 
 @tf.function(jit_compile=True, autograph=False)

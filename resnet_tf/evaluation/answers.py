@@ -51,6 +51,11 @@ def of_logits(logits, labels, names=None):
     }
 
 
+def right(answers):
+    """Which examples are right: bool [n]. One whose probability is NaN is not, whatever class stands first."""
+    return (answers["predicted"] == answers["label"]) & ~np.isnan(answers["probability"])
+
+
 def write(path, answers):
     """Write answers as CSV, whole or not at all; probability and loss with six digits."""
     rows = zip(*(answers[name] for name in COLUMNS), strict=True)

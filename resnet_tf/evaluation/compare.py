@@ -304,7 +304,7 @@ def _read_answers(path, evaluation):
         answers = answering.read(path)
     except InputError as error:
         return None, str(error)
-    right, count = (answers["label"] == answers["predicted"]).sum(), len(answers["label"])
+    right, count = answering.right(answers).sum(), len(answers["label"])
     # Counts may differ by ties for the first place, which an evaluation counts as wrong.
     if count != evaluation.get("examples", count) or abs(right - evaluation["top1"] * count) > max(1, count / 1000):
         return None, f"{path}: of another evaluation"
@@ -442,12 +442,13 @@ def table(made, price_per_hour=0.0):
 
     Returns:
         List of dicts. "kind": "run" or "seeds"; "group"; "run": its name; "seed", or the seeds; "runs": how many;
-        "architecture"; "precision", "precision_bits"; "parameters_mib": trainable ones, 4 bytes each; "gmacs" and
-        "gflops" (2 a MAC) of one image forward; "evaluated"; "examples"; the figures of the task, such as "top1":
-        fractions; "loss_nats"; "top1_sd" and so on: sample standard deviations over seeds; "best_top1" and so on: the
-        highest of the curve; "steps", "planned_steps"; "finished"; "epochs"; "wall_seconds"; "images_per_second" of
-        the training; "gpu_hours"; "price"; "hardware"; "commit". None where there is no such figure. Rows of seeds
-        hold means of figures, and "several" where other things differ.
+        "architecture"; "precision", "precision_bits"; "parameters_mib": trainable ones, 4 bytes each; "gmacs", "gflops"
+        (2 a MAC) and "gflops_thop" (see `Cost`) of one image forward; "evaluated"; "examples"; the figures of the task,
+        such as "top1": fractions; "loss_nats"; "top1_sd" and so on: sample standard deviations over seeds; "best_top1"
+        and so on: the highest of the curve; "steps", "planned_steps"; "finished"; "epochs"; "wall_seconds";
+        "images_per_second" of the training; "gpu_hours"; "price"; "hardware"; "commit"; "published" and "source", for
+        `references.beside`. None where there is no such figure. Rows of seeds hold means of figures, and "several"
+        where other things differ.
     """
     rows = []
     for group in made:
@@ -478,6 +479,7 @@ def _row(run, group, price_per_hour):
         "parameters_mib": run.cost.mib_float32 if run.cost else parameters and 4 * parameters / 2**20,
         "gmacs": run.cost and run.cost.gmacs,
         "gflops": run.cost and 2 * run.cost.gmacs,
+        "gflops_thop": run.cost and run.cost.gflops_thop,
         "evaluated": run.evaluated,
         "examples": run.evaluation.get("examples", run.manifest["data"]["examples"].get(run.evaluation["split"])),
         **{name: run.evaluation[name] for name in run.figures},
@@ -494,6 +496,8 @@ def _row(run, group, price_per_hour):
         "price": hours * max(1, run.gpus) * price_per_hour if price_per_hour else None,
         "hardware": run.manifest["hardware"],
         "commit": run.manifest["commit"],
+        "published": None,
+        "source": None,
     }
 
 

@@ -58,8 +58,7 @@ def evaluate(config):
     logits = every[0] if len(every) == 1 else metrics.average(every, section.shares or None, section.average)
     figures = metrics.classification(logits, split.labels)
     answered = answers.of_logits(logits, split.labels, answers.names_of(split))
-    right = answered["predicted"] == answered["label"]
-    figures["ece"] = metrics.expected_calibration_error(answered["probability"], right)
+    figures["ece"] = metrics.expected_calibration_error(answered["probability"], answers.right(answered))
 
     # --- Results ------------------------------------------------------------------------------------------------------
     views = {"views": section.views} | ({"scales": list(section.scales)} if section.views == "multi_scale" else {})

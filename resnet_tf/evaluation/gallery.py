@@ -12,7 +12,9 @@ from resnet_tf.errors import InputError
 from resnet_tf.evaluation import charts, pictures
 from resnet_tf.training import feed, losses
 
-_COLOURS = ("#e6194b", "#4363d8", "#3cb44b", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#9a6324")
+_COLOURS = (
+    "#e6194b", "#4363d8", "#3cb44b", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#9a6324", "#808000", "#469990",
+)  # fmt: skip
 _INCHES = 1.6  # a picture's side
 
 
@@ -128,9 +130,7 @@ def ten_crop_rows(config):
     for example in chosen:
         image, (top, left, height, width) = _original(split, example)
         crops = geometry.ten_crop(split.read(example), size, data.resize, _box(split, example)).numpy()
-        boxes = [[b[0] + top, b[1] + left, *b[2:]] for b in geometry.five_boxes(height, width, size, data.resize)]
-        # Of the mirrored image, in whose order left and right are exchanged.
-        boxes += [boxes[place] for place in (1, 0, 3, 2, 4)]
+        boxes = [[b[0] + top, b[1] + left, *b[2:]] for b in geometry.ten_boxes(height, width, size, data.resize)]
         looks = [Look(crop, box, place >= 5, []) for place, (crop, box) in enumerate(zip(crops, boxes, strict=True))]
         rows.append(Row(image, source.classes[split.labels[example]], looks))
     return rows

@@ -19,14 +19,14 @@ def classification(logits, labels):
 
     Returns:
         {"examples": n, "top1": fraction, "top5": fraction, "loss": mean cross-entropy in nats}. An
-        example is right in the top k where fewer than k classes score at least as high as its own,
-        so that ties (and a network that answers NaN) count against it.
+        example is right in the top k where fewer than k other classes score at least as high as its own, so that ties
+        count against it. One whose logits hold a NaN is wrong, however few the classes are.
     """
     rank, losses = _scored(logits, labels)
     return {
         "examples": len(labels),
         "top1": float((rank <= 1).mean()),
-        "top5": float((rank <= min(5, logits.shape[1])).mean()),
+        "top5": float((rank <= 5).mean()),
         "loss": float(losses.mean()),
     }
 
@@ -44,7 +44,7 @@ def per_class(logits, labels):
     rank, losses = _scored(logits, labels)
     classes = logits.shape[1]
     examples = np.bincount(labels, minlength=classes)
-    of_each = {"top1": rank <= 1, "top5": rank <= min(5, classes), "loss": losses}
+    of_each = {"top1": rank <= 1, "top5": rank <= 5, "loss": losses}
     with np.errstate(invalid="ignore"):
         means = {name: np.bincount(labels, values, classes) / examples for name, values in of_each.items()}
     return {"examples": examples, **means}
@@ -140,11 +140,10 @@ def average(members, shares=None, kind="softmax"):
 
 
 def _scored(logits, labels):
-    """Rank of each example's own class, 1 the best, and its cross-entropy in nats."""
+    """Rank of each example's own class, 1 the best and infinite for NaN, and its cross-entropy in nats."""
     if len(logits) != len(labels) or not len(labels):
         raise ValueError(f"{len(logits)} answers for {len(labels)} examples")
     own = logits[np.arange(len(labels)), labels][:, None]
-    # Written so that a NaN, which compares as false, ranks behind every class.
-    rank = logits.shape[1] - (logits < own).sum(axis=1)
+    rank = np.where(np.isnan(logits).any(axis=1), np.inf, (logits >= own).sum(axis=1))
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return rank, np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]

@@ -8,7 +8,7 @@ import pathlib
 import string
 
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import charts, curves, significance, tables
+from resnet_tf.evaluation import charts, curves, references, significance, tables
 from resnet_tf.evaluation import compare as comparing
 from resnet_tf.models import find
 from resnet_tf.training import checkpoint, record
@@ -31,7 +31,7 @@ def compare(settings, folders, figures=()):
 
     Raises:
         InputError: --out cannot be a folder of its own; no run can be read; runs of different data or classes;
-            matplotlib is not installed.
+            references that are damaged or of other data; matplotlib is not installed.
     """
     out = pathlib.Path(settings.out)
     _check_out(out)
@@ -43,10 +43,17 @@ def compare(settings, folders, figures=()):
         _log.warning("warning: left out: %s", reason)
     made = comparing.groups(runs)
     rows = comparing.table(made, settings.price_per_hour)
+    if settings.references:
+        rows = references.beside(rows, made, settings.references)
     flags = comparing.differing_flags(runs)
     tests, untested = significance.of_pairs(made)
     title = settings.title or f"{len(runs)} run{'s' * (len(runs) > 1)} on {runs[0].config.data.dataset}"
     notes = _notes(runs, made)
+    if settings.references:
+        notes.append(
+            "Published: what others report of networks on the original data, with its source; of no run here, and in "
+            "no test."
+        )
     if settings.responses:
         drawn, without = _responses(made, settings.data_dir)
         figures = [*figures, ("Layer responses", drawn)]
@@ -130,7 +137,9 @@ def _notes(runs, made):
         "Figures are of the last evaluation; the best of a curve is chosen on the examples it is measured on, so it "
         "stands here for the record only.",
         "Parameters: trainable ones at 4 bytes each. GMACs: 10\u2079 multiply-accumulates of one image, forward, at "
-        "the size of evaluation; GFLOPs: twice these. Images/s: the training's, the median over its rows of metrics.",
+        "the size of evaluation; GFLOPs: twice these; GFLOPs (thop): twice these, and four for each number that passes "
+        "a batch normalisation, as the package thop counts. Images/s: the training's, the median over its rows of "
+        "metrics.",
     ]
     if any(len(group.runs) > 1 for group in made):
         notes.append("After \u00b1: the sample standard deviation over seeds (n - 1).")
@@ -293,6 +302,7 @@ th:first-child{position:sticky;left:0;background:var(--ground);border-right:1px 
 .significance thead th:first-child{z-index:1}
 tr.seeds td,tr.seeds th{background:var(--card);font-weight:600}
 tr.member th{padding-left:2.6rem;font-weight:400}
+tr.published td,tr.published th{color:var(--muted);font-weight:400}
 .key{width:1.4rem;height:.5rem;margin-right:.45rem;vertical-align:middle}
 .charts{display:grid;gap:1.5rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,30rem),1fr))}
 figure{margin:0}
@@ -397,7 +407,7 @@ def _table(content, name, caption):
         if name == "results":
             member = row["kind"] == "run" and row["group"] in several
             kind = ' class="member"' if member else f' class="{row["kind"]}"'
-            key = "" if member else _key(numbers[row["group"]])
+            key = "" if member or row["kind"] == "published" else _key(numbers[row["group"]])
         first, *others = (html.escape(cells[i]) for i in kept)
         tail = "".join(f"<td{side(i)}>{cell}</td>" for i, cell in zip(kept[1:], others, strict=True))
         lines += f'<tr{kind}><th scope="row">{key}{first}</th>{tail}</tr>\n'

@@ -88,8 +88,7 @@ def write(folder, report):
 def _fill(folder, report):
     classes, answered = report.classes, report.answered
     matrix = metrics.confusion(answered["predicted"], answered["label"], len(classes))
-    right = answered["predicted"] == answered["label"]
-    calibration = metrics.calibration(answered["probability"], right)
+    calibration = metrics.calibration(answered["probability"], answers.right(answered))
     checkpoint.write_json(folder / "evaluation.json", report.result)
     answers.write(folder / answers.FILE, answered)
     columns, rows = class_table(report.logits, answered["label"], matrix, classes)
@@ -116,7 +115,7 @@ def worst_mistakes(answered, most):
         answered: of `answers.of_logits`.
         most: how many.
     """
-    wrong = np.flatnonzero(answered["predicted"] != answered["label"])
+    wrong = np.flatnonzero(~answers.right(answered))
     return wrong[np.argsort(-answered["loss"][wrong], kind="stable")[:most]]
 
 

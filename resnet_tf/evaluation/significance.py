@@ -6,6 +6,8 @@ import statistics
 
 import numpy as np
 
+from resnet_tf.evaluation import answers
+
 
 def mcnemar(a_only, b_only):
     """McNemar's test, exact and two-sided: of the examples that one of two networks has right, is it each half?
@@ -86,7 +88,7 @@ def of_pairs(made):
         if a.evaluation["split"] != b.evaluation["split"] or not np.array_equal(*labels):
             notes.append(f"{a.name} and {b.name}: not tested: other examples")
             continue
-        right = [run.answers["label"] == run.answers["predicted"] for run in (a, b)]
+        right = [answers.right(run.answers) for run in (a, b)]
         a_only, b_only = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
         points, low, high = difference(a_only, b_only, len(labels[0]))
         rows.append(

@@ -94,7 +94,8 @@ def _clock(value, _):
 
 
 def _name(value, row):
-    return f"{value}, mean of {row['runs']} seeds" if row["kind"] == "seeds" else value
+    after = {"seeds": f", mean of {row['runs']} seeds", "published": ", published"}
+    return f"{value}{after.get(row['kind'], '')}"
 
 
 def _p(value, _=None):
@@ -105,7 +106,7 @@ def of_report(rows, flags, tests, runs, price):
     """The tables of a report by name: "results", "flags", "seeds" and "significance".
 
     Args:
-        rows: what `compare.table` returns.
+        rows: what `compare.table` returns, or `references.beside`.
         flags: what `compare.differing_flags` returns.
         tests: what `significance.of_pairs` returns first.
         runs: list of `compare.Trained`.
@@ -119,12 +120,15 @@ def of_report(rows, flags, tests, runs, price):
         Column("run", "Run", _name, brief=True, words=True),
         *(Column(key, f"{name}, last (%)", _percent(key), brief=True) for key, name in figures.items()),
         *(Column(f"best_{key}", f"{name}, best (%)", _percent(f"best_{key}")) for key, name in figures.items()),
+        Column("published", "Published top-1 (%)", _text, words=True),
+        Column("source", "Source", _text, brief=True, words=True),
         Column("evaluated", "Evaluated", _text, words=True),
         Column("architecture", "Architecture", _text, brief=True, words=True),
         Column("precision_bits", "Precision (bits)", _text),
         Column("parameters_mib", "Parameters (MiB)", _number(2), brief=True),
         Column("gmacs", "GMACs", _number(4), brief=True),
         Column("gflops", "GFLOPs", _number(4)),
+        Column("gflops_thop", "GFLOPs (thop)", _number(4)),
         Column("steps", "Steps", _steps, brief=True),
         Column("epochs", "Epochs", _number(1)),
         Column("wall_seconds", "Wall time (h:mm:ss)", _clock, brief=True),

@@ -35,6 +35,7 @@ def _run(settings, patterns):
                 "name": name,
                 "trainable_parameters": figures.trainable_parameters,
                 "gmacs": round(figures.gmacs, 4),
+                "gflops_thop": round(figures.gflops_thop, 4),
                 "mib_float32": round(figures.mib_float32, 2),
                 "mib_float16": round(figures.mib_float16, 2),
                 "activations": figures.activations,
@@ -43,9 +44,10 @@ def _run(settings, patterns):
             }
         )
     if not section.json:
-        print(f"{'name':22} {'parameters':>12} {'GMACs':>8} {'MiB (32 bit)':>13}  input")
+        print(f"{'name':22} {'parameters':>12} {'GMACs':>8} {'GFLOPs (thop)':>14} {'MiB (32 bit)':>13}  input")
         for row in rows:
-            figures = f"{row['trainable_parameters']:12,} {row['gmacs']:8.3f} {row['mib_float32']:13.2f}"
+            figures = f"{row['trainable_parameters']:12,} {row['gmacs']:8.3f} {row['gflops_thop']:14.3f}"
+            figures += f" {row['mib_float32']:13.2f}"
             print(f"{row['name']:22} {figures}  {'x'.join(map(str, row['input']))}")
         return {"models": len(rows)}
     return {"models": rows}

@@ -19,7 +19,9 @@ negative. In the CIFAR bottlenecks (164 and 1001 layers) the first 1x1 has the s
 Basic blocks (18 and 34 layers) have no 1x1, so their v1 and v1b are one graph; c and d change their stem
 and their shortcuts as they do for the deeper ones.
 
-Shortcuts where shapes change: A, strided identity padded with zero channels; B, 1x1 projection; C,
+v2 follows its paper, not GluonCV's graph of that name, which has a BN on the images and BN-ReLU before the stem's pool.
+
+Shortcuts where shapes change: A, strided identity with zero channels behind its own; B, 1x1 projection; C,
 projections everywhere. ImageNet nets take B by default, CIFAR nets A (as in their paper).
 """
 

@@ -1,6 +1,7 @@
 """What a network costs: parameters, multiply-accumulates, activations, memory.
 
-A MAC is one multiply and one add; the FLOPs that many papers print are either these or twice these.
+A MAC is one multiply and one add. The FLOPs that papers print are these, or twice these, or what the counter thop
+makes of them, which adds batch normalisation; so each figure here is named with its unit.
 """
 
 import dataclasses
@@ -21,17 +22,24 @@ class Cost:
         trainable_parameters: without these.
         macs: multiply-accumulates of convolutions and dense layers.
         activations: numbers that convolutions and dense layers put out.
+        normalized: numbers that batch normalisations put out.
     """
 
     parameters: int
     trainable_parameters: int
     macs: int
     activations: int
+    normalized: int
 
     @property
     def gmacs(self):
         """10^9 multiply-accumulates."""
         return self.macs / 1e9
+
+    @property
+    def gflops_thop(self):
+        """10^9 operations as thop counts them: two for a MAC, four for each number that passes a BN."""
+        return (2 * self.macs + 4 * self.normalized) / 1e9
 
     @property
     def mib_float32(self):
@@ -55,8 +63,10 @@ def cost(model):
     """
     if None in model.inputs[0].shape[1:]:
         raise InputError(f"{model.name}: the input has no size; build it with input_shape=(height, width, 3)")
-    macs = activations = 0
+    macs = activations = normalized = 0
     for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            normalized += math.prod(layer.output.shape[1:])
         if not isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
             continue
         outputs = math.prod(layer.output.shape[1:])
@@ -66,7 +76,7 @@ def cost(model):
     count = {True: 0, False: 0}
     for variable in model.variables:
         count[variable.trainable] += math.prod(variable.shape)
-    return Cost(count[True] + count[False], count[True], macs, activations)
+    return Cost(count[True] + count[False], count[True], macs, activations, normalized)
 
 
 def cost_by_name(name, shortcut=None, image_size=None, num_classes=None, graph=None):
@@ -79,7 +89,8 @@ def cost_by_name(name, shortcut=None, image_size=None, num_classes=None, graph=N
     stages = grow(counter, row, _Tensor((size, size, 3)))
     counter.head(stages[-1], row, num_classes or row.classes, None)
     tally = counter.tally
-    return Cost(tally["parameters"] + tally["statistics"], tally["parameters"], tally["macs"], tally["activations"])
+    counts = (tally[name] for name in ("macs", "activations", "normalized"))
+    return Cost(tally["parameters"] + tally["statistics"], tally["parameters"], *counts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +103,7 @@ class _Counter(Layers):
 
     def __init__(self):
         super().__init__()
-        names = ("parameters", "statistics", "macs", "activations")
+        names = ("parameters", "statistics", "macs", "activations", "normalized")
         object.__setattr__(self, "tally", dict.fromkeys(names, 0))
 
     def conv(self, x, filters, kernel, stride=1, dilation=1, zero=False, *, name):
@@ -105,6 +116,7 @@ class _Counter(Layers):
     def norm(self, x, zero=False, *, name):
         self._count(2 * x.shape[-1], 0, 0)
         self.tally["statistics"] += 2 * x.shape[-1]
+        self.tally["normalized"] += math.prod(x.shape)
         return x
 
     def relu(self, x, *, name, of_sum=False):

@@ -65,6 +65,9 @@ class HeNormal(keras.initializers.Initializer):
 class PaddedIdentity(keras.layers.Layer):
     """Shortcut A (He et al. 2015): every `stride`-th pixel, new channels filled with zeros. No parameters.
 
+    The zero channels come behind the others, as in fb.resnet.torch. Code that has a half of them on each side computes
+    the same up to the order of channels, but its weights do not fit here.
+
     Args:
         filters: channels of the output, at least those of the input.
         stride: in pixels, of both axes.
@@ -308,8 +311,9 @@ class Layers:
 
         he: Gaussian with standard deviation sqrt(2 / fan_out), fan_out = kernel^2 filters (He et al.
         2015b, arXiv 1502.01852, and the code of the ResNet paper's authors); sqrt(1 / fan_in) for the
-        dense layer, which no ReLU follows. xavier: uniform in +-sqrt(6 / (fan_in + fan_out)) (Bag of
-        Tricks, section 2.1).
+        dense layer, which no ReLU follows. xavier: uniform in +-sqrt(6 / (fan_in + fan_out)), fans being
+        channels times kernel^2 (Glorot and Bengio 2010, as Keras and MXNet have it); the formula in Bag
+        of Tricks, section 2.1, counts channels alone, which for a 3x3 gives three times the range.
         """
         seed = zlib.crc32(f"{self.seed}/{name}".encode())
         if self.initializer == "xavier":

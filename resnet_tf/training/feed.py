@@ -132,7 +132,7 @@ def recipe_settings(config):
         "views": Views(views.pad, views.mirror) if views.view == "pad_crop" else None,
         "augmentation": augmentation.Augmentation(
             views.color_jitter or (0.0,) * 4, views.lighting, views.erasing, views.mixup, views.cutmix,
-            views.randaugment,
+            views.randaugment, views.erasing_area, views.erasing_fill,
         ),
         "seed": config.optimizer.seed,
     }  # fmt: skip
@@ -141,8 +141,8 @@ def recipe_settings(config):
 def normalization(config, split):
     """The `colour.Normalization` of a training split; estimated on 4,096 of its examples where it is streamed."""
     kind = config.data.normalization
-    if kind == "imagenet":
-        return colour.IMAGENET
+    if kind in colour.PUBLISHED:
+        return colour.PUBLISHED[kind]
     if isinstance(split, Split):
         return colour.normalization(kind, split.images)
     return colour.normalization(kind, sample(config, split, _STATISTICS_EXAMPLES))
@@ -301,7 +301,7 @@ class Training:
 
 
 def precise_bn(engine, batches, step, count):
-    """Put the mean of batch statistics in the place of BN's moving ones, of the weights as they are and averaged.
+    """Put statistics over whole batches in the place of BN's moving ones, of the weights as they are and averaged.
 
     Args:
         engine: a `step.Engine`.
@@ -309,12 +309,11 @@ def precise_bn(engine, batches, step, count):
         step: from which on batches are taken.
         count: of batches.
     """
-    momenta = {
-        variable.path: layer.momentum
+    layers = [
+        (layer.moving_mean.path, layer.moving_variance.path, layer.momentum)
         for layer in network.bn_layers(engine.model)
-        for variable in (layer.moving_mean, layer.moving_variance)
-    }
-    engine.state.set(engine.batch_statistics(batches.peek(step, count), momenta))
+    ]
+    engine.state.set(engine.batch_statistics(batches.peek(step, count), layers))
 
 
 class Evaluation:

@@ -76,10 +76,11 @@ def rank(logits, labels):
         labels: int32 [...].
 
     Returns:
-        float32 [...], 1 where no other class scores as high.
+        float32 [...], 1 where no other class scores as high, infinite where a logit is NaN.
     """
     own = tf.gather(logits, labels, batch_dims=labels.shape.rank)[..., None]
-    return tf.reduce_sum(tf.cast(logits >= own, tf.float32), axis=-1)
+    place = tf.reduce_sum(tf.cast(logits >= own, tf.float32), axis=-1)
+    return tf.where(tf.reduce_any(tf.math.is_nan(logits), axis=-1), float("inf"), place)
 
 
 def from_config(config):

@@ -1,6 +1,7 @@
 """Learning rates as functions of the step, inside the compiled program."""
 
 import dataclasses
+import fractions
 import math
 
 import tensorflow as tf
@@ -101,8 +102,18 @@ def after_plateau(state, error, patience):
 
 
 def total_steps(config, examples):
-    """Steps of a training on so many examples, of an `OptimizerConfig`."""
-    return config.train_steps or math.ceil(config.train_epochs * (examples / config.batch_size))
+    """Steps of a training, the last one perhaps beyond the last epoch.
+
+    They are counted exactly, from --train_epochs as it is written in decimals. Earlier they were counted in floating
+    point, which made some trainings one step too long: such a run keeps that step where it is done, and else ends
+    without it.
+
+    Args:
+        config: an `OptimizerConfig`.
+        examples: of the training split.
+    """
+    epochs = fractions.Fraction(str(config.train_epochs))
+    return config.train_steps or math.ceil(epochs * examples / config.batch_size)
 
 
 def from_config(config, batch_size, steps_per_epoch, total):

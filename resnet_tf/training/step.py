@@ -16,6 +16,7 @@ nothing: under a loss scale it is skipped, else the engine halts, its state that
 
 import dataclasses
 
+import numpy as np
 import tensorflow as tf
 
 from resnet_tf.data import draws, resident
@@ -338,25 +339,32 @@ class Engine(Runner):
 
     # --- Statistics of BN --------------------------------------------------------------------------------------------
 
-    def batch_statistics(self, batches, momenta):
-        """Mean over batches of BN's batch statistics ("precise BN"), of the weights as they are and averaged.
+    def batch_statistics(self, batches, layers):
+        """Mean and variance of what each BN is given in all of the batches ("precise BN"), of weights and averages.
 
         Args:
             batches: iterable of lists over this machine's replicas of (pixels, labels, keys), global batches.
-            momenta: {path: momentum} of the moving statistics to compute.
+            layers: (path of the moving mean, path of the moving variance, momentum) of each layer to compute.
 
         Returns:
             {name in the state, model/PATH or ema/PATH: float32 array}.
         """
-        total, count = None, 0
+        # A mean of variances would leave out how far the means of the batches lie apart; so squares are averaged. In
+        # float64, since the mean's square is taken from them.
+        total, count = {}, 0
         for batch in batches:
-            sums = self._statistics_call(batch, tuple(momenta.items()))
-            total = sums if total is None else tf.nest.map_structure(tf.add, total, sums)
+            for name, value in self._statistics_call(batch, tuple(layers)).items():
+                total[name] = total.get(name, 0.0) + value.numpy().astype(np.float64)
             count += 1
-        return {name: (value / count).numpy() for name, value in total.items()}
+        found = {name: value / count for name, value in total.items()}
+        for prefix in ("model/", "ema/") if self.recipe.ema else ("model/",):
+            for mean, variance, _ in layers:
+                found[prefix + variance] = np.maximum(found[prefix + variance] - found[prefix + mean] ** 2, 0)
+        return {name: value.astype(np.float32) for name, value in found.items()}
 
-    def _replica_statistics(self, batch, momenta):
-        wanted = dict(momenta)  # the others belong to what is frozen
+    def _replica_statistics(self, batch, layers):
+        """Sums over replicas of the parts of a batch's means, and in the place of variances of its mean squares."""
+        wanted = {path for mean, variance, _ in layers for path in (mean, variance)}  # the others are frozen
 
         def one(replica, part, _):
             inputs, found = inputs_of(self.model, *self.views(*part), part[2]), {}
@@ -369,8 +377,10 @@ class Engine(Runner):
                 # From moving statistics of 0 the new ones are (1 - momentum) times the batch's.
                 moved = self.model.stateless_call(weights, zero, inputs, training=True)[1]
                 moved = dict(zip(self.state.statistics, moved, strict=True))
-                for path, momentum in momenta:
-                    found[prefix + path] = moved[path] / (1 - momentum) / self.replicas
+                for mean, variance, momentum in layers:
+                    first, spread = (moved[path] / (1 - momentum) for path in (mean, variance))
+                    found[prefix + mean] = first / self.replicas
+                    found[prefix + variance] = (spread + tf.square(first)) / self.replicas
             return self._summed(found)
 
         return self._each_replica(one, batch, None)[0]

@@ -123,6 +123,7 @@ def describe(config):
     return in_words(config, {
         "smoothing": loss.label_smoothing, "bce": loss.loss == "bce", "distilled": bool(loss.teacher),
         "mixup": views.mixup, "cutmix": views.cutmix, "erasing": views.erasing,
+        "black": views.erasing_fill == "black",
     })  # fmt: skip
 
 
