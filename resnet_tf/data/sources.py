@@ -14,7 +14,12 @@ from resnet_tf.errors import InputError
 
 
 def index(
-    dataset: str, data_dir: str = "", classes: tuple[str, ...] = (), validation_examples: int = 0, tfds_name: str = ""
+    dataset: str,
+    data_dir: str = "",
+    classes: tuple[str, ...] = (),
+    validation_examples: int = 0,
+    tfds_name: str = "",
+    validation_sampling: str = "stratified",
 ) -> Source:
     """Finds the images of a data set, which stay encoded where they are and are decoded when they are used.
 
@@ -31,6 +36,7 @@ def index(
         classes: class names in the order that their labels shall have; empty for the source's own order.
         validation_examples: see `load`.
         tfds_name: name of the set in a TFDS data folder, as in "imagenet2012" or "imagenette/320px-v2".
+        validation_sampling: see `load`.
 
     Returns:
         The data set, its splits all non-empty `Examples`.
@@ -49,7 +55,7 @@ def index(
     if classes and dataset == "synthetic":
         raise InputError(f"--classes is not used by --dataset={dataset}")
     names, splits = _named(_INDEXERS[dataset], data_dir, tuple(classes), tfds_name)
-    return Source(dataset, tuple(names), _hold_out(splits, validation_examples))
+    return Source(dataset, tuple(names), _hold_out(splits, validation_examples, validation_sampling))
 
 
 def load(
@@ -59,6 +65,7 @@ def load(
     validation_examples: int = 0,
     classes: tuple[str, ...] = (),
     tfds_name: str = "",
+    validation_sampling: str = "stratified",
 ) -> Source:
     """Loads a data set into memory, every image as `image_size` x `image_size`.
 
@@ -73,6 +80,8 @@ def load(
             same ones every time, the others staying in order.
         classes: see `index`; none for SMALL_DATASETS.
         tfds_name: likewise.
+        validation_sampling: how these are chosen: "stratified", of each class its share of `validation_examples`, to
+            within one, but never its only example; or "random", regardless of class.
 
     Returns:
         The data set, its splits all non-empty and `Split`.
@@ -91,7 +100,7 @@ def load(
         names, splits = _named(_LOADERS[dataset], data_dir, image_size)
     else:
         names, splits = _named(_decoded, dataset, data_dir, tuple(classes), tfds_name, image_size)
-    return Source(dataset, tuple(names), _hold_out(splits, validation_examples))
+    return Source(dataset, tuple(names), _hold_out(splits, validation_examples, validation_sampling))
 
 
 def _named(function: Callable, *arguments):
@@ -104,7 +113,7 @@ def _named(function: Callable, *arguments):
         raise InputError(f"--data_dir: {error}") from error
 
 
-def _hold_out(splits: dict, count: int) -> dict:
+def _hold_out(splits: dict, count: int, sampling: str) -> dict:
     if not count:
         return splits
     train = splits["train"]
@@ -112,10 +121,43 @@ def _hold_out(splits: dict, count: int) -> dict:
         raise InputError("--validation_examples: the data already have a validation split; leave it at 0")
     if not 0 < count < len(train):
         raise InputError(f"--validation_examples: {count} is not in the range 0 to {len(train) - 1}")
-    held = np.zeros(len(train), bool)
     # Not the run's seed: runs with different seeds must share the split to be compared.
-    held[np.random.default_rng(0).permutation(len(train))[:count]] = True
+    order = np.random.default_rng(0).permutation(len(train))
+    if sampling == "stratified":
+        _, labels, sizes = np.unique(train.labels, return_inverse=True, return_counts=True)
+        quotas = _quotas(sizes, count)
+        by_class = order[np.argsort(labels[order], kind="stable")]
+        place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # of each within its class
+        chosen = by_class[place < np.repeat(quotas, sizes)]
+    else:
+        chosen = order[:count]
+    held = np.zeros(len(train), bool)
+    held[chosen] = True
     return {**splits, "train": train.take(~held), "validation": train.take(held)}
+
+
+def _quotas(sizes: np.ndarray, count: int) -> np.ndarray:
+    """How many of the examples of each class are held out.
+
+    Args:
+        sizes: int [classes], examples of each class, none of them 0.
+        count: how many are held out in all.
+
+    Returns:
+        int [classes], whose sum is `count`: each within one of its share, unless classes of few examples, of which one
+        always stays, make the others give more.
+    """
+    most = int((sizes - 1).sum())
+    if count > most:
+        raise InputError(
+            f"--validation_examples: {count} would leave a class without a training example; {len(sizes)} classes of "
+            f"{sizes.sum()} examples in all can give {most}"
+        )
+    shares = sizes * (count / sizes.sum())
+    quotas = np.minimum(sizes * count // sizes.sum(), sizes - 1)
+    while quotas.sum() < count:
+        quotas[np.where(quotas < sizes - 1, shares - quotas, -np.inf).argmax()] += 1
+    return quotas
 
 
 # --- Encoded sets, decoded into memory -------------------------------------------------------------

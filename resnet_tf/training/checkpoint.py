@@ -114,7 +114,10 @@ def load_latest(folder, before=None):
 
 
 def best_path(folder):
-    """Where the checkpoint with the best top-1 on the held-out validation split is kept beside the newest ones."""
+    """Where the best checkpoint is kept beside the newest ones: of the best top-1 on the held-out validation split.
+
+    Of several with that top-1 it is the one of the lowest loss, and of these the first.
+    """
     return pathlib.Path(folder) / "best.npz"
 
 
