@@ -19,7 +19,13 @@ TENSORFLOW_ERRORS = (tf.errors.OpError, UnicodeDecodeError)
 
 
 class Storage(Protocol):
-    """Where encoded images are."""
+    """Where encoded images are.
+
+    Attributes:
+        names: what to call the images in reports, without the place on this machine.
+    """
+
+    names: list[str]
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -130,6 +136,13 @@ class Records:
     def __len__(self):
         return len(self.shard)
 
+    @property
+    def names(self):
+        """See `Storage`."""
+        files = [os.path.basename(path) for path in self.shards]
+        places = zip(self.shard.tolist(), self.offset.tolist(), strict=True)
+        return [f"{files[shard]}: record at byte {offset}" for shard, offset in places]
+
     def name(self, image):
         """See `Storage`."""
         return f"{self.shards[self.shard[image]]}: record at byte {self.offset[image]}"
@@ -206,6 +219,12 @@ class Examples:
     def name(self, example: int) -> str:
         """Returns what to call an example in errors and reports."""
         return self.storage.name(int(self.image[example]))
+
+    @property
+    def names(self) -> list[str]:
+        """What reports call the examples: their files within folder or archive, so that it stays where data move."""
+        names = self.storage.names
+        return [names[image] for image in self.image]
 
     def read(self, example: int) -> bytes:
         """Reads the encoded image of an example; raises InputError, which names it, where that fails."""

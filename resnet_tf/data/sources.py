@@ -171,7 +171,9 @@ def _decoded(dataset: str, data_dir: str, classes: tuple[str, ...], tfds_name: s
         return images.resize_center(pixels, image_size)
 
     shape = (image_size, image_size, 3)
-    return names, {name: Split(_decode_all(split, view, shape), split.labels) for name, split in splits.items()}
+    return names, {
+        name: Split(_decode_all(split, view, shape), split.labels, split.names) for name, split in splits.items()
+    }
 
 
 def decoded(examples: Examples) -> np.ndarray:

@@ -92,7 +92,7 @@ class Classification:
 
     def keep(self, folder, split, classes, answered):
         """Write the answers of the last evaluation one by one into a run's folder."""
-        answers.write(folder / answers.FILE, answers.of_logits(answered, split.labels, answers.names_of(split)))
+        answers.write(folder / answers.FILE, answers.of_logits(answered, split.labels, split.names))
 
     def row(self, steps, epochs, figures):
         """The columns of a results file that describe a run and its score: {column: value}."""
