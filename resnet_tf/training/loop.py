@@ -106,6 +106,7 @@ def train(config, source=None, callbacks=(), task_type=Classification):
     source, skipped = (source, []) if source else task.load()
     if smoked:
         source = smoke.few(source)
+    task.check(source)
     training = source.splits["train"]
     held_out = "validation" if "validation" in source.splits else "test"
     evaluated = source.splits[held_out]

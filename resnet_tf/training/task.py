@@ -45,6 +45,9 @@ class Classification:
         """A `splits.Source`, and the images left out; see `feed.load`."""
         return feed.load(self.config)
 
+    def check(self, source):
+        """Refuse labels that can only be wrong, before a training; those of images were looked at as they were read."""
+
     def build(self, classes, replicas):
         """The network, a `keras.Model`."""
         return network.build(self.config, classes, replicas)
