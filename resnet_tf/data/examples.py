@@ -192,6 +192,8 @@ class Examples:
         boxes: int32 [n, 4], top, left, height and width in pixels; or None, where examples are whole images.
         masks: `masks.Masks` of the images, where pixels have classes and `labels` mean nothing; or None.
         objects: `boxes.Objects` of the examples, where objects have classes and `labels` mean nothing; or None.
+        sides: int64 [n, 2], height and width of each example's image as its annotation has it; or None, where no
+            annotation does. An image of another size is refused when it is read; see `boxes.checked`.
     """
 
     storage: Storage
@@ -200,6 +202,7 @@ class Examples:
     boxes: np.ndarray | None = None
     masks: object = None
     objects: object = None
+    sides: np.ndarray | None = None
 
     def __post_init__(self):
         """Checks that lengths and dtypes agree."""
@@ -234,8 +237,9 @@ class Examples:
         """Returns the examples that an index array or a mask chooses, of the same storage."""
         boxes = None if self.boxes is None else self.boxes[chosen]
         objects = None if self.objects is None else self.objects.take(chosen)
+        sides = None if self.sides is None else self.sides[chosen]
         return dataclasses.replace(
-            self, image=self.image[chosen], labels=self.labels[chosen], boxes=boxes, objects=objects
+            self, image=self.image[chosen], labels=self.labels[chosen], boxes=boxes, objects=objects, sides=sides
         )
 
     def digest(self) -> bytes:

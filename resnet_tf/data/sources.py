@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from resnet_tf.data import boxes as annotations
 from resnet_tf.data import cifar, folder, images, processors, records, tfds, verify, voc
 from resnet_tf.data.examples import TENSORFLOW_ERRORS, Examples, Memory
 from resnet_tf.data.splits import MAX_BYTES, Indexed, Loaded, Source, Split, check_total, resized
@@ -208,8 +209,9 @@ def _decode_all(examples: Examples, view: Callable, shape: tuple, fault: Callabl
     read, boxed = examples.storage.reader(), examples.boxes is not None
     boxes = examples.boxes if boxed else np.zeros((len(examples), 4), np.int32)
 
-    def see(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
-        pixels = images.decode_tensor(verify.check_format(read(image)))
+    def see(image: tf.Tensor, box: tf.Tensor, *sides: tf.Tensor) -> tf.Tensor:
+        data = verify.check_format(read(image))
+        pixels = images.decode_tensor(annotations.checked(data, *sides) if sides else data)
         return view(tf.image.crop_to_bounding_box(pixels, *tf.unstack(box)) if boxed else pixels)
 
     result = np.empty((len(examples), *shape), np.uint8)
@@ -217,7 +219,8 @@ def _decode_all(examples: Examples, view: Callable, shape: tuple, fault: Callabl
     options = tf.data.Options()
     # TensorFlow 2.21 may wait for the tuning thread when an iterator ends, for as long as the iterator has lived.
     options.autotune.enabled = False
-    dataset = tf.data.Dataset.from_tensor_slices((examples.image, boxes)).with_options(options)
+    parts = (examples.image, boxes) if examples.sides is None else (examples.image, boxes, examples.sides)
+    dataset = tf.data.Dataset.from_tensor_slices(parts).with_options(options)
     try:
         for batch in dataset.map(see, num_parallel_calls=processors.count()).batch(256).prefetch(2):
             result[done : done + len(batch)] = batch.numpy()
