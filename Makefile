@@ -7,7 +7,7 @@ BIN = .venv/bin
 .PHONY: demo test lint format clean
 
 demo: .venv/demo.stamp
-	$(BIN)/python -m resnet_tf.demo --flagfile=flags/demo.cfg --out=runs/demo
+	$(BIN)/python -m resnet_tf.demo --out=runs/demo
 
 # One thread in each of two processes: TensorFlow's pools would take both cores for each, and wait for one another.
 test: .venv/dev.stamp lint

@@ -9,7 +9,6 @@ The second makes as many files as ImageNet has, of one byte, in 1,000 folders of
 """
 
 import argparse
-import json
 import os
 import pathlib
 import resource
@@ -19,6 +18,7 @@ import time
 
 import tensorflow as tf
 
+from resnet_tf import strict_json
 from resnet_tf.data import batches, geometry, sources
 
 
@@ -83,7 +83,7 @@ def main():
         result = stream(arguments.data_dir, arguments.epochs, arguments.image_size, arguments.batch_size)
     else:
         result = index(arguments.entries)
-    print(json.dumps(result))
+    print(strict_json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ Kernels that run side by side count each, so kinds can add up to more than the t
 
 import argparse
 import collections
-import json
 import pathlib
 import re
 import sys
+
+from resnet_tf import strict_json
 
 # The first that a kernel's name holds is its kind. XLA names its own after what is fused.
 KINDS = {
@@ -92,7 +93,7 @@ def main():
             return {name: shares(part) for name, part in value.items()}
         return [round(part / steps, 3) for part in value] if isinstance(value, list) else round(value / steps, 3)
 
-    print(json.dumps(shares(found)))
+    print(strict_json.dumps(shares(found)))
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ normalisation and ReLU are one pass and its sums another; sums of paths, pools a
 """
 
 import argparse
-import json
 import statistics
 import time
 
 import tensorflow as tf
 
+from resnet_tf import strict_json
 from resnet_tf.models import cost_by_name
 
 CONVOLUTIONS, REST = 6, 8  # passes
@@ -81,7 +81,8 @@ def main():
         "ms_limit": 1e3 * (convolutions + rest),
     }
     result["images_per_second"] = arguments.batch_size * 1e3 / result["ms_limit"]
-    print(json.dumps({name: round(value, 2) if isinstance(value, float) else value for name, value in result.items()}))
+    rounded = {name: round(value, 2) if isinstance(value, float) else value for name, value in result.items()}
+    print(strict_json.dumps(rounded))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ one JSON line; exit code 1 where one failed.
 import argparse
 import csv
 import itertools
-import json
 import os
 import pathlib
 import signal
@@ -19,6 +18,7 @@ import subprocess
 import sys
 import time
 
+from resnet_tf import strict_json
 from resnet_tf.errors import InputError
 from resnet_tf.models import cost_by_name
 from resnet_tf.training import record
@@ -120,7 +120,7 @@ def main():
     record.append_result(arguments.results, record.SPEED_COLUMNS, None)  # else the first two might both write a header
     count = len(waiting)
     failed = run(waiting, arguments)
-    print(json.dumps({"measured": count - len(failed), "failed": failed}))
+    print(strict_json.dumps({"measured": count - len(failed), "failed": failed}))
     return 1 if failed else 0
 
 

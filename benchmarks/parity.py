@@ -7,7 +7,6 @@ Every file is read in one fresh process, by its own runtime, which gets the imag
 one whose images are held in memory. Of the SavedModel the signature for encoded bytes is asked, with PNG.
 """
 
-import json
 import pathlib
 import subprocess
 import sys
@@ -15,6 +14,8 @@ import tempfile
 import warnings
 
 import numpy as np
+
+from resnet_tf import strict_json
 
 EXPORTS = {  # precision of weights: formats
     "float32": ("savedmodel", "tflite", "onnx", "keras"),
@@ -119,7 +120,7 @@ def main():
             f"| {row['file']} | {row['weights']} | {row['mib']:.2f} | {row['largest']:.1e} | {row['mean']:.1e} | "
             f"{row['top1']:.4f} |"
         )
-    print(json.dumps({"run": sys.argv[1], "examples": len(labels), "top1": top1, "files": rows}))
+    print(strict_json.dumps({"run": sys.argv[1], "examples": len(labels), "top1": top1, "files": rows}))
 
 
 def _row(precision, name, folders, found, expected, labels):

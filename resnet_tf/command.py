@@ -6,7 +6,6 @@ or by the end of another machine of its cluster: start it again to go on; 130 in
 """
 
 import errno
-import json
 import logging
 import os
 import sys
@@ -15,7 +14,7 @@ import textwrap
 
 from absl import flags
 
-from resnet_tf import config
+from resnet_tf import config, strict_json
 from resnet_tf.errors import InputError
 
 # Errors of the machine, not of the program, that a person can mend: disk full, quota, file limit, read-only, no access.
@@ -70,7 +69,7 @@ def launch(description, config_type, run, argv=None, positional="", code=lambda 
         if error.errno not in _DISK_ERRORS:
             raise
         return _fail(f"{error.filename or 'writing'}: {error.strerror}", 1)
-    print(json.dumps(result), flush=True)
+    print(strict_json.dumps(result), flush=True)
     return code(result)
 
 

@@ -1,7 +1,8 @@
 """The whole way in one command: train on digits, evaluate, export, classify three files.
 
-`python -m resnet_tf.demo --flagfile=flags/demo.cfg` does what these do one after another:
-`resnet_tf.train`, `resnet_tf.evaluate`, `resnet_tf.export`, `resnet_tf.predict`.
+`python -m resnet_tf.demo` does what these do one after another: `resnet_tf.train`, `resnet_tf.evaluate`,
+`resnet_tf.export`, `resnet_tf.predict`. Without a flagfile the recipe is that of flags/demo.cfg, in minutes; `--smoke`
+shrinks it to seconds.
 """
 
 import dataclasses
@@ -11,22 +12,35 @@ import sys
 
 from resnet_tf import command, config
 
+RECIPE = (  # the flags of flags/demo.cfg, which an installed package lacks
+    "--model=cifar_resnet8_v1", "--dataset=digits", "--mirror=false", "--pad=2", "--train_epochs=20",
+    "--batch_size=64", "--lr=0.05", "--lr_epochs=14,18", "--log_every=50", "--eval_every=100",
+)  # fmt: skip
+
 
 def main(argv=None):
     """Run the command; returns its exit code."""
-    description = "Train, evaluate, export and classify, and say where everything is."
-    return command.launch(description, config.TrainConfig, _run, argv)
+    description = (
+        "Train, evaluate, export and classify, and say where everything is; without a flagfile by the recipe of "
+        "flags/demo.cfg, on handwritten digits."
+    )
+    flags = sys.argv[1:] if argv is None else argv
+    if not any(flag.lstrip("-").startswith("flagfile") for flag in flags):
+        flags = [*RECIPE, *flags]
+    return command.launch(description, config.TrainConfig, _run, flags)
 
 
 def _run(settings, _):
     import tensorflow as tf
 
+    from resnet_tf.data.splits import Split
     from resnet_tf.evaluation import evaluate
     from resnet_tf.serving import export, predict, runtimes
-    from resnet_tf.training import feed, loop
+    from resnet_tf.training import feed, loop, record
 
-    run = loop.run_folder(settings)
     trained = loop.train(settings)
+    run = pathlib.Path(trained["run"])
+    settings = record.open_run(run).config  # of --smoke it is another one
     evaluation = config.EvaluationSection(run=str(run))
     scores = evaluate.evaluate(config.EvaluateConfig(evaluation))
 
@@ -41,7 +55,8 @@ def _run(settings, _):
     files = []
     for index in range(3):
         file = folder / f"test{index}_is_{source.classes[test.labels[index]]}.png"
-        file.write_bytes(tf.io.encode_png(test.images[index]).numpy())
+        held = isinstance(test, Split)  # decoded; others are encoded, in the format that they begin with
+        file.write_bytes(tf.io.encode_png(test.images[index]).numpy() if held else test.read(index))
         files.append(file)
 
     print(f"\nTrained {settings.model.model} for {trained['steps']} steps in {trained['wall_seconds']:.0f} s")

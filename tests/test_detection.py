@@ -14,7 +14,6 @@ from resnet_tf.data import colour, draws
 from resnet_tf.data import detection as data_detection
 from resnet_tf.data.boxes import IGNORED, OBJECT
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import answers
 from resnet_tf.models import create_model, inside
 from resnet_tf.training import checkpoint, devices, feed, network, optimizer, record, schedule
 from resnet_tf.training.runner import Runner
@@ -395,7 +394,7 @@ def test_what_is_scored_is_what_is_served(trained, tmp_path, last_json, capsys):
     assert score.main(flags) == 0
     result = last_json()
     split = data_detection.index("synthetic").splits["test"]
-    scored = written.read(report / written.FILE, answers.names_of(split), ["grey", "bright"])
+    scored = written.read(report / written.FILE, split.names, ["grey", "bright"])
     all_found = []
     for example in range(len(split)):
         answer = served["serving_default"](image_bytes=tf.constant(split.read(example)))
@@ -420,7 +419,7 @@ def test_what_is_scored_is_what_is_served(trained, tmp_path, last_json, capsys):
 def test_two_replicas_find_the_same(trained):
     run = record.open_run(trained / "run", config_type=configuration.DetectConfig)
     split = data_detection.index("synthetic").splits["test"]
-    names = answers.names_of(split)
+    names = split.names
     expected = written.read(trained / "run" / written.FILE, names, ["grey", "bright"])
     strategy = devices.make_strategy(2)
     with strategy.scope():

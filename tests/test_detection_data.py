@@ -85,7 +85,7 @@ def test_bad_devkits_are_named(voc, tmp_path):
         "trainval.txt lists 2, of which there is no image": {"JPEGImages/2.jpg": None},
         "test.txt lists 3, of which there is no annotation": {"Annotations/3.xml": None},
         "Annotations/3.xml: no annotation (syntax error": {"Annotations/3.xml": b"box"},
-        "Annotations/3.xml: no annotation (no size/height)": {"Annotations/3.xml": b"<annotation></annotation>"},
+        "Annotations/3.xml: no annotation (no size/height)": {"Annotations/3.xml": b"<annotation><size/></annotation>"},
         "Annotations/3.xml: no annotation (a size of 12 x 0)": {"Annotations/3.xml": annotation([CAT], width=0)},
         "no boxes in test": {"Annotations/3.xml": annotation([(*CAT, 1)])},
         "has no boxes in test": {"ImageSets/Main/test.txt": b""},
@@ -104,11 +104,11 @@ def test_bad_devkits_are_named(voc, tmp_path):
     assert "does not exist" in refused(tmp_path / "none", "voc", detection.index)
 
 
-def test_images_smaller_than_their_annotations_are_named(voc, tmp_path):
+def test_images_of_another_size_than_their_annotations_are_named(voc, tmp_path):
     voc[f"{KIT}/JPEGImages/1.jpg"] = picture(0, "JPEG", (10, 12))  # turned
     split = detection.index("voc", str(unpack(tmp_path, voc))).splits["train"]
     view = geometry.BoxedView(16, most=2)
-    fault = r"JPEGImages/1\.jpg: 10 x 12 pixels, but a box down to 12"
+    fault = r"JPEGImages/1\.jpg: 10 x 12 pixels, but its annotation says 12 x 10$"
     with pytest.raises(InputError, match=fault), feed.named_errors(split):
         next(iter(batches.training(split, view, batch=2, threads=1)))
 

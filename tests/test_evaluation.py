@@ -12,9 +12,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from resnet_tf import benchmark, config, evaluate, export, train
-from resnet_tf.data import colour
-from resnet_tf.evaluation import answers, metrics, report, scored
+from resnet_tf import benchmark, config, evaluate, export, prepare, train
+from resnet_tf.data import colour, sources
+from resnet_tf.evaluation import answers, charts, gallery, metrics, report, scored
 from resnet_tf.models import create_model
 from resnet_tf.training import benchmark_input, checkpoint, devices, feed, record, restore
 from resnet_tf.training.runner import Runner
@@ -255,6 +255,40 @@ def test_examples_have_names_and_their_likeliest_classes(streamed, tmp_path):
         assert other["probability_1"] + other["probability_2"] == pytest.approx(1)
         own = other["probability_1"] if other["class_1"] == other["class"] else other["probability_2"]
         assert -np.log(own) == pytest.approx(loss, rel=1e-4)
+
+
+def test_files_are_named_by_every_source_and_view(streamed, tmp_path):
+    expected = [f"test/{name}/{number}.png" for name, numbers in (("a", (10, 12, 8)), ("b", (11, 13, 9)))
+                for number in numbers]  # fmt: skip
+    small = ["--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=4", "--train_steps=1"]
+    held = tmp_path / "held"  # decoded into memory
+    assert train.main([*small, "--dataset=folder", f"--data_dir={streamed}/data", f"--out={held}"]) == 0
+    assert list(answers.read(held / answers.FILE)["name"]) == expected
+    views = ["--views=ten_crop"], ["--views=multi_scale", "--scales=24,28"], ["--views=center"]
+    for run, flags in ((streamed / "run", views[0]), (streamed / "run", views[1]), (held, views[2])):
+        assert evaluate.main([f"--run={run}", *flags, f"--examples={tmp_path}/e.csv"]) == 0
+        assert [row["name"] for row in table_of(tmp_path / "e.csv")] == expected
+    evaluate.main([f"--run={streamed}/run"])  # as it was
+    assert prepare.main([f"--data_dir={streamed}/data", "--dataset=folder", f"--out={tmp_path}/set"]) == 0
+    splits = [using("records", str(tmp_path / "set")).splits["test"] for using in (sources.load, sources.index)]
+    assert splits[0].names == splits[1].names and splits[0].take([2, 0]).names == [splits[0].names[n] for n in (2, 0)]
+    assert splits[0].names[0] == "test-00000-of-00001.tfrecord: record at byte 0"
+
+
+def test_mistakes_name_their_files(streamed):
+    """Or the position, where there are no files."""
+    answered = np.array([[0.25, 0.75]])
+    for using, view in ((sources.load, "memory"), (sources.index, "stream")):
+        split = using("folder", f"{streamed}/data").splits["test"]
+        found = gallery.mistakes(split, [1], answered, ["a", "b"])
+        assert [mistake.name for mistake in found] == ["test/a/12.png"], view
+        (axes,) = gallery.draw_mistakes(found).axes
+        assert axes.get_xlabel() == "test/a/12.png"
+    found = gallery.mistakes(sources.load("synthetic").splits["test"], [7], np.full((1, 10), 0.1), [*"abcdefghij"])
+    assert found[0].name == "example 7"
+    odd = [gallery.Mistake("$x_\udcff^$.png", np.zeros((4, 4, 3), np.uint8), ("a", 0.1), ("b", 0.9))]
+    gallery.draw_mistakes(odd).savefig(io.BytesIO(), format="png")  # neither mathematics nor an error
+    assert charts.short_end("a" * 30, 30) == "a" * 30 and charts.short_end("b" + "a" * 30, 30) == "\u2026" + "a" * 29
 
 
 def test_full_disk_leaves_no_half_of_a_report(runs, tmp_path, capsys):

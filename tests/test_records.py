@@ -1,5 +1,6 @@
 """TFRecord shards, prepared and foreign: every record once, its place to the byte, and damage named."""
 
+import gzip
 import json
 import logging
 import os
@@ -154,12 +155,14 @@ def test_incomplete_and_doubled_sets_are_named(tmp_path):
 def test_records_that_make_no_sense_are_named(tmp_path):
     image = {"image/encoded": IMAGES[0]}
     cases = {
-        "no label": (image, "have no class label below 1048576: missing"),
+        "no label": (image, "no image/class/label; it has image/encoded (the first of 1 without a label)"),
+        "other keys": ({"image": IMAGES[0], "label": 1}, "no image/encoded; it has image, label"),
+        "nothing": ({}, "no image/encoded; it has nothing"),
         "negative": (image | {"image/class/label": -2}, "have no class label below 1048576: -2"),
         "huge": (image | {"image/class/label": 2**40}, f"{2**40}"),
-        "text": (image | {"image/class/label": b"cat"}, "record at byte"),
-        "two": (image | {"image/class/label": [1, 2]}, "record at byte"),
-        "no image": ({"image/class/label": 1}, "image/encoded"),
+        "text": (image | {"image/class/label": b"cat"}, "; it has image/class/label, image/encoded"),
+        "two": (image | {"image/class/label": [1, 2]}, "; it has image/class/label, image/encoded"),
+        "no image": ({"image/class/label": 1}, "no image/encoded; it has image/class/label"),
     }
     for name, (features, expected) in cases.items():
         write_foreign(tmp_path / name)
@@ -169,6 +172,17 @@ def test_records_that_make_no_sense_are_named(tmp_path):
         message = names_it(tmp_path / name)
         assert expected in message
         assert "class label below" in message or f"{path}: record at byte {16 + len(good)}: " in message
+
+
+def test_compressed_shards_are_called_so(tmp_path):
+    """By their content, and by a name that ends like that."""
+    write_foreign(tmp_path)
+    shard = tmp_path / "train-00001-of-00003"
+    shard.write_bytes(gzip.compress(shard.read_bytes()))
+    assert f"{shard}: gzip-compressed; unpack it" in names_it(tmp_path)
+    for path in list(tmp_path.iterdir()):
+        path.rename(path.with_name(f"{path.name}.gz"))
+    assert f"{tmp_path}/train-00000-of-00003.gz: gzip-compressed; unpack it" in names_it(tmp_path)
 
 
 def test_damage_is_named_with_its_place(tmp_path):

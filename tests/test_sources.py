@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 from files import contents, refused
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from resnet_tf.data import DATASETS, Source, Split, decode, load
+from resnet_tf import config
+from resnet_tf.data import DATASETS, Source, Split, decode, load, sources
 from resnet_tf.data.examples import Examples, Memory
 from resnet_tf.data.sources import index
 from resnet_tf.data.splits import arranged, listed
@@ -67,10 +70,51 @@ def test_validation_examples_are_taken_off_the_training_split():
     assert load("synthetic", validation_examples=100).checksum() == held.checksum()
 
 
-@pytest.mark.parametrize("count", [-1, 512, 1000])
+def test_validation_examples_are_of_each_class_its_share():
+    whole = load("synthetic").splits["train"].labels
+    for count in (1, 7, 100, 333, 502):
+        for using in (load, index):
+            held = using("synthetic", validation_examples=count).splits["validation"].labels
+            shares = np.bincount(whole, minlength=10) * count / 512
+            assert len(held) == count and (np.abs(np.bincount(held, minlength=10) - shares) < 1).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=30), st.floats(0, 1))
+def test_every_class_keeps_an_example_and_the_rest_is_fair(sizes, part):
+    sizes = np.array(sizes)
+    most = int((sizes - 1).sum())
+    count = round(part * most)
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    splits = {"train": memory(np.random.default_rng(1).permutation(labels)), "test": memory([0])}
+    if not count > 0:
+        return
+    held = sources._hold_out(splits, count, "stratified")
+    found = np.bincount(held["validation"].labels, minlength=len(sizes))
+    assert found.sum() == count and (found < sizes).all()
+    assert sorted([*held["train"].image, *held["validation"].image]) == list(range(len(labels)))
+    shares = sizes * count / len(labels)
+    assert (found > shares - 1)[found < sizes - 1].all()  # less than its share only has who has no more to give
+    if sizes.min() > 1 and 2 * count <= len(labels):
+        assert (np.abs(found - shares) < 1).all()
+
+
+def test_random_validation_examples_are_those_of_earlier_runs():
+    """Chosen as they were before there was --validation_sampling, which manifests without it mean."""
+    whole = load("synthetic").splits["train"]
+    held = load("synthetic", validation_examples=100, validation_sampling="random")
+    chosen = np.sort(np.random.default_rng(0).permutation(512)[:100])
+    assert held.splits["validation"].images.tobytes() == whole.images[chosen].tobytes()
+    flags = {"dataset": "synthetic", "train_steps": 1}
+    for recorded, expected in ((True, "random"), (False, "stratified")):
+        found = config.from_settings(config.TrainConfig, flags, "test", recorded)
+        assert found.data.validation_sampling == expected
+
+
+@pytest.mark.parametrize("count", [-1, 503, 512, 1000])
 def test_validation_examples_out_of_range(count):
     assert "--validation_examples" in refused("", "synthetic", validation_examples=count)
-    assert len(load("synthetic", validation_examples=511).splits["train"]) == 1
+    assert (np.bincount(load("synthetic", validation_examples=502).splits["train"].labels) == 1).all()
 
 
 def test_bad_arguments():
@@ -131,7 +175,7 @@ def test_missing_data(dataset, tmp_path):
 
 def memory(labels, boxes=None):
     """A split of an image for each label."""
-    data = [bytes([number]) for number in range(len(labels))]
+    data = [bytes([number % 256]) for number in range(len(labels))]
     storage = Memory("tests", [f"{number}.png" for number in range(len(labels))], data)
     return Examples(storage, np.arange(len(labels)), np.array(labels, np.int32), boxes)
 

@@ -15,7 +15,7 @@ import yaml
 
 import resnet_tf
 from resnet_tf import config as configuration
-from resnet_tf import train
+from resnet_tf import evaluate, train
 from resnet_tf.data import colour, draws, resident
 from resnet_tf.errors import InputError
 from resnet_tf.training import checkpoint, devices, loop, optimizer, record, schedule, window
@@ -275,6 +275,46 @@ def test_validation_split_is_held_out_and_test_is_not_looked_at(tmp_path, last_j
     result = last_json()
     assert result["split"] == "validation" and result["examples"] == 100
     assert {row["split"] for row in train_rows(tmp_path / "run")} == {"train", "validation"}
+
+
+def test_the_best_of_equal_top1_has_the_lowest_loss(tmp_path, monkeypatch):
+    """Steps 2 to 6: the third equals the best before and has the lower loss; the fifth equals it in both."""
+    scores = iter([(0.2, 3.0), (0.5, 2.0), (0.5, 1.0), (0.5, float("nan")), (0.5, 1.0), (0.4, 0.1)])
+
+    def scored(logits, labels):
+        top1, loss = next(scores)
+        return {"examples": len(labels), "top1": top1, "top5": 0.9, "loss": loss}
+
+    monkeypatch.setattr("resnet_tf.evaluation.metrics.classification", scored)
+    flags = [*SMALL, "--train_steps=6", "--eval_every=1", "--validation_examples=100", f"--out={tmp_path}/run"]
+    assert train.main(flags) == 0
+    assert int(checkpoint.load(checkpoint.best_path(tmp_path / "run" / "checkpoints"))["state/step"]) == 3
+
+
+def forget(run, name):
+    """Takes a flag out of a run's manifest, as of a release before it."""
+    manifest = yaml.safe_load((run / "manifest.yaml").read_text())
+    del manifest["flags"][name]
+    (run / "manifest.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False))
+
+
+def test_runs_from_before_stratified_validation_keep_what_they_held_out(tmp_path, capsys, last_json):
+    flags = [*SMALL, "--train_steps=2", "--checkpoint_every=1"]
+    held = [*flags, "--validation_examples=100", f"--out={tmp_path}/held"]
+    assert train.main([*held, "--validation_sampling=random"]) == 0
+    result = last_json()
+    forget(tmp_path / "held", "validation_sampling")
+    assert evaluate.main([f"--run={tmp_path}/held", "--split=validation"]) == 0
+    scored = last_json()
+    assert scored["top1"] == result["top1"] and scored["loss"] == pytest.approx(result["loss"])
+    assert train.main(held) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: --validation_sampling=stratified") and "--validation_sampling=random" in line
+    assert train.main([*held, "--validation_sampling=random"]) == 0
+    # Nothing is asked of a run that held nothing out.
+    assert train.main([*flags, f"--out={tmp_path}/none"]) == 0
+    forget(tmp_path / "none", "validation_sampling")
+    assert train.main([*flags, f"--out={tmp_path}/none"]) == 0
 
 
 def test_every_setting_is_read(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """PASCAL VOC devkits: every box once, to the pixel, and hostile or damaged annotations refused."""
 
+import csv
 import logging
 
 import numpy as np
@@ -8,9 +9,10 @@ from files import contents, pack, picture, refused, unpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resnet_tf.data import boxes, decode, load, resize_center, voc
+from resnet_tf.data import batches, boxes, decode, geometry, load, prepare, resize_center, verify, voc
 from resnet_tf.data.sources import index
 from resnet_tf.errors import InputError
+from resnet_tf.training import feed
 
 
 def annotation(objects, width=10, height=12):
@@ -121,6 +123,43 @@ def test_good_boxes_lie_in_their_image(corners, inclusive):
         assert left == max(round(corner[1]) - inclusive, 0) and left + width == min(round(corner[3]), 10)
 
 
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "GIF"])
+def test_sizes_that_annotations_lack_are_those_of_the_pictures(form, one_year, tmp_path):
+    """Boxes are cut off at them as at those that are written."""
+    kit, outside = "VOCdevkit/VOC2007", [("dog", 2, 3, 40, 50)]
+    one_year[f"{kit}/JPEGImages/1.jpg"] = picture(0, form, (12, 10))
+    for name, sized in (("with", True), ("without", False)):
+        xml = annotation(outside)
+        plain = xml[: xml.index(b"<size>")] + xml[xml.index(b"</size>") + 7 :]
+        one_year[f"{kit}/Annotations/1.xml"] = xml if sized else plain
+        for place in (unpack(tmp_path / name, one_year), pack(tmp_path / f"{name}.tar", one_year, "w")):
+            train = found(place).splits["train"]
+            assert train.boxes[0].tolist() == [2, 1, 10, 9] and train.sides.tolist() == [[12, 10]] * len(train)
+            assert verify.verify(train, 0)[1] == []
+    one_year[f"{kit}/JPEGImages/1.jpg"] = b"no image"
+    assert "JPEGImages/1.jpg: not a " in refused(unpack(tmp_path / "bad", one_year), "voc", index)
+
+
+def test_pictures_of_another_size_than_their_annotation_says_are_named_or_skipped(one_year, tmp_path):
+    """Larger, so that every box is in them, and all the same not where it should be."""
+    kit = "VOCdevkit/VOC2007"
+    one_year[f"{kit}/JPEGImages/1.jpg"] = picture(0, "JPEG", (24, 20))
+    place = unpack(tmp_path / "set", one_year)
+    fault = "JPEGImages/1.jpg: 24 x 20 pixels, but its annotation says 12 x 10"
+    assert fault in refused(place, "voc", load, image_size=4)
+    train = found(place).splits["train"]
+    view = geometry.View("random_resized_crop", 8)
+    with pytest.raises(InputError, match=fault), feed.named_errors(train):
+        next(iter(batches.training(train, view, batch=3, threads=1)))
+    with pytest.raises(InputError, match="--skip_bad_images=1"):
+        verify.verify(train, 1)  # two boxes of it
+    left, bad = verify.verify(train, 2)
+    assert [f"{name}: {reason}".endswith(fault) for name, reason in bad] == [True, True] and len(left) == 1
+    prepare.prepare(found(place), tmp_path / "out", skip_bad_images=2)
+    reasons = [row["reason"] for row in csv.DictReader((tmp_path / "out" / "report.csv").read_text().splitlines())]
+    assert reasons == [fault.split(": ")[1]] * 2
+
+
 def test_what_lists_name_must_be_there(one_year, tmp_path):
     kit = "VOCdevkit/VOC2007"
     cases = {
@@ -171,7 +210,7 @@ def test_document_types_are_refused(name):
         (annotation([CAT])[:-5], "no annotation"),
         (b'<?xml version="1.0" encoding="unheard-of"?>' + annotation([CAT]), "no annotation"),
         (b"<annotation>&undefined;</annotation>", "no annotation"),
-        (b"<annotation></annotation>", "no size/height"),
+        (b"<annotation><size></size></annotation>", "no size/height"),
         (annotation([CAT], width=0), "a size of 12 x 0"),
         (annotation([CAT], width="nan"), "size/width of nan"),
         (annotation([("cat", 1, 2, "1e999", 4)]), "bndbox/xmax of inf"),
@@ -213,7 +252,9 @@ def test_no_bytes_end_in_another_exception(data):
         except InputError as error:
             assert str(error).startswith("x: ") and "\n" not in str(error)
         else:
-            assert min(sides) >= 1 and all(name and len(corners) == 4 for name, corners, _ in objects)
+            assert (sides is None or min(sides) >= 1) and all(
+                name and len(corners) == 4 for name, corners, _ in objects
+            )
 
 
 # --- real photos -----------------------------------------------------------------------------------

@@ -70,6 +70,14 @@ class DataConfig:
     validation_examples: int = setting(
         0, "Hold that many training examples out and evaluate on them, not on the test split.", low=0
     )
+    validation_sampling: str = setting(
+        "stratified",
+        "How --validation_examples are chosen, alike for every seed: stratified, of each class its share; random, "
+        "regardless of class, as in runs that were recorded before there was this flag.",
+        choices=("stratified", "random"),
+        earlier="random",
+        changes_result=False,  # of a run without such examples; of one with them the data's checksum sees the splits
+    )
     skip_bad_images: int = setting(0, "Leave out up to that many images that cannot be decoded, and name them.", low=0)
     image_size: int = setting(32, "Height and width of the network's input in pixels.", low=8)
     eval_size: int = setting(

@@ -14,6 +14,7 @@ from resnet_tf.config.run import (
     described,
 )
 from resnet_tf.config.transfer import check_transfer
+from resnet_tf.errors import InputError
 
 SEGMENTATION_DATASETS = ("camvid", "voc", "ade20k", "synthetic")
 
@@ -49,6 +50,11 @@ class SegmentationDataConfig:
     data_dir: str = setting("", "Folder or tar archive of images and masks.", changes_result=False)
     classes: tuple[str, ...] = setting(
         (), "Class names in the order of their indices, for a set of one's own. Unset: the data set's."
+    )
+    mask_values: tuple[int, ...] = setting(
+        (),
+        "Values that the classes' pixels have in masks, in the order of --classes: 0,255 for binary masks; all others "
+        "are void. Unset: the indices of --dataset.",
     )
     image_size: int = setting(480, "Height and width of training views in pixels.", low=16)
     normalization: str = setting(
@@ -101,3 +107,8 @@ class SegmentConfig:
             return
         check_training(self)
         check_transfer(self, "masks")
+        values, data = self.data.mask_values, self.data
+        if values and data.dataset == "synthetic":
+            raise InputError("--mask_values is not used by --dataset=synthetic")
+        if values and (len(set(values)) < max(2, len(values)) or not 0 <= min(values) <= max(values) <= 255):
+            raise InputError(f"--mask_values={','.join(map(str, values))}: not two or more different numbers, 0 to 255")

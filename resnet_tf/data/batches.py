@@ -8,6 +8,7 @@ step, so that a resume starts there and decodes nothing of what it skips.
 import tensorflow as tf
 
 from resnet_tf.data import augmentation as augmentations
+from resnet_tf.data import boxes as annotations
 from resnet_tf.data import draws, geometry, processors
 
 AHEAD = 3  # batches that wait, decoded
@@ -188,7 +189,15 @@ def _reader(examples):
     """function(int64 scalar) -> encoded image, its box or None, label."""
     read, image, labels = examples.storage.reader(), tf.constant(examples.image), tf.constant(examples.labels)
     boxes = None if examples.boxes is None else tf.constant(examples.boxes)
-    return lambda index: (read(image[index]), None if boxes is None else boxes[index], labels[index])
+    sides = None if examples.sides is None else tf.constant(examples.sides)
+
+    def read_example(index):
+        data = read(image[index])
+        if sides is not None:
+            data = annotations.checked(data, sides[index])
+        return data, None if boxes is None else boxes[index], labels[index]
+
+    return read_example
 
 
 def _annotation_reader(examples):

@@ -124,14 +124,41 @@ def warn_skipped(what: str, names: list[str]) -> None:
         _log.warning("%s: skipped %d boxes without area in the image: %s", what, len(names), skipped)
 
 
+def sides_of(data: tf.Tensor) -> tf.Tensor:
+    """Height and width of an encoded image in a graph, of a JPEG or PNG without decoding it: int64 [2]."""
+
+    def of_png():
+        return tf.io.decode_raw(tf.strings.substr(data, 16, 8), tf.int32, little_endian=False)[::-1]
+
+    def of_other():
+        is_png = tf.equal(tf.strings.substr(data, 0, 8), b"\x89PNG\r\n\x1a\n") & (tf.strings.length(data) >= 24)
+        return tf.cond(is_png, of_png, lambda: tf.shape(images.decode_tensor(data))[:2])
+
+    return tf.cast(tf.cond(tf.io.is_jpeg(data), lambda: tf.io.extract_jpeg_shape(data)[:2], of_other), tf.int64)
+
+
+def checked(data: tf.Tensor, sides: tf.Tensor) -> tf.Tensor:
+    """Returns an encoded image, in a graph, which fails for one whose height and width are not `sides`, int64 [2]."""
+    same = tf.reduce_all(sides_of(data) == sides)
+    with tf.control_dependencies([tf.debugging.Assert(same, ["another size than its annotation says"])]):
+        return tf.identity(data)
+
+
+def other_size(found, sides) -> str:
+    """What is wrong with an image of one size whose annotation says another."""
+    return f"{found[0]} x {found[1]} pixels, but its annotation says {sides[0]} x {sides[1]}"
+
+
 def verify(examples) -> None:
     """Decodes every image of a split with objects.
 
     Raises:
-        InputError: names the first that cannot be decoded, or is smaller than its annotation says.
+        InputError: names the first that cannot be decoded, or has another size than its annotation or a box says.
     """
     for example in range(len(examples)):
         pixels = images.decode(examples.read(example), examples.name(example))
+        if examples.sides is not None and tuple(examples.sides[example]) != pixels.shape[:2]:
+            raise InputError(f"{examples.name(example)}: {other_size(pixels.shape, examples.sides[example])}")
         found = examples.objects.of(example)[0]
         if (found[:, 2:] > pixels.shape[:2]).any():
             raise InputError(

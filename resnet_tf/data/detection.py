@@ -82,14 +82,16 @@ def _examples(
         inclusive: what the corners mean; see `boxes.clipped`.
     """
     count = len(storage)
+    sides = np.array(sides, np.int64).reshape(-1, 2)
     image = np.repeat(np.arange(count), np.array([len(of_image) for of_image in found], np.int64))
     labels, corners, ignored = ([one[part] for of_image in found for one in of_image] for part in range(3))
     corners = np.array(corners, np.float32).reshape(-1, 4)
-    placed, good = boxes.clipped(corners, np.array(sides, np.int64).reshape(-1, 2)[image], inclusive)
+    placed, good = boxes.clipped(corners, sides[image], inclusive)
     boxes.warn_skipped(what, [storage.names[number] for number in image[~good]])
     starts = np.searchsorted(image[good], np.arange(count + 1))
     objects = Objects(starts, placed[good], np.array(labels, np.int32)[good], np.array(ignored, bool)[good])
-    return Examples(storage, np.arange(count, dtype=np.int64), np.zeros(count, np.int32), objects=objects)
+    numbers = np.arange(count, dtype=np.int64)
+    return Examples(storage, numbers, np.zeros(count, np.int32), objects=objects, sides=sides)
 
 
 def _checked(root: Path, splits: dict[str, Examples]) -> dict[str, Examples]:

@@ -19,7 +19,13 @@ TENSORFLOW_ERRORS = (tf.errors.OpError, UnicodeDecodeError)
 
 
 class Storage(Protocol):
-    """Where encoded images are."""
+    """Where encoded images are.
+
+    Attributes:
+        names: what to call the images in reports, without the place on this machine.
+    """
+
+    names: list[str]
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -130,6 +136,13 @@ class Records:
     def __len__(self):
         return len(self.shard)
 
+    @property
+    def names(self):
+        """See `Storage`."""
+        files = [os.path.basename(path) for path in self.shards]
+        places = zip(self.shard.tolist(), self.offset.tolist(), strict=True)
+        return [f"{files[shard]}: record at byte {offset}" for shard, offset in places]
+
     def name(self, image):
         """See `Storage`."""
         return f"{self.shards[self.shard[image]]}: record at byte {self.offset[image]}"
@@ -179,6 +192,8 @@ class Examples:
         boxes: int32 [n, 4], top, left, height and width in pixels; or None, where examples are whole images.
         masks: `masks.Masks` of the images, where pixels have classes and `labels` mean nothing; or None.
         objects: `boxes.Objects` of the examples, where objects have classes and `labels` mean nothing; or None.
+        sides: int64 [n, 2], height and width of each example's image as its annotation has it; or None, where no
+            annotation does. An image of another size is refused when it is read; see `boxes.checked`.
     """
 
     storage: Storage
@@ -187,6 +202,7 @@ class Examples:
     boxes: np.ndarray | None = None
     masks: object = None
     objects: object = None
+    sides: np.ndarray | None = None
 
     def __post_init__(self):
         """Checks that lengths and dtypes agree."""
@@ -207,6 +223,12 @@ class Examples:
         """Returns what to call an example in errors and reports."""
         return self.storage.name(int(self.image[example]))
 
+    @property
+    def names(self) -> list[str]:
+        """What reports call the examples: their files within folder or archive, so that it stays where data move."""
+        names = self.storage.names
+        return [names[image] for image in self.image]
+
     def read(self, example: int) -> bytes:
         """Reads the encoded image of an example; raises InputError, which names it, where that fails."""
         return self.storage.read(int(self.image[example]))
@@ -215,8 +237,9 @@ class Examples:
         """Returns the examples that an index array or a mask chooses, of the same storage."""
         boxes = None if self.boxes is None else self.boxes[chosen]
         objects = None if self.objects is None else self.objects.take(chosen)
+        sides = None if self.sides is None else self.sides[chosen]
         return dataclasses.replace(
-            self, image=self.image[chosen], labels=self.labels[chosen], boxes=boxes, objects=objects
+            self, image=self.image[chosen], labels=self.labels[chosen], boxes=boxes, objects=objects, sides=sides
         )
 
     def digest(self) -> bytes:

@@ -34,6 +34,18 @@ def table(classes: int, first: int = 0, void: tuple[int, ...] = (VOID,)) -> np.n
     return labels
 
 
+def table_of(values: tuple[int, ...]) -> np.ndarray:
+    """Returns what `table` does, for classes of these pixel values in their order; all other values are void."""
+    labels = np.full(256, VOID, np.uint8)
+    labels[list(values)] = np.arange(len(values))
+    return labels
+
+
+def is_refused(table: np.ndarray) -> np.ndarray:
+    """Returns bool [256]: the values that a mask must not have."""
+    return table == _REFUSED
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Masks:
     """The masks of a split's images, each at the index of its image.

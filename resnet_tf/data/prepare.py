@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from resnet_tf.data import boxes as annotations
 from resnet_tf.data import images, processors, shards
 from resnet_tf.data.examples import Examples, Files, Memory, Records
 from resnet_tf.data.splits import Source
@@ -294,8 +295,8 @@ def _made(examples: Examples, shorter_side: int, quality: int) -> Iterator:
     cropped = examples.boxes is not None
     boxes = examples.boxes if cropped else np.zeros((len(examples), 4), np.int32)
 
-    def make(image, box):
-        data = read(image)
+    def make(image, box, *sides):
+        data = annotations.checked(read(image), *sides) if sides else read(image)
         with tf.control_dependencies([_check_format(data)]):
             pixels = images.decode_tensor(data)  # also where the bytes are kept: to be sure that it can be
         if cropped:
@@ -313,7 +314,8 @@ def _made(examples: Examples, shorter_side: int, quality: int) -> Iterator:
         keep = tf.constant(False) if cropped else small & _is_plain_jpeg(data)
         return tf.cond(keep, lambda: data, lambda: _encode(stored, quality)), tf.shape(stored)[:2]
 
-    dataset = tf.data.Dataset.from_tensor_slices((examples.image, boxes)).with_options(options)
+    parts = (examples.image, boxes) if examples.sides is None else (examples.image, boxes, examples.sides)
+    dataset = tf.data.Dataset.from_tensor_slices(parts).with_options(options)
     return iter(dataset.map(make, num_parallel_calls=threads, deterministic=True).prefetch(_AHEAD))
 
 
@@ -350,6 +352,8 @@ def _reason(examples: Examples, example: int, error: tf.errors.OpError) -> str:
         height, width, _ = images.decode(examples.read(example), name).shape
     except InputError as found:
         return str(found).removeprefix(f"{name}: ")
+    if examples.sides is not None and examples.sides[example].tolist() != [height, width]:
+        return annotations.other_size((height, width), examples.sides[example])
     if examples.boxes is not None:
         return f"box {examples.boxes[example].tolist()} is empty or not in the image of {height} x {width} pixels"
     return f"{height} x {width} pixels cannot be stored ({' '.join(error.message.split())})"

@@ -29,6 +29,8 @@ _TEXTS = ("image/class/text", "image/class/synset")  # names of a record's class
 _FRAME = 16  # bytes around a record: its length, and checksums of the length and of the record
 _MISSING = np.iinfo(np.int64).min  # stands for a label that a record lacks
 _BUFFER = 2**20
+_GZIP = "gzip-compressed; unpack it (gunzip): records are read where they lie in their shard"
+_LACKS = re.compile(r"Feature: (\S+) \(data type: \w+\) is required but could not be found")
 _log = logging.getLogger(__name__)
 
 # Of each split: "shard" int32 [n], "offset" int64 [n], and the columns that a parser makes.
@@ -103,6 +105,8 @@ def _read_prepared(root: Path) -> Indexed:
 def _read_foreign(root: Path, wanted: int) -> Indexed:
     """Classes and splits of shards without an index, of which the user may have named `wanted` classes."""
     columns = scan(root, _find_shards(root), _label_parser(), "labels")
+    for split in columns.values():
+        _check_labelled(split)
     labels = {name: split["label"] for name, split in columns.items()}
     check_labels(root, labels)
     labels = {name: values for name, values in labels.items() if (values >= 0).all()}
@@ -117,6 +121,19 @@ def _read_foreign(root: Path, wanted: int) -> Indexed:
     if not names:
         names = [str(number) for number in range(max(count, wanted))]
     return names, {name: as_examples(columns[name], values - shift) for name, values in labels.items()}
+
+
+def _check_labelled(split: Columns) -> None:
+    """Refuses records without a label, the first of which says what it has instead."""
+    lacking = np.flatnonzero(split["label"] == _MISSING)
+    if len(lacking):
+        shard, offset = split["shard"][lacking[0]], split["offset"][lacking[0]]
+        path, before = str(split["path"][shard]), int(lacking[0] - np.searchsorted(split["shard"], shard))
+        record = next(iter(_records(path).skip(before))).numpy()
+        raise InputError(
+            f"{path}: record at byte {offset}: no image/class/label; {_content(record)} "
+            f"(the first of {len(lacking)} without a label)"
+        )
 
 
 def check_labels(root: Path, labels: dict[str, np.ndarray], count: int = MAX_CLASSES) -> None:
@@ -137,8 +154,7 @@ def check_labels(root: Path, labels: dict[str, np.ndarray], count: int = MAX_CLA
             continue
         wrong = values[(values < 0) | (values >= count)]
         if len(wrong):
-            label = "missing" if wrong[0] == _MISSING else wrong[0]
-            raise InputError(f"{root}: {len(wrong)} records of {name} have no class label below {count}: {label}")
+            raise InputError(f"{root}: {len(wrong)} records of {name} have no class label below {count}: {wrong[0]}")
 
 
 def as_examples(columns: Columns, labels: np.ndarray, key: str = "image/encoded") -> Examples:
@@ -163,6 +179,9 @@ def _find_shards(root: Path) -> dict[str, list[Path]]:
             key = path.parent, match[1], int(match[3]), path.suffix
             found.setdefault(key, {})[int(match[2])] = path
     if not found:
+        packed = [path for folder in folders for path in folder.glob("*.gz") if _SHARD.fullmatch(path.stem)]
+        if packed:
+            raise InputError(f"{min(packed)}: {_GZIP}")
         example = "train-00000-of-00008.tfrecord"
         raise InputError(f"{root} holds neither {shards.INDEX} nor shards that are named like {example}")
     splits: dict[str, list[Path]] = {}
@@ -297,12 +316,25 @@ def _fault(path: str, parse: Callable) -> InputError:
             parse(record)
             offset += _FRAME + len(record.numpy())
     except tf.errors.DataLossError:
-        pass
+        with open(path, "rb") as file:
+            if offset == 0 and file.read(2) == b"\x1f\x8b":
+                return InputError(f"{path}: {_GZIP}")
     except tf.errors.OpError as error:
-        fault = " ".join(error.message.split())[:200]
+        lacking = _LACKS.search(error.message)
+        reason = f"no {lacking[1]}" if lacking else " ".join(error.message.split())[:200]
+        fault = f"{reason}; {_content(record.numpy())}"
     except UnicodeDecodeError:
         fault = "no tf.train.Example"
     return InputError(f"{path}: record at byte {offset}: {fault}")
+
+
+def _content(record: bytes) -> str:
+    """What a record has, in words."""
+    try:
+        names = sorted(tf.train.Example.FromString(record).features.feature)
+    except Exception:  # protocol buffers have an error of their own, by a name that depends on their version
+        return "it is no tf.train.Example"
+    return f"it has {listed(names)}" if names else "it has nothing"
 
 
 def _joined(parts: list[Columns]) -> Columns:

@@ -69,7 +69,7 @@ LAYOUTS = {
 DATASETS = (*LAYOUTS, "synthetic")
 
 
-def index(dataset: str, data_dir: str = "", classes: tuple[str, ...] = ()) -> Source:
+def index(dataset: str, data_dir: str = "", classes: tuple[str, ...] = (), mask_values: tuple[int, ...] = ()) -> Source:
     """Finds images and masks, which stay encoded where they are.
 
     Args:
@@ -82,6 +82,8 @@ def index(dataset: str, data_dir: str = "", classes: tuple[str, ...] = ()) -> So
             - "synthetic": rectangles in noise, for trials.
         data_dir: a folder or a tar archive; anything may be above the data set.
         classes: names in the order of their indices, for a set of one's own in one of these layouts.
+        mask_values: of each class the value that its pixels have in masks, 0 to 255; all others are void. Empty for the
+            layout's indices.
 
     Returns:
         The data set, its splits "train", "test" and, where there is one besides, "validation": `Examples` with masks in
@@ -93,12 +95,14 @@ def index(dataset: str, data_dir: str = "", classes: tuple[str, ...] = ()) -> So
     if dataset == "synthetic":
         return _synthetic()
     try:
-        return _index(dataset, data_dir, classes)
+        return _index(dataset, data_dir, classes, mask_values)
     except InputError as error:
+        if str(error).startswith("--mask_values"):
+            raise
         raise InputError(f"--data_dir: {str(error).removeprefix('--data_dir: ')}") from error
 
 
-def _index(dataset: str, data_dir: str, classes: tuple[str, ...]) -> Source:
+def _index(dataset: str, data_dir: str, classes: tuple[str, ...], mask_values: tuple[int, ...]) -> Source:
     root, layout = existing(data_dir, dataset), LAYOUTS[dataset]
     images, annotated, lists, names = {}, {}, {}, None
     for name, match, content in _files(root, layout):
@@ -113,8 +117,10 @@ def _index(dataset: str, data_dir: str, classes: tuple[str, ...]) -> Source:
     classes = classes or layout.classes or _names(names) or _numbered(dataset)
     if not 2 <= len(classes) <= masks.MOST_CLASSES - 1 or len(set(classes)) < len(classes):
         raise InputError(f"{root}: {len(classes)} classes; there are 2 to {masks.MOST_CLASSES - 1}, each with a name")
+    if mask_values and len(mask_values) != len(classes):
+        raise InputError(f"--mask_values: {len(mask_values)} values, but {len(classes)} classes: --classes names them")
     void = (*layout.void, *([len(classes)] if layout.tail else []))
-    table = masks.table(len(classes), layout.first, void)
+    table = masks.table_of(mask_values) if mask_values else masks.table(len(classes), layout.first, void)
     splits = {}
     for theirs, split in layout.splits.items():
         keys = [(None, stem) for stem in lists.get(theirs, ())] if "list" in layout.pattern else [

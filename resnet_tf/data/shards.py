@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from resnet_tf import strict_json
 from resnet_tf.data.examples import Examples, Records
 from resnet_tf.errors import InputError
 
@@ -133,7 +134,7 @@ def replace(path: Path, write: Callable) -> None:
 
 def replace_json(path: Path, content) -> None:
     """Writes a JSON file as `replace` does."""
-    replace(path, lambda file: file.write((json.dumps(content, indent=1) + "\n").encode()))
+    replace(path, lambda file: file.write((strict_json.dumps(content, indent=1) + "\n").encode()))
 
 
 def temporary(path: Path) -> Path:

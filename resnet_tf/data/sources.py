@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from resnet_tf.data import boxes as annotations
 from resnet_tf.data import cifar, folder, images, processors, records, tfds, verify, voc
 from resnet_tf.data.examples import TENSORFLOW_ERRORS, Examples, Memory
 from resnet_tf.data.splits import MAX_BYTES, Indexed, Loaded, Source, Split, check_total, resized
@@ -14,7 +15,12 @@ from resnet_tf.errors import InputError
 
 
 def index(
-    dataset: str, data_dir: str = "", classes: tuple[str, ...] = (), validation_examples: int = 0, tfds_name: str = ""
+    dataset: str,
+    data_dir: str = "",
+    classes: tuple[str, ...] = (),
+    validation_examples: int = 0,
+    tfds_name: str = "",
+    validation_sampling: str = "stratified",
 ) -> Source:
     """Finds the images of a data set, which stay encoded where they are and are decoded when they are used.
 
@@ -31,6 +37,7 @@ def index(
         classes: class names in the order that their labels shall have; empty for the source's own order.
         validation_examples: see `load`.
         tfds_name: name of the set in a TFDS data folder, as in "imagenet2012" or "imagenette/320px-v2".
+        validation_sampling: see `load`.
 
     Returns:
         The data set, its splits all non-empty `Examples`.
@@ -49,7 +56,7 @@ def index(
     if classes and dataset == "synthetic":
         raise InputError(f"--classes is not used by --dataset={dataset}")
     names, splits = _named(_INDEXERS[dataset], data_dir, tuple(classes), tfds_name)
-    return Source(dataset, tuple(names), _hold_out(splits, validation_examples))
+    return Source(dataset, tuple(names), _hold_out(splits, validation_examples, validation_sampling))
 
 
 def load(
@@ -59,6 +66,7 @@ def load(
     validation_examples: int = 0,
     classes: tuple[str, ...] = (),
     tfds_name: str = "",
+    validation_sampling: str = "stratified",
 ) -> Source:
     """Loads a data set into memory, every image as `image_size` x `image_size`.
 
@@ -73,6 +81,8 @@ def load(
             same ones every time, the others staying in order.
         classes: see `index`; none for SMALL_DATASETS.
         tfds_name: likewise.
+        validation_sampling: how these are chosen: "stratified", of each class its share of `validation_examples`, to
+            within one, but never its only example; or "random", regardless of class.
 
     Returns:
         The data set, its splits all non-empty and `Split`.
@@ -91,7 +101,7 @@ def load(
         names, splits = _named(_LOADERS[dataset], data_dir, image_size)
     else:
         names, splits = _named(_decoded, dataset, data_dir, tuple(classes), tfds_name, image_size)
-    return Source(dataset, tuple(names), _hold_out(splits, validation_examples))
+    return Source(dataset, tuple(names), _hold_out(splits, validation_examples, validation_sampling))
 
 
 def _named(function: Callable, *arguments):
@@ -104,7 +114,7 @@ def _named(function: Callable, *arguments):
         raise InputError(f"--data_dir: {error}") from error
 
 
-def _hold_out(splits: dict, count: int) -> dict:
+def _hold_out(splits: dict, count: int, sampling: str) -> dict:
     if not count:
         return splits
     train = splits["train"]
@@ -112,10 +122,43 @@ def _hold_out(splits: dict, count: int) -> dict:
         raise InputError("--validation_examples: the data already have a validation split; leave it at 0")
     if not 0 < count < len(train):
         raise InputError(f"--validation_examples: {count} is not in the range 0 to {len(train) - 1}")
-    held = np.zeros(len(train), bool)
     # Not the run's seed: runs with different seeds must share the split to be compared.
-    held[np.random.default_rng(0).permutation(len(train))[:count]] = True
+    order = np.random.default_rng(0).permutation(len(train))
+    if sampling == "stratified":
+        _, labels, sizes = np.unique(train.labels, return_inverse=True, return_counts=True)
+        quotas = _quotas(sizes, count)
+        by_class = order[np.argsort(labels[order], kind="stable")]
+        place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # of each within its class
+        chosen = by_class[place < np.repeat(quotas, sizes)]
+    else:
+        chosen = order[:count]
+    held = np.zeros(len(train), bool)
+    held[chosen] = True
     return {**splits, "train": train.take(~held), "validation": train.take(held)}
+
+
+def _quotas(sizes: np.ndarray, count: int) -> np.ndarray:
+    """How many of the examples of each class are held out.
+
+    Args:
+        sizes: int [classes], examples of each class, none of them 0.
+        count: how many are held out in all.
+
+    Returns:
+        int [classes], whose sum is `count`: each within one of its share, unless classes of few examples, of which one
+        always stays, make the others give more.
+    """
+    most = int((sizes - 1).sum())
+    if count > most:
+        raise InputError(
+            f"--validation_examples: {count} would leave a class without a training example; {len(sizes)} classes of "
+            f"{sizes.sum()} examples in all can give {most}"
+        )
+    shares = sizes * (count / sizes.sum())
+    quotas = np.minimum(sizes * count // sizes.sum(), sizes - 1)
+    while quotas.sum() < count:
+        quotas[np.where(quotas < sizes - 1, shares - quotas, -np.inf).argmax()] += 1
+    return quotas
 
 
 # --- Encoded sets, decoded into memory -------------------------------------------------------------
@@ -129,7 +172,9 @@ def _decoded(dataset: str, data_dir: str, classes: tuple[str, ...], tfds_name: s
         return images.resize_center(pixels, image_size)
 
     shape = (image_size, image_size, 3)
-    return names, {name: Split(_decode_all(split, view, shape), split.labels) for name, split in splits.items()}
+    return names, {
+        name: Split(_decode_all(split, view, shape), split.labels, split.names) for name, split in splits.items()
+    }
 
 
 def decoded(examples: Examples) -> np.ndarray:
@@ -164,8 +209,9 @@ def _decode_all(examples: Examples, view: Callable, shape: tuple, fault: Callabl
     read, boxed = examples.storage.reader(), examples.boxes is not None
     boxes = examples.boxes if boxed else np.zeros((len(examples), 4), np.int32)
 
-    def see(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
-        pixels = images.decode_tensor(verify.check_format(read(image)))
+    def see(image: tf.Tensor, box: tf.Tensor, *sides: tf.Tensor) -> tf.Tensor:
+        data = verify.check_format(read(image))
+        pixels = images.decode_tensor(annotations.checked(data, *sides) if sides else data)
         return view(tf.image.crop_to_bounding_box(pixels, *tf.unstack(box)) if boxed else pixels)
 
     result = np.empty((len(examples), *shape), np.uint8)
@@ -173,7 +219,8 @@ def _decode_all(examples: Examples, view: Callable, shape: tuple, fault: Callabl
     options = tf.data.Options()
     # TensorFlow 2.21 may wait for the tuning thread when an iterator ends, for as long as the iterator has lived.
     options.autotune.enabled = False
-    dataset = tf.data.Dataset.from_tensor_slices((examples.image, boxes)).with_options(options)
+    parts = (examples.image, boxes) if examples.sides is None else (examples.image, boxes, examples.sides)
+    dataset = tf.data.Dataset.from_tensor_slices(parts).with_options(options)
     try:
         for batch in dataset.map(see, num_parallel_calls=processors.count()).batch(256).prefetch(2):
             result[done : done + len(batch)] = batch.numpy()

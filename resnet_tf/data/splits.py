@@ -25,6 +25,8 @@ class Split:
     Attributes:
         images: uint8 [n, H, W, 3].
         labels: int32 [n].
+        names: of the files that the images were decoded from, within their folder or archive; None where there are
+            none.
 
     Raises:
         ValueError: shapes or dtypes are others, or the lengths differ.
@@ -32,6 +34,7 @@ class Split:
 
     images: np.ndarray
     labels: np.ndarray
+    names: list[str] | None = None
 
     def __post_init__(self):
         """Checks that shapes, dtypes and lengths agree."""
@@ -41,6 +44,8 @@ class Split:
             raise ValueError(f"labels must be int32 [n], not {_describe(self.labels)}")
         if len(self.images) != len(self.labels):
             raise ValueError(f"{len(self.images)} images, but {len(self.labels)} labels")
+        if self.names is not None and len(self.names) != len(self.labels):
+            raise ValueError(f"{len(self.names)} names, but {len(self.labels)} labels")
 
     def __len__(self) -> int:
         """Returns the number of examples."""
@@ -48,7 +53,8 @@ class Split:
 
     def take(self, chosen) -> "Split":
         """Returns the examples that an index array or a mask chooses."""
-        return Split(self.images[chosen], self.labels[chosen])
+        names = None if self.names is None else [self.names[place] for place in np.arange(len(self))[chosen]]
+        return Split(self.images[chosen], self.labels[chosen], names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +229,7 @@ def resized(splits: dict[str, Split], image_size: int, what: str) -> dict[str, S
             result[part] = images.resize_center(array[part], image_size)
         return result
 
-    return {name: Split(resize(split.images), split.labels) for name, split in splits.items()}
+    return {name: Split(resize(split.images), split.labels, split.names) for name, split in splits.items()}
 
 
 def _describe(array: np.ndarray) -> str:

@@ -100,8 +100,10 @@ def reason(examples: Examples, example: int) -> str | None:
 
 
 def describe_box(examples: Examples, example: int, sides: np.ndarray) -> tuple[str, str]:
-    """Returns the name of an example whose box is not in its image, and that reason."""
+    """Returns the name of an example whose box or annotation is not of its image, and that reason."""
     top, left, height, width = examples.boxes[example].tolist()
+    if examples.sides is not None and (examples.sides[example] != sides).any():
+        return examples.name(example), boxes.other_size(sides, examples.sides[example])
     box = f"box of {height} x {width} at {top}, {left}"
     return examples.name(example), f"{box} is not in the image of {sides[0]} x {sides[1]} pixels"
 
@@ -113,11 +115,12 @@ def _check_count(bad: list[tuple[str, str]], limit: int) -> None:
 
 
 def _inside(examples: Examples, sides: np.ndarray) -> np.ndarray:
-    """Which examples are whole images, or boxes that lie in images of these heights and widths; bool [n]."""
+    """Which examples are whole images, or boxes of images that have these heights and widths; bool [n]."""
     if examples.boxes is None:
         return np.ones(len(examples), bool)
     start, size = examples.boxes[:, :2].astype(np.int64), examples.boxes[:, 2:].astype(np.int64)
-    return ((start >= 0) & (size > 0) & (start + size <= sides)).all(axis=1)
+    inside = ((start >= 0) & (size > 0) & (start + size <= sides)).all(axis=1)
+    return inside if examples.sides is None else inside & (examples.sides == sides).all(axis=1)
 
 
 def _sides(storage: Storage, chosen: np.ndarray) -> Iterator[np.ndarray | str]:

@@ -10,8 +10,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import tensorflow as tf
 
-from resnet_tf.data import archives, boxes
+from resnet_tf.data import archives, boxes, images
 from resnet_tf.data.examples import Examples
 from resnet_tf.data.folder import IMAGE_SUFFIXES, store
 from resnet_tf.data.splits import Indexed, arranged, check_encoded, existing, listed, with_test
@@ -45,7 +46,7 @@ class Annotated:
     Attributes:
         image: name and size, or content.
         annotation: name of the file.
-        sides: height and width of the image.
+        sides: height and width of the image, as the annotation has them or else as the image does.
         objects: class, corners and whether it is difficult, of each; see `parse_annotation`.
     """
 
@@ -176,7 +177,19 @@ def _read_annotations(root: Path, kit: _Devkit, name: str) -> Iterator[Annotated
             if identifier not in members:
                 raise InputError(f"{root}: {kit.lists[name][0]} lists {identifier}, of which there is no {kind}")
         file, data = kit.annotations[identifier]
-        yield Annotated(kit.images[identifier], file, *parse_annotation(data, f"{root}: {file}"))
+        sides, objects = parse_annotation(data, f"{root}: {file}")
+        yield Annotated(kit.images[identifier], file, sides or _read_sides(root, kit.images[identifier]), objects)
+
+
+def _read_sides(root: Path, image: tuple[str, bytes | int]) -> list[float]:
+    """Height and width of an image whose annotation does not say them."""
+    storage = store(root, [image])
+    data = storage.read(0)
+    images.check_header(data, storage.name(0))
+    return _sides_of(tf.constant(data)).numpy().astype(float).tolist()
+
+
+_sides_of = tf.function(boxes.sides_of, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 
 
 def _read_list(root: Path, name: str, data: bytes) -> list[str]:
@@ -195,7 +208,7 @@ class _Builder(ElementTree.TreeBuilder):
         raise ValueError("it declares a document type")
 
 
-def parse_annotation(data: bytes, name: str) -> tuple[list[float], list[tuple[str, list[float], bool]]]:
+def parse_annotation(data: bytes, name: str) -> tuple[list[float] | None, list[tuple[str, list[float], bool]]]:
     """Reads an annotation.
 
     Args:
@@ -203,8 +216,9 @@ def parse_annotation(data: bytes, name: str) -> tuple[list[float], list[tuple[st
         name: what to call it in errors.
 
     Returns:
-        Height and width of the image; and of each object its class, top, left, bottom and right as they are written:
-        pixels from 1 on, the last one included; and whether it is difficult.
+        Height and width of the image, or None where it says nothing of a size; and of each object its class, top,
+        left, bottom and right as they are written: pixels from 1 on, the last one included; and whether it is
+        difficult.
 
     Raises:
         InputError: the file is too large, no XML, declares a document type, or lacks any of these.
@@ -213,8 +227,10 @@ def parse_annotation(data: bytes, name: str) -> tuple[list[float], list[tuple[st
         raise InputError(f"{name}: {len(data)} bytes; an annotation has {MAX_ANNOTATION_BYTES} at most")
     try:
         annotation = ElementTree.fromstring(data, ElementTree.XMLParser(target=_Builder()))
-        sides = [_number(annotation, f"size/{side}") for side in ("height", "width")]
-        if min(sides) < 1:
+        sides = None
+        if annotation.find("size") is not None:
+            sides = [_number(annotation, f"size/{side}") for side in ("height", "width")]
+        if sides and min(sides) < 1:
             raise ValueError(f"a size of {sides[0]:g} x {sides[1]:g}")
         objects = []
         for item in annotation.findall("object"):
@@ -285,4 +301,4 @@ def _examples(root: Path, objects: _Crops, names: list[str]) -> Examples:
     labels = np.array([position[label] for label in objects.labels], np.int32)
     used, where = np.unique(image[good], return_inverse=True)
     storage = store(root, [objects.images[number] for number in used])
-    return Examples(storage, where.astype(np.int64), labels[good], placed[good])
+    return Examples(storage, where.astype(np.int64), labels[good], placed[good], sides=sides[good])

@@ -5,23 +5,11 @@ import pathlib
 
 import numpy as np
 
-from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import metrics, pictures
 
 FILE = "examples.csv"
 COLUMNS = ("example", "name", "label", "predicted", "probability", "loss")
-
-
-def names_of(split):
-    """What to call the examples of a split: list of strings; None for decoded images in memory, which have no names.
-
-    Files are named within their folder or archive, so that names stay where the data move.
-    """
-    if isinstance(split, Split):
-        return None
-    names = getattr(split.storage, "names", None)
-    return [split.name(i) for i in range(len(split))] if names is None else [names[image] for image in split.image]
 
 
 def of_logits(logits, labels, names=None):

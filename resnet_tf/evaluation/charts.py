@@ -31,6 +31,12 @@ def short(name, longest=18):
     return name if len(name) <= longest else f"{name[: longest - 1]}\u2026"
 
 
+def short_end(name, longest):
+    """The end of a file's name, of so many letters at most; bytes in it that are no text are spelt out."""
+    name = name.encode(errors="backslashreplace").decode()
+    return name if len(name) <= longest else f"\u2026{name[1 - longest :]}"
+
+
 def confusion(matrix, classes):
     """Which classes are taken for which.
 

@@ -284,6 +284,8 @@ def _read_evaluation(path, rows, figures):
         return {"split": last["split"], "steps": last["step"], **{name: last[name] for name in _of(last, figures)}}
     try:
         evaluation = json.loads(path.read_text())
+        if evaluation.get("loss", 0) is None:  # it was not finite, which JSON cannot say
+            evaluation["loss"] = float("nan")
         found = [evaluation[name] for name in ("steps", "examples", *_of(evaluation, figures))]
         if not isinstance(evaluation["split"], str) or not all(isinstance(figure, int | float) for figure in found):
             raise ValueError
@@ -291,7 +293,7 @@ def _read_evaluation(path, rows, figures):
             raise ValueError
         if "top1" in figures and evaluation["top1"] > evaluation["top5"]:
             raise ValueError
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: damaged") from None
     return evaluation
 

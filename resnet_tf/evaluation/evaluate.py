@@ -57,7 +57,7 @@ def evaluate(config):
             raise AssertionError(f"{logits.shape} answers for {len(split)} examples of {len(classes)} classes")
     logits = every[0] if len(every) == 1 else metrics.average(every, section.shares or None, section.average)
     figures = metrics.classification(logits, split.labels)
-    answered = answers.of_logits(logits, split.labels, answers.names_of(split))
+    answered = answers.of_logits(logits, split.labels, split.names)
     figures["ece"] = metrics.expected_calibration_error(answered["probability"], answers.right(answered))
 
     # --- Results ------------------------------------------------------------------------------------------------------

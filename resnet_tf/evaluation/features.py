@@ -3,7 +3,7 @@
 import numpy as np
 
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import answers, pictures
+from resnet_tf.evaluation import pictures
 from resnet_tf.models import inside
 from resnet_tf.training import checkpoint, devices, feed, restore
 from resnet_tf.training.runner import Runner
@@ -70,7 +70,7 @@ def of_run(folder, splits=("train", "test"), data_dir="", weights="raw"):
         if len(vectors) != len(split):
             raise AssertionError(f"{len(vectors)} vectors of {len(split)} examples")
         found[name] = {
-            "example": np.arange(len(split)), "name": answers.names_of(split), "label": np.asarray(split.labels),
+            "example": np.arange(len(split)), "name": split.names, "label": np.asarray(split.labels),
             "features": vectors,
         }  # fmt: skip
     return found

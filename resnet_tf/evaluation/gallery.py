@@ -238,11 +238,13 @@ class Mistake:
     """An example that was answered wrongly.
 
     Attributes:
+        name: of its file, or else its position in the split.
         pixels: uint8 [height, width, 3], the example as it is stored.
         label: its class, and the probability that was given to it.
         predicted: the likeliest class, and its probability.
     """
 
+    name: str
     pixels: np.ndarray
     label: tuple[str, float]
     predicted: tuple[str, float]
@@ -260,12 +262,13 @@ def mistakes(split, chosen, probabilities, classes):
     Returns:
         List of `Mistake`.
     """
-    found = []
+    found, names = [], split.names
     for example, shares in zip(chosen, probabilities, strict=True):
         image, (top, left, height, width) = _original(split, example)
         label, predicted = split.labels[example], shares.argmax()
         found.append(
             Mistake(
+                name=names[example] if names else f"example {example}",
                 pixels=image[top : top + height, left : left + width],
                 label=(classes[label], float(shares[label])),
                 predicted=(classes[predicted], float(shares[predicted])),
@@ -275,7 +278,7 @@ def mistakes(split, chosen, probabilities, classes):
 
 
 def draw_mistakes(found, across=6):
-    """A figure of mistakes: each image above its true class and what it was taken for, with their probabilities.
+    """A figure of mistakes: each image with its true class, what it was taken for, and the end of its file's name.
 
     Args:
         found: list of `Mistake`, in reading order.
@@ -296,6 +299,7 @@ def draw_mistakes(found, across=6):
         axes.imshow(mistake.pixels, interpolation="nearest" if small else "antialiased")
         _bare(axes, "#888888")
         axes.set_box_aspect(1)  # one grid for images of all shapes
+        axes.set_xlabel(charts.short_end(mistake.name, 30), fontsize=6, parse_math=False)
         for above, verb, (name, probability) in ((0.13, "is", mistake.label), (0.02, "said", mistake.predicted)):
             words = {"fontsize": 7.5, "ha": "center", "color": "black" if verb == "is" else _COLOURS[0]}
             text = f"{verb} {charts.short(name, 20)} ({_probability(probability)})"

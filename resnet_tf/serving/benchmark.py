@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from resnet_tf import config as configuration
-from resnet_tf import measure
+from resnet_tf import measure, strict_json
 from resnet_tf.data import colour, geometry
 from resnet_tf.errors import InputError
 from resnet_tf.models import find
@@ -118,7 +118,7 @@ def _model(config, temporary):
         "resize": round(size * benchmark_input.RESIZE),
     }
     card |= {"input": "float32", "precision": "float32"}
-    (folder / versions.CARD).write_text(json.dumps(card))
+    (folder / versions.CARD).write_text(strict_json.dumps(card))
     description = {"flags": {}, "classes": classes, "normalization": {}}
     with export.quiet():
         served = savedmodel.Served(model, colour.IMAGENET)

@@ -121,8 +121,9 @@ def _markdown(card):
     if accuracy is None:
         lines.append("These weights were not evaluated.")
     else:
+        loss = "loss not finite" if accuracy["loss"] is None else f"loss {accuracy['loss']:.4f} nats"
         lines.append(
-            f"Top-1 {accuracy['top1']:.4f}, top-5 {accuracy['top5']:.4f}, loss {accuracy['loss']:.4f} nats on "
+            f"Top-1 {accuracy['top1']:.4f}, top-5 {accuracy['top5']:.4f}, {loss} on "
             f"{accuracy['examples']:,} examples of the split {accuracy['split']} of {data['dataset']}, views "
             f"{accuracy['views']}."
         )

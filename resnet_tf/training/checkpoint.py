@@ -4,7 +4,6 @@ A file is written beside its place, forced to disk and renamed, so a checkpoint 
 complete. Reading verifies the CRC-32 that the archive holds of each array.
 """
 
-import json
 import logging
 import os
 import pathlib
@@ -14,6 +13,7 @@ import zlib
 
 import numpy as np
 
+from resnet_tf import strict_json
 from resnet_tf.errors import InputError
 
 KEEP = 2  # the newest, and the one before in case it is damaged
@@ -114,7 +114,10 @@ def load_latest(folder, before=None):
 
 
 def best_path(folder):
-    """Where the checkpoint with the best top-1 on the held-out validation split is kept beside the newest ones."""
+    """Where the best checkpoint is kept beside the newest ones: of the best top-1 on the held-out validation split.
+
+    Of several with that top-1 it is the one of the lowest loss, and of these the first.
+    """
     return pathlib.Path(folder) / "best.npz"
 
 
@@ -137,4 +140,4 @@ def save_halted(folder, step, arrays):
 
 def write_json(path, content):
     """Write a JSON file atomically."""
-    replace_atomically(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+    replace_atomically(path, lambda file: file.write((strict_json.dumps(content, indent=2) + "\n").encode()))

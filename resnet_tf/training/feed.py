@@ -52,6 +52,7 @@ def load(config):
         "data_dir": data.data_dir,
         "classes": data.classes,
         "validation_examples": data.validation_examples,
+        "validation_sampling": data.validation_sampling,
         "tfds_name": data.tfds_name,
     }
     if config.views.view == "pad_crop":

@@ -106,6 +106,7 @@ def train(config, source=None, callbacks=(), task_type=Classification):
     source, skipped = (source, []) if source else task.load()
     if smoked:
         source = smoke.few(source)
+    task.check(source)
     training = source.splits["train"]
     held_out = "validation" if "validation" in source.splits else "test"
     evaluated = source.splits[held_out]
@@ -145,7 +146,7 @@ def train(config, source=None, callbacks=(), task_type=Classification):
     values = None
     if resume:
         run = record.open_run(folder, config_type=type(config))
-        _check_same_data(run, source)
+        _check_same_data(run, config, source)
         values = checkpoint.load_latest(run.checkpoints)
         if values is not None:
             engine.state.set_all(values)
@@ -206,8 +207,8 @@ def train(config, source=None, callbacks=(), task_type=Classification):
             state = {name: float(engine.state.get(f"state/{name}")) for name in ("falls", "best_error", "waited")}
             after = schedule.after_plateau(state, error, config.schedule.patience)
             engine.state.set({f"state/{name}": np.float32(value) for name, value in after.items()})
-        curve = [row[task.figure] for row in recorder.rows if row["split"] == held_out]
-        if chief and held_out == "validation" and curve[-1] > max(curve[:-1], default=-1.0):
+        ranks = [_rank(row, task.figure) for row in recorder.rows if row["split"] == held_out]
+        if chief and held_out == "validation" and ranks[-1] > max(ranks[:-1], default=(-1.0, 0.0)):
             checkpoint.save_best(run.checkpoints, arrays())
         return found
 
@@ -315,13 +316,25 @@ def train(config, source=None, callbacks=(), task_type=Classification):
     return result
 
 
+def _rank(row, figure):
+    """What the best evaluation is the highest by: the figure, then the lower loss, where there is one."""
+    loss = row.get("loss")
+    return row[figure], -loss if isinstance(loss, float) and math.isfinite(loss) else -math.inf
+
+
 def _without(figures, name):
     return {key: value for key, value in figures.items() if key != name}
 
 
-def _check_same_data(run, source):
+def _check_same_data(run, config, source):
     expected, found = run.manifest["data"]["checksum"], source.checksum()
     if expected != found:
+        theirs, ours = (getattr(data, "validation_sampling", None) for data in (run.config.data, config.data))
+        if theirs != ours and config.data.validation_examples:
+            raise InputError(
+                f"--validation_sampling={ours}: the validation examples of the run in {run.folder} are those of "
+                f"--validation_sampling={theirs}"
+            )
         raise InputError(
             f"--data_dir: checksum {found} of the images is not {expected}, that of the run in {run.folder}"
         )

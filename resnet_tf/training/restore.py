@@ -16,8 +16,8 @@ def load(folder, weights="raw", config_type=TrainConfig):
 
     Args:
         folder: of the run.
-        weights: "best" for the checkpoint of the step whose top-1 on the held-out validation split was best; else the
-            newest.
+        weights: "best" for the checkpoint of the step whose top-1 on the held-out validation split was best, of several
+            such the one of the lowest loss; else the newest.
         config_type: what the run must be; see `record.open_run`.
 
     Returns:

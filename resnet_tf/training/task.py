@@ -45,6 +45,9 @@ class Classification:
         """A `splits.Source`, and the images left out; see `feed.load`."""
         return feed.load(self.config)
 
+    def check(self, source):
+        """Refuse labels that can only be wrong, before a training; those of images were looked at as they were read."""
+
     def build(self, classes, replicas):
         """The network, a `keras.Model`."""
         return network.build(self.config, classes, replicas)
@@ -92,7 +95,7 @@ class Classification:
 
     def keep(self, folder, split, classes, answered):
         """Write the answers of the last evaluation one by one into a run's folder."""
-        answers.write(folder / answers.FILE, answers.of_logits(answered, split.labels, answers.names_of(split)))
+        answers.write(folder / answers.FILE, answers.of_logits(answered, split.labels, split.names))
 
     def row(self, steps, epochs, figures):
         """The columns of a results file that describe a run and its score: {column: value}."""

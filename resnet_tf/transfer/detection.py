@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from resnet_tf.data import augmentation, batches, detection, draws, geometry
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import answers, pictures
+from resnet_tf.evaluation import pictures
 from resnet_tf.models import find
 from resnet_tf.training import feed, losses, network, record, smoke
 from resnet_tf.training.runner import inputs_of
@@ -58,6 +58,9 @@ class Detection:
             raise InputError(f"--most_objects={data.most_objects}: an image has {most}")
         return source, []
 
+    def check(self, source):
+        """Nothing: boxes were looked at as they were read."""
+
     def build(self, classes, replicas=1):
         """The network."""
         return build(self.config, classes, replicas)
@@ -98,7 +101,7 @@ class Detection:
     def keep(self, folder, split, classes, answered):
         """Write detections.csv, what was found, and classes.csv, the figures of each class."""
         found, table = answered
-        detections.write(folder / detections.FILE, answers.names_of(split), classes, found)
+        detections.write(folder / detections.FILE, split.names, classes, found)
         write_classes(folder / CLASSES_FILE, classes, table)
 
     def row(self, steps, epochs, figures):

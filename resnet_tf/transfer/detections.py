@@ -18,7 +18,7 @@ def write(path, names, classes, detections):
 
     Args:
         path: of the file.
-        names: of the images; see `answers.names_of`.
+        names: of the images; see `Examples.names`.
         classes: their names.
         detections: an `average_precision.Detected` for each image. One without any has no row.
     """

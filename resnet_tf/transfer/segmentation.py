@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import augmentation, batches, geometry, masks, segmentation
+from resnet_tf.data import augmentation, batches, census, geometry, masks, segmentation
 from resnet_tf.evaluation import pictures
 from resnet_tf.models import find
 from resnet_tf.training import feed, losses, network, record, smoke
@@ -37,7 +37,7 @@ class Segmentation:
         """The configuration of --smoke."""
         data = dataclasses.replace(config.data, image_size=_SMOKE_SIZE)
         if not data.data_dir:
-            data = dataclasses.replace(data, dataset="synthetic", classes=())
+            data = dataclasses.replace(data, dataset="synthetic", classes=(), mask_values=())
         head = config.head
         if head.output_stride == 8:  # a CPU takes five times as long for the gradients of that many dilated layers
             head = dataclasses.replace(head, output_stride=16)
@@ -46,7 +46,11 @@ class Segmentation:
     def load(self):
         """A `splits.Source` of examples with masks; nothing is left out."""
         data = self.config.data
-        return segmentation.index(data.dataset, data.data_dir, data.classes), []
+        return segmentation.index(data.dataset, data.data_dir, data.classes, data.mask_values), []
+
+    def check(self, source):
+        """Look at training masks; see `census.check`."""
+        census.check(source.splits["train"], source.classes)
 
     def build(self, classes, replicas=1):
         """The network."""
