@@ -23,16 +23,17 @@ from test_family import SIZES, randomise, relative  # noqa: E402
 
 import resnet_tf  # noqa: E402
 from resnet_tf.models import cost_by_name, find, weights  # noqa: E402
+from resnet_tf.models.architectures import as_in_timm  # noqa: E402
 
 
-def from_timm(name):
+def from_timm(name, graph):
     """Largest relative difference from timm at each size, or None where timm has no such network."""
     path = ROOT / "tests" / "golden" / f"{name}.npz"
-    if not path.exists():
+    if not path.exists() or (graph != "timm" and graphs(name)[1:]):
         return None
     golden = np.load(path)
     shapes = {key: tuple(shape) for key, shape in json.loads(str(golden["shapes"])).items()}
-    model = resnet_tf.create_model(name, input_shape=(None, None, 3))
+    model = resnet_tf.create_model(name, graph=graph, input_shape=(None, None, 3))
     weights.assign(model, weights.convert(model, drawn.weights(shapes, name)))
     worst = 0.0
     for height, width in SIZES:
@@ -41,13 +42,13 @@ def from_timm(name):
     return worst
 
 
-def from_plain_operations(name):
+def from_plain_operations(name, graph):
     """The same from the reference, or None where it has no such depth."""
     depth = int(re.search(r"\d+", name)[0])
     if depth > 170:
         return None
-    model = resnet_tf.create_model(name, input_shape=(None, None, 3))
-    written, row = reference.Reference(randomise(model)), find(name)
+    model = resnet_tf.create_model(name, graph=graph, input_shape=(None, None, 3))
+    written, row = reference.Reference(randomise(model), graph or "paper"), find(name)
     letter = name.split("_")[-1] if "_v" in name else "v1"
     worst = 0.0
     for height, width in ((32, 32), (33, 47)) if row.stem == "3x3" else SIZES:
@@ -58,6 +59,12 @@ def from_plain_operations(name):
             expected = written.imagenet(images, depth, letter, row.shortcut)
         worst = max(worst, relative(model(images, training=False), expected))
     return worst
+
+
+def graphs(name):
+    """The graphs that a name has: the paper's (None), and "timm" where timm's is another one."""
+    row = find(name)
+    return [None, "timm"] if row.preactivation and as_in_timm(row).graph != row.graph else [None]
 
 
 def main():
@@ -72,16 +79,25 @@ def main():
         "224, 225, 160x192 and 97 pixels (CIFAR nets: 32 and 33x47); from timm, and from the papers' graphs in plain",
         "tf.nn operations with explicit padding.",
         "",
+        "A pre-activation net of basic blocks or for CIFAR has two graphs. In the paper's the first shortcut",
+        "carries the activated stem, and CIFAR bottlenecks have their stride in the first 1x1. In timm's it carries",
+        "the stem as it is, and bottlenecks have their stride in the 3x3; `create_model(NAME, graph='timm')` and",
+        "`--graph=timm` build it. `python -m resnet_tf.models",
+        "--diagram=resnet18_v2,resnet18_v2:timm,cifar_resnet164_v2,cifar_resnet164_v2:timm",
+        "--out=docs/pictures/preactivation.png` draws them:",
+        "",
+        "![Pre-activation in the paper and in timm](pictures/preactivation.png)",
+        "",
         "| network | parameters | GMACs | GFLOPs (thop) | MiB | from timm | from plain operations |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name in resnet_tf.list_models():
-        figures = cost_by_name(name)
-        differences = [from_timm(name), from_plain_operations(name)]
+    for name, graph in ((row, graph) for row in resnet_tf.list_models() for graph in graphs(row)):
+        figures = cost_by_name(name, graph=graph)
+        differences = [from_timm(name, graph), from_plain_operations(name, graph)]
         cells = ["" if difference is None else f"{difference:.1e}" for difference in differences]
         lines.append(
-            f"| {name} | {figures.trainable_parameters:,} | {figures.gmacs:.3f} | {figures.gflops_thop:.3f} | "
-            f"{figures.mib_float32:.2f} | {' | '.join(cells)} |"
+            f"| {name}{', timm' if graph else ''} | {figures.trainable_parameters:,} | {figures.gmacs:.3f} | "
+            f"{figures.gflops_thop:.3f} | {figures.mib_float32:.2f} | {' | '.join(cells)} |"
         )
         print(lines[-1], file=sys.stderr, flush=True)
     (ROOT / "docs" / "family.md").write_text("\n".join(lines) + "\n")
