@@ -1,14 +1,13 @@
 """A row of the table -> a Keras functional graph: a classifier, or a backbone with outputs at several strides."""
 
 import dataclasses
-import sys
 
 import keras
 
 from resnet_tf.errors import InputError
 from resnet_tf.models import blocks
 from resnet_tf.models.architectures import as_in_timm, find
-from resnet_tf.models.layers import Layers
+from resnet_tf.models.layers import Layers, close
 
 INITIALIZERS = ("he", "xavier")
 GRAPHS = ("paper", "timm")
@@ -170,19 +169,6 @@ def _trunk(name, row, layers, input_shape, output_stride=None):
         raise InputError(f"input_shape={shape}: {name} needs (height, width, channels) of at least {smallest} pixels")
     images = keras.Input(shape, dtype="float32", name="images")
     return images, grow(layers, row, images, output_stride)
-
-
-def close(row, inputs, outputs, name):
-    """Make the model of a row's layers.
-
-    Keras walks the graph by recursion, two calls a block and more than Python allows at 1,202 layers.
-    """
-    allowed = sys.getrecursionlimit()
-    sys.setrecursionlimit(allowed + 10 * sum(row.blocks))
-    try:
-        return keras.Model(inputs, outputs, name=name)
-    finally:
-        sys.setrecursionlimit(allowed)
 
 
 def row_of(name, shortcut=None, graph=None):

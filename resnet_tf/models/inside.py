@@ -5,9 +5,8 @@ import dataclasses
 
 import keras
 
-from resnet_tf.models import builder
 from resnet_tf.models.architectures import find
-from resnet_tf.models.layers import PaddedIdentity
+from resnet_tf.models.layers import PaddedIdentity, close
 
 
 def row_of(model):
@@ -95,4 +94,4 @@ def depths(model):
 
 def with_outputs(model, outputs):
     """The same layers with other outputs, a structure of symbolic tensors: a `keras.Model` that shares the weights."""
-    return builder.close(find(model.name), model.inputs, outputs, model.name)
+    return close(find(model.name), model.inputs, outputs, model.name)

@@ -7,6 +7,7 @@ after on even sizes: other pixels, other outputs.
 
 import dataclasses
 import math
+import sys
 import zlib
 
 import keras
@@ -370,3 +371,16 @@ class DilatedAveragePool(keras.layers.Layer):
     def get_config(self):
         """Arguments of the constructor."""
         return {**super().get_config(), "dilation": self.dilation}
+
+
+def close(row, inputs, outputs, name):
+    """Make the model of a row's layers.
+
+    Keras walks the graph by recursion, two calls a block and more than Python allows at 1,202 layers.
+    """
+    allowed = sys.getrecursionlimit()
+    sys.setrecursionlimit(allowed + 10 * sum(row.blocks))
+    try:
+        return keras.Model(inputs, outputs, name=name)
+    finally:
+        sys.setrecursionlimit(allowed)

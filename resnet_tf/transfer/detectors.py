@@ -20,7 +20,7 @@ import tensorflow as tf
 from resnet_tf.data import boxes, draws
 from resnet_tf.errors import InputError
 from resnet_tf.models import blocks, builder
-from resnet_tf.models.layers import FORMAT, Layers
+from resnet_tf.models.layers import FORMAT, Layers, close
 from resnet_tf.transfer import regions
 
 DEVIATIONS = (0.1, 0.1, 0.2, 0.2)  # of the box head's targets, as in Fast R-CNN's code
@@ -135,7 +135,7 @@ def create(
     places = layers.dense(x, 4 * classes, _OFFSETS, name="logits_places")
     detections = Detections(classes, size, choices, name="logits_detections")([chosen, scores, places])
     outputs = [detections, objectness, offsets, chosen, scores, places, keys]
-    return builder.close(row, [images, rows, keys], outputs, name)
+    return close(row, [images, rows, keys], outputs, name)
 
 
 def anchors_of(name, size, neck="c4", sizes=(), ratios=(0.5, 1.0, 2.0)):

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from resnet_tf.data import draws
 from resnet_tf.models import builder, find
-from resnet_tf.models.layers import FORMAT, Layers
+from resnet_tf.models.layers import FORMAT, Layers, close
 
 _WIDTH, _LOW_WIDTH = 256, 48  # of DeepLabV3+ (Chen et al. 2018), sections 3.1 and 4.1
 _RATES = (6, 12, 18)  # of its pyramid at stride 16; twice as large at 8
@@ -68,10 +68,10 @@ def create(
         x = _deeplab(layers, top, stages[str(low)], images, rates, dropout)
     logits = _answer(layers, x, images, classes, "logits")
     if not auxiliary:
-        return builder.close(find(name), images, logits, name)
+        return close(find(name), images, logits, name)
     x = _fcn(layers, stages[str(before)], images, dropout, "logits_auxiliary")
     outputs = [logits, _answer(layers, x, images, classes, "logits_auxiliary")]
-    return builder.close(find(name), images, outputs, name)
+    return close(find(name), images, outputs, name)
 
 
 def _fcn(layers, x, images, dropout, name):
