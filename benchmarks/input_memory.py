@@ -18,7 +18,7 @@ import time
 
 import tensorflow as tf
 
-from resnet_tf import strict_json
+from resnet_tf import files
 from resnet_tf.data import batches, geometry, sources
 
 
@@ -83,7 +83,7 @@ def main():
         result = stream(arguments.data_dir, arguments.epochs, arguments.image_size, arguments.batch_size)
     else:
         result = index(arguments.entries)
-    print(strict_json.dumps(result))
+    print(files.to_json(result))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import pathlib
 import re
 import sys
 
-from resnet_tf import strict_json
+from resnet_tf import files
 
 # The first that a kernel's name holds is its kind. XLA names its own after what is fused.
 KINDS = {
@@ -93,7 +93,7 @@ def main():
             return {name: shares(part) for name, part in value.items()}
         return [round(part / steps, 3) for part in value] if isinstance(value, list) else round(value / steps, 3)
 
-    print(strict_json.dumps(shares(found)))
+    print(files.to_json(shares(found)))
 
 
 if __name__ == "__main__":

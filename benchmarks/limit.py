@@ -19,7 +19,7 @@ import time
 
 import tensorflow as tf
 
-from resnet_tf import strict_json
+from resnet_tf import files
 from resnet_tf.models import cost_by_name
 
 CONVOLUTIONS, REST = 6, 8  # passes
@@ -82,7 +82,7 @@ def main():
     }
     result["images_per_second"] = arguments.batch_size * 1e3 / result["ms_limit"]
     rounded = {name: round(value, 2) if isinstance(value, float) else value for name, value in result.items()}
-    print(strict_json.dumps(rounded))
+    print(files.to_json(rounded))
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ import subprocess
 import sys
 import time
 
-from resnet_tf import strict_json
+from resnet_tf import files
 from resnet_tf.errors import InputError
 from resnet_tf.models import cost_by_name
-from resnet_tf.training import record
+from resnet_tf.runs import record
 
 # What ours and one peer hold together, over what convolutions put out in 16 bits. TensorFlow keeps what it once had: 57
 # GiB for ResNet-101 with batch 512 on an H200, 3.7 times as much; PyTorch's peak is twice as much. ResNet-50-D had 61,
@@ -120,7 +120,7 @@ def main():
     record.append_result(arguments.results, record.SPEED_COLUMNS, None)  # else the first two might both write a header
     count = len(waiting)
     failed = run(waiting, arguments)
-    print(strict_json.dumps({"measured": count - len(failed), "failed": failed}))
+    print(files.to_json({"measured": count - len(failed), "failed": failed}))
     return 1 if failed else 0
 
 

@@ -15,7 +15,7 @@ import warnings
 
 import numpy as np
 
-from resnet_tf import strict_json
+from resnet_tf import files
 
 EXPORTS = {  # precision of weights: formats
     "float32": ("savedmodel", "tflite", "onnx", "keras"),
@@ -41,7 +41,8 @@ def export_all(run, folder):
 def evaluated(run):
     """Images that a run was evaluated on, uint8 [n, size, size, 3], labels [n], and its probabilities [n, classes]."""
     from resnet_tf.evaluation import metrics
-    from resnet_tf.training import devices, feed, restore
+    from resnet_tf.runs import devices, restore
+    from resnet_tf.training import feed
 
     run, values, normalization = restore.load(run)
     source, _ = feed.load(run.config)
@@ -120,7 +121,7 @@ def main():
             f"| {row['file']} | {row['weights']} | {row['mib']:.2f} | {row['largest']:.1e} | {row['mean']:.1e} | "
             f"{row['top1']:.4f} |"
         )
-    print(strict_json.dumps({"run": sys.argv[1], "examples": len(labels), "top1": top1, "files": rows}))
+    print(files.to_json({"run": sys.argv[1], "examples": len(labels), "top1": top1, "files": rows}))
 
 
 def _row(precision, name, folders, found, expected, labels):

@@ -14,7 +14,7 @@ import pathlib
 import re
 import sys
 
-from resnet_tf import strict_json
+from resnet_tf import files
 
 SIZES = {"pred": 1, "u8": 1, "s8": 1, "f16": 2, "bf16": 2, "f32": 4, "s32": 4, "u32": 4, "s64": 8, "u64": 8, "f64": 8}
 FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id", "replica-id"}
@@ -91,7 +91,7 @@ def main():
     kinds = traffic(text)
     total = sum(row["read_gb"] + row["written_gb"] for row in kinds.values())
     kinds = {kind: {name: round(value, 3) for name, value in row.items()} for kind, row in kinds.items()}
-    print(strict_json.dumps({"gb": round(total, 2), "kinds": kinds}))
+    print(files.to_json({"gb": round(total, 2), "kinds": kinds}))
 
 
 if __name__ == "__main__":

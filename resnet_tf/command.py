@@ -14,7 +14,7 @@ import textwrap
 
 from absl import flags
 
-from resnet_tf import config, strict_json
+from resnet_tf import config, files
 from resnet_tf.errors import InputError
 
 # Errors of the machine, not of the program, that a person can mend: disk full, quota, file limit, read-only, no access.
@@ -52,7 +52,7 @@ def launch(description, config_type, run, argv=None, positional="", code=lambda 
     except InputError as error:
         return _fail(error, 1)
     _import_tensorflow()
-    from resnet_tf.training import signals
+    from resnet_tf.runs import signals
 
     try:
         result = run(settings, rest)
@@ -69,7 +69,7 @@ def launch(description, config_type, run, argv=None, positional="", code=lambda 
         if error.errno not in _DISK_ERRORS:
             raise
         return _fail(f"{error.filename or 'writing'}: {error.strerror}", 1)
-    print(strict_json.dumps(result), flush=True)
+    print(files.to_json(result), flush=True)
     return code(result)
 
 

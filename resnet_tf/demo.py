@@ -35,8 +35,9 @@ def _run(settings, _):
 
     from resnet_tf.data.splits import Split
     from resnet_tf.evaluation import evaluate
+    from resnet_tf.runs import record
     from resnet_tf.serving import export, predict, runtimes
-    from resnet_tf.training import feed, loop, record
+    from resnet_tf.training import feed, loop
 
     trained = loop.train(settings)
     run = pathlib.Path(trained["run"])

@@ -3,7 +3,7 @@
 import pathlib
 import sys
 
-from resnet_tf import command, config
+from resnet_tf import command, config, files
 from resnet_tf.errors import InputError
 
 _FORMATS = {".csv": "csv", ".jsonl": "jsonl"}  # of --out by its suffix
@@ -28,7 +28,6 @@ def _run(settings, arguments):
         raise InputError(f"--out={out}: " + ("a folder, not a file" if out.is_dir() else "its folder does not exist"))
     from resnet_tf.data.progress import Progress
     from resnet_tf.serving import client, predict, runtimes
-    from resnet_tf.training import checkpoint
 
     paths = predict.find_images(arguments, sys.stdin if "-" in arguments else ())
     if section.model:
@@ -67,7 +66,7 @@ def _run(settings, arguments):
         progress.end()
         if out and (answers or failed):  # what was answered is not lost where the rest cannot be
             text = "".join(f"{line}\n" for line in written)
-            checkpoint.replace_atomically(out, lambda file: file.write(text.encode()))
+            files.replace_atomically(out, lambda file: file.write(text.encode()))
     if not answers:
         raise InputError(f"none of {len(paths)} files could be classified; the first: {failed[0]}")
     result = {"model": section.model or f"{section.server} {section.model_name}"}

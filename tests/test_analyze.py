@@ -14,7 +14,7 @@ from resnet_tf import analyze, config, train
 from resnet_tf.data import colour, sources
 from resnet_tf.evaluation import attribution, metrics, responses
 from resnet_tf.models import create_model, inside
-from resnet_tf.training import devices, restore
+from resnet_tf.runs import devices, restore
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 

@@ -15,7 +15,8 @@ from resnet_tf.data.augmentation import Augmentation
 from resnet_tf.data.examples import Examples, Memory
 from resnet_tf.errors import InputError
 from resnet_tf.models import fusible
-from resnet_tf.training import checkpoint, devices, feed, restore, runner, smoke
+from resnet_tf.runs import checkpoint, devices, restore, runner
+from resnet_tf.training import feed, smoke
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 

@@ -18,7 +18,7 @@ from resnet_tf import analyze, benchmark, compare, config, evaluate, export, fea
 from resnet_tf.data import images as views
 from resnet_tf.data import sources
 from resnet_tf.evaluation import metrics
-from resnet_tf.training import checkpoint, devices, record, restore
+from resnet_tf.runs import checkpoint, devices, record, restore
 from resnet_tf.transfer import detect, score, segment
 from resnet_tf.transfer import export as transfer_export
 

@@ -24,11 +24,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy import stats
 
-from resnet_tf import analyze, compare, config, train
+from resnet_tf import analyze, compare, config, files, train
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import answers, curves, page, responses, significance
 from resnet_tf.evaluation import compare as comparing
-from resnet_tf.training import checkpoint, record
+from resnet_tf.runs import record
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 
@@ -405,7 +405,7 @@ DAMAGES = {
 def test_a_loss_that_was_not_finite_is_no_damage(tmp_path):
     """Null in JSON; the run stays in the table by its other figures."""
     path = make_run(tmp_path / "a") / "evaluation.json"
-    checkpoint.write_json(path, json.loads(path.read_text()) | {"loss": float("inf")})
+    files.write_json(path, json.loads(path.read_text()) | {"loss": float("inf")})
     assert "null" in path.read_text() and np.isnan(comparing.read(tmp_path / "a").evaluation["loss"])
 
 

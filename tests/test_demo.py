@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from resnet_tf import demo
-from resnet_tf.training import record
+from resnet_tf.runs import record
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 

@@ -15,8 +15,9 @@ from resnet_tf.data import detection as data_detection
 from resnet_tf.data.boxes import IGNORED, OBJECT
 from resnet_tf.errors import InputError
 from resnet_tf.models import create_model, inside
-from resnet_tf.training import checkpoint, devices, feed, network, optimizer, record, schedule
-from resnet_tf.training.runner import Runner
+from resnet_tf.runs import checkpoint, devices, network, record
+from resnet_tf.runs.runner import Runner
+from resnet_tf.training import feed, optimizer, schedule
 from resnet_tf.training.step import Engine, Recipe
 from resnet_tf.transfer import average_precision, detect, detection, detectors, export, regions, score
 from resnet_tf.transfer import detections as written

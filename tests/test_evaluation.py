@@ -16,8 +16,9 @@ from resnet_tf import benchmark, config, evaluate, export, prepare, train
 from resnet_tf.data import colour, sources
 from resnet_tf.evaluation import answers, charts, gallery, metrics, report, scored
 from resnet_tf.models import create_model
-from resnet_tf.training import benchmark_input, checkpoint, devices, feed, record, restore
-from resnet_tf.training.runner import Runner
+from resnet_tf.runs import checkpoint, devices, record, restore
+from resnet_tf.runs.runner import Runner
+from resnet_tf.training import benchmark_input, feed
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 

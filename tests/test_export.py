@@ -17,8 +17,9 @@ from resnet_tf.data import colour, images
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import metrics
 from resnet_tf.models import cost, create_model
-from resnet_tf.serving import convert, savedmodel, versions
-from resnet_tf.training import devices, feed, network, record, restore
+from resnet_tf.runs import devices, network, record, restore, versions
+from resnet_tf.serving import convert, savedmodel
+from resnet_tf.training import feed
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 

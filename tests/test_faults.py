@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from resnet_tf import train
-from resnet_tf.training import checkpoint, record
+from resnet_tf.runs import checkpoint, record
 
 STEPS = 100
 FLAGS = (

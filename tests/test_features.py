@@ -6,7 +6,7 @@ from PIL import Image
 
 from resnet_tf import features, train
 from resnet_tf.evaluation import answers
-from resnet_tf.training import checkpoint
+from resnet_tf.runs import checkpoint
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 

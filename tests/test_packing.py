@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from resnet_tf.runs.packing import Packing
 from resnet_tf.training import optimizer
-from resnet_tf.training.packing import Packing
 
 SHAPES = {"kernel": (3, 3, 2, 4), "gamma": (4,), "large": (300, 300), "beta": (4,), "dense": (4, 5)}
 DECAY = (True, False, True, False, True)

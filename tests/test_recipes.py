@@ -16,20 +16,8 @@ from resnet_tf import evaluate, export, train
 from resnet_tf.data import Source, Split, colour, resident
 from resnet_tf.errors import InputError
 from resnet_tf.models import fusible
-from resnet_tf.training import (
-    checkpoint,
-    devices,
-    distillation,
-    feed,
-    loop,
-    losses,
-    network,
-    optimizer,
-    record,
-    schedule,
-    sweep,
-    task,
-)
+from resnet_tf.runs import checkpoint, devices, network, record
+from resnet_tf.training import distillation, feed, loop, losses, optimizer, schedule, sweep, task
 from resnet_tf.training.step import METRICS, Engine, Recipe
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")

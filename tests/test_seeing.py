@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from resnet_tf import config as configuration
 from resnet_tf import train
-from resnet_tf.training import devices, record
+from resnet_tf.runs import devices, record
 from resnet_tf.training.task import Classification
 from resnet_tf.transfer import detect, detection, segment, segmentation
 

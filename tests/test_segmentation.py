@@ -17,8 +17,9 @@ from resnet_tf.data import segmentation as data_segmentation
 from resnet_tf.data.masks import VOID
 from resnet_tf.errors import InputError
 from resnet_tf.models import create_backbone, create_model, inside
-from resnet_tf.training import checkpoint, devices, feed, network, optimizer, record, restore, schedule
-from resnet_tf.training.runner import Runner
+from resnet_tf.runs import checkpoint, devices, network, record, restore
+from resnet_tf.runs.runner import Runner
+from resnet_tf.training import feed, optimizer, schedule
 from resnet_tf.training.step import Engine, Recipe
 from resnet_tf.transfer import export, heads, metrics, score, segment, segmentation
 

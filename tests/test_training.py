@@ -18,7 +18,8 @@ from resnet_tf import config as configuration
 from resnet_tf import evaluate, train
 from resnet_tf.data import colour, draws, resident
 from resnet_tf.errors import InputError
-from resnet_tf.training import checkpoint, devices, loop, optimizer, record, schedule, window
+from resnet_tf.runs import checkpoint, devices, record
+from resnet_tf.training import loop, optimizer, schedule, window
 from resnet_tf.training.step import METRICS, Engine, Recipe, Views
 
 BATCH = 16

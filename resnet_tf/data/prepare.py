@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from resnet_tf import files
 from resnet_tf.data import boxes as annotations
 from resnet_tf.data import images, processors, shards
 from resnet_tf.data.examples import Examples, Files, Memory, Records
@@ -137,7 +138,7 @@ def _finished(out: Path, settings: dict) -> bool:
             shards.check_sizes(out, split)
     elif (out / _SETTINGS).exists():
         there = shards.read_json(out / _SETTINGS)
-    elif {path.name for path in out.iterdir()} - {shards.temporary(out / _SETTINGS).name}:
+    elif {path.name for path in out.iterdir()} - {files.partial_path(out / _SETTINGS).name}:
         raise InputError(f"--out={out}: not empty and not a prepared data set; choose another")
     else:
         return False

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf import strict_json
+from resnet_tf import files
 from resnet_tf.data.examples import Examples, Records
 from resnet_tf.errors import InputError
 
@@ -83,7 +83,7 @@ def write_shard(path: Path, records: Iterable[bytes]) -> tuple[list[int], int, i
     Raises:
         InputError: disk full or not writable.
     """
-    partial = temporary(path)
+    partial = files.partial_path(path)
     offsets, end = [], 0
     try:
         try:
@@ -120,26 +120,15 @@ def replace(path: Path, write: Callable) -> None:
     Raises:
         InputError: disk full or not writable.
     """
-    partial = temporary(path)
     try:
-        with open(partial, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        files.replace_atomically(path, write)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def replace_json(path: Path, content) -> None:
     """Writes a JSON file as `replace` does."""
-    replace(path, lambda file: file.write((strict_json.dumps(content, indent=1) + "\n").encode()))
-
-
-def temporary(path: Path) -> Path:
-    """Returns where a file is written before it gets its name."""
-    return path.with_name(f".{path.name}.partial")
+    replace(path, lambda file: file.write((files.to_json(content, indent=1) + "\n").encode()))
 
 
 # --- Reading ---------------------------------------------------------------------------------------------------------

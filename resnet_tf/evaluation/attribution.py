@@ -17,7 +17,7 @@ from resnet_tf.data.splits import listed
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import metrics, pictures
 from resnet_tf.models import inside
-from resnet_tf.training import restore
+from resnet_tf.runs import restore
 
 _INCHES = 1.1  # a feature map's side
 

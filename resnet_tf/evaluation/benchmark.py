@@ -10,8 +10,9 @@ from resnet_tf import measure
 from resnet_tf.data import colour, images
 from resnet_tf.errors import InputError
 from resnet_tf.models import find
-from resnet_tf.training import benchmark_input, devices, feed, network, record
-from resnet_tf.training.runner import Runner
+from resnet_tf.runs import devices, network, record
+from resnet_tf.runs.runner import Runner
+from resnet_tf.training import benchmark_input, feed
 
 
 def benchmark_evaluate(config):

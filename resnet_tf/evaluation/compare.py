@@ -19,7 +19,8 @@ from resnet_tf import config as configuration
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import answers as answering
 from resnet_tf.models import Cost, cost_by_name
-from resnet_tf.training import record, schedule
+from resnet_tf.runs import record
+from resnet_tf.training import schedule
 
 PRECISION_BITS = {"float32": 32, "tf32": 32, "bfloat16": 16, "float16": 16}
 # The figures of each task, the first of which best runs are known by, and their names; all are fractions.

@@ -6,7 +6,8 @@ import time
 from resnet_tf.data.progress import Progress
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import answers, metrics, report, scored
-from resnet_tf.training import feed, record, task
+from resnet_tf.runs import record
+from resnet_tf.training import feed, task
 
 
 def evaluate(config):

@@ -2,11 +2,13 @@
 
 import numpy as np
 
+from resnet_tf import files
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import pictures
 from resnet_tf.models import inside
-from resnet_tf.training import checkpoint, devices, feed, restore
-from resnet_tf.training.runner import Runner
+from resnet_tf.runs import devices, restore
+from resnet_tf.runs.runner import Runner
+from resnet_tf.training import feed
 
 
 def write(settings):
@@ -28,7 +30,7 @@ def write(settings):
     if not settings.run:
         raise InputError("--run is not set: the folder of the run")
     found = of_run(settings.run, settings.splits, settings.data_dir, settings.weights)
-    checkpoint.replace_atomically(out, lambda file: _WRITERS[out.suffix](file, found))
+    files.replace_atomically(out, lambda file: _WRITERS[out.suffix](file, found))
     return {
         "out": str(out),
         "run": settings.run,

@@ -11,7 +11,7 @@ from resnet_tf.errors import InputError
 from resnet_tf.evaluation import charts, curves, references, significance, tables
 from resnet_tf.evaluation import compare as comparing
 from resnet_tf.models import find
-from resnet_tf.training import checkpoint, record
+from resnet_tf.runs import record
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def compare(settings, folders, figures=()):
     files["report.html"] = render(content, pictures, figures).encode(errors="replace")
     out.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
-        checkpoint.replace_atomically(out / name, lambda file, data=data: file.write(data))
+        files.replace_atomically(out / name, lambda file, data=data: file.write(data))
 
     print(content.tables["results"].markdown(brief=True), flush=True)
     first = next(iter(runs[0].figures))

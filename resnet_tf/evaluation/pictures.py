@@ -4,9 +4,9 @@ import csv
 import io
 import pathlib
 
+from resnet_tf import files
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import charts
-from resnet_tf.training import checkpoint
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito, for every eye
 
@@ -80,7 +80,7 @@ def write(out, figure, dots=100):
     """Write a `matplotlib.figure.Figure` as the ending of `out` says, so many dots an inch; whole or not at all."""
     picture = io.BytesIO()
     figure.savefig(picture, format=out.suffix[1:], dpi=dots)
-    checkpoint.replace_atomically(out, lambda file: file.write(picture.getvalue()))
+    files.replace_atomically(out, lambda file: file.write(picture.getvalue()))
 
 
 def write_table(path, columns, rows):
@@ -88,7 +88,7 @@ def write_table(path, columns, rows):
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([columns, *rows])
-    checkpoint.replace_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    files.replace_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def colours(count):

@@ -7,9 +7,9 @@ import shutil
 
 import numpy as np
 
+from resnet_tf import files
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import answers, charts, gallery, metrics, pictures
-from resnet_tf.training import checkpoint
 
 _MISTAKES = 24  # of the gallery
 _LIKELIEST = 5
@@ -89,7 +89,7 @@ def _fill(folder, report):
     classes, answered = report.classes, report.answered
     matrix = metrics.confusion(answered["predicted"], answered["label"], len(classes))
     calibration = metrics.calibration(answered["probability"], answers.right(answered))
-    checkpoint.write_json(folder / "evaluation.json", report.result)
+    files.write_json(folder / "evaluation.json", report.result)
     answers.write(folder / answers.FILE, answered)
     columns, rows = class_table(report.logits, answered["label"], matrix, classes)
     pictures.write_table(folder / "classes.csv", columns, rows)
@@ -198,7 +198,7 @@ def _parquet(path, table):
     import pyarrow.parquet
 
     columns = pyarrow.table({name: pyarrow.array(values.tolist()) for name, values in table.items()})
-    checkpoint.replace_atomically(path, lambda file: pyarrow.parquet.write_table(columns, file))
+    files.replace_atomically(path, lambda file: pyarrow.parquet.write_table(columns, file))
 
 
 _WRITERS = {".csv": _csv, ".parquet": _parquet}

@@ -17,7 +17,8 @@ from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import pictures
 from resnet_tf.models import create_model, find, inside
-from resnet_tf.training import checkpoint, feed, losses, restore
+from resnet_tf.runs import checkpoint, restore
+from resnet_tf.training import feed, losses
 
 _EXAMPLES = 1024  # of a split that is decoded as it is read
 _RESPONSE_COLUMNS = ("run", "model", "layer_number", "layer", "std", "rank")

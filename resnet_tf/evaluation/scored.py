@@ -11,9 +11,10 @@ from resnet_tf.data import colour, images
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
 from resnet_tf.models import create_model
-from resnet_tf.serving import runtimes, versions
-from resnet_tf.training import devices, feed, network, restore
-from resnet_tf.training.runner import Runner
+from resnet_tf.runs import devices, network, restore, versions
+from resnet_tf.runs.runner import Runner
+from resnet_tf.serving import runtimes
+from resnet_tf.training import feed
 
 _SERVED_BATCH = 64
 _LEAST = np.finfo(np.float32).tiny  # for what a softmax in float32 has rounded to 0

@@ -13,12 +13,13 @@ import time
 import numpy as np
 
 from resnet_tf import config as configuration
-from resnet_tf import measure, strict_json
+from resnet_tf import files, measure
 from resnet_tf.data import colour, geometry
 from resnet_tf.errors import InputError
 from resnet_tf.models import find
-from resnet_tf.serving import convert, export, savedmodel, timed, versions
-from resnet_tf.training import benchmark_input, network, peers, record
+from resnet_tf.runs import network, record, versions
+from resnet_tf.serving import convert, export, savedmodel, timed
+from resnet_tf.training import benchmark_input, peers
 
 _IMAGES = 64  # that calls go round: more than caches hold
 _BESIDE = {"timm": ("savedmodel_pixels",), "timm_onnx": ("onnx", "tflite")}  # else the savedmodel
@@ -118,7 +119,7 @@ def _model(config, temporary):
         "resize": round(size * benchmark_input.RESIZE),
     }
     card |= {"input": "float32", "precision": "float32"}
-    (folder / versions.CARD).write_text(strict_json.dumps(card))
+    (folder / versions.CARD).write_text(files.to_json(card))
     description = {"flags": {}, "classes": classes, "normalization": {}}
     with export.quiet():
         served = savedmodel.Served(model, colour.IMAGENET)

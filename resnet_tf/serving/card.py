@@ -5,12 +5,12 @@ import pathlib
 
 import numpy as np
 
+from resnet_tf import files
 from resnet_tf.config import evaluation_size
 from resnet_tf.data import images
 from resnet_tf.errors import InputError
 from resnet_tf.models import cost_by_name
-from resnet_tf.serving import versions
-from resnet_tf.training import checkpoint, record, restore
+from resnet_tf.runs import record, restore, versions
 
 READABLE = "model.md"
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
@@ -95,9 +95,9 @@ def _accuracy(run, weights, steps):
 def write(folder, card):
     """Write both forms of a card into a version's folder."""
     folder = pathlib.Path(folder)
-    checkpoint.write_json(folder / versions.CARD, card)
+    files.write_json(folder / versions.CARD, card)
     text = _markdown(card)
-    checkpoint.replace_atomically(folder / READABLE, lambda file: file.write(text.encode()))
+    files.replace_atomically(folder / READABLE, lambda file: file.write(text.encode()))
 
 
 def _markdown(card):

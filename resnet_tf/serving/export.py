@@ -7,8 +7,9 @@ import pathlib
 
 from resnet_tf import config as configuration
 from resnet_tf.config import evaluation_size
-from resnet_tf.serving import card, convert, savedmodel, versions
-from resnet_tf.training import feed, restore
+from resnet_tf.runs import restore, versions
+from resnet_tf.serving import card, convert, savedmodel
+from resnet_tf.training import feed
 
 
 def export(config):

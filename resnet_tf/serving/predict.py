@@ -8,7 +8,7 @@ import io
 import itertools
 import pathlib
 
-from resnet_tf import strict_json
+from resnet_tf import files
 from resnet_tf.data import images, processors
 from resnet_tf.data.folder import IMAGE_SUFFIXES
 from resnet_tf.errors import InputError
@@ -157,7 +157,7 @@ def lines(form, path, best, error, width=0):
     path = path.encode(errors="backslashreplace").decode()  # names of files need not be text
     if form == "jsonl":
         named = [{"class": name, "probability": round(score, 6)} for name, score in best]
-        return [strict_json.dumps({"file": path, **({"error": str(error)} if error else {"predictions": named})})]
+        return [files.to_json({"file": path, **({"error": str(error)} if error else {"predictions": named})})]
     if form == "csv":
         rows = [(path, rank, name, f"{score:.6f}", "") for rank, (name, score) in enumerate(best, start=1)]
         return [csv_line(row) for row in rows or [(path, "", "", "", error)]]

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from resnet_tf.data import geometry, images, processors
 from resnet_tf.errors import InputError
-from resnet_tf.serving import versions
+from resnet_tf.runs import versions
 
 TOP_K = 5  # classes that a file's answer names where nobody says how many
 

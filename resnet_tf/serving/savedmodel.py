@@ -29,7 +29,7 @@ import yaml
 from resnet_tf.data import geometry, images
 from resnet_tf.errors import InputError
 from resnet_tf.models import builder, find
-from resnet_tf.training import network
+from resnet_tf.runs import network
 
 WARM_UP = "tf_serving_warmup_requests"  # in assets.extra, where TensorFlow Serving looks for it
 _DECODING = 8  # images of a batch at a time: enough for many cores, and the largest of them still fit into memory

@@ -77,8 +77,8 @@ def _arrays(folder, normalized=False, channels_first=False, dtype="float32"):
 
 
 def _saved_model(model, folder, frozen=False):
+    from resnet_tf.runs import record
     from resnet_tf.serving import runtimes
-    from resnet_tf.training import record
 
     return runtimes.SavedModel(model, frozen=frozen).classify, _encoded(folder), record.versions()
 
@@ -86,8 +86,8 @@ def _saved_model(model, folder, frozen=False):
 def _saved_model_pixels(model, folder):
     import tensorflow as tf
 
+    from resnet_tf.runs import record
     from resnet_tf.serving import runtimes
-    from resnet_tf.training import record
 
     signature = runtimes.load_signature(model, "images")
     call = lambda pixels: signature(images=tf.constant(pixels))["probabilities"].numpy()  # noqa: E731
@@ -95,8 +95,8 @@ def _saved_model_pixels(model, folder):
 
 
 def _file(model, folder, suffix):
+    from resnet_tf.runs import record
     from resnet_tf.serving import runtimes
-    from resnet_tf.training import record
 
     loaded = runtimes.load(f"{model}/model{suffix}")
     versions = record.versions()
@@ -116,7 +116,7 @@ def _keras(model, folder, predict=False):
     import keras  # isort: skip
     import tensorflow as tf
 
-    from resnet_tf.training import record
+    from resnet_tf.runs import record
 
     size = _arrays(folder)(0, 1).shape[1]
     network = getattr(keras.applications, model)(weights=None, input_shape=(size, size, 3))

@@ -14,7 +14,8 @@ from resnet_tf import measure
 from resnet_tf.data import colour, resident, sources
 from resnet_tf.errors import InputError
 from resnet_tf.models import find
-from resnet_tf.training import devices, loop, network, optimizer, peers, record
+from resnet_tf.runs import devices, network, record
+from resnet_tf.training import loop, optimizer, peers
 from resnet_tf.training.schedule import Schedule
 from resnet_tf.training.step import Engine, Recipe, Views
 

@@ -14,7 +14,8 @@ from resnet_tf.data import archives, batches, colour, draws, geometry, images, p
 from resnet_tf.data.augmentation import Augmentation
 from resnet_tf.data.examples import Examples, Memory
 from resnet_tf.errors import InputError
-from resnet_tf.training import devices, network, optimizer, record, schedule
+from resnet_tf.runs import devices, network, record
+from resnet_tf.training import optimizer, schedule
 from resnet_tf.training.step import Engine, Recipe
 
 RESIZE = 8 / 7  # what benchmarks have for the shorter side over the crop: 256 over 224

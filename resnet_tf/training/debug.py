@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_tf.errors import InputError
-from resnet_tf.training import checkpoint
-from resnet_tf.training.runner import inputs_of
+from resnet_tf.runs import checkpoint
+from resnet_tf.runs.runner import inputs_of
 
 
 class NotFinite(Exception):

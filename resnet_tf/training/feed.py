@@ -10,12 +10,13 @@ import time
 import numpy as np
 import tensorflow as tf
 
+from resnet_tf import files
 from resnet_tf.config import evaluation_size
 from resnet_tf.data import augmentation, batches, colour, geometry, images, resident, service, sources, verify
 from resnet_tf.data.examples import Memory
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
-from resnet_tf.training import checkpoint, devices, network, signals
+from resnet_tf.runs import devices, network, signals
 from resnet_tf.training.step import Views
 
 _STATISTICS_EXAMPLES = 4096  # of a streamed set, whose mean and deviation are estimated
@@ -97,7 +98,7 @@ def write_skipped(folder, skipped):
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerows([("image", "reason"), *skipped])
-        checkpoint.replace_atomically(folder / "skipped.csv", lambda file: file.write(text.getvalue().encode()))
+        files.replace_atomically(folder / "skipped.csv", lambda file: file.write(text.getvalue().encode()))
 
 
 def view_of(config):

@@ -28,7 +28,8 @@ from absl import flags as absl_flags
 from resnet_tf import config as configuration
 from resnet_tf.errors import InputError
 from resnet_tf.models import find
-from resnet_tf.training import record, smoke
+from resnet_tf.runs import record
+from resnet_tf.training import smoke
 
 _PARTS = ("flagfile", "flags", "rows", "cumulative", "grid")
 _OURS = ("out", "results", "smoke", "debug_step")  # flags that no grid sets

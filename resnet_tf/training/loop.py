@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from resnet_tf import config as configuration
 from resnet_tf.errors import InputError
-from resnet_tf.training import checkpoint, debug, devices, feed, network, optimizer, record, schedule, signals, smoke
+from resnet_tf.runs import checkpoint, devices, network, record, signals
+from resnet_tf.training import debug, feed, optimizer, schedule, smoke
 from resnet_tf.training.step import Engine, Recipe
 from resnet_tf.training.task import Classification
 from resnet_tf.training.window import Window

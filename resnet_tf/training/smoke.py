@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from resnet_tf.data.splits import Source
-from resnet_tf.training import devices
+from resnet_tf.runs import devices
 
 _EXAMPLES = 64  # of each split; one epoch of them is the training
 _BATCH = 8

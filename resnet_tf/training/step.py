@@ -22,10 +22,10 @@ import tensorflow as tf
 from resnet_tf.data import draws, resident
 from resnet_tf.data.augmentation import Augmentation
 from resnet_tf.models import fusible
+from resnet_tf.runs.packing import Packing
+from resnet_tf.runs.runner import Runner, all_reduce, inputs_of
 from resnet_tf.training import optimizer
 from resnet_tf.training.losses import Loss
-from resnet_tf.training.packing import Packing
-from resnet_tf.training.runner import Runner, all_reduce, inputs_of
 
 # Of a step, in the order of the columns that `Engine.train` returns. top1 and top5 are of the labels, also where
 # targets are mixed; gradient_norm is before clipping; skipped is 1 for a step that a loss scale skipped.

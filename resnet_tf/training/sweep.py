@@ -16,8 +16,10 @@ import time
 import tensorflow as tf
 
 from resnet_tf import config as configuration
+from resnet_tf import files
 from resnet_tf.errors import InputError
-from resnet_tf.training import checkpoint, devices, grid, record, schedule, signals
+from resnet_tf.runs import checkpoint, devices, record, signals
+from resnet_tf.training import grid, schedule
 
 PROGRAM = (sys.executable, "-m", "resnet_tf.train")
 _STOPPED = (signals.EXIT_CODE, -signal.SIGTERM, -signal.SIGINT)  # saved, or before there was anything to save
@@ -122,7 +124,7 @@ class _Report:
             table.append(f"| {one['name']} | {one['n']} | {' | '.join(cells)} |")
         for name, content in (("sweep.csv", text.getvalue()), ("summary.md", "\n".join(table) + "\n")):
             path = pathlib.Path(self._settings.out, name)
-            checkpoint.replace_atomically(path, lambda file, content=content: file.write(content.encode()))
+            files.replace_atomically(path, lambda file, content=content: file.write(content.encode()))
 
 
 def _spread(summary, name):

@@ -8,7 +8,8 @@ import pathlib
 
 from resnet_tf.evaluation import answers, metrics
 from resnet_tf.models import cost_by_name, find
-from resnet_tf.training import distillation, feed, losses, network, record, smoke
+from resnet_tf.runs import network, record
+from resnet_tf.training import distillation, feed, losses, smoke
 
 
 class Classification:

@@ -9,8 +9,9 @@ from resnet_tf.data import augmentation, batches, detection, draws, geometry
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import pictures
 from resnet_tf.models import find
-from resnet_tf.training import feed, losses, network, record, smoke
-from resnet_tf.training.runner import inputs_of
+from resnet_tf.runs import network, record
+from resnet_tf.runs.runner import inputs_of
+from resnet_tf.training import feed, losses, smoke
 from resnet_tf.training.task import dataset, in_words
 from resnet_tf.transfer import average_precision, detections, detectors, regions
 from resnet_tf.transfer import pictures as drawn

@@ -9,8 +9,8 @@ import numpy as np
 from resnet_tf.data import images
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import charts, pictures
-from resnet_tf.training import devices, record
-from resnet_tf.training.runner import Runner
+from resnet_tf.runs import devices, record
+from resnet_tf.runs.runner import Runner
 from resnet_tf.transfer import serving
 
 _SHOWN = 4  # images in the gallery, evenly over the split

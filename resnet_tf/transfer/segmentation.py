@@ -8,7 +8,8 @@ import tensorflow as tf
 from resnet_tf.data import augmentation, batches, census, geometry, masks, segmentation
 from resnet_tf.evaluation import pictures
 from resnet_tf.models import find
-from resnet_tf.training import feed, losses, network, record, smoke
+from resnet_tf.runs import network, record
+from resnet_tf.training import feed, losses, smoke
 from resnet_tf.training.task import dataset, in_words
 from resnet_tf.transfer import heads, metrics
 from resnet_tf.transfer import pictures as drawn

@@ -27,8 +27,7 @@ import yaml
 from resnet_tf.config import DetectConfig, SegmentConfig
 from resnet_tf.data import images
 from resnet_tf.errors import InputError
-from resnet_tf.serving import versions
-from resnet_tf.training import network, restore
+from resnet_tf.runs import network, restore, versions
 
 
 def task_of(config):

@@ -14,8 +14,7 @@ from resnet_tf.data import colour
 from resnet_tf.errors import InputError
 from resnet_tf.models import create_model, find, inside
 from resnet_tf.models.layers import BatchNormalization
-from resnet_tf.serving import versions
-from resnet_tf.training import checkpoint, record
+from resnet_tf.runs import checkpoint, record, versions
 
 _log = logging.getLogger(__name__)
 MANIFEST_ASSET = "run.yaml"  # in assets.extra of an exported model: what its network is

@@ -5,9 +5,9 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.training import devices
-from resnet_tf.training.packing import flattened, unflattened
-from resnet_tf.training.state import State
+from resnet_tf.runs import devices
+from resnet_tf.runs.packing import flattened, unflattened
+from resnet_tf.runs.state import State
 
 
 class Runner:

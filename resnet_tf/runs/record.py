@@ -16,8 +16,9 @@ import time
 import yaml
 
 from resnet_tf import config as configuration
+from resnet_tf import files
 from resnet_tf.errors import InputError
-from resnet_tf.training import checkpoint, devices
+from resnet_tf.runs import devices
 
 METRICS_COLUMNS = (
     "step", "epoch", "wall_seconds", "split", "loss", "top1", "top5", "lr", "images_per_second", "mfu", "data_wait",
@@ -167,7 +168,7 @@ class Run:
     def finish(self, evaluation):
         """Write evaluation.json, with the command and the commit that it is of."""
         of = {"command": command(), "commit": commit()}
-        checkpoint.write_json(self.folder / "evaluation.json", evaluation | of)
+        files.write_json(self.folder / "evaluation.json", evaluation | of)
 
 
 def open_run(folder, flag="--run=", config_type=configuration.TrainConfig):
@@ -265,7 +266,7 @@ def create(folder, config, source, model_summary):
     except FileExistsError:
         raise InputError(f"--out={folder}: a file is in the way") from None
     text = yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True)
-    checkpoint.replace_atomically(folder / MANIFEST, lambda file: file.write(text.encode()))
+    files.replace_atomically(folder / MANIFEST, lambda file: file.write(text.encode()))
     return Run(folder, manifest, config)
 
 
@@ -286,7 +287,7 @@ class Recorder:
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        checkpoint.replace_atomically(self._path, lambda file: file.write(text.getvalue().encode()))
+        files.replace_atomically(self._path, lambda file: file.write(text.getvalue().encode()))
         self._file = open(self._path, "a", newline="")  # noqa: SIM115 (open for the length of the run)
         self._writer = csv.DictWriter(self._file, columns, lineterminator="\n")
         self._events = {}

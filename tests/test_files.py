@@ -6,10 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from resnet_tf import command, config, strict_json
+from resnet_tf import command, config, files
 from resnet_tf.data import shards
 from resnet_tf.serving import card, predict
-from resnet_tf.training import checkpoint
 
 ODD = {"loss": math.inf, "ece": math.nan, "low": -math.inf, "parts": [1.5, (math.nan, {"deep": np.float64("inf")})]}
 PLAIN = {"loss": None, "ece": None, "low": None, "parts": [1.5, [None, {"deep": None}]]}
@@ -25,13 +24,13 @@ def strictly(text):
 
 
 def test_numbers_that_are_none_become_null():
-    assert strictly(strict_json.dumps(ODD)) == PLAIN
-    assert strict_json.dumps({"a": [1, True, None, "NaN", 0.1]}) == '{"a": [1, true, null, "NaN", 0.1]}'
+    assert strictly(files.to_json(ODD)) == PLAIN
+    assert files.to_json({"a": [1, True, None, "NaN", 0.1]}) == '{"a": [1, true, null, "NaN", 0.1]}'
     with pytest.raises(TypeError):
-        strict_json.dumps({"a": object()})
+        files.to_json({"a": object()})
 
 
-@pytest.mark.parametrize("write", [checkpoint.write_json, shards.replace_json])
+@pytest.mark.parametrize("write", [files.write_json, shards.replace_json])
 def test_files_are_strict(write, tmp_path):
     write(tmp_path / "evaluation.json", ODD)
     assert strictly((tmp_path / "evaluation.json").read_text()) == PLAIN

@@ -5,7 +5,6 @@ complete. Reading verifies the CRC-32 that the archive holds of each array.
 """
 
 import logging
-import os
 import pathlib
 import re
 import zipfile
@@ -13,32 +12,12 @@ import zlib
 
 import numpy as np
 
-from resnet_tf import strict_json
 from resnet_tf.errors import InputError
+from resnet_tf.files import replace_atomically
 
 KEEP = 2  # the newest, and the one before in case it is damaged
 _NAME = re.compile(r"step-(\d+)\.npz")
 _log = logging.getLogger(__name__)
-
-
-def replace_atomically(path, write):
-    """Write a file so that `path` holds all of the new content, or what it held before.
-
-    Args:
-        path: of the file.
-        write: function(binary file) that writes the content.
-    """
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def save(folder, step, arrays):
@@ -136,8 +115,3 @@ def save_halted(folder, step, arrays):
     """Keep the state before a step whose numbers failed, for --debug_step."""
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
     replace_atomically(halted_path(folder, step), lambda file: np.savez(file, **arrays))
-
-
-def write_json(path, content):
-    """Write a JSON file atomically."""
-    replace_atomically(path, lambda file: file.write((strict_json.dumps(content, indent=2) + "\n").encode()))

@@ -7,8 +7,8 @@ import numpy as np
 from resnet_tf.config import TrainConfig
 from resnet_tf.data import colour
 from resnet_tf.errors import InputError
-from resnet_tf.training import checkpoint, network, record
-from resnet_tf.training.runner import Runner
+from resnet_tf.runs import checkpoint, network, record
+from resnet_tf.runs.runner import Runner
 
 
 def load(folder, weights="raw", config_type=TrainConfig):
