@@ -15,8 +15,6 @@ import warnings
 
 import numpy as np
 
-from resnet_tf import files
-
 EXPORTS = {  # precision of weights: formats
     "float32": ("savedmodel", "tflite", "onnx", "keras"),
     "float16": ("savedmodel", "tflite", "onnx"),
@@ -107,6 +105,8 @@ def main():
     """Run the command."""
     if sys.argv[1] == "read":
         return _read(sys.argv[2:])
+    from resnet_tf import files
+
     with tempfile.TemporaryDirectory() as work:
         work = pathlib.Path(work)
         folders = export_all(sys.argv[1], work)
