@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_tf.data import archives, boxes, voc
+from resnet_tf.data import archives, boxes, formats, voc
 from resnet_tf.data.boxes import Objects
 from resnet_tf.data.examples import Examples, Files, Memory
-from resnet_tf.data.folder import IMAGE_SUFFIXES, SPLIT_NAMES, store
-from resnet_tf.data.splits import Indexed, Source, arranged, check_encoded, existing, with_test
+from resnet_tf.data.folder import SPLIT_NAMES, store
+from resnet_tf.data.splits import Indexed, Source, arranged, check_encoded, existing, tagged, with_test
 from resnet_tf.errors import InputError
 
 DATASETS = ("voc", "coco", "synthetic")
@@ -22,7 +22,7 @@ _INSTANCES = re.compile(
 )
 
 
-def index(dataset: str, data_dir: str = "", classes: tuple[str, ...] = ()) -> Source:
+def index(dataset: str, data_dir: str = "", classes: tuple[str, ...] = (), exif: str = "apply") -> Source:
     """Finds images and their objects; images stay encoded where they are.
 
     Boxes are cut off at the edges of their image; those without area in it, or with corners in no order, are skipped,
@@ -39,6 +39,8 @@ def index(dataset: str, data_dir: str = "", classes: tuple[str, ...] = ()) -> So
             - "synthetic": rectangles of two classes in noise, for trials.
         data_dir: a folder or a tar archive; anything may be above the data set.
         classes: their names in the order that labels shall have.
+        exif: "apply" turns images upright as their orientation tags say, "ignore" takes them as they are stored. Boxes
+            are those of the upright images: programs for labelling show these.
 
     Returns:
         The data set, its splits "train", "test" and, where there is one besides, "validation": `Examples` with objects
@@ -56,7 +58,7 @@ def index(dataset: str, data_dir: str = "", classes: tuple[str, ...] = ()) -> So
         if str(error).startswith("--"):
             raise
         raise InputError(f"--data_dir: {error}") from error
-    return Source(dataset, tuple(names), splits)
+    return tagged(Source(dataset, tuple(names), splits), exif)
 
 
 def _check_classes(found: Iterable[str], classes: tuple[str, ...], name: str) -> None:
@@ -149,7 +151,7 @@ def _files(root: Path) -> Iterator[tuple[str, bytes | int]]:
     """Images, with their sizes or, from an archive, contents; and files of instances with theirs."""
 
     def picture(name: str) -> bool:
-        return name.lower().endswith(IMAGE_SUFFIXES) and not any(part.startswith(".") for part in name.split("/"))
+        return formats.is_image(name) and not any(part.startswith(".") for part in name.split("/"))
 
     def instances(name: str) -> bool:
         return _INSTANCES.fullmatch(name) is not None

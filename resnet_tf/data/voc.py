@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from resnet_tf.data import archives, boxes
+from resnet_tf.data import archives, boxes, formats
 from resnet_tf.data.examples import Examples
-from resnet_tf.data.folder import IMAGE_SUFFIXES, store
+from resnet_tf.data.folder import store
 from resnet_tf.data.splits import Indexed, arranged, check_encoded, existing, listed, with_test
 from resnet_tf.errors import InputError
 
@@ -148,7 +148,9 @@ def _place(name: str) -> tuple[str, str, str] | None:
     if not match or any(part.startswith(".") for part in name.split("/")):
         return None
     stem, dot, suffix = match["file"].rpartition(".")
-    suffixes = {"Annotations": (".xml",), "JPEGImages": IMAGE_SUFFIXES, "ImageSets/Main": (".txt",)}[match["kind"]]
+    suffixes = {"Annotations": (".xml",), "JPEGImages": formats.ALL_SUFFIXES, "ImageSets/Main": (".txt",)}[
+        match["kind"]
+    ]
     if (dot + suffix).lower() not in suffixes or (match["kind"] == "ImageSets/Main" and stem not in _LISTS):
         return None
     return match["kind"], match["kit"] or "", stem
