@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
-from resnet_tf.config.fields import setting
+from resnet_tf.config.fields import exif_setting, setting
 from resnet_tf.config.run import (
     DeviceConfig,
     ModelConfig,
@@ -50,6 +50,7 @@ class SegmentationDataConfig:
     classes: tuple[str, ...] = setting(
         (), "Class names in the order of their indices, for a set of one's own. Unset: the data set's."
     )
+    exif: str = exif_setting()
     image_size: int = setting(480, "Height and width of training views in pixels.", low=16)
     normalization: str = setting(
         "imagenet",

@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import images
+from resnet_tf.data import images, orientation
 from resnet_tf.data.splits import listed
 from resnet_tf.errors import InputError
 
@@ -131,10 +131,11 @@ def verify(examples) -> None:
         InputError: names the first that cannot be decoded, or is smaller than its annotation says.
     """
     for example in range(len(examples)):
-        pixels = images.decode(examples.read(example), examples.name(example))
+        data = examples.read(example)
+        pixels = images.decode(data, examples.name(example))
         found = examples.objects.of(example)[0]
         if (found[:, 2:] > pixels.shape[:2]).any():
             raise InputError(
                 f"{examples.name(example)}: {pixels.shape[0]} x {pixels.shape[1]} pixels, but a box down to "
-                f"{found[:, 2].max():g} and across to {found[:, 3].max():g}"
+                f"{found[:, 2].max():g} and across to {found[:, 3].max():g}{orientation.advice(data)}"
             )

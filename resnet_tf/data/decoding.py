@@ -55,7 +55,7 @@ class Encoded(Decoded):
         with tf.control_dependencies([images.check_pixels(shape[0], shape[1])]):
             self.data = tf.identity(data)
         self.orientation = orientation.of_jpeg(data)
-        self.sides = tf.where(orientation.swaps(self.orientation), shape[1::-1], shape[:2])  # of the upright image
+        self.sides = orientation.upright_sides(shape[:2], self.orientation)
         whole = (0, 0, self.sides[0], self.sides[1])
         self.top, self.left, self.height, self.width = whole if box is None else tf.unstack(box)
 

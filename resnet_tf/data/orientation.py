@@ -38,9 +38,9 @@ def of_jpeg(data):
     return tf.cond(_may_have(data, _BEFORE[_JPEG]), lambda: _found(data, _JPEG)[1], lambda: 1)
 
 
-def swaps(orientation):
-    """Whether height and width of the upright image are the width and height of the stored one."""
-    return orientation >= 5
+def upright_sides(sides, orientation):
+    """Height and width of the upright image, from those of the stored one: int32 [2]."""
+    return tf.where(_swaps(orientation), sides[::-1], sides)
 
 
 def upright(pixels, orientation):
@@ -53,12 +53,14 @@ def upright(pixels, orientation):
     Returns:
         uint8 [height, width, 3], or [width, height, 3]: the same pixels upright.
     """
-    return tf.ensure_shape(tf.cond(orientation > 1, lambda: _turned(pixels, orientation), lambda: pixels), [None, None, 3])
+    return tf.ensure_shape(
+        tf.cond(orientation > 1, lambda: _turned(pixels, orientation), lambda: pixels), [None, None, 3]
+    )
 
 
 @rare(tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([], tf.int32))
 def _turned(pixels, orientation):
-    turned = tf.cond(swaps(orientation), lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
+    turned = tf.cond(_swaps(orientation), lambda: tf.transpose(pixels, [1, 0, 2]), lambda: pixels)
     return tf.reverse(turned, tf.boolean_mask([0, 1], _flips(orientation)))
 
 
@@ -79,7 +81,7 @@ def stored_box(box, sides, orientation):
 @rare(tf.TensorSpec([4], tf.int32), tf.TensorSpec([2], tf.int32), tf.TensorSpec([], tf.int32))
 def _stored_box(box, sides, orientation):
     start = tf.where(_flips(orientation), sides - box[:2] - box[2:], box[:2])
-    swapped = swaps(orientation)
+    swapped = _swaps(orientation)
     return tf.concat([tf.where(swapped, start[::-1], start), tf.where(swapped, box[:1:-1], box[2:])], axis=0)
 
 
@@ -98,7 +100,9 @@ def ignored(data):
     def without():
         # A chunk of a PNG ends in its checksum: it is taken out whole.
         size = tf.cast(_number(_bytes(data, start - 8, 4), False), tf.int32)
-        return tf.cond(_is_png(data), lambda: around(start - 8, b"", start + size + 4), lambda: around(where, b"\1", where + 1))
+        return tf.cond(
+            _is_png(data), lambda: around(start - 8, b"", start + size + 4), lambda: around(where, b"\1", where + 1)
+        )
 
     return tf.cond(where > 0, without, lambda: data)
 
@@ -112,8 +116,18 @@ def treated(exif):
     return {"apply": lambda data: data, "ignore": ignored}[exif]
 
 
+def advice(data):
+    """What an error adds of an encoded image, bytes, that does not fit its annotation: "" where no tag turns it."""
+    return "; its orientation tag turns it, which --exif=ignore does not" if of(tf.constant(data)) > 1 else ""
+
+
+def _swaps(orientation):
+    """Whether rows of the upright image are columns of the stored one."""
+    return orientation >= 5
+
+
 def _flips(orientation):
-    """bool [2]: whether rows, and columns, are in reverse, after rows and columns have been swapped."""
+    """Bool [2]: whether rows, and columns, are in reverse, after rows and columns have been swapped."""
     return tf.stack([tf.reduce_any(orientation == [3, 4, 7, 8]), tf.reduce_any(orientation == [2, 3, 6, 7])])
 
 
@@ -166,7 +180,7 @@ def _number(values, little):
 
 
 def _walk(data, kind):
-    """Position where EXIF begins, of the segments or chunks that an image consists of; 0 where none of them holds it."""
+    """Position where EXIF begins, of the segments or chunks of an image; 0 where none of them holds it."""
     length = tf.cast(tf.strings.length(data), tf.int64)
 
     def body(at, found, _):

@@ -64,7 +64,7 @@ def index(
 def _index(
     dataset: str, data_dir: str, classes: tuple[str, ...], tfds_name: str, exif: str, ignored: Ignored
 ) -> Indexed:
-    names, splits = _INDEXERS[dataset](data_dir, classes, tfds_name, ignored)
+    names, splits = _INDEXERS[dataset](data_dir, classes, tfds_name, exif, ignored)
     return names, {name: dataclasses.replace(split, exif=exif) for name, split in splits.items()}
 
 
@@ -269,10 +269,10 @@ _LOADERS: dict[str, Callable[[str, int], Loaded]] = {
     "cifar100": cifar.loader("cifar100"),
     "synthetic": _load_synthetic,
 }
-_INDEXERS: dict[str, Callable[[str, tuple[str, ...], str, Ignored], Indexed]] = {
-    "folder": lambda data_dir, classes, _, ignored: folder.index(data_dir, classes, ignored),
+_INDEXERS: dict[str, Callable[[str, tuple[str, ...], str, str, Ignored], Indexed]] = {
+    "folder": lambda data_dir, classes, _, __, ignored: folder.index(data_dir, classes, ignored),
     "records": lambda data_dir, classes, *_: records.index(data_dir, classes),
-    "tfds": lambda data_dir, classes, tfds_name, _: tfds.index(data_dir, classes, tfds_name),
+    "tfds": lambda data_dir, classes, name, exif, _: tfds.index(data_dir, classes, name, exif),
     "voc": lambda data_dir, classes, *_: voc.index(data_dir, classes),
     "synthetic": _index_synthetic,
 }

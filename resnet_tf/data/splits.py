@@ -70,9 +70,8 @@ class Source:
 
     def __str__(self) -> str:
         """In one line how many images of how many classes there are, and what was ignored."""
-        counts = [
-            f"{name} {len(split):,}{'' if at else ' images'}" for at, (name, split) in enumerate(self.splits.items())
-        ]
+        counts = [f"{name} {len(split):,}" for name, split in self.splits.items()]
+        counts[0] += " images"
         classes = f"{len(self.classes):,} class{'es' if len(self.classes) > 1 else ''}"
         return ", ".join([*counts, classes]) + (f"; ignored: {self.ignored}" if self.ignored else "")
 

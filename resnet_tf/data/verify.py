@@ -148,7 +148,7 @@ def _decoded_sides(data: tf.Tensor) -> tf.Tensor:
         sides = tf.io.extract_jpeg_shape(data)[:2]
         with tf.control_dependencies([images.check_pixels(sides[0], sides[1])]):
             pixels = tf.io.decode_jpeg(data, channels=3, ratio=8)
-        sides = tf.where(orientation.swaps(orientation.of_jpeg(data)), sides[::-1], sides)
+        sides = orientation.upright_sides(sides, orientation.of_jpeg(data))
         # A pixel goes along: what is decoded for nobody is optimised away.
         return tf.concat([sides, tf.cast(pixels[0, 0, :1], tf.int32)], axis=0)
 

@@ -148,9 +148,8 @@ def _place(name: str) -> tuple[str, str, str] | None:
     if not match or any(part.startswith(".") for part in name.split("/")):
         return None
     stem, dot, suffix = match["file"].rpartition(".")
-    suffixes = {"Annotations": (".xml",), "JPEGImages": formats.ALL_SUFFIXES, "ImageSets/Main": (".txt",)}[
-        match["kind"]
-    ]
+    pictures = formats.ALL_SUFFIXES
+    suffixes = {"Annotations": (".xml",), "JPEGImages": pictures, "ImageSets/Main": (".txt",)}[match["kind"]]
     if (dot + suffix).lower() not in suffixes or (match["kind"] == "ImageSets/Main" and stem not in _LISTS):
         return None
     return match["kind"], match["kit"] or "", stem
