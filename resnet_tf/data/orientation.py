@@ -9,7 +9,6 @@ text chunks that some programs write into PNG, is not. BMP and GIF have none. A 
 import numpy as np
 import tensorflow as tf
 
-EXIF = ("apply", "ignore")  # what to do with tags
 _HEAD = 16  # bytes that tell what a segment or chunk is, and how long
 _MOST_PARTS = 10_000  # of an image that are looked through
 _LARGEST = 2**16  # bytes of EXIF that are looked at, as many as a segment of a JPEG has
