@@ -7,7 +7,7 @@ import dataclasses
 import re
 from typing import ClassVar
 
-from resnet_tf.config.fields import setting
+from resnet_tf.config.fields import exif_setting, setting
 from resnet_tf.errors import InputError
 
 SMALL_DATASETS = ("cifar10", "cifar100", "digits", "synthetic")
@@ -79,6 +79,7 @@ class DataConfig:
         changes_result=False,  # of a run without such examples; of one with them the data's checksum sees the splits
     )
     skip_bad_images: int = setting(0, "Leave out up to that many images that cannot be decoded, and name them.", low=0)
+    exif: str = exif_setting()
     image_size: int = setting(32, "Height and width of the network's input in pixels.", low=8)
     eval_size: int = setting(
         0, "Height and width of the central crop of evaluation and export, where it is not --image_size.", low=0
