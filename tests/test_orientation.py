@@ -290,7 +290,7 @@ def test_segmentation_takes_the_flag(tmp_path):
         files |= {f"{split}/0.png": stored(pixels, 6), f"{split}annot/0.png": file.getvalue()}
     root = str(unpack(tmp_path, files))
     for exif in ("apply", "ignore"):
-        split = segmentation.index("camvid", root, ("a", "b"), exif).splits["train"]
+        split = segmentation.index("camvid", root, ("a", "b"), exif=exif).splits["train"]
         assert images.decode(split.read(0)).shape == ((40, 56, 3) if exif == "apply" else (56, 40, 3))
     settings = config.SegmentConfig(
         data=config.SegmentationDataConfig(data_dir=root, classes=("a", "b"), exif="ignore"),
