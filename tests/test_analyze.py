@@ -352,7 +352,7 @@ def test_an_image_in_a_picture(kind, runs, digit, tmp_path, last_json):
         (["activations", "--run=RUN"], "no image"),
         (["activations", "--run=RUN", "DIGIT", "more.png"], "more.png"),
         (["activations", "--run=RUN", "absent.png"], "absent.png: No such file"),
-        (["grad_cam", "--run=RUN", "DIGIT", "TEXT"], "text.png: not a JPEG, PNG, BMP or GIF"),
+        (["grad_cam", "--run=RUN", "DIGIT", "TEXT"], "text.png: not a JPEG, PNG, BMP, GIF or WebP"),
         (["grad_cam", "--run=RUN", "DIGIT", "--class_name=cat"], "--class_name=cat"),
         (["grad_cam", "--run=/no/run", "DIGIT"], "--run=/no/run"),
     ],
