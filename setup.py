@@ -11,6 +11,7 @@ EXTRAS = {
     "demo": ["scikit-learn>=1.4"],
     "convert": ["huggingface_hub>=0.23", "safetensors>=0.4"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20", "tf2onnx>=1.17"],
+    "heic": ["pillow-heif>=0.18"],
     "detect": ["faster-coco-eval>=1.6"],
     "parquet": ["pyarrow>=15"],
     "plot": ["matplotlib>=3.8"],

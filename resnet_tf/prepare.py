@@ -1,10 +1,13 @@
 """Prepare a data set for fast reading: `python -m resnet_tf.prepare --dataset=folder --data_dir=SRC --out=DIR`."""
 
+import logging
 import sys
 import time
 
 from resnet_tf import command, config
 from resnet_tf.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 
 def main(argv=None):
@@ -20,7 +23,10 @@ def _run(settings, _):
     if not section.out:
         raise InputError("--out is not set")
     begun = time.monotonic()
-    source = sources.index(section.dataset, section.data_dir, classes=section.classes, tfds_name=section.tfds_name)
+    source = sources.index(
+        section.dataset, section.data_dir, classes=section.classes, tfds_name=section.tfds_name, exif=section.exif
+    )
+    _log.info("%s", source)
     result = prepare.prepare(
         source, section.out, section.shorter_side, section.quality, section.shards, section.skip_bad_images
     )

@@ -505,7 +505,8 @@ import resnet_tf
 from resnet_tf.transfer import detectors, heads
 found = {}
 def describe(name, model, *more):
-    found[name] = [{v.path: [list(v.shape), v.dtype] for v in model.variables}, [str(x) for x in model.outputs], *more]
+    variables = {variable.path: [list(variable.shape), variable.dtype] for variable in model.variables}
+    found[name] = [variables, [[output.shape, output.dtype] for output in model.outputs], *more]
 for name in ("cifar_resnet8_v1", "resnet18_v1d", "resnet18_v2"):
     model = resnet_tf.create_model(name, num_classes=3)
     describe(name, model, np.array(model(np.ones((1, *model.input_shape[1:]), np.float32))).tolist())

@@ -216,3 +216,109 @@ def test_an_archive_too_large_for_memory_is_refused(tree, tmp_path, monkeypatch)
 def test_real_imagenette_archive(real_data):
     source = index("folder", str(real_data / "imagenette192.tar"))
     assert (len(source.splits["train"]), len(source.splits["test"]), len(source.classes)) == (9469, 3925, 10)
+
+
+# --- What lies beside, below and behind links ------------------------------------------------------------------------
+
+
+def counts(source):
+    return {name: len(split) for name, split in source.splits.items()}
+
+
+def places(tree, tmp_path):
+    return unpack(tmp_path / "tree", tree), pack(tmp_path / "c.tar", tree, "w")
+
+
+def test_images_in_subfolders_of_a_class_belong_to_it(tree, tmp_path):
+    deep = {name.replace("/a/", "/a/of/one/day/"): data for name, data in tree.items()}
+    for place in places(deep, tmp_path):
+        assert counts(index("folder", str(place))) == {"train": 6, "test": 6}
+    plain = load("folder", str(unpack(tmp_path / "plain", tree)), image_size=8)
+    assert load("folder", str(tmp_path / "tree"), image_size=8).checksum() == plain.checksum()
+    lone = {f"{split}/images/{label}/1.png": picture(0) for split in ("train", "test") for label in "ab"}
+    for place in places(lone, tmp_path / "lone"):
+        assert "one class, images, and its images lie deeper" in refused(place, using=index)
+
+
+@pytest.mark.parametrize(
+    "train, test", [("Train", "TEST"), ("training", "Testing"), ("train", "dev"), ("TRAIN", "Valid"), ("train", "VAL")]
+)
+def test_names_of_splits_in_any_case(train, test, tree, tmp_path):
+    renamed = {name.replace("/train/", f"/{train}/").replace("/test/", f"/{test}/"): d for name, d in tree.items()}
+    for place in places(renamed, tmp_path):
+        source = index("folder", str(place))
+        assert counts(source) == {"train": 6, "test": 6} and not source.ignored
+
+
+def test_names_that_were_known_before_have_precedence(tree, tmp_path):
+    """So that sets which loaded load as they did, and what is left is said."""
+    files = tree | {f"set/val/{label}/1.png": picture(1) for label in "ab"}
+    files |= {"set/dev/a/1.png": picture(2), "set/Training/a/1.png": picture(2), "set/readme/a.png": picture(2)}
+    for place in places(files, tmp_path):
+        source = index("folder", str(place))
+        assert counts(source) == {"train": 6, "test": 6, "validation": 2}
+        said = sorted(source.ignored.split(", "))
+        assert said == ["1 images in set/Training/", "1 images in set/dev/", "1 images outside of SPLIT/CLASS"]
+    twice = tree | {f"set/{name}/{label}/1.png": picture(1) for label in "ab" for name in ("dev", "Val")}
+    for place in places(twice, tmp_path / "twice"):
+        assert "more than one data set or split of a kind: set/Val, set/dev" in refused(place, using=index)
+
+
+def test_a_set_below_a_folder_that_has_the_name_of_a_split(tree, tmp_path):
+    below = {name.replace("set/", "test/set/"): data for name, data in tree.items()}
+    for place in places(below, tmp_path):
+        assert counts(index("folder", str(place))) == {"train": 6, "test": 6}
+
+
+def test_what_systems_leave_is_no_second_set(tree, tmp_path):
+    junk = {f"__MACOSX/{name}": b"junk" for name in tree} | {"set/train/.DS_Store": b"", "set/train/a/Thumbs.db": b""}
+    junk |= {"set/desktop.ini": b"", "set/train/a/._0.png": b"", "__MACOSX/set/train/a/._0.png": b""}
+    for place in places(junk | tree, tmp_path):
+        source = index("folder", str(place))
+        assert counts(source) == {"train": 6, "test": 6} and source.ignored == ""
+        assert str(source) == "train 6 images, test 6, 2 classes"
+
+
+def test_what_is_ignored_is_counted_by_kind(tree, tmp_path):
+    beside = {f"set/train/a/{number}.TXT": b"" for number in range(1200)} | {
+        "set/train/b/x.svg": b"",
+        "set/README": b"",
+    }
+    beside |= {"set/train/lost.png": picture(3)}
+    for place in places(tree | beside, tmp_path):
+        source = index("folder", str(place))
+        assert str(source).startswith("train 6 images, test 6, 2 classes; ignored: 1,200 .txt, ")
+        kinds = {"1200 .txt", "1 .svg", "1 without suffix", "1 images outside of SPLIT/CLASS"}
+        assert set(source.ignored.replace("1,200", "1200").split(", ")) == kinds
+        assert load("folder", str(place), image_size=8).ignored == source.ignored
+
+
+def test_linked_folders_of_classes(tree, tmp_path):
+    """Those within the set are followed; those out of it, in circles, or broken are named and nothing else changes."""
+    root = unpack(tmp_path / "tree", tree)
+    outside = unpack(tmp_path / "outside", {"1.png": picture(9)})
+    for split in ("train", "test"):
+        (root / "set" / split / "c").symlink_to("../../set/train/a", target_is_directory=True)
+    source = index("folder", str(root))
+    assert source.classes == ("a", "b", "c") and counts(source) == {"train": 9, "test": 9} and not source.ignored
+    assert [source.splits["train"].read(at) for at in (0, 1)] == [source.splits["train"].read(at) for at in (6, 7)]
+    (root / "set/train/d").symlink_to(outside, target_is_directory=True)
+    (root / "set/train/b/circle").symlink_to("..", target_is_directory=True)
+    (root / "set/train/b/self").symlink_to(".", target_is_directory=True)
+    (root / "set/train/b/gone.png").symlink_to("nowhere.png")
+    (root / "set/val").symlink_to("test", target_is_directory=True)
+    linked = index("folder", str(root))
+    assert linked.checksum() == source.checksum()
+    assert linked.ignored == (
+        "5 links (broken: set/train/b/gone.png; in a circle: set/train/b/circle, set/train/b/self; "
+        "of a folder: set/val; outside of the folder: set/train/d)"
+    )
+
+
+def test_links_that_lead_to_each_other_end(tree, tmp_path):
+    root = unpack(tmp_path / "tree", tree)
+    (root / "set/train/a/x").symlink_to("../b", target_is_directory=True)
+    (root / "set/train/b/y").symlink_to("../a", target_is_directory=True)
+    source = index("folder", str(root))
+    assert counts(source) == {"train": 12, "test": 6}
+    assert source.ignored == "2 links (in a circle: set/train/a/x/y, set/train/b/y/x)"

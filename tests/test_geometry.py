@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from resnet_tf.data import geometry, images
 
@@ -210,7 +210,7 @@ def odd_images():
     pixels = smooth(40, 60)
     image = Image.fromarray(pixels)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter, which is not done
+    exif[0x0112] = 6  # to be turned by a quarter
     alpha = np.dstack([pixels, np.arange(2400, dtype=np.uint8).reshape(40, 60)])
     deep = pixels.astype(np.uint16) * 256 + 77
     cmyk, turned = io.BytesIO(), encode(pixels, "JPEG", exif=exif, quality=95)
@@ -218,7 +218,7 @@ def odd_images():
     grey, palette = image.convert("L"), image.quantize(32)
     named = {
         "named.JPEG": (encode(pixels), pixels),
-        "turned.JPEG": (turned, np.array(Image.open(io.BytesIO(turned)))),
+        "turned.JPEG": (turned, np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(turned))))),
         "cmyk.jpg": (cmyk.getvalue(), np.array(Image.open(io.BytesIO(cmyk.getvalue())).convert("RGB"))),
         "deep.png": (tf.io.encode_png(deep).numpy(), pixels),
         "alpha.png": (tf.io.encode_png(alpha).numpy(), pixels),

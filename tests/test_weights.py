@@ -168,7 +168,7 @@ def test_timms_file_of_a_basic_v2_builds_timms_graph(tmp_path):
             resnet_tf.create_model("resnet18_v2", graph="paper", weights=tmp_path / file)
     weights.save(model, tmp_path / "back.safetensors")
     paper = resnet_tf.create_model("resnet18_v2")
-    with pytest.raises(InputError, match=r"timm builds another graph"):
+    with pytest.raises(InputError, match=r"timm would take these names for its own graph"):
         weights.save(paper, tmp_path / "paper.safetensors")
     assert not (tmp_path / "paper.safetensors").exists()
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from resnet_tf.config.fields import setting
+from resnet_tf.config.fields import exif_setting, setting
 from resnet_tf.config.run import (
     DATASETS,
     SMALL_DATASETS,
@@ -97,6 +97,7 @@ class ImportedSection:
     dataset: str = setting("", "Source of images, as in training.", choices=("", *DATASETS))
     tfds_name: str = setting("", "Name of the set, as in training.")
     classes: tuple[str, ...] = setting((), "Class names in the order of the weights' classes, as in training.")
+    exif: str = exif_setting()
     image_size: int = setting(0, "Height and width of the network's input in pixels.", low=0)
     resize: int = setting(0, "Shorter side before the central crop in pixels. 0: that of the crop.", low=0)
     normalization: str = setting(
@@ -406,6 +407,7 @@ class PreparationSection:
     data_dir: str = setting("", "Folder or archive of the images.")
     tfds_name: str = setting("", "Name of the set in --data_dir, for --dataset=tfds.")
     classes: tuple[str, ...] = setting((), "Class names in the order of their labels, as in training.")
+    exif: str = exif_setting()
     out: str = setting("", "Folder to write; --dataset=records reads it.")
     shorter_side: int = setting(
         288, "Scale images down whose shorter side is longer, in pixels. 0: keep every image as it is.", low=0

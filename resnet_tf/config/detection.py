@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
-from resnet_tf.config.fields import setting
+from resnet_tf.config.fields import exif_setting, setting
 from resnet_tf.config.run import (
     DeviceConfig,
     ModelConfig,
@@ -64,6 +64,7 @@ class DetectionDataConfig:
     )
     data_dir: str = setting("", "Folder or tar archive of images and boxes.", changes_result=False)
     classes: tuple[str, ...] = setting((), "Class names in the order of their labels. Unset: the data set's.")
+    exif: str = exif_setting()
     most_objects: int = setting(100, "Objects of an image at most, in training.", low=1)
     image_size: int = setting(
         640, "Height and width in pixels of the square on which images lie, longer side to side.", low=16

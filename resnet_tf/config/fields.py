@@ -31,6 +31,17 @@ def setting(default, help, *, choices=None, low=None, high=None, changes_result=
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def exif_setting():
+    """Declare --exif, which all that reads images has."""
+    return setting(
+        "apply",
+        "Orientation tags of images. apply: turn images upright; ignore: take them as they are stored, as runs from "
+        "before this flag do. What only Pillow reads (TIFF, HEIC) is always upright.",
+        choices=("apply", "ignore"),
+        earlier="ignore",
+    )
+
+
 def section_types(config_type):
     """The sections of a configuration: {attribute: dataclass}."""
     fields = {field.name for field in dataclasses.fields(config_type)}

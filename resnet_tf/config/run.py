@@ -7,11 +7,14 @@ import dataclasses
 import re
 from typing import ClassVar
 
-from resnet_tf.config.fields import setting
+from resnet_tf.config.fields import exif_setting, setting
 from resnet_tf.errors import InputError
 
 SMALL_DATASETS = ("cifar10", "cifar100", "digits", "synthetic")
 DATASETS = (*SMALL_DATASETS, "folder", "records", "tfds", "voc")
+
+# Networks that had timm's graph before there was --graph.
+_TWO_GRAPHS = re.compile(r"(cifar_resnet\d+|resnet18|resnet34)_v2")
 
 # Precision names and the Keras policies behind them: variables and logits stay float32 in all of them.
 PRECISIONS = {"float32": "float32", "tf32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
@@ -32,7 +35,7 @@ class ModelConfig:
         "Of a v2 net for CIFAR or of basic blocks: paper (He et al. 2016); timm, for its weights: the first shortcut "
         "carries the stem before its activation, and bottlenecks have the stride in the 3x3. Unset: paper.",
         choices=("", "paper", "timm"),
-        earlier=lambda run: "timm" if re.fullmatch(r"(cifar_resnet\d+|resnet18|resnet34)_v2", run["model"]) else "",
+        earlier=lambda run: "timm" if _TWO_GRAPHS.fullmatch(run.get("model", "")) else "",
     )
     zero_gamma: bool = setting(False, "Start every residual branch at zero (Bag of Tricks, section 3.1).")
     initializer: str = setting(
@@ -79,6 +82,7 @@ class DataConfig:
         changes_result=False,  # of a run without such examples; of one with them the data's checksum sees the splits
     )
     skip_bad_images: int = setting(0, "Leave out up to that many images that cannot be decoded, and name them.", low=0)
+    exif: str = exif_setting()
     image_size: int = setting(32, "Height and width of the network's input in pixels.", low=8)
     eval_size: int = setting(
         0, "Height and width of the central crop of evaluation and export, where it is not --image_size.", low=0

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
-from resnet_tf.config.fields import setting
+from resnet_tf.config.fields import exif_setting, setting
 from resnet_tf.config.run import (
     DeviceConfig,
     ModelConfig,
@@ -56,6 +56,7 @@ class SegmentationDataConfig:
         "Values that the classes' pixels have in masks, in the order of --classes: 0,255 for binary masks; all others "
         "are void. Unset: the indices of --dataset.",
     )
+    exif: str = exif_setting()
     image_size: int = setting(480, "Height and width of training views in pixels.", low=16)
     normalization: str = setting(
         "imagenet",

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
+from resnet_tf.data.ignored import Ignored
 from resnet_tf.errors import InputError
 
 # A sparse or highly compressed member can claim terabytes; the largest one of use is 150 MB.
@@ -119,12 +120,17 @@ def _read_folder(root: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[st
                 fail(error)
 
 
-def list_files(root: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, int]]:
+def list_files(
+    root: Path, wanted: Callable[[str], bool], follow: Callable[[str], bool] | None = None, ignored=None
+) -> Iterator[tuple[str, int]]:
     """Yields the wanted files of a folder tree and their sizes, without opening them.
 
     Args:
         root: the folder.
         wanted: see `read_members`.
+        follow: told the name of each link to a folder, with a "/" at the end, says whether to go into it. A link that
+            leads outside of `root`, or back to a folder that it lies in, is never followed. None follows none.
+        ignored: an `ignored.Ignored`, which is told of links that are not followed and of what is no plain file.
 
     Yields:
         Pairs of name and size in bytes, in no order; folders as in `read_members`, of size 0.
@@ -132,23 +138,46 @@ def list_files(root: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str,
     Raises:
         InputError: a folder cannot be read, or a wanted file is a link that leads outside of `root`.
     """
-    folders = [""]
+    ignored = Ignored() if ignored is None else ignored
+    top = root.resolve()
+    folders = [("", top, ())]  # names, where they really are, and where the links really are that led there
     try:
         while folders:
-            above = folders.pop()
+            above, place, links = folders.pop()
             with os.scandir(root / above) as entries:
                 for entry in entries:
-                    name = above + entry.name
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(name + "/")
+                    name, real, passed = above + entry.name, place / entry.name, links
+                    linked = entry.is_symlink()
+                    if linked and entry.is_dir():
+                        real, passed = Path(os.path.realpath(entry.path)), (*links, place)
+                        why = _not_followed(top, real, passed) or (
+                            "" if follow and follow(name + "/") else "of a folder"
+                        )
+                        if why:
+                            ignored.link(name, why)
+                            continue
+                    if entry.is_dir():
+                        folders.append((name + "/", real, passed))
                         if wanted(name + "/"):
                             yield name + "/", 0
-                    elif wanted(name) and entry.is_file():  # no pipe or device
-                        if entry.is_symlink():
+                    elif linked and not entry.is_file():
+                        ignored.link(name, "broken")
+                    elif wanted(name):
+                        if not entry.is_file():  # a pipe or device
+                            ignored.add("no plain files")
+                            continue
+                        if linked:
                             _check_link(root, Path(entry.path))
                         yield name, entry.stat().st_size
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}") from error
+
+
+def _not_followed(top: Path, target: Path, places: tuple[Path, ...]) -> str:
+    """Why a link to a folder cannot be followed, from where it leads and the links on the way; "" where it can."""
+    if not target.is_relative_to(top):
+        return "outside of the folder"
+    return "in a circle" if any(place.is_relative_to(target) for place in places) else ""
 
 
 def _check_link(root: Path, path: Path) -> None:

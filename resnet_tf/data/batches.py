@@ -10,6 +10,7 @@ import tensorflow as tf
 from resnet_tf.data import augmentation as augmentations
 from resnet_tf.data import boxes as annotations
 from resnet_tf.data import draws, geometry, processors
+from resnet_tf.errors import InputError
 
 AHEAD = 3  # batches that wait, decoded
 _plain = tf.autograph.experimental.do_not_convert  # nothing here needs what takes 1.5 s of each process
@@ -43,8 +44,16 @@ def training(
         Dataset of {"pixels": uint8 [n, size, size, 3], "labels": int32 [n] or, of masks, uint8 [n, size, size], of
         objects float32 [n, most, 6], "keys": int64 [n]} with n = batch / replicas; of held images "examples", int32
         [n], "rows" and "columns", float32 [n, size], in the place of "pixels": see `resident.sampled`.
+
+    Raises:
+        InputError: servers shall decode images that only Pillow reads.
     """
     count, part = len(examples), batch // replicas
+    if servers and examples.needs_python:
+        raise InputError(
+            "--data_service: Pillow, which reads some of the images, is not on the data servers: let "
+            "resnet_tf.prepare make JPEGs of them"
+        )
 
     @_plain
     def place(step):
@@ -187,7 +196,7 @@ def pipeline(source, view, *, batch, split="train", augmentation=None, normaliza
 
 def _reader(examples):
     """function(int64 scalar) -> encoded image, its box or None, label."""
-    read, image, labels = examples.storage.reader(), tf.constant(examples.image), tf.constant(examples.labels)
+    read, image, labels = examples.reader(), tf.constant(examples.image), tf.constant(examples.labels)
     boxes = None if examples.boxes is None else tf.constant(examples.boxes)
     sides = None if examples.sides is None else tf.constant(examples.sides)
 

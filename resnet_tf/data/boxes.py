@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import images
+from resnet_tf.data import images, orientation
 from resnet_tf.data.splits import listed
 from resnet_tf.errors import InputError
 
@@ -125,16 +125,20 @@ def warn_skipped(what: str, names: list[str]) -> None:
 
 
 def sides_of(data: tf.Tensor) -> tf.Tensor:
-    """Height and width of an encoded image in a graph, of a JPEG or PNG without decoding it: int64 [2]."""
+    """Height and width of an encoded image, upright, in a graph; of a JPEG or PNG without decoding it: int64 [2]."""
+
+    def of_jpeg():
+        return orientation.upright_sides(tf.io.extract_jpeg_shape(data)[:2], orientation.of_jpeg(data))
 
     def of_png():
-        return tf.io.decode_raw(tf.strings.substr(data, 16, 8), tf.int32, little_endian=False)[::-1]
+        stored = tf.io.decode_raw(tf.strings.substr(data, 16, 8), tf.int32, little_endian=False)[::-1]
+        return orientation.upright_sides(stored, orientation.of(data))
 
     def of_other():
         is_png = tf.equal(tf.strings.substr(data, 0, 8), b"\x89PNG\r\n\x1a\n") & (tf.strings.length(data) >= 24)
         return tf.cond(is_png, of_png, lambda: tf.shape(images.decode_tensor(data))[:2])
 
-    return tf.cast(tf.cond(tf.io.is_jpeg(data), lambda: tf.io.extract_jpeg_shape(data)[:2], of_other), tf.int64)
+    return tf.cast(tf.cond(tf.io.is_jpeg(data), of_jpeg, of_other), tf.int64)
 
 
 def checked(data: tf.Tensor, sides: tf.Tensor) -> tf.Tensor:
@@ -144,9 +148,10 @@ def checked(data: tf.Tensor, sides: tf.Tensor) -> tf.Tensor:
         return tf.identity(data)
 
 
-def other_size(found, sides) -> str:
-    """What is wrong with an image of one size whose annotation says another."""
-    return f"{found[0]} x {found[1]} pixels, but its annotation says {sides[0]} x {sides[1]}"
+def other_size(found, sides, data: bytes) -> str:
+    """What is wrong with an encoded image of one size whose annotation says another."""
+    said = f"{found[0]} x {found[1]} pixels, but its annotation says {sides[0]} x {sides[1]}"
+    return said + orientation.advice(data)
 
 
 def verify(examples) -> None:
@@ -156,12 +161,13 @@ def verify(examples) -> None:
         InputError: names the first that cannot be decoded, or has another size than its annotation or a box says.
     """
     for example in range(len(examples)):
-        pixels = images.decode(examples.read(example), examples.name(example))
+        data = examples.read(example)
+        pixels = images.decode(data, examples.name(example))
         if examples.sides is not None and tuple(examples.sides[example]) != pixels.shape[:2]:
-            raise InputError(f"{examples.name(example)}: {other_size(pixels.shape, examples.sides[example])}")
+            raise InputError(f"{examples.name(example)}: {other_size(pixels.shape, examples.sides[example], data)}")
         found = examples.objects.of(example)[0]
         if (found[:, 2:] > pixels.shape[:2]).any():
             raise InputError(
                 f"{examples.name(example)}: {pixels.shape[0]} x {pixels.shape[1]} pixels, but a box down to "
-                f"{found[:, 2].max():g} and across to {found[:, 3].max():g}"
+                f"{found[:, 2].max():g} and across to {found[:, 3].max():g}{orientation.advice(data)}"
             )

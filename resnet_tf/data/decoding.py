@@ -1,8 +1,8 @@
-"""One image for its views, as pixels or as a JPEG of which no more is decoded than is seen."""
+"""One image for its views, as pixels or as a JPEG of which no more is decoded than is seen; upright in both cases."""
 
 import tensorflow as tf
 
-from resnet_tf.data import images
+from resnet_tf.data import images, orientation
 
 
 def decoded(data, box):
@@ -54,12 +54,23 @@ class Encoded(Decoded):
         shape = tf.io.extract_jpeg_shape(data)
         with tf.control_dependencies([images.check_pixels(shape[0], shape[1])]):
             self.data = tf.identity(data)
-        self.top, self.left, self.height, self.width = (0, 0, shape[0], shape[1]) if box is None else tf.unstack(box)
+        self.orientation = orientation.of_jpeg(data)
+        self.sides = orientation.upright_sides(shape[:2], self.orientation)
+        whole = (0, 0, self.sides[0], self.sides[1])
+        self.top, self.left, self.height, self.width = whole if box is None else tf.unstack(box)
 
-    def window(self, top, left, height, width, ratio=1):
-        """Likewise, both sides over `ratio`: 1, 2, 4 or 8."""
-        where = [self.top + top + ratio // 2, self.left + left + ratio // 2, height, width]  # to the nearest
-        where = tf.stack(where) // ratio
+    def window(self, top, left, height, width):
+        """Likewise."""
+        return orientation.upright(self._decoded(self._stored(top, left, height, width)), self.orientation)
+
+    def _stored(self, top, left, height, width):
+        """Where a box of the upright image lies in the stored one: int32 [4]."""
+        box = tf.stack([self.top + top, self.left + left, height, width])
+        return orientation.stored_box(box, self.sides, self.orientation)
+
+    def _decoded(self, where, ratio=1):
+        """Pixels of a box of the stored image, not turned yet, both sides over `ratio`: 1, 2, 4 or 8."""
+        where = (where + tf.constant([ratio // 2, ratio // 2, 0, 0])) // ratio  # to the nearest
         return tf.io.decode_and_crop_jpeg(self.data, where, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
     def resized(self, box, size):
@@ -67,10 +78,11 @@ class Encoded(Decoded):
         # The decoder halves once, twice or three times at next to no cost, which saves most of the work on photos
         # of many megapixels. The box snaps to the coarser grid, by half a pixel of the view at most.
         halvings = tf.math.count_nonzero(tf.minimum(box[2], box[3]) // size >= [2, 4, 8])
+        where = self._stored(*box)
         pixels = tf.switch_case(
-            tf.cast(halvings, tf.int32), [lambda ratio=ratio: self.window(*box, ratio) for ratio in (1, 2, 4, 8)]
+            tf.cast(halvings, tf.int32), [lambda ratio=ratio: self._decoded(where, ratio) for ratio in (1, 2, 4, 8)]
         )
-        return _shrink(pixels, size)
+        return _shrink(orientation.upright(pixels, self.orientation), size)
 
 
 def _shrink(pixels, size):

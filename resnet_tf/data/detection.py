@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_tf.data import archives, boxes, voc
+from resnet_tf.data import archives, boxes, formats, voc
 from resnet_tf.data.boxes import Objects
 from resnet_tf.data.examples import Examples, Files, Memory
-from resnet_tf.data.folder import IMAGE_SUFFIXES, SPLIT_NAMES, store
-from resnet_tf.data.splits import Indexed, Source, arranged, check_encoded, existing, with_test
+from resnet_tf.data.folder import SPLIT_NAMES, store
+from resnet_tf.data.splits import Indexed, Source, arranged, check_encoded, existing, tagged, with_test
 from resnet_tf.errors import InputError
 
 DATASETS = ("voc", "coco", "synthetic")
@@ -22,7 +22,7 @@ _INSTANCES = re.compile(
 )
 
 
-def index(dataset: str, data_dir: str = "", classes: tuple[str, ...] = ()) -> Source:
+def index(dataset: str, data_dir: str = "", classes: tuple[str, ...] = (), exif: str = "apply") -> Source:
     """Finds images and their objects; images stay encoded where they are.
 
     Boxes are cut off at the edges of their image; those without area in it, or with corners in no order, are skipped,
@@ -39,6 +39,8 @@ def index(dataset: str, data_dir: str = "", classes: tuple[str, ...] = ()) -> So
             - "synthetic": rectangles of two classes in noise, for trials.
         data_dir: a folder or a tar archive; anything may be above the data set.
         classes: their names in the order that labels shall have.
+        exif: "apply" turns images upright as their orientation tags say, "ignore" takes them as they are stored. Boxes
+            are those of the upright images: programs for labelling show these.
 
     Returns:
         The data set, its splits "train", "test" and, where there is one besides, "validation": `Examples` with objects
@@ -51,12 +53,12 @@ def index(dataset: str, data_dir: str = "", classes: tuple[str, ...] = ()) -> So
     if dataset == "synthetic":
         return _synthetic()
     try:
-        names, splits = {"voc": _index_voc, "coco": _index_coco}[dataset](data_dir, classes)
+        names, splits = {"voc": _index_voc, "coco": _index_coco}[dataset](data_dir, classes, exif)
     except InputError as error:
         if str(error).startswith("--"):
             raise
         raise InputError(f"--data_dir: {error}") from error
-    return Source(dataset, tuple(names), splits)
+    return tagged(Source(dataset, tuple(names), splits), exif)
 
 
 def _check_classes(found: Iterable[str], classes: tuple[str, ...], name: str) -> None:
@@ -99,8 +101,8 @@ def _checked(root: Path, splits: dict[str, Examples]) -> dict[str, Examples]:
     return splits
 
 
-def _index_voc(data_dir: str, classes: tuple[str, ...]) -> Indexed:
-    root, found = voc.annotated(data_dir)
+def _index_voc(data_dir: str, classes: tuple[str, ...], exif: str) -> Indexed:
+    root, found = voc.annotated(data_dir, exif)
     for one in (one for of_split in found.values() for one in of_split):
         _check_classes([label for label, _, _ in one.objects], classes, f"{root}: {one.annotation}")
     every = {label for of_split in found.values() for one in of_split for label, _, _ in one.objects}
@@ -118,7 +120,7 @@ def _index_voc(data_dir: str, classes: tuple[str, ...]) -> Indexed:
 # --- COCO ------------------------------------------------------------------------------------------------------------
 
 
-def _index_coco(data_dir: str, classes: tuple[str, ...]) -> Indexed:
+def _index_coco(data_dir: str, classes: tuple[str, ...], _exif: str) -> Indexed:
     root = existing(data_dir, "coco")
     images: dict[str, tuple[str, bytes | int]] = {}
     files: dict[str, tuple[str, bytes]] = {}
@@ -151,7 +153,7 @@ def _files(root: Path) -> Iterator[tuple[str, bytes | int]]:
     """Images, with their sizes or, from an archive, contents; and files of instances with theirs."""
 
     def picture(name: str) -> bool:
-        return name.lower().endswith(IMAGE_SUFFIXES) and not any(part.startswith(".") for part in name.split("/"))
+        return formats.is_image(name) and not any(part.startswith(".") for part in name.split("/"))
 
     def instances(name: str) -> bool:
         return _INSTANCES.fullmatch(name) is not None

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
+from resnet_tf.data import formats, images, orientation
 from resnet_tf.errors import InputError
 
 # What TensorFlow's operations raise; the second where a message quotes a record that is no text.
@@ -19,7 +20,7 @@ TENSORFLOW_ERRORS = (tf.errors.OpError, UnicodeDecodeError)
 
 
 class Storage(Protocol):
-    """Where encoded images are.
+    """Where encoded images are. Those that only Pillow reads are handed out as PNGs; see `formats`.
 
     Attributes:
         names: what to call the images in reports, without the place on this machine.
@@ -68,14 +69,15 @@ class Files:
         """See `Storage`."""
         try:
             with open(f"{self.root}/{self.names[image]}", "rb") as file:
-                return file.read()
+                data = file.read()
         except OSError as error:
             raise InputError(f"{self.name(image)}: {error.strerror}") from error
+        return _readable(self, image, data)
 
     def reader(self):
         """See `Storage`."""
         root, names = os.fsencode(self.root), tf.constant([os.fsencode(name) for name in self.names])
-        return lambda image: tf.io.read_file(tf.strings.join([root, "/", names[image]]))
+        return _reader(self, lambda image: tf.io.read_file(tf.strings.join([root, "/", names[image]])))
 
     def fingerprint(self):
         """See `Storage`."""
@@ -105,16 +107,34 @@ class Memory:
 
     def read(self, image):
         """See `Storage`."""
-        return self.data[image]
+        return _readable(self, image, self.data[image])
 
     def reader(self):
         """See `Storage`."""
         data = tf.constant(self.data)
-        return lambda image: data[image]
+        return _reader(self, lambda image: data[image])
 
     def fingerprint(self):
         """See `Storage`."""
         return os.fsencode("\0".join(self.names)) + b"".join(hashlib.sha256(data).digest() for data in self.data)
+
+
+def _readable(storage: Files | Memory, image: int, data: bytes) -> bytes:
+    """An encoded image as TensorFlow reads it."""
+    return images.readable(data, storage.name(image)) if formats.by_pillow([storage.names[image]])[0] else data
+
+
+def _reader(storage: Files | Memory, plain):
+    """function(image) of a graph: `plain`, or where there are files for Pillow, one that calls Python for them."""
+    foreign = formats.by_pillow(storage.names)
+    if not foreign.any():
+        return plain
+
+    def by_pillow(image):
+        return tf.ensure_shape(tf.numpy_function(storage.read, [image], tf.string, stateful=False), [])
+
+    foreign = tf.constant(foreign)
+    return lambda image: tf.cond(foreign[image], lambda: by_pillow(image), lambda: plain(image))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -194,6 +214,8 @@ class Examples:
         objects: `boxes.Objects` of the examples, where objects have classes and `labels` mean nothing; or None.
         sides: int64 [n, 2], height and width of each example's image as its annotation has it; or None, where no
             annotation does. An image of another size is refused when it is read; see `boxes.checked`.
+        exif: "apply" or "ignore", what is done with the orientation tags of the images; see `orientation.treated`.
+            Boxes, masks and objects are of the images as they are seen then.
     """
 
     storage: Storage
@@ -203,6 +225,7 @@ class Examples:
     masks: object = None
     objects: object = None
     sides: np.ndarray | None = None
+    exif: str = "apply"
 
     def __post_init__(self):
         """Checks that lengths and dtypes agree."""
@@ -230,8 +253,23 @@ class Examples:
         return [names[image] for image in self.image]
 
     def read(self, example: int) -> bytes:
-        """Reads the encoded image of an example; raises InputError, which names it, where that fails."""
-        return self.storage.read(int(self.image[example]))
+        """Reads the encoded image of an example, as it is to be decoded.
+
+        Raises:
+            InputError: names the image, where that fails.
+        """
+        data = self.storage.read(int(self.image[example]))
+        return data if self.exif == "apply" else orientation.ignored(tf.constant(data)).numpy()
+
+    def reader(self):
+        """Returns function(int64 scalar tensor, the image) -> scalar string tensor, likewise, for use in a graph."""
+        read, treated = self.storage.reader(), orientation.treated(self.exif)
+        return lambda image: treated(read(image))
+
+    @property
+    def needs_python(self) -> bool:
+        """Whether Pillow reads some of the images, so that they cannot be read where there is no Python."""
+        return bool(formats.by_pillow(getattr(self.storage, "names", ())).any())
 
     def take(self, chosen) -> "Examples":
         """Returns the examples that an index array or a mask chooses, of the same storage."""

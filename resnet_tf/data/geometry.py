@@ -1,8 +1,8 @@
 """Views of one image, on the host and in uint8: which part of it is seen, at which size, mirrored or not.
 
 A view is drawn from numbers in [0, 1) that the caller gives, so nothing here is random by itself. Of a
-JPEG only the part that is seen is decoded. An orientation tag (EXIF) is not applied, in training,
-evaluation and serving alike.
+JPEG only the part that is seen is decoded. All views are of the upright image, whose orientation tag
+(EXIF) decoding has applied.
 
 Scaling is bilinear with half-pixel centres. `random_resized_crop` shrinks by the whole part of the
 factor (2, 4 or 8) inside the JPEG decoder, which averages, and by what remains without antialiasing, as
@@ -46,7 +46,7 @@ class View:
         """Decodes a view of an image.
 
         Args:
-            data: scalar string, an encoded JPEG, PNG, BMP or GIF.
+            data: scalar string, an encoded JPEG, PNG, BMP, GIF or WebP.
             draws: float32 [DRAWS] in [0, 1).
             box: int32 [4], top, left, height and width: the part of the image that stands for the whole.
 

@@ -1,32 +1,36 @@
 """Decoding images, and the one view of an image that evaluation and serving share."""
 
+import functools
 import struct
 
 import numpy as np
 import tensorflow as tf
 
+from resnet_tf.data import formats, orientation
 from resnet_tf.errors import InputError
 
 MAX_PIXELS = 100_000_000
+_FRAME = b"ANMF"  # begins each frame of an animated WebP
 
 
 def decode(data: bytes, name: str = "image") -> np.ndarray:
     """Decodes an image outside of a graph, to the very pixels of `decode_tensor`.
 
     Args:
-        data: an encoded JPEG, PNG, BMP or GIF, whose first frame is taken.
+        data: an encoded image of any format in `formats`; of several frames the first is taken.
         name: what to call the image in errors.
 
     Returns:
-        uint8 [H, W, 3]: grey becomes RGB, alpha is dropped, of 16-bit samples the high byte stays. An
-        orientation tag is not applied.
+        uint8 [H, W, 3]: upright, as its orientation tag says; grey becomes RGB, alpha is dropped, of 16-bit samples
+        the high byte stays.
 
     Raises:
         InputError: `data` is empty, truncated, damaged, of another format or above MAX_PIXELS.
     """
+    data = readable(data, name)
     check_header(data, name)
     try:
-        return decode_tensor(tf.constant(data)).numpy()
+        return _traced()(tf.constant(data)).numpy()
     except tf.errors.OpError as error:
         raise InputError(f"{name}: damaged or truncated image") from error
 
@@ -35,7 +39,7 @@ def decode_tensor(data: tf.Tensor) -> tf.Tensor:
     """Decodes an image inside a graph.
 
     Args:
-        data: scalar string, an encoded JPEG, PNG, BMP or GIF.
+        data: scalar string, an encoded JPEG, PNG, BMP, GIF or WebP.
 
     Returns:
         uint8 [None, None, 3], as `decode`.
@@ -49,15 +53,46 @@ def decode_tensor(data: tf.Tensor) -> tf.Tensor:
         shape = tf.io.extract_jpeg_shape(data)
         with tf.control_dependencies([check_pixels(shape[0], shape[1])]):
             # decode_image takes the fast transform, which is off by one level in the mean of red and blue.
-            return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+            image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+        return orientation.upright(image, orientation.of_jpeg(data))
+
+    image = tf.cond(tf.io.is_jpeg(data), from_jpeg, lambda: _decode_other(data))
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+@orientation.rare(tf.TensorSpec([], tf.string))
+def _decode_other(data: tf.Tensor) -> tf.Tensor:
+    """`decode_tensor` of all but JPEGs."""
+
+    def from_webp():
+        # Its channels must be asked for as they are; of an animation all frames are decoded.
+        return tf.ensure_shape(tf.io.decode_webp(data), [None, None, None, None])[0, :, :, :3]
 
     def from_other():
-        with tf.control_dependencies([check_pixels(*declared_size(data))]):
-            return tf.io.decode_image(data, channels=3, expand_animations=False)
+        return tf.io.decode_image(data, channels=3, expand_animations=False)
 
-    image = tf.cond(tf.io.is_jpeg(data), from_jpeg, from_other)
-    image.set_shape([None, None, 3])
-    return image
+    with tf.control_dependencies([check_pixels(*declared_size(data))]):
+        image = tf.cond(_is_webp(data), from_webp, from_other)
+    return orientation.upright(tf.ensure_shape(image, [None, None, 3]), orientation.of(data))
+
+
+@functools.cache
+def _traced():
+    """`decode_tensor` as a graph that is traced once: operation by operation it takes ten times as long."""
+    return tf.function(decode_tensor, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+
+
+def readable(data: bytes, name: str = "image") -> bytes:
+    """Returns an encoded image as TensorFlow reads it: itself, or a PNG of what only Pillow reads.
+
+    Args:
+        data: the encoded image.
+        name: what to call it in errors.
+
+    Raises:
+        InputError: see `formats.as_png`; what is wrong with others is for `check_header` to say.
+    """
+    return data if not data or formats.is_known(data) else formats.as_png(data, name, MAX_PIXELS)
 
 
 def check_pixels(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
@@ -67,7 +102,10 @@ def check_pixels(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
 
 
 def declared_size(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Height and width that the header of a PNG, BMP or GIF declares, in any order; fails for other data."""
+    """Height and width that the header of a PNG, BMP, GIF or WebP declares, in any order; fails for other data.
+
+    All frames of an animated WebP are decoded, so that its height is that of all of them together.
+    """
 
     def numbers(at, count, dtype, little):
         values = tf.io.decode_raw(tf.strings.substr(data, at, count), dtype, little_endian=little)
@@ -79,7 +117,7 @@ def declared_size(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             return tf.identity(size)
 
     def unknown():
-        with tf.control_dependencies([tf.debugging.Assert(False, ["not a JPEG, PNG, BMP or GIF image"])]):
+        with tf.control_dependencies([tf.debugging.Assert(False, [f"not a {formats.NAMES} image"])]):
             return tf.zeros([2], tf.int64)
 
     # TensorFlow's own message for a short string holds its bytes, which Python then cannot read as text.
@@ -93,9 +131,39 @@ def declared_size(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         (starts(b"\x89PNG\r\n\x1a\n"), lambda: numbers(16, 8, tf.int32, False)),
         (starts(b"GIF87a", b"GIF89a"), lambda: numbers(6, 4, tf.uint16, True)),
         (starts(b"BM"), bmp),
+        (_is_webp(data), lambda: _webp_size(data)),
     ]
     size = tf.case(kinds, default=unknown)
     return size[0], size[1]
+
+
+def _is_webp(data: tf.Tensor) -> tf.Tensor:
+    return tf.equal(tf.strings.substr(data, 0, 4), b"RIFF") & tf.equal(tf.strings.substr(data, 8, 4), b"WEBP")
+
+
+def _webp_size(data: tf.Tensor) -> tf.Tensor:
+    """int64 [2], height of all frames together, and width; zeros for a kind of WebP that there is not."""
+    padded = tf.strings.join([tf.strings.substr(data, 12, 18), b"\0" * 18])
+    head = tf.cast(tf.ensure_shape(tf.io.decode_raw(padded, tf.uint8)[:18], [18]), tf.int64)
+    size = tf.reduce_sum(
+        [
+            tf.where(tf.equal(tf.strings.substr(data, 12, 4), kind), tf.stack(sides), 0)
+            for kind, sides in _webp_sides(head).items()
+        ],
+        axis=0,
+    )
+    frames = tf.size(tf.raw_ops.StringSplitV2(input=[data], sep=_FRAME, maxsplit=-1).values, tf.int64) - 1
+    return tf.stack([size[0] * tf.maximum(frames, 1), size[1]])
+
+
+def _webp_sides(head) -> dict:
+    """Height and width by the kind of WebP, from the 18 bytes that begin with the kind, integers or tensors."""
+    bits = head[9] + 2**8 * head[10] + 2**16 * head[11] + 2**24 * head[12]
+    return {
+        b"VP8 ": ((head[16] + 2**8 * head[17]) % 2**14, (head[14] + 2**8 * head[15]) % 2**14),
+        b"VP8L": (bits // 2**14 % 2**14 + 1, bits % 2**14 + 1),
+        b"VP8X": tuple(head[at] + 2**8 * head[at + 1] + 2**16 * head[at + 2] + 1 for at in (15, 12)),
+    }
 
 
 def _is_true_colour(data: tf.Tensor) -> tf.Tensor:
@@ -123,7 +191,7 @@ def check_header(data: bytes, name: str = "image") -> None:
         name: what to call it in errors.
 
     Raises:
-        InputError: `data` is empty, no JPEG, PNG, BMP or GIF, declares more than MAX_PIXELS pixels, or
+        InputError: `data` is empty, no JPEG, PNG, BMP, GIF or WebP, declares more than MAX_PIXELS pixels, or
             is a BMP with a colour palette (TensorFlow would give palette indices for grey values).
     """
     if not data:
@@ -139,9 +207,12 @@ def check_header(data: bytes, name: str = "image") -> None:
             _check_bmp(data, name)
         elif data.startswith((b"GIF87a", b"GIF89a")):
             width, height = struct.unpack_from("<HH", data, 6)
+        elif formats.is_webp(data):
+            height, width = _webp_sides(data[12:30])[data[12:16]]
+            height *= max(data.count(_FRAME), 1)
         else:
-            raise InputError(f"{name}: not a JPEG, PNG, BMP or GIF image")
-    except (struct.error, IndexError, tf.errors.OpError, UnicodeDecodeError) as error:
+            raise InputError(f"{name}: not a {formats.NAMES} image")
+    except (struct.error, LookupError, tf.errors.OpError, UnicodeDecodeError) as error:
         raise InputError(f"{name}: damaged or truncated image") from error
     if abs(width * height) > MAX_PIXELS:
         raise InputError(f"{name}: {abs(width)} x {abs(height)} pixels; the limit is {MAX_PIXELS} in all")

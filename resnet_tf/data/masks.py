@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import images
+from resnet_tf.data import images, orientation
 from resnet_tf.data.examples import Examples, Storage
 from resnet_tf.errors import InputError
 
@@ -134,10 +134,11 @@ def verify(examples: Examples) -> None:
         InputError: names the first that cannot be decoded, does not fit its image, or has an index of no class.
     """
     for example, image in enumerate(examples.image):
-        pixels = images.decode(examples.read(example), examples.name(example))
+        data = examples.read(example)
+        pixels = images.decode(data, examples.name(example))
         labels = examples.masks.read(int(image))
         if labels.shape != pixels.shape[:2]:
             raise InputError(
                 f"{examples.masks.storage.name(int(image))}: {labels.shape[0]} x {labels.shape[1]} pixels, but "
-                f"{pixels.shape[0]} x {pixels.shape[1]} in {examples.name(example)}"
+                f"{pixels.shape[0]} x {pixels.shape[1]} in {examples.name(example)}{orientation.advice(data)}"
             )

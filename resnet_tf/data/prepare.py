@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from resnet_tf import files
 from resnet_tf.data import boxes as annotations
-from resnet_tf.data import images, processors, shards
+from resnet_tf.data import images, orientation, processors, shards
 from resnet_tf.data.examples import Examples, Files, Memory, Records
 from resnet_tf.data.splits import Source
 from resnet_tf.errors import InputError
@@ -46,14 +46,16 @@ def prepare(
     """Writes a prepared data set, or goes on with one.
 
     Images whose shorter side is longer than `shorter_side` are scaled down to it (bilinear, antialiased) and encoded
-    as JPEG, 4:2:0. JPEGs that are no larger keep their bytes; other formats, and JPEGs of four colours, become RGB
-    JPEGs. Of an example that is a box of an image, the pixels in the box are what is scaled and stored. The training
-    split is shuffled, always the same way, so that a few shards have a mixture of classes; other splits stay in order.
+    as JPEG, 4:2:0. JPEGs that are no larger keep their bytes; other formats, JPEGs of four colours, and JPEGs that an
+    orientation tag turns become RGB JPEGs, which are upright and have no tag. Of an example that is a box of an image,
+    the pixels in the box are what is scaled and stored. The training split is shuffled, always the same way, so that a
+    few shards have a mixture of classes; other splits stay in order.
 
     Args:
         source: whose splits are `Examples`.
         out: folder; made if missing.
-        shorter_side: in pixels; 0 keeps the bytes of every image (but not of boxes), whatever its size and format.
+        shorter_side: in pixels; 0 keeps the bytes of every image (but not of boxes), whatever its size and format, with
+            its orientation tag; what only Pillow reads is stored as PNG.
         quality: of the JPEGs, 1 to 100.
         shard_count: of each split, at most one an example; 0 for shards of about SHARD_BYTES of the source.
         skip_bad_images: how many images that cannot be read or decoded may be left out, of all splits together; the
@@ -77,6 +79,7 @@ def prepare(
         "quality": quality,
         "shards": shard_count,
         "boxes": "cropped" if any(split.boxes is not None for split in source.splits.values()) else "none",
+        "exif": next(iter(source.splits.values())).exif,
         "source": _checksum(source),
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -142,6 +145,7 @@ def _finished(out: Path, settings: dict) -> bool:
         raise InputError(f"--out={out}: not empty and not a prepared data set; choose another")
     else:
         return False
+    there.setdefault("exif", "ignore")  # which is what releases before that setting did
     differing = [
         "other images" if name == "source" else f"--{name}={there.get(name)} there, {value} here"
         for name, value in settings.items()
@@ -292,7 +296,7 @@ def _made(examples: Examples, shorter_side: int, quality: int) -> Iterator:
     options.autotune.enabled = False
     options.threading.private_threadpool_size = threads
     options.threading.max_intra_op_parallelism = 1
-    read = examples.storage.reader()
+    read = examples.reader()
     cropped = examples.boxes is not None
     boxes = examples.boxes if cropped else np.zeros((len(examples), 4), np.int32)
 
@@ -312,7 +316,7 @@ def _made(examples: Examples, shorter_side: int, quality: int) -> Iterator:
             return images.resize_window(pixels, scaled, tf.zeros([2], tf.int64), scaled)
 
         stored = tf.cond(small, lambda: pixels, shrink)
-        keep = tf.constant(False) if cropped else small & _is_plain_jpeg(data)
+        keep = tf.constant(False) if cropped else small & _is_plain_jpeg(data) & (orientation.of(data) == 1)
         return tf.cond(keep, lambda: data, lambda: _encode(stored, quality)), tf.shape(stored)[:2]
 
     parts = (examples.image, boxes) if examples.sides is None else (examples.image, boxes, examples.sides)
@@ -354,7 +358,7 @@ def _reason(examples: Examples, example: int, error: tf.errors.OpError) -> str:
     except InputError as found:
         return str(found).removeprefix(f"{name}: ")
     if examples.sides is not None and examples.sides[example].tolist() != [height, width]:
-        return annotations.other_size((height, width), examples.sides[example])
+        return annotations.other_size((height, width), examples.sides[example], examples.read(example))
     if examples.boxes is not None:
         return f"box {examples.boxes[example].tolist()} is empty or not in the image of {height} x {width} pixels"
     return f"{height} x {width} pixels cannot be stored ({' '.join(error.message.split())})"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_tf.data import archives, masks
+from resnet_tf.data import archives, formats, masks
 from resnet_tf.data.examples import Examples, Memory
-from resnet_tf.data.folder import IMAGE_SUFFIXES, store
-from resnet_tf.data.splits import Source, check_encoded, existing, listed, with_test
+from resnet_tf.data.folder import store
+from resnet_tf.data.splits import Source, check_encoded, existing, listed, tagged, with_test
 from resnet_tf.errors import InputError
 
 _VOC_CLASSES = (
@@ -69,7 +69,13 @@ LAYOUTS = {
 DATASETS = (*LAYOUTS, "synthetic")
 
 
-def index(dataset: str, data_dir: str = "", classes: tuple[str, ...] = (), mask_values: tuple[int, ...] = ()) -> Source:
+def index(
+    dataset: str,
+    data_dir: str = "",
+    classes: tuple[str, ...] = (),
+    mask_values: tuple[int, ...] = (),
+    exif: str = "apply",
+) -> Source:
     """Finds images and masks, which stay encoded where they are.
 
     Args:
@@ -84,6 +90,8 @@ def index(dataset: str, data_dir: str = "", classes: tuple[str, ...] = (), mask_
         classes: names in the order of their indices, for a set of one's own in one of these layouts.
         mask_values: of each class the value that its pixels have in masks, 0 to 255; all others are void. Empty for the
             layout's indices.
+        exif: "apply" turns images upright as their orientation tags say, "ignore" takes them as they are stored. Masks
+            are taken as they are: programs for labelling show images upright.
 
     Returns:
         The data set, its splits "train", "test" and, where there is one besides, "validation": `Examples` with masks in
@@ -95,7 +103,7 @@ def index(dataset: str, data_dir: str = "", classes: tuple[str, ...] = (), mask_
     if dataset == "synthetic":
         return _synthetic()
     try:
-        return _index(dataset, data_dir, classes, mask_values)
+        return tagged(_index(dataset, data_dir, classes, mask_values), exif)
     except InputError as error:
         if str(error).startswith("--mask_values"):
             raise
@@ -141,7 +149,7 @@ def _files(root: Path, layout: Layout) -> Iterator[tuple[str, re.Match, bytes | 
     def match(name: str) -> re.Match | None:
         found = pattern.fullmatch(name)
         hidden = any(part.startswith(".") for part in name.split("/"))
-        if not found or hidden or (found["image"] and not name.lower().endswith(IMAGE_SUFFIXES)):
+        if not found or hidden or (found["image"] and not formats.is_image(name)):
             return None
         return found
 

@@ -41,7 +41,7 @@ def encode(image: bytes, height: int, width: int, label: int, text: str, filenam
     """Encodes one labelled image as a tf.train.Example, to the same bytes every time.
 
     Args:
-        image: encoded JPEG, PNG, BMP or GIF.
+        image: encoded JPEG, PNG, BMP, GIF or WebP.
         height: of the image in pixels.
         width: likewise.
         label: from 0 on.

@@ -1,5 +1,6 @@
 """Labelled images: where they come from and how they are split."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import tensorflow as tf
 from resnet_tf.data import boxes as annotations
 from resnet_tf.data import cifar, folder, images, processors, records, tfds, verify, voc
 from resnet_tf.data.examples import TENSORFLOW_ERRORS, Examples, Memory
+from resnet_tf.data.ignored import Ignored
 from resnet_tf.data.splits import MAX_BYTES, Indexed, Loaded, Source, Split, check_total, resized
 from resnet_tf.errors import InputError
 
@@ -21,6 +23,7 @@ def index(
     validation_examples: int = 0,
     tfds_name: str = "",
     validation_sampling: str = "stratified",
+    exif: str = "apply",
 ) -> Source:
     """Finds the images of a data set, which stay encoded where they are and are decoded when they are used.
 
@@ -29,8 +32,8 @@ def index(
             128 pixels in memory.
         data_dir: where the data are:
 
-            - "folder": a folder or tar archive of [anything/]SPLIT/CLASS/IMAGE, with the splits train and test, or
-              train and val, or all three; hidden files are ignored;
+            - "folder": a folder or tar archive of [anything/]SPLIT/CLASS/[anything/]IMAGE, with the splits train and
+              test, or train and val, or all three, in any case; hidden files are ignored;
             - "records": a folder that `prepare` wrote, or one of TFRecord shards; see `records.index`;
             - "tfds": a TFDS data folder, or the folder of one prepared version; see `tfds.index`;
             - "voc": a folder or tar archive of PASCAL VOC devkits, whose boxes are the examples; see `voc.index`.
@@ -38,6 +41,7 @@ def index(
         validation_examples: see `load`.
         tfds_name: name of the set in a TFDS data folder, as in "imagenet2012" or "imagenette/320px-v2".
         validation_sampling: see `load`.
+        exif: "apply" turns images upright as their orientation tags say, "ignore" takes them as they are stored.
 
     Returns:
         The data set, its splits all non-empty `Examples`.
@@ -55,8 +59,16 @@ def index(
         raise InputError(f"--dataset: {dataset!r} is not one of {', '.join(DATASETS)}")
     if classes and dataset == "synthetic":
         raise InputError(f"--classes is not used by --dataset={dataset}")
-    names, splits = _named(_INDEXERS[dataset], data_dir, tuple(classes), tfds_name)
-    return Source(dataset, tuple(names), _hold_out(splits, validation_examples, validation_sampling))
+    ignored = Ignored()
+    names, splits = _named(_index, dataset, data_dir, tuple(classes), tfds_name, exif, ignored)
+    return Source(dataset, tuple(names), _hold_out(splits, validation_examples, validation_sampling), str(ignored))
+
+
+def _index(
+    dataset: str, data_dir: str, classes: tuple[str, ...], tfds_name: str, exif: str, ignored: Ignored
+) -> Indexed:
+    names, splits = _INDEXERS[dataset](data_dir, classes, tfds_name, exif, ignored)
+    return names, {name: dataclasses.replace(split, exif=exif) for name, split in splits.items()}
 
 
 def load(
@@ -67,6 +79,7 @@ def load(
     classes: tuple[str, ...] = (),
     tfds_name: str = "",
     validation_sampling: str = "stratified",
+    exif: str = "apply",
 ) -> Source:
     """Loads a data set into memory, every image as `image_size` x `image_size`.
 
@@ -83,6 +96,7 @@ def load(
         tfds_name: likewise.
         validation_sampling: how these are chosen: "stratified", of each class its share of `validation_examples`, to
             within one, but never its only example; or "random", regardless of class.
+        exif: likewise; images of SMALL_DATASETS have no tags.
 
     Returns:
         The data set, its splits all non-empty and `Split`.
@@ -95,13 +109,14 @@ def load(
         raise InputError(f"--dataset: {dataset!r} is not one of {', '.join(DATASETS)}")
     if image_size < 1:
         raise InputError(f"--image_size: {image_size} is not positive")
+    ignored = Ignored()
     if dataset in _LOADERS:
         if classes:
             raise InputError(f"--classes is not used by --dataset={dataset}")
         names, splits = _named(_LOADERS[dataset], data_dir, image_size)
     else:
-        names, splits = _named(_decoded, dataset, data_dir, tuple(classes), tfds_name, image_size)
-    return Source(dataset, tuple(names), _hold_out(splits, validation_examples, validation_sampling))
+        names, splits = _named(_decoded, dataset, data_dir, tuple(classes), tfds_name, exif, ignored, image_size)
+    return Source(dataset, tuple(names), _hold_out(splits, validation_examples, validation_sampling), str(ignored))
 
 
 def _named(function: Callable, *arguments):
@@ -164,8 +179,16 @@ def _quotas(sizes: np.ndarray, count: int) -> np.ndarray:
 # --- Encoded sets, decoded into memory -------------------------------------------------------------
 
 
-def _decoded(dataset: str, data_dir: str, classes: tuple[str, ...], tfds_name: str, image_size: int) -> Loaded:
-    names, splits = _INDEXERS[dataset](data_dir, classes, tfds_name)
+def _decoded(
+    dataset: str,
+    data_dir: str,
+    classes: tuple[str, ...],
+    tfds_name: str,
+    exif: str,
+    ignored: Ignored,
+    image_size: int,
+) -> Loaded:
+    names, splits = _index(dataset, data_dir, classes, tfds_name, exif, ignored)
     check_total(sum(map(len, splits.values())), image_size, f"{Path(data_dir)}")
 
     def view(pixels: tf.Tensor) -> tf.Tensor:
@@ -206,7 +229,7 @@ def decoded(examples: Examples) -> np.ndarray:
 
 def _decode_all(examples: Examples, view: Callable, shape: tuple, fault: Callable = lambda example: "") -> np.ndarray:
     """All examples through view(pixels), which has `shape`; fault(example) says why one whose image is good fails."""
-    read, boxed = examples.storage.reader(), examples.boxes is not None
+    read, boxed = examples.reader(), examples.boxes is not None
     boxes = examples.boxes if boxed else np.zeros((len(examples), 4), np.int32)
 
     def see(image: tf.Tensor, box: tf.Tensor, *sides: tf.Tensor) -> tf.Tensor:
@@ -272,7 +295,7 @@ def _synthetic(height: int, width: int) -> Loaded:
     return [f"class{index}" for index in range(10)], splits
 
 
-def _index_synthetic(data_dir: str, classes: tuple[str, ...], tfds_name: str) -> Indexed:
+def _index_synthetic(*_) -> Indexed:
     names, splits = _synthetic(*_SYNTHETIC_SIZE)
     encoded = {}
     for name, split in splits.items():
@@ -289,11 +312,11 @@ _LOADERS: dict[str, Callable[[str, int], Loaded]] = {
     "cifar100": cifar.loader("cifar100"),
     "synthetic": _load_synthetic,
 }
-_INDEXERS: dict[str, Callable[[str, tuple[str, ...], str], Indexed]] = {
-    "folder": lambda data_dir, classes, _: folder.index(data_dir, classes),
-    "records": lambda data_dir, classes, _: records.index(data_dir, classes),
-    "tfds": tfds.index,
-    "voc": lambda data_dir, classes, _: voc.index(data_dir, classes),
+_INDEXERS: dict[str, Callable[[str, tuple[str, ...], str, str, Ignored], Indexed]] = {
+    "folder": lambda data_dir, classes, _, __, ignored: folder.index(data_dir, classes, ignored),
+    "records": lambda data_dir, classes, *_: records.index(data_dir, classes),
+    "tfds": lambda data_dir, classes, name, exif, _: tfds.index(data_dir, classes, name, exif),
+    "voc": lambda data_dir, classes, _, exif, __: voc.index(data_dir, classes, exif),
     "synthetic": _index_synthetic,
 }
 SMALL_DATASETS = tuple(_LOADERS)

@@ -66,11 +66,20 @@ class Source:
         classes: class names; a label is an index into them.
         splits: "train", "test" and, where there is one, "validation"; each a `Split`, decoded and in
             memory, or an `Examples`, encoded where it is.
+        ignored: what lies beside the images and was not taken, in words; "" for nothing.
     """
 
     name: str
     classes: tuple[str, ...]
     splits: dict[str, Split | Examples]
+    ignored: str = ""
+
+    def __str__(self) -> str:
+        """In one line how many images of how many classes there are, and what was ignored."""
+        counts = [f"{name} {len(split):,}" for name, split in self.splits.items()]
+        counts[0] += " images"
+        classes = f"{len(self.classes):,} class{'es' if len(self.classes) > 1 else ''}"
+        return ", ".join([*counts, classes]) + (f"; ignored: {self.ignored}" if self.ignored else "")
 
     def checksum(self) -> str:
         """Returns 16 hex digits that depend on classes, labels and images, not on the splits' order."""
@@ -85,6 +94,11 @@ class Source:
             else:
                 digest.update(split.digest())
         return digest.hexdigest()[:16]
+
+
+def tagged(source: Source, exif: str) -> Source:
+    """Returns a source of `Examples` with what is done with the orientation tags of their images; see `Examples`."""
+    return replace(source, splits={name: replace(split, exif=exif) for name, split in source.splits.items()})
 
 
 # Classes and splits, as a loader returns them.

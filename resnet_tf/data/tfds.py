@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import boxes, images, records
+from resnet_tf.data import boxes, images, orientation, records
 from resnet_tf.data.examples import Examples, Records
 from resnet_tf.data.folder import SPLIT_NAMES
 from resnet_tf.data.splits import Indexed, arranged, existing, listed, with_test
@@ -17,7 +17,7 @@ from resnet_tf.errors import InputError
 _INFO = "dataset_info.json"
 
 
-def index(data_dir: str, classes: tuple[str, ...] = (), name: str = "") -> Indexed:
+def index(data_dir: str, classes: tuple[str, ...] = (), name: str = "", exif: str = "apply") -> Indexed:
     """Finds the records of a data set that TFDS prepared as TFRecord shards.
 
     Examples are the images with their "label"; or, in a set for detection, the boxes of "objects" that are not
@@ -29,6 +29,7 @@ def index(data_dir: str, classes: tuple[str, ...] = (), name: str = "") -> Index
         classes: their order; or names, in the order of the labels, for classes that have none of these names.
         name: of the set in a data folder, as in "cifar10", "imagenette/320px-v2" or "voc/2007:5.0.0"; of several
             versions the newest is taken.
+        exif: whether boxes are of the images as their orientation tags turn them, "apply", or as stored, "ignore".
 
     Returns:
         The classes, and "train", "test" and, where there is one, "validation", in the order of the records. A split
@@ -44,7 +45,10 @@ def index(data_dir: str, classes: tuple[str, ...] = (), name: str = "") -> Index
     folder = _version_folder(root, name)
     info, features = _read_info(folder)
     splits = {SPLIT_NAMES[split]: _shards(folder, info.splits[split]) for split in info.splits if split in SPLIT_NAMES}
-    names, found = (_read_boxes if "objects" in features else _read_labels)(folder, info, splits)
+    if "objects" in features:
+        names, found = _read_boxes(folder, info, splits, exif)
+    else:
+        names, found = _read_labels(folder, info, splits)
     ready = with_test(found)
     if ready is None:
         raise InputError(f"{folder} needs train and test, or train and validation; found {listed(sorted(found))}")
@@ -181,18 +185,19 @@ def _read_labels(folder: Path, info, splits: dict[str, list[Path]]) -> Indexed:
     return names, {name: records.as_examples(columns[name], values, "image") for name, values in labelled.items()}
 
 
-def _read_boxes(folder: Path, info, splits: dict[str, list[Path]]) -> Indexed:
+def _read_boxes(folder: Path, info, splits: dict[str, list[Path]], exif: str) -> Indexed:
     with _tfds_errors(f"{folder}: its 'objects' have no 'bbox' and 'label'"):
         names, keys = list(info.features["objects"]["label"].names), set(info.features["objects"].keys())
         if "bbox" not in keys:
             raise KeyError("bbox")
-    columns = _scan(folder, info, splits, _box_parser("is_difficult" in keys), "tfds boxes")
+    columns = _scan(folder, info, splits, _box_parser("is_difficult" in keys, exif), "tfds boxes")
     inclusive = info.name == "voc"  # TFDS took VOC's boxes, from 1 on and with the last pixel, as they are
     found = {name: _box_examples(split, len(names), inclusive, f"{folder}, {name}") for name, split in columns.items()}
     return names, {name: examples for name, examples in found.items() if len(examples)}
 
 
-def _box_parser(has_difficult: bool):
+def _box_parser(has_difficult: bool, exif: str):
+    treated = orientation.treated(exif)
     features = {
         "image": tf.io.FixedLenFeature([], tf.string),
         "objects/bbox": tf.io.RaggedFeature(tf.float32),
@@ -204,10 +209,11 @@ def _box_parser(has_difficult: bool):
     def parse(record):
         values = tf.io.parse_single_example(record, features)
         labels = values["objects/label"]
+        data = treated(values["image"])
         sides = tf.cond(
-            tf.io.is_jpeg(values["image"]),
-            lambda: tf.io.extract_jpeg_shape(values["image"])[:2],
-            lambda: tf.shape(images.decode_tensor(values["image"]))[:2],
+            tf.io.is_jpeg(data),
+            lambda: orientation.upright_sides(tf.io.extract_jpeg_shape(data)[:2], orientation.of_jpeg(data)),
+            lambda: tf.shape(images.decode_tensor(data))[:2],
         )
         return {
             "sides": sides,

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import boxes, images, masks, processors
-from resnet_tf.data.examples import TENSORFLOW_ERRORS, Examples, Storage
+from resnet_tf.data import boxes, images, masks, orientation, processors
+from resnet_tf.data.examples import TENSORFLOW_ERRORS, Examples
 from resnet_tf.data.progress import Progress
 from resnet_tf.errors import InputError
 
@@ -34,7 +34,7 @@ def verify(
     progress = Progress("checking images", len(used))
     sides = np.zeros((len(storage), 2), np.int64)
     bad: list[tuple[str, str]] = []
-    for done, (image, size) in enumerate(zip(used, _sides(storage, used), strict=True), 1):
+    for done, (image, size) in enumerate(zip(used, _sides(examples, used), strict=True), 1):
         if isinstance(size, str):
             bad.append((storage.name(int(image)), size))
             _check_count(bad, limit)
@@ -103,7 +103,7 @@ def describe_box(examples: Examples, example: int, sides: np.ndarray) -> tuple[s
     """Returns the name of an example whose box or annotation is not of its image, and that reason."""
     top, left, height, width = examples.boxes[example].tolist()
     if examples.sides is not None and (examples.sides[example] != sides).any():
-        return examples.name(example), boxes.other_size(sides, examples.sides[example])
+        return examples.name(example), boxes.other_size(sides, examples.sides[example], examples.read(example))
     box = f"box of {height} x {width} at {top}, {left}"
     return examples.name(example), f"{box} is not in the image of {sides[0]} x {sides[1]} pixels"
 
@@ -123,9 +123,9 @@ def _inside(examples: Examples, sides: np.ndarray) -> np.ndarray:
     return inside if examples.sides is None else inside & (examples.sides == sides).all(axis=1)
 
 
-def _sides(storage: Storage, chosen: np.ndarray) -> Iterator[np.ndarray | str]:
-    """Height and width of each image, or what is wrong with it."""
-    read = storage.reader()
+def _sides(examples: Examples, chosen: np.ndarray) -> Iterator[np.ndarray | str]:
+    """Height and width of each image of a split, or what is wrong with it."""
+    read = examples.reader()
     threads = processors.count()
     options = tf.data.Options()
     # TensorFlow 2.21 may wait for the tuning thread when an iterator ends, for as long as the iterator has lived.
@@ -140,7 +140,7 @@ def _sides(storage: Storage, chosen: np.ndarray) -> Iterator[np.ndarray | str]:
         try:
             yield next(iterator).numpy()[:2]
         except TENSORFLOW_ERRORS:  # the iterator goes on with the next image
-            one = Examples(storage, np.array([image]), np.zeros(1, np.int32))
+            one = Examples(examples.storage, np.array([image]), np.zeros(1, np.int32), exif=examples.exif)
             yield reason(one, 0) or "damaged image"
 
 
@@ -151,6 +151,7 @@ def _decoded_sides(data: tf.Tensor) -> tf.Tensor:
         sides = tf.io.extract_jpeg_shape(data)[:2]
         with tf.control_dependencies([images.check_pixels(sides[0], sides[1])]):
             pixels = tf.io.decode_jpeg(data, channels=3, ratio=8)
+        sides = orientation.upright_sides(sides, orientation.of_jpeg(data))
         # A pixel goes along: what is decoded for nobody is optimised away.
         return tf.concat([sides, tf.cast(pixels[0, 0, :1], tf.int32)], axis=0)
 

@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import archives, boxes, images
+from resnet_tf.data import archives, boxes, formats, images, orientation
 from resnet_tf.data.examples import Examples
-from resnet_tf.data.folder import IMAGE_SUFFIXES, store
+from resnet_tf.data.folder import store
 from resnet_tf.data.splits import Indexed, arranged, check_encoded, existing, listed, with_test
 from resnet_tf.errors import InputError
 
@@ -56,7 +56,7 @@ class Annotated:
     objects: list[tuple[str, list[float], bool]]
 
 
-def index(data_dir: str, classes: tuple[str, ...] = ()) -> Indexed:
+def index(data_dir: str, classes: tuple[str, ...] = (), exif: str = "apply") -> Indexed:
     """Finds the objects of one or more PASCAL VOC devkits, each of which is an example.
 
     An example is a box that is not difficult; boxes without area in the image are skipped, with a warning.
@@ -64,6 +64,7 @@ def index(data_dir: str, classes: tuple[str, ...] = ()) -> Indexed:
     Args:
         data_dir: see `annotated`.
         classes: their order, instead of the alphabet's.
+        exif: see `annotated`.
 
     Returns:
         The classes, and "train", "test" and, where there is one, "validation", with boxes, in the order of devkits,
@@ -72,7 +73,7 @@ def index(data_dir: str, classes: tuple[str, ...] = ()) -> Indexed:
     Raises:
         InputError: see `annotated`; a split without boxes.
     """
-    root, found = annotated(data_dir)
+    root, found = annotated(data_dir, exif)
     objects = {split: _crops(of_split) for split, of_split in found.items()}
     names = sorted({label for of_split in objects.values() for label in of_split.labels})
     splits = {split: _examples(root, of_split, names) for split, of_split in objects.items()}
@@ -87,7 +88,7 @@ def check_boxes(root: Path, counts: dict[str, int]) -> None:
         raise InputError(f"{root} has no boxes in {listed(empty)}")
 
 
-def annotated(data_dir: str) -> tuple[Path, dict[str, list[Annotated]]]:
+def annotated(data_dir: str, exif: str = "apply") -> tuple[Path, dict[str, list[Annotated]]]:
     """Finds the images of one or more PASCAL VOC devkits, and reads their annotations.
 
     A devkit is a folder with Annotations, JPEGImages and ImageSets/Main. Over all of them, the lists trainval are
@@ -96,6 +97,8 @@ def annotated(data_dir: str) -> tuple[Path, dict[str, list[Annotated]]]:
 
     Args:
         data_dir: a folder or tar archive with the devkits, at any depth.
+        exif: what is done with orientation tags, where an annotation does not say how large its image is; see
+            `orientation.treated`.
 
     Returns:
         Where they are; and the images of "train", "test" and, where there is one, "validation", in the order of
@@ -113,7 +116,7 @@ def annotated(data_dir: str) -> tuple[Path, dict[str, list[Annotated]]]:
     if chosen is None:
         raise InputError(f"{root} needs in ImageSets/Main trainval.txt and test.txt, or train.txt and val.txt")
     return root, {
-        split: [one for path, name in lists for one in _read_annotations(root, kits[path], name)]
+        split: [one for path, name in lists for one in _read_annotations(root, kits[path], name, exif)]
         for split, lists in chosen.items()
     }
 
@@ -149,7 +152,8 @@ def _place(name: str) -> tuple[str, str, str] | None:
     if not match or any(part.startswith(".") for part in name.split("/")):
         return None
     stem, dot, suffix = match["file"].rpartition(".")
-    suffixes = {"Annotations": (".xml",), "JPEGImages": IMAGE_SUFFIXES, "ImageSets/Main": (".txt",)}[match["kind"]]
+    pictures = formats.ALL_SUFFIXES
+    suffixes = {"Annotations": (".xml",), "JPEGImages": pictures, "ImageSets/Main": (".txt",)}[match["kind"]]
     if (dot + suffix).lower() not in suffixes or (match["kind"] == "ImageSets/Main" and stem not in _LISTS):
         return None
     return match["kind"], match["kit"] or "", stem
@@ -171,22 +175,22 @@ def _choose_lists(kits: dict[str, _Devkit]) -> dict[str, list[tuple[str, str]]]:
 # --- Annotations ---------------------------------------------------------------------------------------------------
 
 
-def _read_annotations(root: Path, kit: _Devkit, name: str) -> Iterator[Annotated]:
+def _read_annotations(root: Path, kit: _Devkit, name: str, exif: str) -> Iterator[Annotated]:
     for identifier in _read_list(root, *kit.lists[name]):
         for kind, members in (("image", kit.images), ("annotation", kit.annotations)):
             if identifier not in members:
                 raise InputError(f"{root}: {kit.lists[name][0]} lists {identifier}, of which there is no {kind}")
         file, data = kit.annotations[identifier]
         sides, objects = parse_annotation(data, f"{root}: {file}")
-        yield Annotated(kit.images[identifier], file, sides or _read_sides(root, kit.images[identifier]), objects)
+        yield Annotated(kit.images[identifier], file, sides or _read_sides(root, kit.images[identifier], exif), objects)
 
 
-def _read_sides(root: Path, image: tuple[str, bytes | int]) -> list[float]:
+def _read_sides(root: Path, image: tuple[str, bytes | int], exif: str) -> list[float]:
     """Height and width of an image whose annotation does not say them."""
     storage = store(root, [image])
     data = storage.read(0)
     images.check_header(data, storage.name(0))
-    return _sides_of(tf.constant(data)).numpy().astype(float).tolist()
+    return _sides_of(orientation.treated(exif)(tf.constant(data))).numpy().astype(float).tolist()
 
 
 _sides_of = tf.function(boxes.sides_of, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_tf.config import evaluation_size
-from resnet_tf.data import colour, images
+from resnet_tf.data import colour, images, orientation
 from resnet_tf.data.splits import listed
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import metrics, pictures
@@ -32,6 +32,7 @@ class Subject:
         classes: their names.
         size: height and width of evaluation's view in pixels.
         resize: its shorter side before the central crop in pixels; 0 for `size`.
+        exif: what is done with orientation tags; see `orientation.treated`.
     """
 
     model: keras.Model
@@ -39,6 +40,7 @@ class Subject:
     classes: list[str]
     size: int
     resize: int
+    exif: str = "apply"
 
     def view(self, path):
         """The view of evaluation and serving of an image file: uint8 [size, size, 3].
@@ -50,6 +52,7 @@ class Subject:
             data = pathlib.Path(path).read_bytes()
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}") from None
+        data = orientation.treated(self.exif)(tf.constant(images.readable(data, str(path)))).numpy()
         return images.resize_center(images.decode(data, str(path)), self.size, self.resize).numpy()
 
 
@@ -66,7 +69,7 @@ def load(folder, weights="raw"):
     run, values, normalization = restore.load(folder, weights)
     model = restore.build_model(run, values, weights, precision="float32")
     data = run.config.data
-    return Subject(model, normalization, list(run.manifest["classes"]), evaluation_size(data), data.resize)
+    return Subject(model, normalization, list(run.manifest["classes"]), evaluation_size(data), data.resize, data.exif)
 
 
 def _asked(settings, paths, kind):

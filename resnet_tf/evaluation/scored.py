@@ -80,6 +80,10 @@ def _runs(config):
         _check_views(section, run.config, str(run.folder))
         if run.manifest["classes"] != first.manifest["classes"]:
             raise InputError(f"--run={run.folder}: its classes are not those of {first.folder}")
+        if first.config.views.view == "pad_crop" and first.config.data.dataset not in configuration.SMALL_DATASETS:
+            tags = [one.config.data.exif for one in (run, first)]
+            if tags[0] != tags[1]:  # one set of decoded images is held for all
+                raise InputError(f"--run={run.folder}: of --exif={tags[0]}, not {tags[1]} as {first.folder}")
         ours, theirs = run.manifest["data"]["checksum"], first.manifest["data"]["checksum"]
         if ours != theirs:
             raise InputError(
@@ -116,6 +120,8 @@ def _runs(config):
 
 
 def _member(section, split, config, runner):
+    if not isinstance(split, Split):
+        split = dataclasses.replace(split, exif=config.data.exif)  # members may differ in it
     answers = feed.Evaluation(
         runner, config.data, split, section.batch_size, section.views, section.average, config.views.threads,
         section.scales,
@@ -190,7 +196,7 @@ def _imported(config):
         data=configuration.DataConfig(
             dataset=imported.dataset, data_dir=section.data_dir, tfds_name=imported.tfds_name,
             classes=imported.classes, image_size=imported.image_size, resize=imported.resize,
-            normalization="imagenet" if published else imported.normalization,
+            normalization="imagenet" if published else imported.normalization, exif=imported.exif,
         ),
         views=configuration.ViewConfig(view="pad_crop" if held else "random_resized_crop"),
         optimizer=configuration.OptimizerConfig(train_steps=1),

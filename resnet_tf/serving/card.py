@@ -40,12 +40,13 @@ def describe(section, run, values, normalization, version):
         "input": "float32",
         "image_size": size,
         "resize": settings.data.resize,
+        "exif": settings.data.exif,
         "preprocessing": {
-            "words": _preprocessing(size, settings.data.resize, normalization),
+            "words": _preprocessing(size, settings.data, normalization),
             "mean": np.asarray(normalization.mean).tolist(),
             "std": np.asarray(normalization.std).tolist(),
         },
-        "limits": {"image_formats": ["JPEG", "PNG", "GIF", "BMP"], "max_pixels": images.MAX_PIXELS},
+        "limits": {"image_formats": ["JPEG", "PNG", "BMP", "GIF", "WebP"], "max_pixels": images.MAX_PIXELS},
         "formats": list(section.format),
         "precision": section.precision,
         "activations": section.activations,
@@ -67,11 +68,12 @@ def describe(section, run, values, normalization, version):
     }
 
 
-def _preprocessing(size, resize, normalization):
-    shorter = resize or size
+def _preprocessing(size, data, normalization):
+    shorter = data.resize or size
+    tag = "turn it upright as its orientation tag says" if data.exif == "apply" else "an orientation tag is not applied"
     kind = "the mean of its place and channel" if np.ndim(normalization.mean) == 3 else "the mean of its channel"
     return [
-        "decode to 8-bit RGB: grey becomes RGB, alpha is dropped, an orientation tag is not applied",
+        f"decode to 8-bit RGB: grey becomes RGB, alpha is dropped; {tag}",
         f"scale the shorter side to {shorter} pixels, bilinear with antialiasing, and round to whole levels",
         f"crop the central {size} x {size} pixels",
         f"subtract from each value, 0 to 255, {kind}, and divide by the standard deviation",
@@ -144,7 +146,7 @@ def _markdown(card):
         f"[batch, {card['image_size']}, {card['image_size']}, 3] in 0 to 255, and return probabilities.",
         "",
         f"Images are {', '.join(card['limits']['image_formats'])} of at most {card['limits']['max_pixels']:,} pixels; "
-        "of a GIF the first frame counts.",
+        "of a GIF or WebP the first frame counts.",
         "",
         "## Classes",
         "",

@@ -96,7 +96,7 @@ def _write_savedmodel(folder, section, run, model, normalization):
     }
     served = savedmodel.Served(model, normalization, section.precision)
     return savedmodel.write(
-        folder, served, description, evaluation_size(data), data.resize, section.top_k, section.ten_crop
+        folder, served, description, evaluation_size(data), data.resize, section.top_k, section.ten_crop, data.exif
     )
 
 

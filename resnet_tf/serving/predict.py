@@ -6,13 +6,16 @@ import csv
 import glob
 import io
 import itertools
+import logging
 import pathlib
 
 from resnet_tf import files
-from resnet_tf.data import images, processors
-from resnet_tf.data.folder import IMAGE_SUFFIXES
+from resnet_tf.data import formats, images, processors
+from resnet_tf.data.ignored import Ignored, is_hidden
 from resnet_tf.errors import InputError
 from resnet_tf.serving import runtimes
+
+_log = logging.getLogger(__name__)
 
 # --- Files in --------------------------------------------------------------------------------------------------------
 
@@ -53,13 +56,19 @@ def _files(name):
     if not folder.is_dir():
         return [name]
 
-    def wanted(path):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
-
-    paths = sorted(str(path) for path in folder.rglob("*") if wanted(path))
+    paths, ignored = [], Ignored()
+    for path in sorted(folder.rglob("*"), key=str):
+        inside = path.relative_to(folder).as_posix()
+        if path.is_symlink() and not path.is_file():
+            ignored.link(inside, "of a folder" if path.is_dir() else "broken")
+        elif path.is_file() and not formats.is_image(inside):
+            ignored.file(inside)
+        elif path.is_file() and not is_hidden(inside):
+            paths.append(str(path))
+    beside = f"; ignored: {ignored}" if str(ignored) else ""
     if not paths:
-        raise InputError(f"{name}: a folder without images ({', '.join(IMAGE_SUFFIXES)})")
+        raise InputError(f"{name}: a folder without images ({', '.join(formats.ALL_SUFFIXES)}){beside}")
+    _log.info("%s: %d image%s%s", name, len(paths), "s" if len(paths) > 1 else "", beside)
     return paths
 
 
@@ -71,7 +80,7 @@ def classify_files(model, paths, batch=32):
 
     Args:
         model: of `runtimes.load` or `client.connect`.
-        paths: of JPEG, PNG, BMP or GIF files.
+        paths: of images in any format of `formats`.
         batch: how many at a time.
 
     Yields:

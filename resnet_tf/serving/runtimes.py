@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import geometry, images, processors
+from resnet_tf.data import geometry, images, orientation, processors
 from resnet_tf.errors import InputError
 from resnet_tf.runs import versions
 
@@ -82,7 +82,12 @@ class Encoded:
         self._top_k = top_k
 
     def prepare(self, content, name):
-        """Bytes as they are, once their header has been looked at; raises InputError, which names the image."""
+        """Bytes as they are, or a PNG of what only Pillow reads, once their header has been looked at.
+
+        Raises:
+            InputError: names the image.
+        """
+        content = images.readable(content, name)
         images.check_header(content, name)
         return content
 
@@ -166,13 +171,14 @@ class Pixels:
             self.size, self._resize = int(described["image_size"]), int(described["resize"])
             self.classes = [str(name) for name in described["classes"]]
             self.dtype = np.dtype(described["input"])
+            treated = orientation.treated(described.get("exif", "ignore"))  # exports from before it ignore the tag
         except FileNotFoundError:
             raise InputError(f"--model={path}: {card} is missing, which says what the file takes") from None
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{card}: damaged ({error!r})") from None
         self._top_k = min(top_k or TOP_K, len(self.classes))
         self._view = tf.function(
-            lambda data: geometry.center(data, self.size, self._resize),
+            lambda data: geometry.center(treated(data), self.size, self._resize),
             input_signature=[tf.TensorSpec([], tf.string)],
             autograph=False,
         )
@@ -187,6 +193,7 @@ class Pixels:
 
     def prepare(self, content, name):
         """Decode an image to what evaluation saw of it: uint8 [size, size, 3]; raises InputError, which names it."""
+        content = images.readable(content, name)
         images.check_header(content, name)
         try:
             return self._view(tf.constant(content)).numpy()

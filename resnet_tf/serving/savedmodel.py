@@ -2,7 +2,7 @@
 
 Signatures take any batch:
 
-    serving_default  image_bytes: string [batch], each a JPEG, PNG, GIF (its first frame) or BMP
+    serving_default  image_bytes: string [batch], each a JPEG, PNG, BMP, GIF or WebP (of these the first frame)
     images           images: uint8 [batch, height, width, 3] of any size
     ten_crop         image_bytes, where it was asked for: softmax averaged over ten crops
 
@@ -16,7 +16,8 @@ and answer with
 
     features       float32 [batch, channels]: the pooled vector before the classifier
 
-All but ten_crop go through the view of evaluation, `images.resize_center`. Where image_bytes hold what is no image,
+Encoded images are turned upright as their orientation tags say, where the run's --exif is apply. All but ten_crop go
+through the view of evaluation, `images.resize_center`. Where image_bytes hold what is no image,
 the call fails with the positions of all such in the batch, as in image_bytes[1, 4]; it fails for an empty batch too.
 """
 
@@ -26,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 import yaml
 
-from resnet_tf.data import geometry, images
+from resnet_tf.data import formats, geometry, images, orientation
 from resnet_tf.errors import InputError
 from resnet_tf.models import builder, find
 from resnet_tf.runs import network
@@ -106,7 +107,7 @@ class _Widened(tf.saved_model.experimental.TrackableResource):
         return value
 
 
-def write(folder, served, description, size, resize, top_k, ten_crop):
+def write(folder, served, description, size, resize, top_k, ten_crop, exif="apply"):
     """Write the SavedModel.
 
     Args:
@@ -118,6 +119,7 @@ def write(folder, served, description, size, resize, top_k, ten_crop):
         resize: shorter side before it; 0 for `size`.
         top_k: how many classes are named; all where there are fewer.
         ten_crop: whether there is a signature for ten crops.
+        exif: what is done with orientation tags; see `orientation.treated`.
 
     Returns:
         Names of the signatures.
@@ -125,7 +127,7 @@ def write(folder, served, description, size, resize, top_k, ten_crop):
     Raises:
         InputError: TensorFlow cannot write the files.
     """
-    signatures = _signatures(served, description["classes"], size, resize, top_k, ten_crop)
+    signatures = _signatures(served, description["classes"], size, resize, top_k, ten_crop, exif)
     try:
         tf.saved_model.save(served, str(folder), signatures=signatures)
     except tf.errors.OpError as error:  # TensorFlow writes the files and has errors of its own for a full disk
@@ -138,15 +140,15 @@ def write(folder, served, description, size, resize, top_k, ten_crop):
     return list(signatures)
 
 
-def _signatures(served, classes, size, resize, top_k, ten_crop):
-    names = tf.constant(classes)
+def _signatures(served, classes, size, resize, top_k, ten_crop, exif):
+    names, treated = tf.constant(classes), orientation.treated(exif)
 
     def named(probabilities):
         scores, indices = tf.math.top_k(probabilities, k=min(top_k, len(classes)))
         return {"classes": tf.gather(names, indices), "scores": scores, "probabilities": probabilities}
 
     def center(data):
-        return images.resize_center(images.decode_tensor(data), size, resize)
+        return images.resize_center(images.decode_tensor(treated(data)), size, resize)
 
     def from_bytes(image_bytes):
         return served.answer(decode(image_bytes, center, [size, size, 3]))
@@ -155,7 +157,7 @@ def _signatures(served, classes, size, resize, top_k, ten_crop):
         return served.answer(images.resize_center(pixels, size, resize))
 
     def of_ten_crops(image_bytes):
-        views = decode(image_bytes, lambda data: geometry.ten_crop(data, size, resize), [10, size, size, 3])
+        views = decode(image_bytes, lambda data: geometry.ten_crop(treated(data), size, resize), [10, size, size, 3])
         answers = served.answer(tf.reshape(views, [-1, size, size, 3]))["probabilities"]
         return tf.reduce_mean(tf.reshape(answers, [-1, 10, len(classes)]), axis=1)
 
@@ -203,7 +205,7 @@ def decode(image_bytes, view, shape):
     bad = tf.reduce_all(tf.range(count)[:, None] != positions[None], axis=1)
     listed = tf.strings.reduce_join(tf.strings.as_string(tf.where(bad)[:, 0]), separator=", ")
     reason = (
-        "]: not a JPEG, PNG, GIF or BMP image that can be decoded: empty, truncated, damaged, or of more than "
+        f"]: not a {formats.NAMES} image that can be decoded: empty, truncated, damaged, or of more than "
         f"{images.MAX_PIXELS} pixels"
     )
     message = tf.strings.join(["image_bytes[", listed, reason])

@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import functools
 import io
+import logging
 import time
 
 import numpy as np
@@ -18,6 +19,8 @@ from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
 from resnet_tf.runs import devices, network, signals
 from resnet_tf.training.step import Views
+
+_log = logging.getLogger(__name__)
 
 _STATISTICS_EXAMPLES = 4096  # of a streamed set, whose mean and deviation are estimated
 STREAM_ERRORS = (
@@ -55,16 +58,20 @@ def load(config):
         "validation_examples": data.validation_examples,
         "validation_sampling": data.validation_sampling,
         "tfds_name": data.tfds_name,
+        "exif": data.exif,
     }
     if config.views.view == "pad_crop":
-        return sources.load(image_size=data.image_size, **common), []
+        source = sources.load(image_size=data.image_size, **common)
+        _log.info("%s", source)
+        return source, []
     source, skipped = sources.index(**common), []
+    _log.info("%s", source)
     if data.skip_bad_images:
         splits = {}
         for name, examples in source.splits.items():
             splits[name], bad = verify.verify(examples, data.skip_bad_images - len(skipped))
             skipped += bad
-        source = sources.Source(source.name, source.classes, splits)
+        source = dataclasses.replace(source, splits=splits)
     return source, skipped
 
 

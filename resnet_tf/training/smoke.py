@@ -6,7 +6,6 @@ import re
 
 import numpy as np
 
-from resnet_tf.data.splits import Source
 from resnet_tf.runs import devices
 
 _EXAMPLES = 64  # of each split; one epoch of them is the training
@@ -78,7 +77,7 @@ def few(source):
     """The first examples of each split, in an order that has all classes."""
     order = np.random.default_rng(0).permutation
     splits = {name: split.take(np.sort(order(len(split))[:_EXAMPLES])) for name, split in source.splits.items()}
-    return Source(source.name, source.classes, splits)
+    return dataclasses.replace(source, splits=splits)
 
 
 def smallest(name):

@@ -1,6 +1,7 @@
 """Detection: what `training.loop` asks of it, its loss and its score."""
 
 import dataclasses
+import logging
 
 import numpy as np
 import tensorflow as tf
@@ -25,6 +26,8 @@ _DRAWN_FROM = 0.5  # score of boxes in pictures
 _AT_ONCE = 8  # images of a replica in evaluation
 _LOW, _HIGH = 0.3, 0.7  # IoU of an anchor that is background, or an object (Ren et al. 2015, section 3.1.2)
 _BETA = 1 / 9  # of the smooth L1 of anchors, as in the code of Faster R-CNN; 1 of boxes
+
+_log = logging.getLogger(__name__)
 
 
 class Detection:
@@ -53,7 +56,8 @@ class Detection:
     def load(self):
         """A `splits.Source` of examples with objects; nothing is left out."""
         data = self.config.data
-        source = detection.index(data.dataset, data.data_dir, data.classes)
+        source = detection.index(data.dataset, data.data_dir, data.classes, data.exif)
+        _log.info("%s", source)
         most = source.splits["train"].objects.most
         if most > data.most_objects:
             raise InputError(f"--most_objects={data.most_objects}: an image has {most}")

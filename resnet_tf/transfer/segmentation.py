@@ -1,6 +1,7 @@
 """Segmentation: what `training.loop` asks of it, and its score."""
 
 import dataclasses
+import logging
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +21,8 @@ COLUMNS = (
 CLASSES_FILE = "classes.csv"
 MULTIPLE = 32  # what the sides of whole images are filled up to: few shapes, and no stride that leaves a rest
 _SMOKE_SIZE = 16
+
+_log = logging.getLogger(__name__)
 
 
 class Segmentation:
@@ -47,7 +50,9 @@ class Segmentation:
     def load(self):
         """A `splits.Source` of examples with masks; nothing is left out."""
         data = self.config.data
-        return segmentation.index(data.dataset, data.data_dir, data.classes, data.mask_values), []
+        source = segmentation.index(data.dataset, data.data_dir, data.classes, data.mask_values, data.exif)
+        _log.info("%s", source)
+        return source, []
 
     def check(self, source):
         """Look at training masks; see `census.check`."""

@@ -2,10 +2,11 @@
 
 Signatures:
 
-    serving_default  image_bytes: string [], a JPEG, PNG, BMP or GIF
+    serving_default  image_bytes: string [], a JPEG, PNG, BMP, GIF or WebP
     images           images: uint8 [batch, height, width, 3] of any size, all of one
 
-Both prepare images as evaluation does. Of segmentation they return
+Encoded images are turned upright as their orientation tags say, where the run's --exif is apply; masks and boxes are of
+the upright image. Both prepare images as evaluation does. Of segmentation they return
 
     masks    uint8 [batch, height, width], of the images' size: an index into `classes` for each pixel
     classes  string [classes]: their names
@@ -25,7 +26,7 @@ import tensorflow as tf
 import yaml
 
 from resnet_tf.config import DetectConfig, SegmentConfig
-from resnet_tf.data import images
+from resnet_tf.data import images, orientation
 from resnet_tf.errors import InputError
 from resnet_tf.runs import network, restore, versions
 
@@ -78,11 +79,12 @@ def export(section):
     run, model, normalization, _ = load(section.run, section.weights)
     classes = run.manifest["classes"]
     answer_one, answer = task_of(run.config).served(model, normalization, classes)
+    treated = orientation.treated(run.config.data.exif)
     archive = keras.export.ExportArchive()
     archive.track(model)
     archive.add_endpoint(
         "serving_default",
-        lambda image_bytes: answer_one(images.decode_tensor(image_bytes)),
+        lambda image_bytes: answer_one(images.decode_tensor(treated(image_bytes))),
         [tf.TensorSpec([], tf.string, name="image_bytes")],
     )
     archive.add_endpoint("images", answer, [tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
