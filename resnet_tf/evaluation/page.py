@@ -7,6 +7,7 @@ import logging
 import pathlib
 import string
 
+from resnet_tf import files
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import charts, curves, references, significance, tables
 from resnet_tf.evaluation import compare as comparing
@@ -62,25 +63,25 @@ def compare(settings, folders, figures=()):
     shown = tables.of_report(rows, flags, tests, runs, settings.price_per_hour)
     content = Content(title, runs, made, skipped, shown, notes, untested)
 
-    pictures, files = {}, {}
+    pictures, contents = {}, {}
     for metric, (column, _, _) in content.metrics.items():
         figure = curves.draw(curves.of_groups(made, column), metric)
         pictures[metric] = curves.rendered(figure, "svg")
-        files[f"curves_{metric}.svg"] = pictures[metric]
-        files[f"curves_{metric}.png"] = curves.rendered(figure, "png")
-    files["table.csv"] = tables.as_csv(rows[0], [row.values() for row in rows])
-    files["table.md"] = content.tables["results"].markdown().encode(errors="replace")
+        contents[f"curves_{metric}.svg"] = pictures[metric]
+        contents[f"curves_{metric}.png"] = curves.rendered(figure, "png")
+    contents["table.csv"] = tables.as_csv(rows[0], [row.values() for row in rows])
+    contents["table.md"] = content.tables["results"].markdown().encode(errors="replace")
     values = [[row["flag"], row["changes_result"], *row["values"]] for row in flags]
-    files["flags.csv"] = tables.as_csv(["flag", "changes_result", *(run.name for run in runs)], values)
-    files["significance.csv"] = tables.as_csv(
+    contents["flags.csv"] = tables.as_csv(["flag", "changes_result", *(run.name for run in runs)], values)
+    contents["significance.csv"] = tables.as_csv(
         tables.SIGNIFICANCE, [[row[name] for name in tables.SIGNIFICANCE] for row in tests]
     )
     if settings.responses:
-        files["responses.svg"], files["responses.png"] = (curves.rendered(drawn, kind) for kind in ("svg", "png"))
-    files["report.md"] = markdown(content).encode(errors="replace")
-    files["report.html"] = render(content, pictures, figures).encode(errors="replace")
+        contents["responses.svg"], contents["responses.png"] = (curves.rendered(drawn, kind) for kind in ("svg", "png"))
+    contents["report.md"] = markdown(content).encode(errors="replace")
+    contents["report.html"] = render(content, pictures, figures).encode(errors="replace")
     out.mkdir(parents=True, exist_ok=True)
-    for name, data in files.items():
+    for name, data in contents.items():
         files.replace_atomically(out / name, lambda file, data=data: file.write(data))
 
     print(content.tables["results"].markdown(brief=True), flush=True)
