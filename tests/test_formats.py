@@ -52,7 +52,7 @@ def test_webp_has_the_pixels_that_pillow_finds(kind):
 def test_damaged_webp_is_refused_or_decoded(kind):
     data = WEBP[kind]
     for length in range(1, len(data), max(len(data) // 40, 1)):
-        with pytest.raises(InputError, match="cat.webp: "):
+        with pytest.raises(InputError, match=r"cat\.webp: "):
             images.decode(data[:length], "cat.webp")
         with pytest.raises(tf.errors.InvalidArgumentError):
             images.decode_tensor(tf.constant(data[:length]))
@@ -115,7 +115,7 @@ def test_tiff_is_upright_whatever_its_tag():
 def test_bad_images_for_pillow(monkeypatch):
     data = encode(PIXELS[..., :3], "TIFF", compression="tiff_lzw")
     for length in range(1, len(data), len(data) // 20):
-        with pytest.raises(InputError, match="^scan: [^\n]*$"):
+        with pytest.raises(InputError, match=r"^scan: [^\n]*$"):
             images.decode(data[:length], "scan")
     with pytest.raises(InputError, match="scan: not a JPEG, PNG, BMP, GIF or WebP image, nor one that Pillow reads"):
         images.decode(b"no image at all", "scan")
