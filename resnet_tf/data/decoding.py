@@ -70,7 +70,8 @@ class Encoded(Decoded):
 
     def _decoded(self, where, ratio=1):
         """Pixels of a box of the stored image, not turned yet, both sides over `ratio`: 1, 2, 4 or 8."""
-        where = (where + tf.constant([ratio // 2, ratio // 2, 0, 0])) // ratio  # to the nearest
+        half = ratio // 2
+        where = (where + tf.constant([half, half, 0, 0])) // ratio  # to the nearest
         return tf.io.decode_and_crop_jpeg(self.data, where, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
     def resized(self, box, size):
