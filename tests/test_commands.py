@@ -199,17 +199,34 @@ def test_recipe_expects_what_its_paper_has(name, figure):
     assert f"# Expected: {figure} " in (ROOT / "flags" / f"{name}.cfg").read_text()
 
 
-@pytest.mark.parametrize("name, model", [("voc0712_r101", "resnet101_v1b"), ("voc0712_r101_v2", "resnet101_v2")])
-def test_voc_recipes_are_those_of_their_figures(name, model):
-    path = ROOT / "flags" / f"{name}.cfg"
+def recipe_of(name):
+    """The configuration of a recipe."""
     values = config.fields.flags.FlagValues()
     config.define_flags(config.TrainConfig, values)
-    values(["", f"--flagfile={path}", "--data_dir=x"])
-    recipe = config.read_flags(config.TrainConfig, values)
+    values(["", f"--flagfile={ROOT}/flags/{name}.cfg", "--data_dir=x"])
+    return config.read_flags(config.TrainConfig, values)
+
+
+@pytest.mark.parametrize("name, model", [("voc0712_r101", "resnet101_v1b"), ("voc0712_r101_v2", "resnet101_v2")])
+def test_voc_recipes_are_those_of_their_figures(name, model):
+    recipe = recipe_of(name)
     assert recipe.model.model == model and recipe.data.normalization == "inception"
     views = recipe.views
     assert (views.erasing, views.erasing_area, views.erasing_fill) == (0.5, (0.02, 0.33), "black")
-    assert "--views=ten_crop --average=logits" in path.read_text()
+    assert "--views=ten_crop --average=logits" in (ROOT / "flags" / f"{name}.cfg").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "flags").glob("cifar10_*.cfg")))
+def test_cifar_recipes_are_the_papers(name):
+    """He et al. 2015, section 4.2: the mean image is subtracted, every parameter decays, 0.1 falls at 32k and 48k."""
+    recipe = recipe_of(name)
+    optimizer, schedule = recipe.optimizer, recipe.schedule
+    assert recipe.data.normalization == "pixel" and (optimizer.weight_decay, optimizer.decay) == (1e-4, "all")
+    assert (optimizer.optimizer, optimizer.momentum, optimizer.batch_size) == ("sgd", 0.9, 128)
+    assert (optimizer.train_steps, schedule.lr, schedule.lr_steps) == (64_000, 0.1, (32_000, 48_000))
+    assert recipe.data.validation_examples == (5_000 if name.endswith("_45k") else 0)
+    deep = "110" in name or "1202" in name
+    assert (schedule.warmup_lr, schedule.warmup_until_error) == ((0.01, 0.8) if deep else (0, 0))
 
 
 def test_flags_are_few_and_have_help(capsys):
