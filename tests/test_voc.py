@@ -1,6 +1,7 @@
 """PASCAL VOC devkits: every box once, to the pixel, and hostile or damaged annotations refused."""
 
 import csv
+import io
 import logging
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from files import contents, pack, picture, refused, unpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from resnet_tf.data import batches, boxes, decode, geometry, load, prepare, resize_center, verify, voc
 from resnet_tf.data.sources import index
@@ -158,6 +160,32 @@ def test_pictures_of_another_size_than_their_annotation_says_are_named_or_skippe
     prepare.prepare(found(place), tmp_path / "out", skip_bad_images=2)
     reasons = [row["reason"] for row in csv.DictReader((tmp_path / "out" / "report.csv").read_text().splitlines())]
     assert reasons == [fault.split(": ")[1]] * 2
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_sizes_of_annotations_are_of_the_image_as_it_is_seen(form, one_year, tmp_path):
+    """Of one that its orientation tag turns: upright where tags are applied, as it is stored where they are not."""
+    kit = "VOCdevkit/VOC2007"  # whose annotations say 12 x 10
+
+    def read(name, sides, sized=True, exif="apply"):
+        file = io.BytesIO()
+        image = Image.new("RGB", sides[::-1], (90, 20, 200))
+        tag = image.getexif()
+        tag[0x0112] = 6  # a quarter turn
+        image.save(file, form, exif=tag.tobytes())
+        xml = annotation([("dog", 2, 3, 6, 7)])
+        plain = xml[: xml.index(b"<size>")] + xml[xml.index(b"</size>") + 7 :]
+        files = {f"{kit}/JPEGImages/1.jpg": file.getvalue(), f"{kit}/Annotations/1.xml": xml if sized else plain}
+        split = index("voc", str(unpack(tmp_path / name, one_year | files)), exif=exif).splits["train"]
+        return split.sides[0].tolist(), [reason for _, reason in verify.verify(split, 9)[1]]
+
+    assert read("upright", (10, 12)) == ([12, 10], [])
+    assert read("stored", (12, 10), exif="ignore") == ([12, 10], [])
+    turned = "10 x 12 pixels, but its annotation says 12 x 10"
+    assert read("other", (12, 10))[1] == [f"{turned}; its orientation tag turns it, which --exif=ignore does not"]
+    assert read("ignored", (10, 12), exif="ignore")[1] == [turned]
+    assert read("silent", (10, 12), sized=False) == ([12, 10], [])
+    assert read("silent and ignored", (12, 10), sized=False, exif="ignore") == ([12, 10], [])
 
 
 def test_what_lists_name_must_be_there(one_year, tmp_path):
