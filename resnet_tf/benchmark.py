@@ -10,6 +10,7 @@
 """
 
 import contextlib
+import importlib
 import sys
 
 from resnet_tf import command, config
@@ -23,33 +24,27 @@ def main(argv=None):
         with contextlib.suppress(ImportError):
             import torchvision  # noqa: F401  (crashes the process where TensorFlow is imported before it)
     description = "Measure speed against peers: alternating, warm, median of several."
-    kinds = "train|loop|build|input|augment|evaluate|inference"
-    return command.launch(description, config.BenchmarkConfig, _run, argv, positional=kinds)
+    return command.launch(description, config.BenchmarkConfig, _run, argv, positional="|".join(_KINDS))
+
+
+# Kind of a benchmark: module of `bench`, and the function there.
+_KINDS = {
+    "train": ("training", "benchmark_train"),
+    "loop": ("training", "benchmark_loop"),
+    "build": ("building", "benchmark_build"),
+    "input": ("inputs", "benchmark_input"),
+    "augment": ("inputs", "benchmark_augment"),
+    "evaluate": ("evaluation", "benchmark_evaluate"),
+    "inference": ("inference", "benchmark_inference"),
+}
 
 
 def _run(settings, kinds):
-    if kinds in (["train"], ["loop"]):
-        from resnet_tf.training import benchmark
-
-        return (benchmark.benchmark_train if kinds == ["train"] else benchmark.benchmark_loop)(settings)
-    if kinds == ["build"]:
-        from resnet_tf.models import benchmark
-
-        return benchmark.benchmark_build(settings)
-    if kinds in (["input"], ["augment"]):
-        from resnet_tf.training import benchmark_input as benchmark
-
-        return (benchmark.benchmark_input if kinds == ["input"] else benchmark.benchmark_augment)(settings)
-    if kinds == ["evaluate"]:
-        from resnet_tf.evaluation import benchmark
-
-        return benchmark.benchmark_evaluate(settings)
-    if kinds == ["inference"]:
-        from resnet_tf.serving import benchmark
-
-        return benchmark.benchmark_inference(settings)
-    others = "loop, input, augment, evaluate or inference"
-    raise InputError(f"{' '.join(kinds) or 'nothing'} to measure: say train or build, {others}")
+    if len(kinds) != 1 or kinds[0] not in _KINDS:
+        *others, last = _KINDS
+        raise InputError(f"{' '.join(kinds) or 'nothing'} to measure: say {', '.join(others)} or {last}")
+    module, function = _KINDS[kinds[0]]
+    return getattr(importlib.import_module(f"resnet_tf.bench.{module}"), function)(settings)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,8 @@ import pytest
 import tensorflow as tf
 
 from resnet_tf import benchmark, config, measure
+from resnet_tf.bench import peers, training
 from resnet_tf.models.layers import KERAS
-from resnet_tf.training import benchmark as training
-from resnet_tf.training import peers
 
 ROOT = pathlib.Path(__file__).parents[1]
 STUB = """#!{python}
@@ -53,7 +52,7 @@ def stub(tmp_path, monkeypatch):
 @pytest.fixture
 def quick(monkeypatch):
     """Our own step does not matter here: it takes a second a step."""
-    monkeypatch.setattr("resnet_tf.training.benchmark._ours", lambda task, strategy: peers.System(lambda: 2.0))
+    monkeypatch.setattr("resnet_tf.bench.training._ours", lambda task, strategy: peers.System(lambda: 2.0))
 
 
 def refusal(flags, capsys):
@@ -113,7 +112,7 @@ def test_under_a_lock_a_process_makes_ready_beside_ours(locked, stub, monkeypatc
         found.append(asked.exists())
         return 2.0
 
-    monkeypatch.setattr("resnet_tf.training.benchmark._ours", lambda task, strategy: peers.System(ours))
+    monkeypatch.setattr("resnet_tf.bench.training._ours", lambda task, strategy: peers.System(ours))
     flags = [f"--lock={tmp_path}/lock"] if locked else []
     assert benchmark.main([*FLAGS, *flags]) == 0
     assert json.loads(capsys.readouterr().out.strip().splitlines()[-1])["peers"] == {"timm_eager": 4.0 / 0.5}
@@ -127,7 +126,7 @@ def test_replicas_beside_one(monkeypatch, capsys, tmp_path):
         made.append((task.config.benchmark.batch_size, strategy.num_replicas_in_sync))
         return peers.System(lambda: 2.0)
 
-    monkeypatch.setattr("resnet_tf.training.benchmark._ours", ours)
+    monkeypatch.setattr("resnet_tf.bench.training._ours", ours)
     flags = ["train", "--model=resnet18_v1b", "--image_size=32", "--batch_size=8", "--steps=2", "--repeats=1"]
     assert benchmark.main([*flags, "--replicas=2", "--peers=one_replica", f"--results={results}"]) == 0
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
@@ -202,7 +201,7 @@ def test_process_ends_where_another_system_fails(stub, capsys, monkeypatch):
     def fails(task, strategy):
         raise RuntimeError("ours")
 
-    monkeypatch.setattr("resnet_tf.training.benchmark._ours", fails)
+    monkeypatch.setattr("resnet_tf.bench.training._ours", fails)
     seen = stub("say(seconds=0.5)")
     with pytest.raises(RuntimeError, match="ours"):
         benchmark.main(list(FLAGS))

@@ -13,12 +13,13 @@ import tensorflow as tf
 from PIL import Image
 
 from resnet_tf import benchmark, config, evaluate, export, prepare, train
+from resnet_tf.bench import inputs
 from resnet_tf.data import colour, sources
 from resnet_tf.evaluation import answers, charts, gallery, metrics, report, scored
 from resnet_tf.models import create_model
 from resnet_tf.runs import checkpoint, devices, record, restore
 from resnet_tf.runs.runner import Runner
-from resnet_tf.training import benchmark_input, feed
+from resnet_tf.training import feed
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 
@@ -463,7 +464,7 @@ def test_views_of_real_images_score_as_a_plain_reference(real_data):
     kernel.assign(kernel * scale)
     bias.assign(-raw.mean(axis=0) * scale)
 
-    split = benchmark_input.examples_of(encoded)
+    split = inputs.examples_of(encoded)
     data = config.DataConfig(dataset="folder", data_dir="-", image_size=48, resize=53)
     for views, by_hand in (
         ("ten_crop", lambda p: ten_crops_by_hand(p, 48, 53)),

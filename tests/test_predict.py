@@ -18,9 +18,10 @@ import tensorflow as tf
 from files import picture
 
 from resnet_tf import benchmark, export, predict, train
+from resnet_tf.bench import inference as speed
+from resnet_tf.bench import timed
 from resnet_tf.errors import InputError
-from resnet_tf.serving import benchmark as speed
-from resnet_tf.serving import client, runtimes, timed
+from resnet_tf.serving import client, runtimes
 from resnet_tf.serving import predict as serving
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_tf import config as configuration
-from resnet_tf import measure
+from resnet_tf.bench import measure
 from resnet_tf.data import archives, batches, colour, draws, geometry, images, processors, shards
 from resnet_tf.data.augmentation import Augmentation
 from resnet_tf.data.examples import Examples, Memory

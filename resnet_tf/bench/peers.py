@@ -23,7 +23,7 @@ from resnet_tf.errors import InputError
 from resnet_tf.models.layers import KERAS
 
 PATIENCE = 900.0  # seconds to wait for an answer of a process; torch.compile may take minutes
-_SCRIPT = pathlib.Path(__file__).parents[2] / "benchmarks" / "peers" / "torch_train.py"
+_SCRIPT = pathlib.Path(__file__).with_name("torch_train.py")
 
 
 @dataclasses.dataclass

@@ -10,12 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_tf import config as configuration
-from resnet_tf import measure
+from resnet_tf.bench import measure, peers
 from resnet_tf.data import colour, resident, sources
 from resnet_tf.errors import InputError
 from resnet_tf.models import find
 from resnet_tf.runs import devices, network, record
-from resnet_tf.training import loop, optimizer, peers
+from resnet_tf.training import loop, optimizer
 from resnet_tf.training.schedule import Schedule
 from resnet_tf.training.step import Engine, Recipe, Views
 

@@ -6,13 +6,13 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_tf import config as configuration
-from resnet_tf import measure
+from resnet_tf.bench import inputs, measure
 from resnet_tf.data import colour, images
 from resnet_tf.errors import InputError
 from resnet_tf.models import find
 from resnet_tf.runs import devices, network, record
 from resnet_tf.runs.runner import Runner
-from resnet_tf.training import benchmark_input, feed
+from resnet_tf.training import feed
 
 
 def benchmark_evaluate(config):
@@ -33,7 +33,7 @@ def benchmark_evaluate(config):
     if settings.results:
         record.check_results(settings.results, record.SPEED_COLUMNS)
     started, size, batch = time.monotonic(), settings.image_size, settings.batch_size
-    split = benchmark_input.examples_of(benchmark_input.read_images(settings.data_dir))
+    split = inputs.examples_of(inputs.read_images(settings.data_dir))
     count = batch * settings.steps
     split = split.take(np.arange(count) % len(split))
     devices.use_precision(config.device.precision)
@@ -44,7 +44,7 @@ def benchmark_evaluate(config):
         model = network.create(config.model, find(config.model.model).classes, size, config.device.precision)
         runner = Runner(strategy, model, colour.IMAGENET)
     data = configuration.DataConfig(
-        dataset="folder", data_dir=settings.data_dir, image_size=size, resize=round(size * benchmark_input.RESIZE)
+        dataset="folder", data_dir=settings.data_dir, image_size=size, resize=round(size * inputs.RESIZE)
     )
 
     def evaluation(views, images):

@@ -19,6 +19,7 @@ MODES = ("eager", "default", "reduce-overhead", "max-autotune")  # all but the f
 
 
 def main():
+    """Measure what the flags say, and print a JSON line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True, help="timm's name")
     parser.add_argument("--classes", type=int, required=True)

@@ -13,13 +13,13 @@ import time
 import numpy as np
 
 from resnet_tf import config as configuration
-from resnet_tf import files, measure
+from resnet_tf import files
+from resnet_tf.bench import inputs, measure, peers, timed
 from resnet_tf.data import colour, geometry
 from resnet_tf.errors import InputError
 from resnet_tf.models import find
 from resnet_tf.runs import network, record, versions
-from resnet_tf.serving import convert, export, savedmodel, timed
-from resnet_tf.training import benchmark_input, peers
+from resnet_tf.serving import convert, export, savedmodel
 
 _IMAGES = 64  # that calls go round: more than caches hold
 _BESIDE = {"timm": ("savedmodel_pixels",), "timm_onnx": ("onnx", "tflite")}  # else the savedmodel
@@ -53,7 +53,7 @@ def benchmark_inference(config):
     if config.device.precision != "float32":
         raise InputError(f"--precision={config.device.precision} is not used by inference: export a model with it")
     started = time.monotonic()
-    encoded = benchmark_input.read_images(settings.data_dir)[:_IMAGES]
+    encoded = inputs.read_images(settings.data_dir)[:_IMAGES]
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
         model, card = _model(config, pathlib.Path(temporary))
         folder = _write_images(pathlib.Path(temporary) / "images", encoded, card)
@@ -116,7 +116,7 @@ def _model(config, temporary):
         "model": config.model.model,
         "classes": classes,
         "image_size": size,
-        "resize": round(size * benchmark_input.RESIZE),
+        "resize": round(size * inputs.RESIZE),
     }
     card |= {"input": "float32", "precision": "float32"}
     (folder / versions.CARD).write_text(files.to_json(card))
@@ -165,7 +165,7 @@ def _command(name, model, folder, network_name):
         return [peers.other_python(), timed.__file__, name, what, str(folder)], peers.other_environment(), label
     root = str(pathlib.Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "resnet_tf.serving.timed", name, what, str(folder)]
+    command = [sys.executable, "-m", "resnet_tf.bench.timed", name, what, str(folder)]
     return command, {**os.environ, "PYTHONPATH": path}, label
 
 

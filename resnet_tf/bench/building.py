@@ -4,7 +4,7 @@ import time
 
 import keras
 
-from resnet_tf import measure
+from resnet_tf.bench import measure
 from resnet_tf.errors import InputError
 from resnet_tf.models.builder import create_model
 

@@ -1,0 +1,1 @@
+"""Speed beside peers: training, input, building, evaluation and inference, each in one run."""
