@@ -56,4 +56,5 @@ setup(
         "pillow>=10",
     ],
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["resnet-tf = resnet_tf.commands.main:main"]},
 )

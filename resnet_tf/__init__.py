@@ -10,6 +10,9 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+# Commands are found as modules of this package too: `python -m resnet_tf.train`, `from resnet_tf import train`.
+__path__.append(os.path.join(os.path.dirname(__file__), "commands"))
+
 __version__ = "0.1.0"
 _MODELS = ("cost", "create_backbone", "create_model", "list_models")
 __all__ = ["InputError", *_MODELS]

@@ -14,6 +14,7 @@ from files import command_of
 
 import resnet_tf
 from resnet_tf import analyze, benchmark, compare, config, evaluate, export, features, predict, show, sweep, train
+from resnet_tf.commands import main as program
 from resnet_tf.data import images as views
 from resnet_tf.data import sources
 from resnet_tf.evaluation import metrics
@@ -227,6 +228,25 @@ def test_cifar_recipes_are_the_papers(name):
     assert recipe.data.validation_examples == (5_000 if name.endswith("_45k") else 0)
     deep = "110" in name or "1202" in name
     assert (schedule.warmup_lr, schedule.warmup_until_error) == ((0.01, 0.8) if deep else (0, 0))
+
+
+def test_one_program_has_all_commands(capsys):
+    files = {path.stem for path in (ROOT / "resnet_tf" / "commands").glob("*.py")} - {"__init__", "command", "main"}
+    assert files <= set(program.COMMANDS) and {"models", "segment", "detect", "score"} <= set(program.COMMANDS)
+    assert program.main([]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in program.COMMANDS) and "Train a network" in text
+    assert program.main(["--version"]) == 0 and resnet_tf.__version__ in capsys.readouterr().out
+    assert program.main(["trian"]) == 2
+    assert capsys.readouterr().err.startswith("error: trian: no such command; the nearest are train")
+    assert program.main(["models", "resnet50_v1d"]) == 0 and "25,576,264" in capsys.readouterr().out
+    assert program.main(["train", "--no_such_flag"]) == 2
+
+
+def test_commands_are_modules_of_the_package_wherever_python_runs(tmp_path):
+    told = subprocess.run([sys.executable, "-m", "resnet_tf.models", "--help"], cwd=tmp_path, capture_output=True)
+    other = subprocess.run([sys.executable, "-m", "resnet_tf.convert", "--help"], cwd=tmp_path, capture_output=True)
+    assert told.returncode == other.returncode == 0 and b"--padding" in other.stdout
 
 
 def test_flags_are_few_and_have_help(capsys):
