@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from resnet_tf import benchmark, config, measure
-from resnet_tf.bench import peers, training
+from resnet_tf import benchmark, config
+from resnet_tf.bench import measure, peers, training
 from resnet_tf.models.layers import KERAS
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -164,7 +164,7 @@ def test_benchmark_of_building(capsys):
     assert "--peers=keras_fit" in refused(benchmark.main, [*flags, "--peers=keras_fit"], capsys)
     assert "--results" in refused(benchmark.main, [*flags, "--results=x.csv"], capsys)
     assert "--init_from" in refused(benchmark.main, [*flags, "--init_from=x"], capsys)
-    assert "train or build" in refused(benchmark.main, ["fly"], capsys)
+    assert "fly to measure: say train, loop, build" in refused(benchmark.main, ["fly"], capsys)
 
 
 # --- Flags -----------------------------------------------------------------------------------------------------------
