@@ -19,11 +19,18 @@ from resnet_tf.training.window import Window
 
 
 def run_folder(config):
-    """Folder of a run: --out, or runs/ and a name that the flags alone determine, so that a restart finds it."""
+    """Folder of a run: --out, or runs/ and a name that the flags alone determine, so that a restart finds it.
+
+    A flag at its default has no part in the name, so that the name stays where a later release has more flags.
+    """
     if config.record.out:
         return pathlib.Path(config.record.out)
     fields = configuration.fields_of(type(config))
-    settings = {k: v for k, v in configuration.settings_of(config).items() if fields[k].metadata["changes_result"]}
+    settings = {
+        name: value
+        for name, value in configuration.settings_of(config).items()
+        if fields[name].metadata["changes_result"] and value != fields[name].default
+    }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     return pathlib.Path("runs", f"{config.model.model}-{config.data.dataset}-{digest}")
 
