@@ -14,12 +14,11 @@ basic blocks the first shortcut carries the activated stem. timm's networks carr
 project's until November 2026; `graph="timm"` builds these, for their weights. The BN-ReLU comes after the stem's max
 pool, as in timm and TF-slim; fb.resnet.torch has it before the pool, which is the same function where gamma is not
 negative. In the CIFAR bottlenecks (164 and 1001 layers) the first 1x1 has the stride, as in the authors' code
-(KaimingHe/resnet-1k-layers); in those for ImageNet the 3x3 has it, as in fb.resnet.torch.
+(KaimingHe/resnet-1k-layers); in those for ImageNet the 3x3 has it, as in fb.resnet.torch. GluonCV's graph of that name
+is another one: it has a BN on the images and BN-ReLU before the stem's pool.
 
 Basic blocks (18 and 34 layers) have no 1x1, so their v1 and v1b are one graph; c and d change their stem
 and their shortcuts as they do for the deeper ones.
-
-v2 follows its paper, not GluonCV's graph of that name, which has a BN on the images and BN-ReLU before the stem's pool.
 
 Shortcuts where shapes change: A, strided identity with zero channels behind its own; B, 1x1 projection; C,
 projections everywhere. ImageNet nets take B by default, CIFAR nets A (as in their paper).

@@ -80,8 +80,6 @@ def preactivation(layers, x, row, filters, step, name):
         zero = index == len(plan) and layers.zero_gamma
         y = layers.conv(y, width, kernel, stride, dilation, zero, name=f"{name}_conv{index}")
     identity = row.shortcut != "C" and step.kept == 1 and x.shape[-1] == plan[-1][1]
-    if step.opens and row.first_shortcut == "activated":
-        identity = False
-    source = x if identity else activated
-    shortcut = layers.shortcut(source, row, plan[-1][1], step, name=f"{name}_shortcut")
+    raw = identity and not (step.opens and row.first_shortcut == "activated")
+    shortcut = layers.shortcut(x if raw else activated, row, plan[-1][1], step, name=f"{name}_shortcut")
     return layers.add(shortcut, y, name=f"{name}_add")

@@ -151,6 +151,10 @@ def _read_h5(path, ema):
     arrays = {}
     with h5py.File(path) as file:
         about = file.attrs.get(ABOUT)
+        if (
+            path.name.endswith(".weights.h5") and "conv1_conv" not in file
+        ):  # Keras reads its arrays when it fills a model
+            return Opened(str(path), "ours", None, json.loads(about) if about else None)
         file = file.get("model_weights", file)
 
         def visit(name, item):
@@ -159,10 +163,7 @@ def _read_h5(path, ema):
                 arrays[f"{layer}/{variable.split(':')[0]}"] = item[()]
 
         file.visititems(visit)
-    opened = of_arrays(arrays, path)
-    if opened.kind == "keras" or not path.name.endswith(".weights.h5"):
-        return opened
-    return Opened(str(path), "ours", None, json.loads(about) if about else None)
+    return of_arrays(arrays, path)
 
 
 _READERS = {".safetensors": _read_safetensors, ".h5": _read_h5}

@@ -184,7 +184,7 @@ def convert(model, source, origin="the weights", pad=None):
         values[variable.path] = value
     headless = not any(layer.name == "logits" for layer in model.layers)
     heads = ("fc.", "head.fc.", "predictions/") if headless else ()
-    unused = [name for name in arrays if name not in used and not name.startswith(heads or ("\0",))]
+    unused = [name for name in arrays if name not in used and not name.startswith(heads)]
     if missing or unused:
         raise InputError(f"{origin}: not the weights of {model.name}: {_some('missing', missing, 'unused', unused)}")
     if row.shortcut == "A" and not opened.about:
