@@ -151,11 +151,9 @@ def _read_h5(path, ema):
     arrays = {}
     with h5py.File(path) as file:
         about = file.attrs.get(ABOUT)
-        if (
-            path.name.endswith(".weights.h5") and "conv1_conv" not in file
-        ):  # Keras reads its arrays when it fills a model
-            return Opened(str(path), "ours", None, json.loads(about) if about else None)
         file = file.get("model_weights", file)
+        if path.name.endswith(".weights.h5") and "conv1_conv" not in file:  # ours: Keras reads it into a model
+            return Opened(str(path), "ours", None, json.loads(about) if about else None)
 
         def visit(name, item):
             if isinstance(item, h5py.Dataset):
