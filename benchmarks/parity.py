@@ -39,14 +39,14 @@ def export_all(run, folder):
 def evaluated(run):
     """Images that a run was evaluated on, uint8 [n, size, size, 3], labels [n], and its probabilities [n, classes]."""
     from resnet_tf.evaluation import metrics
-    from resnet_tf.runs import devices, restore
-    from resnet_tf.training import feed
+    from resnet_tf.evaluation.logits import SplitLogits
+    from resnet_tf.runs import devices, restore, run_data
 
     run, values, normalization = restore.load(run)
-    source, _ = feed.load(run.config)
+    source, _ = run_data.load(run.config)
     split = source.splits["validation" if "validation" in source.splits else "test"]
     runner = restore.build_runner(run, values, normalization, devices.make_strategy(1))
-    logits = feed.Evaluation(runner, run.config.data, split).logits()
+    logits = SplitLogits(runner, run.config.data, split).logits()
     return split.images, split.labels, metrics.probabilities(logits)
 
 

@@ -14,8 +14,9 @@ from resnet_tf.data import batches, colour, geometry, resident, sources
 from resnet_tf.data.augmentation import Augmentation
 from resnet_tf.data.examples import Examples, Memory
 from resnet_tf.errors import InputError
+from resnet_tf.evaluation.logits import COMBINE, SplitLogits
 from resnet_tf.models import fusible
-from resnet_tf.runs import checkpoint, devices, restore, runner
+from resnet_tf.runs import checkpoint, devices, restore, run_data, runner
 from resnet_tf.training import feed, smoke
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
@@ -244,7 +245,7 @@ def by_hand(run, views):
     """Probabilities [n, classes] of the test split: function(pixels) -> views of an image, by the model itself."""
     stored, values, normalization = restore.load(run)
     model = restore.build_model(stored, values)
-    source, _ = feed.load(stored.config)
+    source, _ = run_data.load(stored.config)
     answers = []
     for example in range(len(source.splits["test"])):
         image = Image.open(io.BytesIO(source.splits["test"].read(example)))
@@ -256,8 +257,8 @@ def by_hand(run, views):
 def answers_of(run, **options):
     stored, values, normalization = restore.load(run)
     engine = restore.build_runner(stored, values, normalization, devices.make_strategy(options.pop("replicas", 1)))
-    source, _ = feed.load(stored.config)
-    return feed.Evaluation(engine, stored.config.data, source.splits["test"], **options).logits()
+    source, _ = run_data.load(stored.config)
+    return SplitLogits(engine, stored.config.data, source.splits["test"], **options).logits()
 
 
 def scaled(image, shorter):
@@ -275,7 +276,7 @@ def test_evaluation_at_another_size_than_training(finetuned, last_json):
     expected = by_hand(finetuned, centre)
     np.testing.assert_allclose(tf.nn.softmax(answers_of(finetuned)), expected, atol=2e-3)
     assert export.main([f"--run={finetuned}", f"--out={finetuned.parent}/model"]) == 0
-    test = feed.load(restore.load(finetuned)[0].config)[0].splits["test"]
+    test = run_data.load(restore.load(finetuned)[0].config)[0].splits["test"]
     served = tf.saved_model.load(str(finetuned.parent / "model" / "1")).signatures["serving_default"]
     answers = served(image_bytes=tf.constant([test.read(example) for example in range(4)]))["probabilities"]
     np.testing.assert_allclose(answers, tf.nn.softmax(answers_of(finetuned)), atol=1e-5)
@@ -342,8 +343,8 @@ def encoded_png(image):
 def test_ten_crop_averages_softmax_or_logits(rng):
     logits = rng.normal(size=(4, 10, 7)).astype(np.float32) * 5
     mean = np.log(np.mean(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True), axis=1))
-    np.testing.assert_allclose(feed.COMBINE["softmax"](tf.constant(logits)), mean, atol=1e-5)
-    np.testing.assert_allclose(feed.COMBINE["logits"](tf.constant(logits)), logits.mean(axis=1), atol=1e-5)
+    np.testing.assert_allclose(COMBINE["softmax"](tf.constant(logits)), mean, atol=1e-5)
+    np.testing.assert_allclose(COMBINE["logits"](tf.constant(logits)), logits.mean(axis=1), atol=1e-5)
 
 
 def write_folder(root, bad=()):

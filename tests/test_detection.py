@@ -223,7 +223,7 @@ def test_loss_is_that_of_the_papers(rng):
             wanted = offsets_of(truth[mine.argmax(), :4], chosen[0, number], (0.1, 0.1, 0.2, 0.2))
             expected += smooth(places[number, 4 * label : 4 * label + 4] - wanted, 1.0) / 9
     np.testing.assert_allclose(loss(outputs, loss.targets(rows, 2)), [expected], rtol=1e-4)
-    figures = loss.figures(outputs, rows)
+    figures = loss.metrics(outputs, rows)
     np.testing.assert_allclose(figures["top1"], [np.mean(right)], rtol=1e-6)
     np.testing.assert_array_equal(figures["top5"], [1])
 

@@ -13,7 +13,7 @@ from test_voc import CAT, DOG, annotation, devkit
 
 from resnet_tf.data import batches, boxes, detection, geometry
 from resnet_tf.errors import InputError
-from resnet_tf.training import feed
+from resnet_tf.runs import run_data
 
 KIT = "VOCdevkit/VOC2007"
 SIDES = (37, 53)  # height and width
@@ -109,7 +109,7 @@ def test_images_of_another_size_than_their_annotations_are_named(voc, tmp_path):
     split = detection.index("voc", str(unpack(tmp_path, voc))).splits["train"]
     view = geometry.BoxedView(16, most=2)
     fault = r"JPEGImages/1\.jpg: 10 x 12 pixels, but its annotation says 12 x 10$"
-    with pytest.raises(InputError, match=fault), feed.named_errors(split):
+    with pytest.raises(InputError, match=fault), run_data.named_errors(split):
         next(iter(batches.training(split, view, batch=2, threads=1)))
 
 

@@ -14,12 +14,12 @@ from PIL import Image
 
 from resnet_tf import benchmark, config, evaluate, export, prepare, train
 from resnet_tf.bench import inputs
-from resnet_tf.data import colour, sources
+from resnet_tf.data import colour, geometry, sources
 from resnet_tf.evaluation import answers, charts, gallery, metrics, report, scored
+from resnet_tf.evaluation.logits import SplitLogits
 from resnet_tf.models import create_model
-from resnet_tf.runs import checkpoint, devices, record, restore
+from resnet_tf.runs import checkpoint, devices, record, restore, run_data
 from resnet_tf.runs.runner import Runner
-from resnet_tf.training import feed
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 
@@ -76,7 +76,7 @@ def table_of(path):
 def probabilities_of(folder, split="test", weights="raw"):
     run, values, normalization = restore.load(folder, weights)
     engine = restore.build_runner(run, values, normalization, devices.make_strategy(1), weights)
-    found = feed.load(run.config)[0].splits[split]
+    found = run_data.load(run.config)[0].splits[split]
     return metrics.probabilities(engine.predict(found.images, 50)), found.labels
 
 
@@ -197,12 +197,12 @@ def test_imported_weights_see_images_as_their_library_prepared_them(kind, prepar
         ),
     )
     found = scored.find(settings)
-    source, _ = feed.load(found.config)
+    source, _ = run_data.load(found.config)
     split = source.splits["test"]
     (member,) = found.members(source, split)
     logits = member.logits(lambda: None)
     for example in range(len(split)):
-        view = feed.geometry.center(split.read(example), 24).numpy().astype(np.float32)
+        view = geometry.center(split.read(example), 24).numpy().astype(np.float32)
         np.testing.assert_allclose(logits[example], model(prepare(view)[None])[0], rtol=1e-4, atol=1e-4)
 
 
@@ -475,7 +475,7 @@ def test_views_of_real_images_score_as_a_plain_reference(real_data):
             raw = np.concatenate([logits(batch) for batch in by_hand(image)]).astype(np.float64)
             shares = np.exp(raw - raw.max(axis=1, keepdims=True))
             expected.append((shares / shares.sum(axis=1, keepdims=True)).mean(axis=0))
-        found = feed.Evaluation(engine, data, split, views=views, scales=(41, 59)).logits()
+        found = SplitLogits(engine, data, split, views=views, scales=(41, 59)).logits()
         assert np.std(expected, axis=0).mean() > 0.05  # else any answer would do
         # 1e-5 for sums in float32, and the few values so near the middle of two levels that they are rounded apart.
         np.testing.assert_allclose(np.exp(found), expected, atol=1e-4)

@@ -16,10 +16,10 @@ from resnet_tf import config, export, train
 from resnet_tf.data import colour, images
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import metrics
+from resnet_tf.evaluation.logits import SplitLogits
 from resnet_tf.models import cost, create_model
-from resnet_tf.runs import devices, network, record, restore, versions
+from resnet_tf.runs import devices, network, record, restore, run_data, versions
 from resnet_tf.serving import convert, savedmodel
-from resnet_tf.training import feed
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 
@@ -101,16 +101,16 @@ def test_keras_file_has_only_layers_of_keras(tmp_path, rng):
 def test_signatures_agree_with_the_network(streamed, signatures):
     run, values, normalization = restore.load(streamed / "run")
     engine = restore.build_runner(run, values, normalization, devices.make_strategy(1))
-    split = feed.load(run.config)[0].splits["validation"]
+    split = run_data.load(run.config)[0].splits["validation"]
     data = tf.constant([split.read(one) for one in range(len(split))])
 
-    center = metrics.probabilities(feed.Evaluation(engine, run.config.data, split).logits())
+    center = metrics.probabilities(SplitLogits(engine, run.config.data, split).logits())
     answers = signatures["serving_default"](image_bytes=data)
     np.testing.assert_allclose(answers["probabilities"], center, atol=1e-5)
     assert answers["classes"].shape == answers["scores"].shape == (8, 3)
     np.testing.assert_allclose(answers["scores"], -np.sort(-center, axis=1)[:, :3], atol=1e-5)
 
-    ten = feed.Evaluation(engine, run.config.data, split, views="ten_crop")
+    ten = SplitLogits(engine, run.config.data, split, views="ten_crop")
     found = signatures["ten_crop"](image_bytes=data)["probabilities"]
     np.testing.assert_allclose(found, metrics.probabilities(ten.logits()), atol=1e-5)
 

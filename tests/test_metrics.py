@@ -44,7 +44,7 @@ def test_answers_of_nan_are_wrong(classes):
     expected = np.where(labels < 2, 0, 1)
     figures = metrics.classification(logits, labels)
     assert figures["top1"] == figures["top5"] == pytest.approx(1 - 2 / classes)
-    each, trained = metrics.per_class(logits, labels), losses.Loss().figures(tf.constant(logits), tf.constant(labels))
+    each, trained = metrics.per_class(logits, labels), losses.Loss().metrics(tf.constant(logits), tf.constant(labels))
     for name in ("top1", "top5"):
         np.testing.assert_array_equal(each[name], expected)
         np.testing.assert_array_equal(trained[name], expected)

@@ -16,7 +16,7 @@ from resnet_tf import evaluate, export, train
 from resnet_tf.data import Source, Split, colour, resident
 from resnet_tf.errors import InputError
 from resnet_tf.models import fusible
-from resnet_tf.runs import checkpoint, devices, network, record
+from resnet_tf.runs import checkpoint, devices, network, record, run_data
 from resnet_tf.training import distillation, feed, loop, losses, optimizer, schedule, sweep, task
 from resnet_tf.training.step import METRICS, Engine, Recipe
 
@@ -95,7 +95,7 @@ def test_distillation_equals_its_formula(rng):
 
 def test_published_normalisations_are_of_no_data():
     split = Split(*data())
-    of = {kind: feed.normalization(config_of(*SMALL, f"--normalization={kind}"), split) for kind in colour.PUBLISHED
+    of = {kind: run_data.normalization(config_of(*SMALL, f"--normalization={kind}"), split) for kind in colour.PUBLISHED
           if kind != "caffe"}  # fmt: skip
     np.testing.assert_allclose(of["inception"](split.images), split.images / 127.5 - 1, atol=1e-6)
     assert of["imagenet"] is colour.IMAGENET and len(of) == 2

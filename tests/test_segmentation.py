@@ -203,7 +203,7 @@ def test_pixel_loss_is_a_plain_mean(rng):
         right.append(np.mean(hits))
     loss = segmentation.PixelLoss(4, 0.5)
     np.testing.assert_allclose(loss([logits, auxiliary], loss.targets(labels, 4)), expected, rtol=1e-5)
-    figures = loss.figures([logits, auxiliary], tf.constant(labels))
+    figures = loss.metrics([logits, auxiliary], tf.constant(labels))
     np.testing.assert_allclose(figures["top1"], right, rtol=1e-6)
     np.testing.assert_array_equal(figures["top5"], [1, 1])
 

@@ -11,7 +11,7 @@ from PIL import Image
 from resnet_tf import config
 from resnet_tf.data import batches, geometry, masks, segmentation
 from resnet_tf.errors import InputError
-from resnet_tf.training import feed
+from resnet_tf.runs import run_data
 from resnet_tf.transfer import metrics
 
 SIDES = (37, 53)  # height and width
@@ -124,7 +124,7 @@ def test_bad_data_are_named(tmp_path):
     for number, (fault, mask) in enumerate(bad.items()):
         data = camvid(("train", "val"), mask)
         split = segmentation.index("camvid", str(unpack(tmp_path / str(number), data))).splits["train"]
-        with pytest.raises(InputError, match=f"trainannot/0.png.*{fault}"), feed.named_errors(split):
+        with pytest.raises(InputError, match=f"trainannot/0.png.*{fault}"), run_data.named_errors(split):
             if number == 0:
                 next(iter(batches.training(split, geometry.MaskedView(16), batch=2, threads=1)))
             elif number == 1:

@@ -20,7 +20,7 @@ from resnet_tf.data import colour, draws, resident
 from resnet_tf.errors import InputError
 from resnet_tf.runs import checkpoint, devices, record
 from resnet_tf.training import loop, optimizer, schedule, window
-from resnet_tf.training.step import METRICS, Engine, Recipe, Views
+from resnet_tf.training.step import METRICS, Engine, Recipe
 
 BATCH = 16
 
@@ -35,7 +35,7 @@ def make_engine(replicas, sync_bn=True, dtype="float32", initial_scale=2.0**15, 
             "optimizer": optimizer.from_config(configuration.OptimizerConfig(), model),
             "schedule": schedule.Schedule(lr),
             "loss_scale": optimizer.LossScale(initial_scale) if dtype == "mixed_float16" else None,
-            "views": Views(2, True),
+            "pad_crop": resident.PadCrop(2, True),
         }
         engine = Engine(strategy, model, colour.normalization("channel", images), Recipe(**settings | recipe))
     return engine, images, labels

@@ -14,7 +14,7 @@ from PIL import Image
 from resnet_tf.data import batches, boxes, decode, geometry, load, prepare, resize_center, verify, voc
 from resnet_tf.data.sources import index
 from resnet_tf.errors import InputError
-from resnet_tf.training import feed
+from resnet_tf.runs import run_data
 
 
 def annotation(objects, width=10, height=12):
@@ -151,7 +151,7 @@ def test_pictures_of_another_size_than_their_annotation_says_are_named_or_skippe
     assert fault in refused(place, "voc", load, image_size=4)
     train = found(place).splits["train"]
     view = geometry.View("random_resized_crop", 8)
-    with pytest.raises(InputError, match=fault), feed.named_errors(train):
+    with pytest.raises(InputError, match=fault), run_data.named_errors(train):
         next(iter(batches.training(train, view, batch=3, threads=1)))
     with pytest.raises(InputError, match="--skip_bad_images=1"):
         verify.verify(train, 1)  # two boxes of it

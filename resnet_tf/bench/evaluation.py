@@ -9,10 +9,10 @@ from resnet_tf import config as configuration
 from resnet_tf.bench import inputs, measure
 from resnet_tf.data import colour, images
 from resnet_tf.errors import InputError
+from resnet_tf.evaluation.logits import SplitLogits
 from resnet_tf.models import find
 from resnet_tf.runs import devices, network, record
 from resnet_tf.runs.runner import Runner
-from resnet_tf.training import feed
 
 
 def benchmark_evaluate(config):
@@ -48,7 +48,7 @@ def benchmark_evaluate(config):
     )
 
     def evaluation(views, images):
-        answers = feed.Evaluation(runner, data, split, images, views)
+        answers = SplitLogits(runner, data, split, images, views)
 
         def run():
             begun = time.perf_counter()

@@ -17,7 +17,7 @@ from resnet_tf.models import find
 from resnet_tf.runs import devices, network, record
 from resnet_tf.training import loop, optimizer
 from resnet_tf.training.schedule import Schedule
-from resnet_tf.training.step import Engine, Recipe, Views
+from resnet_tf.training.step import Engine, Recipe
 
 _RECIPE = configuration.OptimizerConfig(train_steps=1)  # He et al.: SGD, momentum, L2 on kernels
 _RATE = configuration.ScheduleConfig().lr
@@ -108,7 +108,7 @@ def _engine(config, strategy, classes, normalization):
             optimizer.from_config(_RECIPE, model),
             Schedule(_RATE),
             loss_scale=optimizer.LossScale() if config.device.precision == "float16" else None,
-            views=Views(pad=_pad(config), mirror=True),
+            pad_crop=resident.PadCrop(pad=_pad(config), mirror=True),
         )
         return Engine(strategy, model, normalization, recipe)
 

@@ -35,9 +35,9 @@ def _run(settings, _):
 
     from resnet_tf.data.splits import Split
     from resnet_tf.evaluation import evaluate
-    from resnet_tf.runs import record
+    from resnet_tf.runs import record, run_data
     from resnet_tf.serving import export, predict, runtimes
-    from resnet_tf.training import feed, loop
+    from resnet_tf.training import loop
 
     trained = loop.train(settings)
     run = pathlib.Path(trained["run"])
@@ -49,7 +49,9 @@ def _run(settings, _):
     shutil.rmtree(exported, ignore_errors=True)  # of a demo before this one
     export.export(config.ExportConfig(config.ExportSection(run=str(run), out=str(exported))))
 
-    source, _ = feed.load(dataclasses.replace(settings, data=dataclasses.replace(settings.data, validation_examples=0)))
+    source, _ = run_data.load(
+        dataclasses.replace(settings, data=dataclasses.replace(settings.data, validation_examples=0))
+    )
     test = source.splits["test"]
     folder = pathlib.Path(f"{run}-images")
     folder.mkdir(exist_ok=True)

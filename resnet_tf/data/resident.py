@@ -4,12 +4,21 @@ Everything random is stateless, a function of (seed, epoch) or (seed, epoch, exa
 number of replicas nor a resume changes what is drawn.
 """
 
+import dataclasses
 import functools
 
 import numpy as np
 import tensorflow as tf
 
 from resnet_tf.data import draws
+
+
+@dataclasses.dataclass(frozen=True)
+class PadCrop:
+    """How the random crop of images on the device is drawn; see `draw_views`."""
+
+    pad: int = 0
+    mirror: bool = False
 
 
 @functools.lru_cache(maxsize=4)

@@ -6,8 +6,8 @@ import time
 from resnet_tf.data.progress import Progress
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import answers, metrics, report, scored
-from resnet_tf.runs import record
-from resnet_tf.training import feed, task
+from resnet_tf.runs import record, run_data
+from resnet_tf.training import task
 
 
 def evaluate(config):
@@ -38,7 +38,7 @@ def evaluate(config):
     settings = found.config
     if section.data_dir:
         settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, data_dir=section.data_dir))
-    source, _ = feed.load(settings)
+    source, _ = run_data.load(settings)
     classes = list(source.classes)
     if found.classes is not None and classes != found.classes:
         raise InputError(f"--data_dir={settings.data.data_dir}: its classes are not those of {found.origin}")

@@ -5,10 +5,10 @@ import numpy as np
 from resnet_tf import files
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import pictures
+from resnet_tf.evaluation.logits import SplitLogits
 from resnet_tf.models import inside
-from resnet_tf.runs import devices, restore
+from resnet_tf.runs import devices, restore, run_data
 from resnet_tf.runs.runner import Runner
-from resnet_tf.training import feed
 
 
 def write(settings):
@@ -56,7 +56,7 @@ def of_run(folder, splits=("train", "test"), data_dir="", weights="raw"):
         InputError: no run, no checkpoint, no such split, or data that are missing or have other classes.
     """
     run, values, normalization = restore.load(folder, weights)
-    config, source = feed.of_run(run, data_dir)
+    config, source = run_data.of_run(run, data_dir)
     for name in splits:
         if name not in source.splits:
             raise InputError(f"--splits={','.join(splits)}: the data have {', '.join(source.splits)}")
@@ -68,7 +68,7 @@ def of_run(folder, splits=("train", "test"), data_dir="", weights="raw"):
     found = {}
     for name in splits:
         split = source.splits[name]
-        vectors = feed.Evaluation(runner, config.data, split, average="logits", threads=config.views.threads).logits()
+        vectors = SplitLogits(runner, config.data, split, average="logits", threads=config.views.threads).logits()
         if len(vectors) != len(split):
             raise AssertionError(f"{len(vectors)} vectors of {len(split)} examples")
         found[name] = {

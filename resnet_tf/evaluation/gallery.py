@@ -10,6 +10,7 @@ from resnet_tf.data import batches, geometry, images, resident
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import charts, pictures
+from resnet_tf.runs import run_data
 from resnet_tf.training import feed, losses
 
 _COLOURS = (
@@ -82,8 +83,8 @@ def training_rows(config):
     """
     source, split, chosen = _chosen(config)
     originals = [_original(split, example) for example in chosen]
-    normalization = feed.normalization(config, split)
-    settings, view = feed.recipe_settings(config), feed.view_of(config)
+    normalization = run_data.normalization(config, split)
+    settings, view = feed.recipe_settings(config), run_data.training_view(config)
     labels = split.labels[chosen]
     rows = [Row(image, source.classes[label], []) for (image, _), label in zip(originals, labels, strict=True)]
     for epoch in range(config.gallery.epochs):
@@ -99,7 +100,7 @@ def training_rows(config):
             corners = (offsets.numpy() - pad).tolist()
             boxes = [([*c, *pixels.shape[1:3]], bool(m)) for c, m in zip(corners, mirrored, strict=True)]
         targets = losses.from_config(config.loss).targets(labels, len(source.classes))
-        seen, targets = settings["augmentation"].finish(pixels, targets, keys, normalization, settings["views"])
+        seen, targets = settings["augmentation"].finish(pixels, targets, keys, normalization, settings["pad_crop"])
         seen = seen.numpy() * normalization.std + normalization.mean
         seen = np.clip(np.round(seen), 0, 255).astype(np.uint8)
         for row, image, (_, inside), (box, mirrored), target in zip(
@@ -138,7 +139,7 @@ def ten_crop_rows(config):
 
 def _chosen(config):
     """The source, its training split and the first examples of epoch 0, int64."""
-    source, _ = feed.load(config)
+    source, _ = run_data.load(config)
     split, count, seed = source.splits["train"], config.gallery.examples, config.optimizer.seed
     if count > len(split):
         raise InputError(f"--examples={count}: there are {len(split)} training examples")

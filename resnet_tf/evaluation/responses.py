@@ -17,8 +17,8 @@ from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import pictures
 from resnet_tf.models import create_model, find, inside
-from resnet_tf.runs import checkpoint, restore
-from resnet_tf.training import feed, losses
+from resnet_tf.runs import checkpoint, restore, run_data
+from resnet_tf.training import losses
 
 _EXAMPLES = 1024  # of a split that is decoded as it is read
 _RESPONSE_COLUMNS = ("run", "model", "layer_number", "layer", "std", "rank")
@@ -91,12 +91,12 @@ def of_run(folder, examples=0, data_dir="", weights="raw"):
         InputError: no run, no checkpoint, or data that are missing or have other classes.
     """
     run, values, normalization = restore.load(folder, weights)
-    config, source = feed.of_run(run, data_dir)
+    config, source = run_data.of_run(run, data_dir)
     split = source.splits["test"]
     count = min(len(split), examples or (len(split) if isinstance(split, Split) else _EXAMPLES))
     split = split.take(np.arange(count) * len(split) // count)
     model = restore.build_model(run, values, weights, precision="float32")
-    with feed.named_errors(split):
+    with run_data.named_errors(split):
         return responses(model, (normalization(pixels) for pixels in _views(config.data, split)))
 
 

@@ -10,11 +10,11 @@ from resnet_tf import config as configuration
 from resnet_tf.data import colour, images
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
+from resnet_tf.evaluation.logits import SplitLogits
 from resnet_tf.models import create_model
-from resnet_tf.runs import devices, network, restore, versions
+from resnet_tf.runs import devices, network, restore, run_data, versions
 from resnet_tf.runs.runner import Runner
 from resnet_tf.serving import runtimes
-from resnet_tf.training import feed
 
 _SERVED_BATCH = 64
 _LEAST = np.finfo(np.float32).tiny  # for what a softmax in float32 has rounded to 0
@@ -122,7 +122,7 @@ def _runs(config):
 def _member(section, split, config, runner):
     if not isinstance(split, Split):
         split = dataclasses.replace(split, exif=config.data.exif)  # members may differ in it
-    answers = feed.Evaluation(
+    answers = SplitLogits(
         runner, config.data, split, section.batch_size, section.views, section.average, config.views.threads,
         section.scales,
     )  # fmt: skip
@@ -159,7 +159,7 @@ def _exported(config):
 
         def logits(check):
             parts = []
-            with feed.named_errors(split):
+            with run_data.named_errors(split):
                 for start in starts:
                     answers = _served(signatures, split, range(start, min(start + batch, len(split))))
                     parts.append(np.log(np.maximum(answers["probabilities"].numpy(), _LEAST)))
@@ -219,7 +219,7 @@ def _imported(config):
             if published:
                 normalization = colour.PUBLISHED[imported.normalization]
             else:
-                normalization = feed.normalization(theirs, source.splits["train"])
+                normalization = run_data.normalization(theirs, source.splits["train"])
             return [_member(section, split, theirs, Runner(strategy, model, normalization))]
 
     said = {"network": section.network, "init_from": imported.init_from}

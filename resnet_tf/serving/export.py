@@ -7,9 +7,8 @@ import pathlib
 
 from resnet_tf import config as configuration
 from resnet_tf.config import evaluation_size
-from resnet_tf.runs import restore, versions
+from resnet_tf.runs import restore, run_data, versions
 from resnet_tf.serving import card, convert, savedmodel
-from resnet_tf.training import feed
 
 
 def export(config):
@@ -105,7 +104,7 @@ def _calibration(section, run):
     settings = run.config
     if section.data_dir:
         settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, data_dir=section.data_dir))
-    return feed.sample(settings, feed.load(settings)[0].splits["train"], section.calibration_examples)
+    return run_data.sample(settings, run_data.load(settings)[0].splits["train"], section.calibration_examples)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from resnet_tf import config as configuration
 from resnet_tf.errors import InputError
-from resnet_tf.runs import checkpoint, devices, network, record, signals
+from resnet_tf.runs import checkpoint, devices, network, record, run_data, signals
 from resnet_tf.training import debug, feed, optimizer, schedule, smoke
 from resnet_tf.training.step import Engine, Recipe
 from resnet_tf.training.task import Classification
@@ -132,7 +132,7 @@ def train(config, source=None, callbacks=(), task_type=Classification):
     # --- Model, optimizer, compiled step ------------------------------------------------------------------------------
     with strategy.scope():
         model = task.build(len(source.classes), replicas)
-        normalization = feed.normalization(config, training)
+        normalization = run_data.normalization(config, training)
         recipe = Recipe(
             optimizer=optimizer.from_config(config.optimizer, model),
             schedule=rates,
@@ -178,7 +178,7 @@ def train(config, source=None, callbacks=(), task_type=Classification):
     window = Window(recorder, config, batch_size, steps_per_epoch, total, mfu_of_rate)
     window.set_state(values)
     if chief:
-        feed.write_skipped(folder, skipped)
+        run_data.write_skipped(folder, skipped)
         recorder.hyperparameters(config)
     if step:
         recorder.message(f"{folder}: goes on from step {step} of {total}")
@@ -272,7 +272,7 @@ def train(config, source=None, callbacks=(), task_type=Classification):
                 count = min(ahead, total - step, profile.steps_until_border(step),
                             *(every - step % every for every in stops if every))  # fmt: skip
                 begun = time.monotonic()
-                with feed.named_errors(training, config.device.data_service), profile.step(step):
+                with run_data.named_errors(training, config.device.data_service), profile.step(step):
                     window.collect(batches.steps(step, count), step, begun)
                 step += count
                 if not (due(config.record.eval_every) or due(config.record.checkpoint_every)):

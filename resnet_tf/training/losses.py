@@ -54,7 +54,7 @@ class Loss:
             losses += self.distillation * self.temperature**2 * taught
         return losses
 
-    def figures(self, logits, labels):
+    def metrics(self, logits, labels):
         """Of each example, whether no other class, or fewer than five, score as high as its own.
 
         Args:

@@ -34,14 +34,6 @@ _FIGURES = ("loss", "top1", "top5")  # those that are sums over replicas
 
 
 @dataclasses.dataclass(frozen=True)
-class Views:
-    """The random view of images that live on the device; see `resident.draw_views`."""
-
-    pad: int = 0
-    mirror: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
 class Recipe:
     """How an engine trains.
 
@@ -54,7 +46,7 @@ class Recipe:
         accumulate: parts that a replica's batch is worked through in, one after another.
         ema: decay of the moving average of weights and statistics; 0 for none. Its first steps have
             (1 + t) / (10 + t) where that is less, as in TensorFlow's ExponentialMovingAverage.
-        views: a `Views`; None for images that are streamed, which come as views.
+        pad_crop: a `resident.PadCrop`; None for images that are streamed, which come cropped.
         augmentation: an `augmentation.Augmentation`.
         teacher: a `distillation.Teacher`; None for none.
         seed: of the random views.
@@ -67,7 +59,7 @@ class Recipe:
     clip: float = 0.0
     accumulate: int = 1
     ema: float = 0.0
-    views: Views | None = None
+    pad_crop: resident.PadCrop | None = None
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     teacher: object = None
     seed: int = 0
@@ -236,7 +228,7 @@ class Engine(Runner):
         """
         recipe = self.recipe
         targets = recipe.loss.targets(labels, self.model.outputs[0].shape[-1])
-        return recipe.augmentation.finish(pixels, targets, keys, self._normalization, recipe.views)
+        return recipe.augmentation.finish(pixels, targets, keys, self._normalization, recipe.pad_crop)
 
     def denormalize(self, images):
         """Normalised images back to [0, 255], float32."""
@@ -278,7 +270,7 @@ class Engine(Runner):
             loss = tf.reduce_sum(recipe.loss(outputs, targets, answers)) / examples
             scaled = loss * state["scalars"]["scale"] if recipe.loss_scale else loss
         gradients = tape.gradient(scaled, weights)
-        figures = recipe.loss.figures(outputs, labels)
+        figures = recipe.loss.metrics(outputs, labels)
         return {
             "gradients": gradients,
             "statistics": list(statistics),

@@ -7,8 +7,9 @@ and records know nothing of it.
 import pathlib
 
 from resnet_tf.evaluation import answers, metrics
+from resnet_tf.evaluation.logits import SplitLogits
 from resnet_tf.models import cost_by_name, find
-from resnet_tf.runs import network, record
+from resnet_tf.runs import network, record, run_data
 from resnet_tf.training import distillation, feed, losses, smoke
 
 
@@ -43,8 +44,8 @@ class Classification:
         return smoke.shrink(config)
 
     def load(self):
-        """A `splits.Source`, and the images left out; see `feed.load`."""
-        return feed.load(self.config)
+        """A `splits.Source`, and the images left out; see `run_data.load`."""
+        return run_data.load(self.config)
 
     def check(self, source):
         """Refuse labels that can only be wrong, before a training; those of images were looked at as they were read."""
@@ -68,7 +69,7 @@ class Classification:
 
     def view(self, normalization):
         """What streamed training images are seen through; see `feed.Training`."""
-        return feed.view_of(self.config)
+        return run_data.training_view(self.config)
 
     def macs(self, classes):
         """Multiplications of one image's forward pass; None where that is not known."""
@@ -77,7 +78,7 @@ class Classification:
 
     def evaluation(self, runner, split, normalization):
         """What `score` asks, its data in place."""
-        return feed.Evaluation(runner, self.config.data, split, threads=self.config.views.threads)
+        return SplitLogits(runner, self.config.data, split, threads=self.config.views.threads)
 
     def score(self, evaluation, split, ema, check):
         """Score a split, every example once.

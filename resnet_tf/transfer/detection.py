@@ -10,9 +10,9 @@ from resnet_tf.data import augmentation, batches, detection, draws, geometry
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import pictures
 from resnet_tf.models import find
-from resnet_tf.runs import network, record
+from resnet_tf.runs import network, record, run_data
 from resnet_tf.runs.runner import inputs_of
-from resnet_tf.training import feed, losses, smoke
+from resnet_tf.training import losses, smoke
 from resnet_tf.training.task import dataset, in_words
 from resnet_tf.transfer import average_precision, detections, detectors, regions
 from resnet_tf.transfer import pictures as drawn
@@ -216,7 +216,7 @@ class DetectionLoss:
         _, objectness, offsets, chosen, scores, places, keys = outputs
         return self._of_anchors(objectness, offsets, keys, targets) + self._of_boxes(chosen, scores, places, targets)
 
-    def figures(self, outputs, labels):
+    def metrics(self, outputs, labels):
         """Of each example the part of the drawn boxes for which no other class, or fewer than five, score as high."""
         chosen, scores = outputs[3:5]
         truth, _, counted = self._truth(chosen, labels)
@@ -311,7 +311,7 @@ class Evaluation:
         iterators = [iter(dataset) for dataset in self._streams]
         count = -(-len(self._split) // self._batch)
         parts = []
-        with feed.named_errors(self._split):
+        with run_data.named_errors(self._split):
             for found in self._runner.predict_stream(iterators, count, self._in_pixels, ema):
                 parts.append(found)
                 check()

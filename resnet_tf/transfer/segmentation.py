@@ -9,8 +9,8 @@ import tensorflow as tf
 from resnet_tf.data import augmentation, batches, census, geometry, masks, segmentation
 from resnet_tf.evaluation import pictures
 from resnet_tf.models import find
-from resnet_tf.runs import network, record
-from resnet_tf.training import feed, losses, smoke
+from resnet_tf.runs import network, record, run_data
+from resnet_tf.training import losses, smoke
 from resnet_tf.training.task import dataset, in_words
 from resnet_tf.transfer import heads, metrics
 from resnet_tf.transfer import pictures as drawn
@@ -189,7 +189,7 @@ class PixelLoss:
             total += weight * tf.reduce_mean(losses * counted, axis=[1, 2])
         return total
 
-    def figures(self, outputs, labels):
+    def metrics(self, outputs, labels):
         """Of each example the part of its pixels for which no other class, or fewer than five, score as high."""
         counted, labels = self._counted(labels)
         place = losses.rank(tf.nest.flatten(outputs)[0], labels)
@@ -245,7 +245,7 @@ class Evaluation:
         count, split = len(self._split), self._split
         iterators = [iter(dataset) for dataset in self._streams]
         firsts = range(0, count, self._at_once)
-        with feed.named_errors(split):
+        with run_data.named_errors(split):
             found = self._runner.predict_stream(iterators, len(firsts), labels_of, ema)
             for first, predicted in zip(firsts, found, strict=True):
                 for example in range(first, first + self._at_once):
