@@ -17,7 +17,7 @@ from resnet_tf.errors import InputError
 from resnet_tf.evaluation.logits import COMBINE, SplitLogits
 from resnet_tf.models import fusible
 from resnet_tf.runs import checkpoint, devices, restore, run_data, runner
-from resnet_tf.training import feed, smoke
+from resnet_tf.training import smoke, supply
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 
@@ -413,7 +413,7 @@ def test_flags_that_make_no_sense_are_named(flags, named, capsys, tmp_path):
 
 def test_groups_of_batches_change_nothing(unbroken, tmp_path, monkeypatch):
     """A GPU steps through several batches at once; calls, rows and checkpoints end anywhere within them."""
-    monkeypatch.setattr(feed, "_group_size", lambda *_: 3)
+    monkeypatch.setattr(supply, "batches_per_call", lambda *_: 3)
     flags = [*STREAMED, "--train_steps=8", "--checkpoint_every=4", "--steps_per_call=5", f"--out={tmp_path}/run"]
     assert train.main(flags) == 0
     for name in ("step-00000004.npz", "step-00000008.npz"):

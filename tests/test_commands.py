@@ -352,11 +352,11 @@ def _run_of(tmp_path):
 
 
 def test_default_run_folder_follows_from_the_flags():
-    from resnet_tf.training import loop
+    from resnet_tf.training import session
 
     def folder(**values):
         settings = {"train_steps": 5, "dataset": "synthetic", **values}
-        return loop.run_folder(config.from_settings(config.TrainConfig, settings, "test"))
+        return session.run_folder(config.from_settings(config.TrainConfig, settings, "test"))
 
     assert folder() == folder(log_every=7, steps_per_call=3)
     assert folder() != folder(lr=0.2)

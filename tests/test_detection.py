@@ -17,8 +17,9 @@ from resnet_tf.errors import InputError
 from resnet_tf.models import create_model, inside
 from resnet_tf.runs import checkpoint, devices, network, record
 from resnet_tf.runs.runner import Runner
-from resnet_tf.training import feed, optimizer, schedule
-from resnet_tf.training.step import Engine, Recipe
+from resnet_tf.training import optimizer, schedule, supply
+from resnet_tf.training.engine import Engine
+from resnet_tf.training.recipe import Recipe
 from resnet_tf.transfer import average_precision, detect, detection, detectors, export, regions, score
 from resnet_tf.transfer import detections as written
 
@@ -281,7 +282,7 @@ def trainer(**settings):
             **task.recipe(source.classes, colour.IMAGENET),
         )  # fmt: skip
         engine = Engine(strategy, model, colour.IMAGENET, recipe)
-    return task, engine, feed.Training(engine, config, few, 0, 10, task.view(colour.IMAGENET)), few
+    return task, engine, supply.make(engine, config, few, 0, 10, task.view(colour.IMAGENET)), few
 
 
 def test_a_network_learns_eight_images_by_heart(rewritten_graphs):
@@ -289,8 +290,7 @@ def test_a_network_learns_eight_images_by_heart(rewritten_graphs):
     task, engine, batches, few = trainer(
         train_steps=150, lr=0.2, optimizer="nesterov", scale=(1.0, 1.0), mirror=False, weight_decay=0.0
     )
-    for step in range(0, 150, 10):  # after 100 rounding decides: 0.93 or 1.0 by the processor and its threads
-        batches.steps(step, 10)
+    engine.run(batches, 0, 150)  # after 100 rounding decides: 0.93 or 1.0 by the processor and its threads
     figures, _ = task.score(task.evaluation(engine, few, colour.IMAGENET), few, False, lambda: None)
     assert figures["examples"] == 8 and figures["ap50"] >= 0.95
 

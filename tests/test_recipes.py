@@ -17,8 +17,10 @@ from resnet_tf.data import Source, Split, colour, resident
 from resnet_tf.errors import InputError
 from resnet_tf.models import fusible
 from resnet_tf.runs import checkpoint, devices, network, record, run_data
-from resnet_tf.training import distillation, feed, loop, losses, optimizer, schedule, sweep, task
-from resnet_tf.training.step import METRICS, Engine, Recipe
+from resnet_tf.training import distillation, loop, losses, optimizer, precise_bn, schedule, supply, sweep, task
+from resnet_tf.training.engine import Engine
+from resnet_tf.training.recipe import Recipe
+from resnet_tf.training.step import METRICS
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 
@@ -46,8 +48,8 @@ def make_engine(replicas=1, bn="local", **recipe):
 
 
 def run_steps(engine, steps=1, most=None):
-    order = resident.order(64, BATCH, 0, most or steps, seed=0)
-    return engine.train(engine.place(*data()), order, steps).numpy()
+    few = supply.Resident(engine, *data(), BATCH, seed=0, capacity=most or steps)
+    return engine.run(few, engine.step, engine.step + steps).numpy()
 
 
 # --- Losses ----------------------------------------------------------------------------------------------------------
@@ -275,10 +277,9 @@ def test_averaged_weights_follow_their_formula_and_are_evaluated(teacher_run, la
     name = "stage1_block1_conv1/kernel"
     average = engine.state.get(f"model/{name}").astype(np.float64)
     np.testing.assert_array_equal(engine.state.get(f"ema/{name}"), average)
-    order = resident.order(64, BATCH, 0, 4, seed=0)
-    placed = engine.place(*data())
+    few = supply.Resident(engine, *data(), BATCH, seed=0, capacity=1)
     for step in range(4):
-        engine.train(placed, order[step : step + 1], 1)
+        engine.run(few, step, step + 1)
         decay = min(0.3, (1 + step) / (10 + step))
         average = decay * average + (1 - decay) * engine.state.get(f"model/{name}")
         np.testing.assert_allclose(engine.state.get(f"ema/{name}"), average, atol=1e-6)
@@ -379,9 +380,9 @@ def test_precise_statistics_are_of_all_activations_at_once(replicas):
     # Images of many brightnesses, so that the means of batches, and of replicas' parts of them, lie apart.
     images, labels = data()
     images = (images * np.linspace(0.1, 1, 64)[:, None, None, None]).astype(np.uint8)
-    batches = feed.Training(engine, config, Split(images, labels), 1, 1)
+    batches = supply.make(engine, config, Split(images, labels), 1, 1)
     before = engine.state.get_all()
-    feed.precise_bn(engine, batches, 1, 3)
+    precise_bn.precise_bn(engine, batches, 1, 3)
     after = engine.state.get_all()
     changed = {name for name in before if (before[name] != after[name]).any()}
     assert changed == {name for name in before if "/moving_" in name}

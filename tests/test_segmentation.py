@@ -19,8 +19,9 @@ from resnet_tf.errors import InputError
 from resnet_tf.models import create_backbone, create_model, inside
 from resnet_tf.runs import checkpoint, devices, network, record, restore
 from resnet_tf.runs.runner import Runner
-from resnet_tf.training import feed, optimizer, schedule
-from resnet_tf.training.step import Engine, Recipe
+from resnet_tf.training import optimizer, schedule, supply
+from resnet_tf.training.engine import Engine
+from resnet_tf.training.recipe import Recipe
 from resnet_tf.transfer import export, heads, metrics, score, segment, segmentation
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
@@ -177,9 +178,7 @@ def test_a_network_learns_four_images_by_heart(rewritten_graphs):
             **task.recipe(source.classes, colour.IMAGENET),
         )  # fmt: skip
         engine = Engine(strategy, model, colour.IMAGENET, recipe)
-    batches = feed.Training(engine, config, few, 0, 10, task.view(colour.IMAGENET))
-    for step in range(0, 100, 10):
-        batches.steps(step, 10)
+    engine.run(supply.make(engine, config, few, 0, 10, task.view(colour.IMAGENET)), 0, 100)
     figures, _ = task.score(task.evaluation(engine, few, colour.IMAGENET), few, False, lambda: None)
     assert figures["examples"] == 4 and figures["miou"] > 0.9
 

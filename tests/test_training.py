@@ -19,8 +19,11 @@ from resnet_tf import evaluate, train
 from resnet_tf.data import colour, draws, resident
 from resnet_tf.errors import InputError
 from resnet_tf.runs import checkpoint, devices, record
-from resnet_tf.training import loop, optimizer, schedule, window
-from resnet_tf.training.step import METRICS, Engine, Recipe
+from resnet_tf.training import loop, optimizer, schedule, session, window
+from resnet_tf.training.engine import Engine
+from resnet_tf.training.recipe import Recipe
+from resnet_tf.training.step import METRICS
+from resnet_tf.training.supply import Resident
 
 BATCH = 16
 
@@ -42,8 +45,8 @@ def make_engine(replicas, sync_bn=True, dtype="float32", initial_scale=2.0**15, 
 
 
 def run_steps(engine, images, labels, steps):
-    data = engine.place(images, labels)
-    return engine.train(data, resident.order(64, BATCH, 0, steps, seed=0), steps).numpy()
+    supply = Resident(engine, images, labels, BATCH, seed=0, capacity=steps)
+    return engine.run(supply, engine.step, engine.step + steps).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -351,7 +354,8 @@ def test_every_setting_is_read(tmp_path, monkeypatch):
 
 def test_rate_of_a_row_is_of_the_steps_that_this_process_ran():
     """A row that was begun before a resume has the means of all its steps, but not their time."""
-    from resnet_tf.training.feed import Steps
+    from resnet_tf.training.engine import Steps
+    from resnet_tf.training.session import Plan
     from resnet_tf.training.window import Window
 
     rows = []
@@ -363,11 +367,7 @@ def test_rate_of_a_row_is_of_the_steps_that_this_process_ran():
         def write(self, step, epoch, split, **values):
             rows.append(values)
 
-    config = configuration.TrainConfig(
-        optimizer=configuration.OptimizerConfig(train_steps=100), record=configuration.RecordConfig(log_every=100),
-        data=configuration.DataConfig(dataset="synthetic"),
-    )  # fmt: skip
-    before, after = (Window(Recorder(), config, 10, 1.0, 100, None) for _ in range(2))
+    before, after = (Window(Recorder(), Plan(total=100, batch_size=10, steps_per_epoch=1.0)) for _ in range(2))
     before.collect(Steps([tf.fill([90, len(METRICS)], 2.0)]), 0, time.monotonic() - 9)
     after.set_state(before.get_state())
     after.collect(Steps([tf.fill([10, len(METRICS)], 1.0)]), 90, time.monotonic() - 1)
@@ -392,11 +392,9 @@ def test_calls_are_long_again_after_slow_ones(monkeypatch):
     """A device that others have kept busy does not leave a run with calls of a step each."""
     clock = [0.0]
     monkeypatch.setattr(window.time, "monotonic", lambda: clock[0])
-    settings = configuration.from_settings(
-        configuration.TrainConfig, {"train_steps": 1000, "dataset": "synthetic"}, "test"
-    )
+    plan = session.Plan(total=1000, batch_size=128, steps_per_epoch=10.0)
     silent = types.SimpleNamespace(progress=lambda *_: None, write=lambda *_, **__: None)
-    measured = window.Window(silent, settings, 128, 10.0, 1000, None)
+    measured = window.Window(silent, plan)
 
     def call(step, count, seconds):
         rows = types.SimpleNamespace(numpy=lambda: np.ones((count, len(METRICS)), np.float32), waited=0.0)

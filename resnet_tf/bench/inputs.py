@@ -16,7 +16,9 @@ from resnet_tf.data.examples import Examples, Memory
 from resnet_tf.errors import InputError
 from resnet_tf.runs import devices, network, record
 from resnet_tf.training import optimizer, schedule
-from resnet_tf.training.step import Engine, Recipe
+from resnet_tf.training.engine import Engine
+from resnet_tf.training.recipe import Recipe
+from resnet_tf.training.supply import Resident
 
 RESIZE = 8 / 7  # what benchmarks have for the shorter side over the crop: 256 over 224
 _MAX_IMAGES = 1000
@@ -124,7 +126,6 @@ def benchmark_augment(config):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (2 * batch, size, size, 3), np.uint8)
     labels = rng.integers(0, 1000, 2 * batch, np.int32)
-    order = np.tile(np.arange(2 * batch, dtype=np.int32).reshape(2, batch), (-(-settings.steps // 2), 1))
 
     def step(augmentation):
         recipe = configuration.OptimizerConfig()
@@ -135,11 +136,11 @@ def benchmark_augment(config):
                 loss_scale=optimizer.LossScale() if config.device.precision == "float16" else None,
             )  # fmt: skip
             engine = Engine(strategy, model, colour.IMAGENET, training)
-        data = engine.place(pixels, labels)
+        supply = Resident(engine, pixels, labels, batch, seed=0, capacity=settings.steps)
 
         def run():
-            begun = time.perf_counter()
-            engine.train(data, order, settings.steps).numpy()  # waits for the device
+            begun, start = time.perf_counter(), engine.step
+            engine.run(supply, start, start + settings.steps).numpy()  # waits for the device
             return time.perf_counter() - begun
 
         return run

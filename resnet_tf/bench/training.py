@@ -16,8 +16,10 @@ from resnet_tf.errors import InputError
 from resnet_tf.models import find
 from resnet_tf.runs import devices, network, record
 from resnet_tf.training import loop, optimizer
+from resnet_tf.training.engine import Engine
+from resnet_tf.training.recipe import Recipe
 from resnet_tf.training.schedule import Schedule
-from resnet_tf.training.step import Engine, Recipe
+from resnet_tf.training.supply import Resident
 
 _RECIPE = configuration.OptimizerConfig(train_steps=1)  # He et al.: SGD, momentum, L2 on kernels
 _RATE = configuration.ScheduleConfig().lr
@@ -120,12 +122,11 @@ def _pad(config):
 def _ours(task, strategy):
     settings = task.config.benchmark
     engine = _engine(task.config, strategy, task.classes, task.normalization)
-    data = engine.place(task.images, task.labels)
+    supply = Resident(engine, task.images, task.labels, settings.batch_size, seed=0, capacity=settings.steps)
 
     def run():
-        begun = time.perf_counter()
-        order = resident.order(len(task.labels), settings.batch_size, engine.step, settings.steps, seed=0)
-        engine.train(data, order, settings.steps).numpy()  # waits for the device
+        begun, start = time.perf_counter(), engine.step
+        engine.run(supply, start, start + settings.steps).numpy()  # waits for the device
         return time.perf_counter() - begun
 
     return peers.System(run)
@@ -192,7 +193,7 @@ def benchmark_loop(config):
     """Images per second of a training run beside those of its compiled step called again and again.
 
     The run is `loop.train` on the synthetic set, by the clock between rows of its metrics.csv: order of examples,
-    checks, progress, rows and events are all in it. The bare step has one order of examples and no reader.
+    checks, progress, rows and events are all in it. The bare step is `Engine.run` by itself.
 
     Args:
         config: a `config.BenchmarkConfig`; --steps are those timed, with a row every 100, or at the end of fewer.
@@ -246,15 +247,12 @@ def _bare_step(config, strategy):
     settings = config.benchmark
     split = sources.load("synthetic", image_size=settings.image_size).splits["train"]
     engine = _engine(config, strategy, 10, colour.normalization("channel", split.images))
-    data = engine.place(split.images, split.labels)
-    most = config.device.steps_per_call or (100 if devices.on_gpu(strategy) else 10)
-    order = resident.order(len(split), settings.batch_size, 0, most, seed=0)
+    capacity = config.device.steps_per_call or (100 if engine.on_gpu else 10)
+    supply = Resident(engine, split.images, split.labels, settings.batch_size, seed=0, capacity=capacity)
 
     def run():
-        begun = time.perf_counter()
-        for done in range(0, settings.steps, most):
-            metrics = engine.train(data, order, min(most, settings.steps - done))
-        metrics.numpy()  # waits for the device
+        begun, start = time.perf_counter(), engine.step
+        engine.run(supply, start, start + settings.steps).numpy()  # waits for the device
         return time.perf_counter() - begun
 
     return run

@@ -11,7 +11,7 @@ from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import charts, pictures
 from resnet_tf.runs import run_data
-from resnet_tf.training import feed, losses
+from resnet_tf.training import losses, recipe
 
 _COLOURS = (
     "#e6194b", "#4363d8", "#3cb44b", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#9a6324", "#808000", "#469990",
@@ -84,7 +84,7 @@ def training_rows(config):
     source, split, chosen = _chosen(config)
     originals = [_original(split, example) for example in chosen]
     normalization = run_data.normalization(config, split)
-    settings, view = feed.recipe_settings(config), run_data.training_view(config)
+    settings, view = recipe.from_views(config.views, config.optimizer.seed), run_data.training_view(config)
     labels = split.labels[chosen]
     rows = [Row(image, source.classes[label], []) for (image, _), label in zip(originals, labels, strict=True)]
     for epoch in range(config.gallery.epochs):

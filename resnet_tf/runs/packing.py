@@ -56,7 +56,7 @@ class Packing:
                         "scalars": packed["scalars"]}  # fmt: skip
 
     def pack_sums(self, sums):
-        """What `_gradients` returns, its lists in the order of a packed state."""
+        """What `step.forward_backward` returns, its lists in the order of a packed state."""
         gradients, statistics = (
             self._pack(dict(zip(paths, sums[name], strict=True)))
             for name, paths in (("gradients", self._weights), ("statistics", self._statistics))

@@ -339,10 +339,11 @@ class Recorder:
             api.hparams(settings)
         self._writer_of("train").flush()
 
-    def images(self, engine, batches):
-        """Write what the network sees of the first batch, some images of it."""
-        images = engine.views(*(part[:_IMAGES] for part in next(batches.peek(0, 1))[0]))[0]
-        pixels = self._tf.clip_by_value(engine.denormalize(images) / 255, 0, 1)
+    def images(self, engine, supply):
+        """Write what the network is trained on in the first batch, some images of it."""
+        batch = next(supply.peek(0, 1))[0]
+        few = batch._make(values[:_IMAGES] for values in batch)
+        pixels = self._tf.clip_by_value(engine.augment(few) / 255, 0, 1)
         with self._writer_of("train").as_default(0):
             self._tf.summary.image("views", pixels, max_outputs=_IMAGES)
         self._writer_of("train").flush()

@@ -1,4 +1,4 @@
-"""One model on the replicas of a strategy, in inference; `step.Engine` trains it."""
+"""One model on the replicas of a strategy, in inference; `engine.Engine` trains it."""
 
 import functools
 
@@ -20,6 +20,7 @@ class Runner:
         replicas: of all machines.
         local_replicas: of this one.
         first_replica: of this machine, among all.
+        on_gpu: whether the replicas are GPUs.
     """
 
     def __init__(self, strategy, model, normalization, recipe=None):
@@ -29,7 +30,7 @@ class Runner:
             strategy: a MirroredStrategy or MultiWorkerMirroredStrategy.
             model: from normalised images to logits, the first output where it has more; see `inputs_of`.
             normalization: a `colour.Normalization`.
-            recipe: a `step.Recipe` whose variables are in the state too.
+            recipe: a `recipe.Recipe` whose variables are in the state too.
         """
         self.strategy = strategy
         self.model = model
@@ -38,13 +39,13 @@ class Runner:
         self.first_replica = devices.worker(strategy) * self.local_replicas
         self.state = State(strategy, model, recipe)
         self._normalization = normalization
-        self._gpu = devices.on_gpu(strategy)
-        self._whole = self._gpu and self.replicas == 1  # the whole of a call's function is one program
-        self._predict_call = self._compiled(self._predict_batches)
+        self.on_gpu = devices.on_gpu(strategy)
+        self._whole = self.on_gpu and self.replicas == 1  # the whole of a call's function is one program
+        self._predict_call = self.compiled(self._predict_batches)
         self._predict_stream_call = tf.function(self._predict_stream_batch, autograph=False)
-        self._forward_stream = tf.function(self._forward, jit_compile=self._gpu, autograph=False)
+        self._forward_stream = tf.function(self._forward, jit_compile=self.on_gpu, autograph=False)
         self._sum_call = tf.function(self._sum_numbers, autograph=False)
-        if self._gpu and not self._whole:
+        if self.on_gpu and not self._whole:
             self._forward = tf.function(self._forward, jit_compile=True, autograph=False)
 
     # --- Data --------------------------------------------------------------------------------------------------------
@@ -71,7 +72,7 @@ class Runner:
         datasets = []
         for replica, device in enumerate(self.strategy.extended.worker_devices):
             dataset = make_dataset(replica)
-            if self._gpu:
+            if self.on_gpu:
                 dataset = dataset.apply(tf.data.experimental.prefetch_to_device(device, ahead))
             datasets.append(dataset)
         return datasets
@@ -95,7 +96,8 @@ class Runner:
         # The last batch is filled up with example 0, whose extra answers are cut off below.
         order = np.zeros(batches * batch, np.int32)
         order[:examples] = np.arange(examples)
-        parts = self._predict_call(data, tf.constant(order.reshape(batches, batch)), ema)
+        with self.device:
+            parts = self._predict_call(data, tf.constant(order.reshape(batches, batch)), ema)
         logits = np.concatenate([part.numpy() for part in parts], axis=1)
         return logits.reshape(batches * batch, -1)[:examples]
 
@@ -122,7 +124,7 @@ class Runner:
             yield np.concatenate([part.numpy() for part in waiting])
 
     def _predict_stream_batch(self, iterators, combine, ema):
-        def one(replica, iterator, _):
+        def one(replica, iterator):
             pixels, *more = tf.nest.flatten(next(iterator)["pixels"])
             views, sides = pixels.shape[1], pixels.shape[2:]
             # Images of any size, each another: XLA would compile for every one.
@@ -132,11 +134,11 @@ class Runner:
             logits = forward(*self.state.read_network(replica, ema), pixels)
             return combine(tf.reshape(logits, [-1, views, logits.shape[-1]]), *more)
 
-        return self._each_replica(one, iterators, None)
+        return self.each_replica(one, iterators)
 
     def _predict_batches(self, data, order, ema):
         def body(index, parts):
-            new = self._each_replica(functools.partial(self._replica_predict, ema), data, order[index])
+            new = self.each_replica(functools.partial(self._replica_predict, ema), data, order[index])
             rows = zip(parts, new, strict=True)
             return index + 1, [tf.tensor_scatter_nd_update(part, [[index]], row[None]) for part, row in rows]
 
@@ -162,33 +164,39 @@ class Runner:
         return self._sum_call(tf.constant(numbers, tf.float32) / self.local_replicas).numpy()
 
     def _sum_numbers(self, numbers):
-        return self._each_replica(lambda *_: all_reduce([numbers])[0], [None] * self.local_replicas, None)[0]
+        return self.each_replica(lambda *_: all_reduce([numbers])[0], [None] * self.local_replicas)[0]
 
     # --- Replicas ----------------------------------------------------------------------------------------------------
 
-    def _each_replica(self, function, data, order):
-        """Call function(local replica, its data, order) on every replica; a list over the local ones of the answers."""
+    def each_replica(self, function, data, *arguments):
+        """Call function(replica, its data, *arguments) for every replica of this machine, counted from 0.
+
+        Args:
+            function: called within each replica.
+            data: list over these replicas.
+            *arguments: the same for all.
+
+        Returns:
+            List over these replicas of what the function returns.
+        """
         if self.replicas == 1:
-            return [function(0, data[0], order)]
+            return [function(0, data[0], *arguments)]
 
         def in_replica():
             context = tf.distribute.get_replica_context()
             replica = int(tf.get_static_value(context.replica_id_in_sync_group)) % self.local_replicas
-            return function(replica, data[replica], order)
+            return function(replica, data[replica], *arguments)
 
         return list(self.strategy.experimental_local_results(self.strategy.run(in_replica)))
 
-    def _compiled(self, function):
-        """A `tf.function`; where a whole call is a program, that for its GPU: else TensorFlow takes the first."""
-        call = tf.function(function, jit_compile=self._whole, autograph=False)
-        if not self._whole:
-            return call
+    def compiled(self, function):
+        """Return a `tf.function`, to be called within `device`; one XLA program where there is one GPU."""
+        return tf.function(function, jit_compile=self._whole, autograph=False)
 
-        def placed(*arguments):
-            with tf.device(self.strategy.extended.worker_devices[0]):
-                return call(*arguments)
-
-        return placed
+    @property
+    def device(self):
+        """Context in which a program for one GPU is called: TensorFlow would take the first GPU."""
+        return tf.device(self.strategy.extended.worker_devices[0] if self._whole else None)
 
 
 def inputs_of(model, images, targets=None, keys=None):

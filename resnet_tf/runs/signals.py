@@ -10,6 +10,10 @@ class Stopped(Exception):
     """The run was asked to stop and everything is saved; its message is for the person at the keyboard."""
 
 
+class StopRequested(Exception):
+    """A signal came; its message is the signal's name. Nothing is saved yet."""
+
+
 class Stop:
     """Notes a signal instead of dying of it; the second SIGINT interrupts at once.
 
@@ -21,9 +25,9 @@ class Stop:
         self.name = ""
 
     def check(self):
-        """Raise `Stopped` if a signal has come."""
+        """Raise `StopRequested` if a signal has come."""
         if self.name:
-            raise Stopped(self.name)
+            raise StopRequested(self.name)
 
     @contextlib.contextmanager
     def listening(self):

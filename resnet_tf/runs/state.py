@@ -23,7 +23,7 @@ class State:
         Args:
             strategy: a `tf.distribute.Strategy`.
             model: a `keras.Model`.
-            recipe: a `step.Recipe`; None for the network's variables alone.
+            recipe: a `recipe.Recipe`; None for the network's variables alone.
         """
         self._strategy = strategy
         self._replicas = len(strategy.extended.worker_devices)  # of this machine
@@ -56,9 +56,10 @@ class State:
         return self._strategy.experimental_local_results(variable)[replica]
 
     def read(self, replica):
-        """{group: {path: tensor}} of weights, statistics, averages and scalars, and of each slot: a step's input."""
+        """Return the input of a step: {group: {path: tensor}}, {"slots": {slot: ...}} and the teacher's list."""
         state = {group: self._values(variables, replica) for group, variables in self._groups().items()}
-        return state | {"slots": {slot: self._values(variables, replica) for slot, variables in self._slots.items()}}
+        state["slots"] = {slot: self._values(variables, replica) for slot, variables in self._slots.items()}
+        return state | {"teacher": list(self._values(self._teacher, replica).values())}
 
     def read_network(self, replica, ema):
         """Weights and statistics, two lists of tensors: the averaged ones, or as they are."""
@@ -66,10 +67,6 @@ class State:
         if ema:
             groups = [{path: self._averages[path] for path in variables} for variables in groups]
         return [list(self._values(variables, replica).values()) for variables in groups]
-
-    def read_teacher(self, replica):
-        """Weights of the teacher, a list of tensors; empty where there is none."""
-        return list(self._values(self._teacher, replica).values())
 
     def write(self, replica, state):
         """Give the variables the values of a state as `read` has it."""

@@ -10,7 +10,7 @@ from resnet_tf.evaluation import answers, metrics
 from resnet_tf.evaluation.logits import SplitLogits
 from resnet_tf.models import cost_by_name, find
 from resnet_tf.runs import network, record, run_data
-from resnet_tf.training import distillation, feed, losses, smoke
+from resnet_tf.training import distillation, losses, recipe, smoke
 
 
 class Classification:
@@ -55,7 +55,7 @@ class Classification:
         return network.build(self.config, classes, replicas)
 
     def recipe(self, classes, normalization):
-        """What of a `step.Recipe` depends on the task, by name.
+        """What of a `recipe.Recipe` depends on the task, by name.
 
         Args:
             classes: names of the data's.
@@ -65,10 +65,14 @@ class Classification:
         if config.loss.teacher:
             trained = network.load("teacher", config.loss.teacher, config, len(classes))
             teacher = distillation.Teacher(trained, classes, normalization)
-        return {"loss": losses.from_config(config.loss), "teacher": teacher, **feed.recipe_settings(config)}
+        return {
+            "loss": losses.from_config(config.loss),
+            "teacher": teacher,
+            **recipe.from_views(config.views, config.optimizer.seed),
+        }
 
     def view(self, normalization):
-        """What streamed training images are seen through; see `feed.Training`."""
+        """What streamed training images are seen through; see `supply.Streamed`."""
         return run_data.training_view(self.config)
 
     def macs(self, classes):

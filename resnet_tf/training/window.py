@@ -16,20 +16,14 @@ _MEANS = ("loss", "top1", "top5", "gradient_norm")
 class Window:
     """Adds up what calls measured, and writes a row every `log_every` steps and at the end."""
 
-    def __init__(self, recorder, config, batch_size, steps_per_epoch, total, mfu_of_rate):
+    def __init__(self, recorder, plan):
         """Start empty.
 
         Args:
             recorder: a `record.Recorder`.
-            config: a `TrainConfig`.
-            batch_size: global.
-            steps_per_epoch: float.
-            total: steps of the run.
-            mfu_of_rate: what of the cards' peak one image a second takes; None where that is not known.
+            plan: a `session.Plan`.
         """
-        self._recorder, self._config = recorder, config
-        self._batch_size, self._steps_per_epoch, self._total = batch_size, steps_per_epoch, total
-        self._mfu_of_rate = mfu_of_rate
+        self._recorder, self._plan = recorder, plan
         self._sums, self._count, self._finite_norms = np.zeros(len(METRICS)), 0, 0
         self._errors = np.zeros(2)  # sum of training errors and steps since the last evaluation
         self._last_rate, self._last_scale = 0.0, 1.0
@@ -62,7 +56,7 @@ class Window:
     @property
     def images_per_second(self):
         """Rate over all calls but the first, which compiles; evaluations and checkpoints apart."""
-        return round(self._timed_steps * self._batch_size / self._timed_seconds, 1) if self._timed_seconds else 0.0
+        return round(self._timed_steps * self._plan.batch_size / self._timed_seconds, 1) if self._timed_seconds else 0.0
 
     def steps_ahead(self):
         """How many steps a call may have so that it takes no longer than a person or a scheduler would wait."""
@@ -76,7 +70,7 @@ class Window:
         Nothing is gained by a call more ahead of the device: a call returns when all but its last steps are done.
 
         Args:
-            steps: a `feed.Steps`.
+            steps: an `engine.Steps`.
             first_step: steps done before the call.
             begun: when, by `time.monotonic`.
 
@@ -100,13 +94,13 @@ class Window:
             self._last_rate, self._last_scale = row[_COLUMN["lr"]], row[_COLUMN["loss_scale"]]
             self._count, self._timed_here = self._count + 1, self._timed_here + 1
             self._seconds, self._waited = self._seconds + each, self._waited + waited
-            if step % self._config.record.log_every == 0 or step == self._total:
+            if step % self._plan.log_every == 0 or step == self._plan.total:
                 self._write(step)
         if failed is not None:
             raise NotFinite(first_step + failed + 1, values[failed][_COLUMN["loss"]])
-        pace = self.images_per_second or count * self._batch_size / seconds
+        pace = self.images_per_second or count * self._plan.batch_size / seconds
         loss, top1 = (values[:, _COLUMN[name]].mean() for name in ("loss", "top1"))
-        self._recorder.progress(step, loss, top1, pace, (self._total - step) * self._batch_size / pace)
+        self._recorder.progress(step, loss, top1, pace, (self._plan.total - step) * self._plan.batch_size / pace)
 
     def error_since_evaluation(self):
         """Mean top-1 error of the training batches since it was last asked for."""
@@ -117,15 +111,15 @@ class Window:
     def _write(self, step):
         means = {name: self._sums[_COLUMN[name]] / self._count for name in _MEANS}
         means["gradient_norm"] = self._sums[_COLUMN["gradient_norm"]] / max(1, self._finite_norms)
-        if self._config.device.precision == "float16":
+        if self._plan.is_scaled:
             means |= {"loss_scale": self._last_scale, "skipped": self._sums[_COLUMN["skipped"]]}
-        rate = self._timed_here * self._batch_size / self._seconds if self._seconds else 0.0
-        if self._mfu_of_rate:
-            means["mfu"] = rate * self._mfu_of_rate
-        if self._config.views.view != "pad_crop":
+        rate = self._timed_here * self._plan.batch_size / self._seconds if self._seconds else 0.0
+        if self._plan.mfu_of_rate:
+            means["mfu"] = rate * self._plan.mfu_of_rate
+        if self._plan.is_streamed:
             means["data_wait"] = self._waited / self._seconds if self._seconds else 0.0
         self._recorder.write(
-            step, step / self._steps_per_epoch, "train", lr=self._last_rate, images_per_second=rate, **means
+            step, step / self._plan.steps_per_epoch, "train", lr=self._last_rate, images_per_second=rate, **means
         )
         self._sums, self._count, self._finite_norms = np.zeros(len(METRICS)), 0, 0
         self._clear_times()
@@ -137,6 +131,6 @@ class Window:
     def _first_failure(self, values):
         """Index of the first step whose numbers failed; None where there is none."""
         failed = ~np.isfinite(values[:, _COLUMN["loss"]])
-        if self._config.device.precision != "float16":  # where the loss scale answers for the gradient
+        if not self._plan.is_scaled:
             failed |= ~np.isfinite(values[:, _COLUMN["gradient_norm"]])
         return int(np.flatnonzero(failed)[0]) if failed.any() else None

@@ -71,7 +71,7 @@ class Detection:
         return build(self.config, classes, replicas)
 
     def recipe(self, classes, normalization):
-        """What of a `step.Recipe` depends on the task."""
+        """What of a `recipe.Recipe` depends on the task."""
         views = self.config.views
         return {
             "loss": loss_of(self.config, len(classes)),

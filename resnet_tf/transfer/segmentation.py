@@ -63,7 +63,7 @@ class Segmentation:
         return build(self.config, classes, replicas)
 
     def recipe(self, classes, normalization):
-        """What of a `step.Recipe` depends on the task."""
+        """What of a `recipe.Recipe` depends on the task."""
         views = self.config.views
         return {
             "loss": PixelLoss(len(classes), self.config.head.auxiliary),

@@ -1,0 +1,176 @@
+"""What happens between the calls into the compiled program: evaluate, save, agree with the other machines."""
+
+import math
+
+import numpy as np
+
+from resnet_tf.runs import checkpoint, record, signals
+from resnet_tf.training import schedule
+from resnet_tf.training.precise_bn import precise_bn
+
+
+class Borders:
+    """The borders of one training.
+
+    Attributes:
+        step: steps done at the border that was reached last.
+    """
+
+    def __init__(self, session, callbacks, stop):
+        """Begin at the step of the engine.
+
+        Args:
+            session: a `session.Session`.
+            callbacks: of `loop.Callback`.
+            stop: a `signals.Stop`.
+        """
+        self._session, self._callbacks, self._stop = session, callbacks, stop
+        self._record = session.task.config.record
+        self.step = session.engine.step
+        self._metrics = None  # {split: metrics} of the last evaluation
+        self._answers = None  # of the weights as they are, in the last evaluation
+
+    # --- Where they are ----------------------------------------------------------------------------------------------
+
+    def distance(self):
+        """Return how many steps the next call may have, as all machines see it.
+
+        Raises:
+            signals.StopRequested: a signal came to any of the machines.
+        """
+        session, total, stop = self._session, self._session.plan.total, self._stop
+        wanted = min(session.window.steps_ahead(), session.plan.steps_per_call)
+        ahead, halt = session.engine.sum_over_machines([wanted, bool(stop.name)])
+        if halt:
+            raise signals.StopRequested(stop.name or "a signal to another machine")
+        every = (self._record.eval_every, self._record.checkpoint_every)
+        return min(int(ahead / session.place.machines), total - self.step, *(n - self.step % n for n in every if n))
+
+    def begin(self):
+        """Do the evaluation that a stop cut off, if any."""
+        rows, held_out = self._session.recorder.rows, self._session.held_out
+        is_scored = any(row["step"] == self.step and row["split"] == held_out for row in rows)
+        if self.step and self._due(self._record.eval_every) and not is_scored:
+            self.evaluate()
+            self.save()
+
+    def reach(self, step):
+        """Evaluate and save after a call that ended at `step`, where the time has come.
+
+        Raises:
+            signals.StopRequested: a signal came.
+        """
+        self.step = step
+        if self._due(self._record.eval_every):
+            self.evaluate()
+        if self._due(self._record.checkpoint_every):
+            self.save()
+
+    def _due(self, every):
+        return self.step == self._session.plan.total or bool(every and self.step % every == 0)
+
+    # --- What happens there ------------------------------------------------------------------------------------------
+
+    def evaluate(self):
+        """Score the held-out split, write rows, lower the rate of a plateau schedule, keep the best weights."""
+        session, config, step = self._session, self._session.task.config, self.step
+        if step == session.plan.total and config.optimizer.precise_bn:
+            precise_bn(session.engine, session.supply, step, config.optimizer.precise_bn)
+        self._score()
+        for split, metrics in self._metrics.items():
+            session.recorder.write(step, step / session.plan.steps_per_epoch, split, **_without_count(metrics))
+        if config.record.histograms:
+            session.recorder.histograms(step, session.engine)
+        if session.engine.recipe.schedule.kind == "plateau":
+            self._advance_plateau()
+        ranks = [_rank(row, session.task.figure) for row in self._curve()]
+        is_best = session.held_out == "validation" and ranks and ranks[-1] > max(ranks[:-1], default=(-1.0, 0.0))
+        if session.place.is_chief and is_best:
+            checkpoint.save_best(session.run.checkpoints, self._arrays())
+
+    def _score(self):
+        session, task = self._session, self._session.task
+        split = session.source.splits[session.held_out]
+        # Machines stop together, at the border of a call; a single one need not end its evaluation before.
+        check = self._stop.check if session.place.machines == 1 else lambda: None
+        self._metrics = {}
+        for name, ema in (("", False), ("_ema", True))[: 2 if task.config.optimizer.ema else 1]:
+            metrics, answers = task.score(session.evaluation, split, ema, check)
+            if metrics["examples"] != len(split):
+                raise AssertionError(f"{metrics['examples']} of {len(split)} examples were scored")
+            self._metrics[session.held_out + name] = metrics
+            if not ema:
+                self._answers = answers
+
+    def _advance_plateau(self):
+        """Let the schedule see the error: of validation or of the training batches, never of the test split."""
+        session, state = self._session, self._session.engine.state
+        if session.held_out == "validation":
+            error = 1 - self._metrics["validation"][session.task.figure]
+        else:
+            error = session.window.error_since_evaluation()
+        before = {name: float(state.get(f"state/{name}")) for name in ("falls", "best_error", "waited")}
+        after = schedule.after_plateau(before, error, session.task.config.schedule.patience)
+        state.set({f"state/{name}": np.float32(value) for name, value in after.items()})
+
+    def save(self):
+        """Write a checkpoint."""
+        if self._session.place.is_chief:
+            path = checkpoint.save(self._session.run.checkpoints, self.step, self._arrays())
+            for callback in self._callbacks:
+                callback.on_checkpoint(path)
+
+    def _arrays(self):
+        session = self._session
+        values = session.engine.state.get_all() | session.window.get_state()
+        return values | {
+            "normalization/mean": session.normalization.mean,
+            "normalization/std": session.normalization.std,
+        }
+
+    # --- The end -----------------------------------------------------------------------------------------------------
+
+    def finish(self):
+        """Write what the run ends with, and return the result; see `loop.train`."""
+        session, task, run = self._session, self._session.task, self._session.run
+        is_trained = self._metrics is not None
+        is_new = is_trained or not run.finished  # also where it was killed after its last checkpoint
+        if not is_trained:
+            self._score()
+        held_out, recorder, name = session.held_out, session.recorder, task.figure
+        metrics = self._metrics[held_out]
+        seconds = recorder.wall_seconds if is_trained else recorder.rows[-1]["wall_seconds"]
+        result = {
+            "run": str(session.place.folder),
+            "steps": self.step,
+            "split": held_out,
+            "views": task.views,
+            "weights": "raw",
+            **metrics,
+            f"best_{name}": max([*(row[name] for row in self._curve()), metrics[name]]),
+            "images_per_second": session.window.images_per_second,
+            "wall_seconds": round(seconds, 1),
+        }
+        if task.config.optimizer.ema:
+            result["ema"] = _without_count(self._metrics[f"{held_out}_ema"])
+        if session.place.is_chief:
+            task.keep(run.folder, session.source.splits[held_out], session.source.classes, self._answers)
+            run.finish(result)
+            if self._record.results and is_new:
+                row = record.provenance(task.config.optimizer.seed, result["wall_seconds"])
+                row |= task.row(self.step, self.step / session.plan.steps_per_epoch, metrics)
+                record.append_result(self._record.results, task.columns, row)
+        return result
+
+    def _curve(self):
+        return [row for row in self._session.recorder.rows if row["split"] == self._session.held_out]
+
+
+def _rank(row, name):
+    """Return what the best evaluation has most of: the metric, then minus the loss, where there is one."""
+    loss = row.get("loss")
+    return row[name], -loss if isinstance(loss, float) and math.isfinite(loss) else -math.inf
+
+
+def _without_count(metrics):
+    return {name: value for name, value in metrics.items() if name != "examples"}

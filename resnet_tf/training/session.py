@@ -1,0 +1,259 @@
+"""Prepares a training: refuses what cannot work, then builds data, network, engine and run folder, or resumes them."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import pathlib
+from typing import NamedTuple
+
+from resnet_tf import config as configuration
+from resnet_tf.data import colour, splits
+from resnet_tf.errors import InputError
+from resnet_tf.runs import checkpoint, devices, network, record, run_data
+from resnet_tf.training import optimizer, schedule, supply
+from resnet_tf.training.engine import Engine
+from resnet_tf.training.recipe import Recipe
+from resnet_tf.training.window import Window
+
+
+class Plan(NamedTuple):
+    """How long a training is and what it is measured in.
+
+    Attributes:
+        total: steps.
+        batch_size: examples of a global batch.
+        steps_per_epoch: float.
+        log_every: steps between rows of metrics.csv.
+        steps_per_call: most steps between two borders.
+        is_scaled: whether a loss scale answers for gradients that are not finite.
+        is_streamed: whether steps may wait for images.
+        mfu_of_rate: share of the GPUs' peak that one image a second takes; None where it is not known.
+    """
+
+    total: int
+    batch_size: int
+    steps_per_epoch: float
+    log_every: int = 100
+    steps_per_call: int = 10
+    is_scaled: bool = False
+    is_streamed: bool = False
+    mfu_of_rate: float | None = None
+
+
+class Place(NamedTuple):
+    """Where a training runs.
+
+    Attributes:
+        strategy: a `tf.distribute.Strategy`.
+        machines: how many train together.
+        is_chief: whether this one writes; all of them read.
+        folder: path of the run.
+        is_resumed: whether the run is there already.
+    """
+
+    strategy: object
+    machines: int
+    is_chief: bool
+    folder: pathlib.Path
+    is_resumed: bool
+
+
+@dataclasses.dataclass
+class Session:
+    """A training that is ready for its next step.
+
+    Attributes:
+        task: what is learnt.
+        place: a `Place`.
+        source: a `data.Source`.
+        held_out: name of the split to evaluate on, "validation" where there is one, else "test".
+        normalization: a `colour.Normalization`.
+        engine: an `engine.Engine`, in the state of its last checkpoint.
+        supply: of batches, from the engine's step on.
+        plan: a `Plan`.
+        run: a `record.Run`.
+        recorder: a `record.Recorder`, or a `record.Silent` on machines that do not write.
+        window: a `window.Window`.
+        evaluation: what the task scores with.
+    """
+
+    task: object
+    place: Place
+    source: splits.Source
+    held_out: str
+    normalization: colour.Normalization
+    engine: Engine
+    supply: object
+    plan: Plan
+    run: record.Run
+    recorder: object
+    window: Window
+    evaluation: object
+
+    def introduce(self):
+        """Say where the run goes on, or show what the network is trained on."""
+        if self.engine.step:
+            self.recorder.message(f"{self.place.folder}: goes on from step {self.engine.step} of {self.plan.total}")
+        else:
+            self.recorder.images(self.engine, self.supply)
+
+
+def run_folder(config) -> pathlib.Path:
+    """Return the folder of a run: --out, or runs/ and a name made of the flags, so that a restart finds it.
+
+    A flag at its default has no part in the name, so that the name stays where a later release has more flags.
+    """
+    if config.record.out:
+        return pathlib.Path(config.record.out)
+    fields = configuration.fields_of(type(config))
+    settings = {
+        name: value
+        for name, value in configuration.settings_of(config).items()
+        if fields[name].metadata["changes_result"] and value != fields[name].default
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return pathlib.Path("runs", f"{config.model.model}-{config.data.dataset}-{digest}")
+
+
+def prepare(task, source, callbacks, reduce=lambda source: source) -> Session:
+    """Prepare a training; see `loop.train`.
+
+    Args:
+        task: what is learnt.
+        source: a `data.Source`; None for that of the configuration.
+        callbacks: of `loop.Callback`.
+        reduce: function(source) that returns the part of it that --smoke trains on.
+    """
+    config = task.config
+    place = _place(task)
+    source, skipped = (source, []) if source else task.load()
+    source = reduce(source)
+    task.check(source)
+    training = source.splits["train"]
+    held_out = "validation" if "validation" in source.splits else "test"
+    batch_size, total = config.optimizer.batch_size, schedule.total_steps(config.optimizer, len(training))
+    rates = schedule.from_config(config.schedule, batch_size, len(training) / batch_size, total)
+    _check_lengths(config, place, training, rates, total)
+    held = supply.held_images(config, training)
+
+    normalization = run_data.normalization(config, training)
+    engine = _build(task, place, source, normalization, rates)
+    run, values = _open_run(task, place, source, engine)
+    step = engine.step
+    steps_per_call = config.device.steps_per_call or (1000 if engine.on_gpu else 10)
+    batches = supply.make(engine, config, training, step, steps_per_call, task.view(normalization), held)
+    del held  # the devices have their own copy now
+
+    macs, peak = task.macs(len(source.classes)), devices.peak_flops(config.device.precision)
+    plan = Plan(
+        total, batch_size, len(training) / batch_size, config.record.log_every, steps_per_call,
+        is_scaled=engine.recipe.loss_scale is not None, is_streamed=not isinstance(batches, supply.Resident),
+        # A step on one image: forward, and twice that backward.
+        mfu_of_rate=6 * macs / (peak * engine.replicas) if macs and peak else None,
+    )  # fmt: skip
+    if config.record.debug_step:  # which writes nothing
+        recorder = record.Silent(run, step)
+    elif place.is_chief:
+        recorder = record.Recorder(run, total, step, callbacks, task.metrics_columns)
+        run_data.write_skipped(place.folder, skipped)
+        recorder.hyperparameters(config)
+    else:
+        recorder = record.Silent(run, step)
+    window = Window(recorder, plan)
+    window.set_state(values)
+    evaluation = task.evaluation(engine, source.splits[held_out], normalization)
+    return Session(
+        task, place, source, held_out, normalization, engine, batches, plan, run, recorder, window, evaluation
+    )
+
+
+def _place(task):
+    """Choose devices and folder, and refuse what cannot work before anything is read or written."""
+    config = task.config
+    if config.model.init_from:
+        network.locate("init_from", config.model.init_from)
+    devices.use_precision(config.device.precision)
+    strategy = devices.make_strategy(config.device.replicas, config.device.gpus)
+    is_chief = devices.worker(strategy) == 0
+    folder = run_folder(config)
+    is_resumed = record.check_folder(folder, config) if is_chief else bool(checkpoint.steps(folder / "checkpoints"))
+    if config.record.debug_step and not is_resumed:
+        raise InputError(f"--debug_step={config.record.debug_step}: {folder} is no run yet")
+    if config.record.results:
+        record.check_results(config.record.results, task.columns)
+    batch_size, replicas = config.optimizer.batch_size, strategy.num_replicas_in_sync
+    if batch_size % (replicas * config.optimizer.accumulate):
+        raise InputError(f"--batch_size={batch_size} does not divide by the {replicas} replicas there are")
+    return Place(strategy, devices.workers(strategy), is_chief, folder, is_resumed)
+
+
+def _check_lengths(config, place, training, rates, total):
+    batch_size, profiled = config.optimizer.batch_size, config.record.profile_steps
+    if batch_size > len(training):
+        raise InputError(f"--batch_size={batch_size} is more than the {len(training)} training examples")
+    if rates.warmup >= total:
+        raise InputError(f"--warmup_epochs={config.schedule.warmup_epochs:g} is not shorter than the {total} steps")
+    if profiled and profiled[1] > total:
+        raise InputError(f"--profile_steps: step {profiled[1]} is after the last, {total}")
+
+
+def _build(task, place, source, normalization, rates):
+    """Build network and engine, with the weights of --init_from where the run is new."""
+    config = task.config
+    with place.strategy.scope():
+        model = task.build(len(source.classes), place.strategy.num_replicas_in_sync)
+        recipe = Recipe(
+            optimizer=optimizer.from_config(config.optimizer, model),
+            schedule=rates,
+            loss_scale=optimizer.LossScale() if config.device.precision == "float16" else None,
+            clip=config.optimizer.clip,
+            accumulate=config.optimizer.accumulate,
+            ema=config.optimizer.ema,
+            **task.recipe(source.classes, normalization),
+        )
+        engine = Engine(place.strategy, model, normalization, recipe)
+        if config.model.init_from and not place.is_resumed:
+            network.start_from(model, network.load("init_from", config.model.init_from, config), source.classes)
+            engine.state.reset_averages()
+    return engine
+
+
+def _open_run(task, place, source, engine):
+    """Create the run's folder, or read it and put the engine into the state of the last checkpoint.
+
+    A checkpoint holds all there is: weights, moving statistics and averages, optimizer, step, schedule, loss scale, and
+    the sums of the row of metrics that is not full yet. The position in the data and every random choice follow from
+    the seed and the step.
+
+    Returns:
+        A `record.Run`; the checkpoint's {name: array}, or None.
+    """
+    config, folder, model = task.config, place.folder, engine.model
+    if place.is_resumed:
+        run = record.open_run(folder, config_type=type(config))
+        _check_same_data(run, config, source)
+        values = checkpoint.load_latest(run.checkpoints)
+        if values is not None:
+            engine.state.set_all(values)
+            engine.state.set({"state/halted": 0.0})
+        return run, values
+    if not place.is_chief:
+        return record.Run(folder, {}, config), None
+    parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    return record.create(folder, config, source, {"name": model.name, "trainable_parameters": parameters}), None
+
+
+def _check_same_data(run, config, source):
+    expected, checksum = run.manifest["data"]["checksum"], source.checksum()
+    if expected == checksum:
+        return
+    theirs, ours = (getattr(data, "validation_sampling", None) for data in (run.config.data, config.data))
+    if theirs != ours and config.data.validation_examples:
+        raise InputError(
+            f"--validation_sampling={ours}: the validation examples of the run in {run.folder} are those of "
+            f"--validation_sampling={theirs}"
+        )
+    raise InputError(
+        f"--data_dir: checksum {checksum} of the images is not {expected}, that of the run in {run.folder}"
+    )
