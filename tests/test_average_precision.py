@@ -6,10 +6,9 @@ import io
 import numpy as np
 import pytest
 
-from resnet_tf.data.boxes import Objects
+from resnet_tf.data.boxes import IGNORED, PACKED, Detections, Objects
 from resnet_tf.errors import InputError
 from resnet_tf.transfer import average_precision, detections, pictures
-from resnet_tf.transfer.average_precision import Detected
 
 CLASSES = 4  # of the last there are no objects
 
@@ -35,7 +34,7 @@ def made(ignored=0.15, images=40, seed=0):
         labels = np.concatenate([labels, labels, rng.integers(0, CLASSES, 3)]).astype(np.int32)
         kept = rng.random(len(places)) < 0.7
         scores = rng.integers(0, 1000, len(places)).astype(np.float32) / 1000
-        found.append(Detected(places[kept], scores[kept], labels[kept]))
+        found.append(Detections(places[kept], scores[kept], labels[kept]))
     return found, truths
 
 
@@ -57,7 +56,7 @@ def plainly(found, truths, label, iou):
             overlap = shared / ((b - t) * (r - x) + (bottom - top) * (right_side - left) - shared)
             if of == label and overlap > best:
                 best, at = overlap, place
-        if best >= iou and truths.of(image)[2][at]:
+        if best >= iou and truths.of(image).kinds[at] == IGNORED:
             continue
         if best >= iou and (image, at) not in taken:
             taken.add((image, at))
@@ -94,7 +93,7 @@ def test_voc_equals_a_plain_loop(ignored, iou):
 
 
 def one(boxes, scores):
-    return Detected(np.array(boxes, np.float32), np.array(scores, np.float32), np.zeros(len(scores), np.int32))
+    return Detections(np.array(boxes, np.float32), np.array(scores, np.float32), np.zeros(len(scores), np.int32))
 
 
 def test_figures_that_are_computed_by_hand():
@@ -197,7 +196,7 @@ def test_pictures_show_what_is_there_and_found():
     found, truths = made()
     image = np.full((320, 320, 3), 200, np.uint8)
     example = int(np.diff(truths.starts).argmax())
-    rows = np.concatenate([truths.rows(example), np.zeros((3, 6), np.float32)])  # filled up, as views are
+    rows = np.concatenate([truths.rows(example), np.zeros((3, PACKED), np.float32)])  # filled up, as views are
     figure = pictures.boxes(image, rows, list("abcd"), found[example], threshold=0.5)
     (axes,) = figure.axes
     sure = found[example].scores >= 0.5
@@ -207,7 +206,7 @@ def test_pictures_show_what_is_there_and_found():
     )
     dashed = [patch for patch in axes.patches if patch.get_linestyle() == (0, (4, 2))]
     assert len(dashed) == len(rows) - 3
-    top, left, bottom, right = truths.of(example)[0][0]
+    top, left, bottom, right = truths.of(example).boxes[0]
     np.testing.assert_allclose(dashed[0].get_bbox().extents, np.array([left, top, right, bottom]) - 0.5, rtol=1e-6)
     curves = average_precision.curves(found, truths, CLASSES)
     figure = pictures.precision_recall(curves, list("abcd"))

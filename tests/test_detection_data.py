@@ -20,8 +20,9 @@ SIDES = (37, 53)  # height and width
 
 
 def of(split, example):
-    """Boxes, labels and ignored of an example as lists."""
-    return [part.tolist() for part in split.objects.of(example)]
+    """Boxes, labels and whether they are ignored, of the objects of an example, as lists."""
+    objects = split.objects.of(example)
+    return [part.tolist() for part in (objects.boxes, objects.labels, objects.kinds == boxes.IGNORED)]
 
 
 def warnings(caplog):

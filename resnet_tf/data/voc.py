@@ -47,13 +47,13 @@ class Annotated:
         image: name and size, or content.
         annotation: name of the file.
         sides: height and width of the image, as the annotation has them or else as the image does.
-        objects: class, corners and whether it is difficult, of each; see `parse_annotation`.
+        objects: see `parse_annotation`.
     """
 
     image: tuple[str, bytes | int]
     annotation: str
     sides: list[float]
-    objects: list[tuple[str, list[float], bool]]
+    objects: list[boxes.Annotation]
 
 
 def index(data_dir: str, classes: tuple[str, ...] = (), exif: str = "apply") -> Indexed:
@@ -212,7 +212,7 @@ class _Builder(ElementTree.TreeBuilder):
         raise ValueError("it declares a document type")
 
 
-def parse_annotation(data: bytes, name: str) -> tuple[list[float] | None, list[tuple[str, list[float], bool]]]:
+def parse_annotation(data: bytes, name: str) -> tuple[list[float] | None, list[boxes.Annotation]]:
     """Reads an annotation.
 
     Args:
@@ -220,9 +220,8 @@ def parse_annotation(data: bytes, name: str) -> tuple[list[float] | None, list[t
         name: what to call it in errors.
 
     Returns:
-        Height and width of the image, or None where it says nothing of a size; and of each object its class, top,
-        left, bottom and right as they are written: pixels from 1 on, the last one included; and whether it is
-        difficult.
+        Height and width of the image, or None where it says nothing of a size; and the objects, whose labels are names
+        of classes and whose corners are pixels from 1 on, the last one included. Difficult ones are ignored.
 
     Raises:
         InputError: the file is too large, no XML, declares a document type, or lacks any of these.
@@ -240,7 +239,7 @@ def parse_annotation(data: bytes, name: str) -> tuple[list[float] | None, list[t
         for item in annotation.findall("object"):
             difficult = item.find("difficult") is not None and _number(item, "difficult") != 0
             corners = [_number(item, f"bndbox/{side}") for side in ("ymin", "xmin", "ymax", "xmax")]
-            objects.append((_text(item, "name"), corners, difficult))
+            objects.append(boxes.Annotation(_text(item, "name"), corners, difficult))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise InputError(f"{name}: no annotation ({' '.join(str(error).split())})") from error
     return sides, objects
@@ -286,11 +285,11 @@ def _crops(found: list[Annotated]) -> _Crops:
     crops = _Crops()
     for number, one in enumerate(found):
         crops.images.append(one.image)
-        for label, corners, difficult in one.objects:
-            if not difficult:
+        for annotation in one.objects:
+            if not annotation.ignored:
                 crops.image.append(number)
-                crops.labels.append(label)
-                crops.corners.append(corners)
+                crops.labels.append(annotation.label)
+                crops.corners.append(annotation.corners)
                 crops.sides.append(one.sides)
     return crops
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from resnet_tf.data.boxes import IGNORED
+from resnet_tf.data.boxes import IGNORED, ImageObjects
 from resnet_tf.data.masks import VOID
 from resnet_tf.evaluation import pictures
 from resnet_tf.evaluation.charts import BLUE, GREY, short
@@ -95,9 +95,9 @@ def boxes(image, rows, classes, found=None, threshold=0.0):
 
     Args:
         image: uint8 [H, W, 3].
-        rows: float [k, 6], objects; see `boxes.Objects.rows`. Those without a kind are left out, as views have them.
+        rows: float [k, boxes.PACKED], objects; see `boxes.ImageObjects.pack`. Padding is left out.
         classes: their names.
-        found: an `average_precision.Detected`, or None.
+        found: `boxes.Detections`, or None.
         threshold: of scores; what is below is not drawn.
     """
     return box_gallery([(image, rows, found)], classes, threshold)
@@ -114,20 +114,21 @@ def box_gallery(shown, classes, threshold=0.0):
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+    shown = [(image, ImageObjects.unpack(rows), found) for image, rows, found in shown]
     colour = _colours_of(len(classes))
     columns = min(2, len(shown))
     lines = -(-len(shown) // columns)
     tallest = max(image.shape[0] / image.shape[1] for image, _, _ in shown)
     figure = Figure(figsize=(columns * _BOXED_INCHES, lines * _BOXED_INCHES * tallest + 0.4), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axes, (image, rows, found) in zip(grid, shown, strict=False):
+    for axes, (image, objects, found) in zip(grid, shown, strict=False):
         axes.imshow(image)
-        _draw_objects(axes, rows, colour)
+        _draw_objects(axes, objects, colour)
         if found is not None:
             _draw_found(axes, found, classes, colour, threshold)
     for axes in grid:
         axes.set_axis_off()
-    there = {int(row[4]) for _, rows, _ in shown for row in rows if row[5]}
+    there = {int(label) for _, objects, _ in shown for label in objects.labels[objects.kinds != 0]}
     there |= {int(label) for _, _, found in shown if found is not None for label in found.labels}
     handles = [Line2D([], [], color=colour[label], linewidth=2, label=short(classes[label])) for label in sorted(there)]
     handles.append(Line2D([], [], color=GREY, linewidth=1, linestyle=_DASHED, label="truth"))
@@ -142,10 +143,10 @@ def _colours_of(count):
     return pictures.colours(count) if count <= 6 else colours(count)[:count] / 255
 
 
-def _draw_objects(axes, rows, colour):
+def _draw_objects(axes, objects, colour):
     from matplotlib.patches import Rectangle
 
-    for top, left, bottom, right, label, kind in rows:
+    for (top, left, bottom, right), label, kind in zip(*objects, strict=True):
         if kind:
             drawn = GREY if kind == IGNORED else colour[int(label)]
             place = (left - 0.5, top - 0.5), right - left, bottom - top  # a pixel's centre is a whole number
