@@ -80,16 +80,15 @@ def area_below(points):
 @pytest.mark.parametrize("ignored, iou", [(0.0, 0.5), (0.2, 0.5), (0.2, 0.75)])
 def test_voc_equals_a_plain_loop(ignored, iou):
     found, truths = made(ignored)
-    figures, table = average_precision.voc(found, truths, CLASSES, iou)
+    curves = average_precision.curves(found, truths, CLASSES, iou)
     points = [plainly(found, truths, label, iou) for label in range(CLASSES - 1)]
     areas = [area_below(of) for of in points]
     assert min(areas) > 0.05 and max(areas) < 0.9
-    np.testing.assert_allclose(table["ap"][:-1], areas, atol=1e-9)
-    assert np.isnan(table["ap"][-1]) and table["objects"][-1] == 0
-    assert figures["voc_ap"] == pytest.approx(np.mean(areas), abs=1e-9)
+    np.testing.assert_allclose([average_precision.area(curve) for curve in curves[:-1]], areas, atol=1e-9)
+    assert np.isnan(average_precision.area(curves[-1])) and curves[-1].objects == 0
     eleven = [np.mean([max([p for r, p in of if r >= tenth / 10], default=0) for tenth in range(11)]) for of in points]
-    figures, table = average_precision.voc(found, truths, CLASSES, iou, eleven_points=True)
-    np.testing.assert_allclose(table["ap"][:-1], eleven, atol=1e-9)
+    np.testing.assert_allclose([average_precision.eleven_point(curve) for curve in curves[:-1]], eleven, atol=1e-9)
+    assert np.isnan(average_precision.eleven_point(curves[-1]))
 
 
 def one(boxes, scores):
@@ -116,9 +115,10 @@ def test_figures_that_are_computed_by_hand():
 def test_nothing_found_is_zero_and_other_examples_are_an_error():
     _, truths = made()
     nothing = [one(np.zeros((0, 4)), [])] * len(truths)
-    assert average_precision.voc(nothing, truths, CLASSES)[0] == {"voc_ap": 0.0}
+    curves = average_precision.curves(nothing, truths, CLASSES)[:-1]
+    assert {ap(curve) for curve in curves for ap in (average_precision.area, average_precision.eleven_point)} == {0.0}
     assert set(average_precision.coco(nothing, truths, CLASSES)[0].values()) == {0.0}
-    for function in (average_precision.voc, average_precision.coco):
+    for function in (average_precision.curves, average_precision.coco):
         with pytest.raises(ValueError, match="39 examples for 40"):
             function(nothing[1:], truths, CLASSES)
 
@@ -197,7 +197,7 @@ def test_pictures_show_what_is_there_and_found():
     image = np.full((320, 320, 3), 200, np.uint8)
     example = int(np.diff(truths.starts).argmax())
     rows = np.concatenate([truths.rows(example), np.zeros((3, PACKED), np.float32)])  # filled up, as views are
-    figure = pictures.boxes(image, rows, list("abcd"), found[example], threshold=0.5)
+    figure = pictures.box_gallery([(image, rows, found[example])], list("abcd"), threshold=0.5)
     (axes,) = figure.axes
     sure = found[example].scores >= 0.5
     assert 0 < sure.sum() < len(sure)

@@ -12,38 +12,29 @@ from resnet_tf.data.splits import listed
 from resnet_tf.errors import InputError
 
 OBJECT, IGNORED = 1, 2  # kinds of an object; 0 is padding
+PACKED = 6  # columns: the box, the class, and the kind of an object or the score of a detection
+
+Values = np.ndarray | tf.Tensor
 
 _log = logging.getLogger(__name__)
 
 
 class Annotation(NamedTuple):
-    """One object as a data set describes it.
+    """One object as a data set describes it."""
 
-    Attributes:
-        label: name or number of its class.
-        corners: top, left, bottom and right as they are written there.
-        ignored: whether it counts neither as found nor as missed: difficult in PASCAL VOC, a crowd in COCO.
-    """
-
-    label: str | int
-    corners: list[float]
-    ignored: bool
+    label: str | int  # name or number of its class
+    corners: list[float]  # top, left, bottom and right as they are written there
+    ignored: bool  # see `Objects`
 
 
 class ImageObjects(NamedTuple):
-    """The objects of one image or of a batch, as NumPy arrays or as tensors.
+    """The objects of one image or of a batch, as NumPy arrays or as tensors."""
 
-    Attributes:
-        boxes: float32 [..., k, 4], top, left, bottom and right in pixels.
-        labels: int32 [..., k], classes.
-        kinds: int32 [..., k], `OBJECT`, `IGNORED`, or 0 for padding.
-    """
+    boxes: Values  # float32 [..., k, 4], top, left, bottom and right in pixels
+    labels: Values  # int32 [..., k], classes
+    kinds: Values  # int32 [..., k], `OBJECT`, `IGNORED`, or 0 for padding
 
-    boxes: np.ndarray | tf.Tensor
-    labels: np.ndarray | tf.Tensor
-    kinds: np.ndarray | tf.Tensor
-
-    def pack(self) -> np.ndarray | tf.Tensor:
+    def pack(self) -> Values:
         """Return float32 [..., k, PACKED]: top, left, bottom, right, class, kind."""
         return _pack(*self)
 
@@ -55,19 +46,13 @@ class ImageObjects(NamedTuple):
 
 
 class Detections(NamedTuple):
-    """What a detector finds in one image or in a batch, as NumPy arrays or as tensors.
+    """What a detector finds in one image or in a batch, as NumPy arrays or as tensors."""
 
-    Attributes:
-        boxes: float32 [..., k, 4], top, left, bottom and right in pixels.
-        scores: float32 [..., k], the higher the surer.
-        labels: int32 [..., k], classes.
-    """
+    boxes: Values  # float32 [..., k, 4], top, left, bottom and right in pixels
+    scores: Values  # float32 [..., k], the higher the surer
+    labels: Values  # int32 [..., k], classes
 
-    boxes: np.ndarray | tf.Tensor
-    scores: np.ndarray | tf.Tensor
-    labels: np.ndarray | tf.Tensor
-
-    def pack(self) -> np.ndarray | tf.Tensor:
+    def pack(self) -> Values:
         """Return float32 [..., k, PACKED]: top, left, bottom, right, class, score."""
         return _pack(self.boxes, self.labels, self.scores)
 
@@ -76,10 +61,6 @@ class Detections(NamedTuple):
         """Return the detections that `pack` put into an array or a tensor."""
         boxes, labels, scores = _unpack(rows)
         return cls(boxes, scores, labels)
-
-
-# The box, the class, and the kind of an object or the score of a detection.
-PACKED = 6
 
 
 def _pack(boxes, labels, last):
@@ -123,8 +104,7 @@ class Objects:
 
     def of(self, example: int) -> ImageObjects:
         """Return the objects of one example."""
-        part = slice(self.starts[example], self.starts[example + 1])
-        return ImageObjects(*(values[part] for values in self._all()))
+        return self._part(slice(self.starts[example], self.starts[example + 1]))
 
     def rows(self, example: int) -> np.ndarray:
         """Return float32 [k, PACKED], the objects of one example as views give them; see `ImageObjects.pack`."""
@@ -132,12 +112,12 @@ class Objects:
 
     def reader(self):
         """Return a function(int64 scalar tensor) -> `rows` of an example, for use in a graph."""
-        starts, rows = tf.constant(self.starts), tf.constant(self._all().pack())
+        starts, rows = tf.constant(self.starts), tf.constant(self._part(slice(None)).pack())
         return lambda example: rows[starts[example] : starts[example + 1]]
 
-    def _all(self) -> ImageObjects:
-        kinds = np.where(self.ignored, IGNORED, OBJECT).astype(np.int32)
-        return ImageObjects(self.boxes, self.labels, kinds)
+    def _part(self, part: slice) -> ImageObjects:
+        kinds = np.where(self.ignored[part], IGNORED, OBJECT).astype(np.int32)
+        return ImageObjects(self.boxes[part], self.labels[part], kinds)
 
     def take(self, chosen) -> "Objects":
         """Returns those of the examples that an index array or a mask chooses."""
@@ -149,7 +129,7 @@ class Objects:
 
     def fingerprint(self) -> bytes:
         """Returns bytes that differ where the objects are others."""
-        return self.starts.astype("<i8").tobytes() + self._all().pack().astype("<f4").tobytes()
+        return self.starts.astype("<i8").tobytes() + self._part(slice(None)).pack().astype("<f4").tobytes()
 
 
 def clipped(corners: np.ndarray, sides: np.ndarray, inclusive: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -179,8 +159,8 @@ def from_corners(corners: np.ndarray, sides: np.ndarray, inclusive: bool) -> tup
 
     Args:
         corners: see `clipped`; fractions are rounded.
-        sides: likewise.
-        inclusive: likewise.
+        sides: see `clipped`.
+        inclusive: see `clipped`.
 
     Returns:
         int32 [n, 4], top, left, height and width, cut off at the image's edges; and bool [n], whether the box is good.

@@ -113,9 +113,9 @@ def _judged(found, truth, iou):
 
 
 def area(curve):
-    """Average precision from 2010 on: the area under the curve, made to fall; 0 where nothing is found.
+    """Return VOC's average precision from 2010 on (Everingham et al. 2010, section 4.2; the challenge's devkits).
 
-    NaN where there are no objects.
+    It is the area under the curve, made to fall: 0 where nothing is found, NaN where there are no objects.
     """
     if not curve.objects:
         return np.nan
@@ -124,32 +124,13 @@ def area(curve):
 
 
 def eleven_point(curve):
-    """Average precision until 2009: mean of the highest precision at recalls of 0, 0.1 ... 1 and above them.
+    """Return VOC's average precision until 2009; NaN where there are no objects.
 
-    NaN where there are no objects.
+    It is the mean of the highest precisions at recalls of 0, 0.1 ... 1 and above them.
     """
     if not curve.objects:
         return np.nan
     return float(np.mean([curve.precision[curve.recall >= tenth / 10].max(initial=0) for tenth in range(11)]))
-
-
-def voc(detections, truths, classes, iou=0.5, eleven_points=False):
-    """PASCAL VOC's average precision (Everingham et al. 2010, section 4.2; the challenge's devkits).
-
-    Args:
-        detections: see `curves`.
-        truths: likewise; difficult objects are the ignored ones.
-        classes: likewise.
-        iou: likewise.
-        eleven_points: as in VOC2007; else the area, as from VOC2010 on.
-
-    Returns:
-        {"voc_ap": mean over the classes that have objects}; and the table {"objects": int [classes], "ap": float
-        [classes]}, NaN where a class has none.
-    """
-    found = curves(detections, truths, classes, iou)
-    ap = np.array([(eleven_point if eleven_points else area)(curve) for curve in found])
-    return {"voc_ap": _mean(ap)}, {"objects": np.array([curve.objects for curve in found]), "ap": ap}
 
 
 def coco(detections, truths, classes):
@@ -157,10 +138,10 @@ def coco(detections, truths, classes):
 
     Args:
         detections: see `curves`.
-        truths: likewise. Ignored objects are crowds: what lies in one, by its own area, is not counted. An object's
+        truths: see `curves`. Ignored objects are crowds: what lies in one, by its own area, is not counted. An object's
             area is that of its box, where COCO's own figures take that of its outline, so that ap_small, ap_medium
             and ap_large differ a little from these.
-        classes: likewise.
+        classes: how many there are.
 
     Returns:
         {"ap": mean over IoU of 0.5, 0.55 ... 0.95, "ap50", "ap75", "ap_small", "ap_medium", "ap_large"}, means over the
@@ -196,15 +177,9 @@ def coco(detections, truths, classes):
 
 
 def as_coco(detections, truths, classes):
-    """Detections and truth as COCO's files have them.
+    """Return detections and truth, see `curves`, as COCO's files have them.
 
-    Args:
-        detections: see `curves`.
-        truths: likewise.
-        classes: likewise.
-
-    Returns:
-        The content of instances.json, a dictionary; and of results.json, a list. Ids are places from 1 on.
+    The first is the content of instances.json, a dictionary; the second of results.json, a list. Ids count from 1.
     """
     annotations, results = [], []
     for example, found in enumerate(detections):

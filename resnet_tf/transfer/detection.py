@@ -22,6 +22,7 @@ FIGURES = ("ap50", "ap50_voc07", "ap75", "ap")
 COLUMNS = (*record.RESULT_COLUMNS, "model", "recipe", "dataset", "steps", "epochs", "examples", *FIGURES)
 CLASSES_FILE = "classes.csv"
 _SMOKE_SIZE, _SMOKE_BOXES = 64, 4
+_CHOICES = ("candidates", "proposal_nms", "score_threshold", "nms", "detections")  # flags of these names
 _DRAWN_FROM = 0.5  # score of boxes in pictures
 _AT_ONCE = 8  # images of a replica in evaluation
 _LOW, _HIGH = 0.3, 0.7  # IoU of an anchor that is background, or an object (Ren et al. 2015, section 3.1.2)
@@ -163,13 +164,9 @@ def build(config, classes, replicas=1):
         anchor_ratios=detector.anchor_ratios,
         most=config.data.most_objects,
         choices=detectors.Choices(
-            candidates=detector.candidates,
             proposals=(detector.proposals, detector.eval_proposals),
-            proposal_nms=detector.proposal_nms,
             rois=(detector.regions, detector.region_objects),
-            score_threshold=detector.score_threshold,
-            nms=detector.nms,
-            detections=detector.detections,
+            **{name: getattr(detector, name) for name in _CHOICES},
         ),
         **network.settings(config.model, config.device.precision, replicas, config.optimizer.seed),
     )
@@ -352,8 +349,9 @@ def figures_of(found, objects, classes):
         {"objects", "ap50", "ap50_voc07", "ap": array [classes]}, NaN where a class has no objects.
     """
     coco, table = average_precision.coco(found, objects, classes)
+    curves = average_precision.curves(found, objects, classes)
     area, points = (
-        average_precision.voc(found, objects, classes, eleven_points=eleven)[1]["ap"] for eleven in (False, True)
+        np.array([of(curve) for curve in curves]) for of in (average_precision.area, average_precision.eleven_point)
     )
     figures = {"ap50": float(np.nanmean(area)), "ap50_voc07": float(np.nanmean(points))}
     return (

@@ -56,25 +56,15 @@ class Choices:
 
 
 class Outputs(NamedTuple):
-    """What a detector returns. What it finds comes first, since evaluation takes the first output of any network.
+    """What a detector returns. Detections come first, since evaluation takes the first output of any network."""
 
-    Attributes:
-        detections: float32 [b, detections, boxes.PACKED], see `regions.detect`; zeros in training.
-        objectness: float32 [b, anchors], logits.
-        anchor_deltas: float32 [b, anchors, 4].
-        rois: float32 [b, n, 4], the boxes that the box head has looked at; in training sampled around the truth.
-        class_logits: float32 [b * n, classes + 1] of each of them, the background last.
-        roi_deltas: float32 [b * n, classes * 4] from these boxes for each class, over ROI_VARIANCE.
-        keys: int64 [b], as they came in.
-    """
-
-    detections: tf.Tensor
-    objectness: tf.Tensor
-    anchor_deltas: tf.Tensor
-    rois: tf.Tensor
-    class_logits: tf.Tensor
-    roi_deltas: tf.Tensor
-    keys: tf.Tensor
+    detections: tf.Tensor  # float32 [b, detections, boxes.PACKED], see `regions.detect`; zeros in training
+    objectness: tf.Tensor  # float32 [b, anchors], logits
+    anchor_deltas: tf.Tensor  # float32 [b, anchors, 4]
+    rois: tf.Tensor  # float32 [b, n, 4], the boxes that the head has looked at; in training sampled around the truth
+    class_logits: tf.Tensor  # float32 [b * n, classes + 1], of the background last
+    roi_deltas: tf.Tensor  # float32 [b * n, classes * 4], for each class, over ROI_VARIANCE
+    keys: tf.Tensor  # int64 [b], as they came in
 
 
 def create(
@@ -160,8 +150,8 @@ def anchors_of(name, size, neck="c4", sizes=(), ratios=(0.5, 1.0, 2.0)):
         name: of a network of the table.
         size: height and width of the view in pixels.
         neck: see `create`.
-        sizes: likewise.
-        ratios: likewise.
+        sizes: `anchor_sizes` of `create`.
+        ratios: `anchor_ratios` of `create`.
 
     Returns:
         Strides of the levels; list over levels of the anchors, see `regions.anchors`.

@@ -9,7 +9,7 @@ from resnet_tf.evaluation.charts import BLUE, GREY, short
 from resnet_tf.transfer.average_precision import area
 
 _INCHES = 2.6  # a picture's width
-_BOXED_INCHES = 4.6  # likewise, of one with boxes
+_BOXED_INCHES = 4.6  # width of a picture with boxes
 _DASHED = (0, (4, 2))
 _NAMED = 20  # curves that have a colour and a name, the best ones
 
@@ -90,26 +90,14 @@ def _over(image, mask, table):
 # --- Detection -------------------------------------------------------------------------------------------------------
 
 
-def boxes(image, rows, classes, found=None, threshold=0.0):
-    """An image with its objects dashed and thin, ignored ones grey, and what was found solid, with class and score.
-
-    Args:
-        image: uint8 [H, W, 3].
-        rows: float [k, boxes.PACKED], objects; see `boxes.ImageObjects.pack`. Padding is left out.
-        classes: their names.
-        found: `boxes.Detections`, or None.
-        threshold: of scores; what is below is not drawn.
-    """
-    return box_gallery([(image, rows, found)], classes, threshold)
-
-
 def box_gallery(shown, classes, threshold=0.0):
-    """The same of several images, and the names of the colours.
+    """Draw images with their objects dashed and thin, ignored ones grey, and detections solid, with class and score.
 
     Args:
-        shown: list of (image, rows, found); see `boxes`.
+        shown: list of images, uint8 [H, W, 3]; their objects, float [k, boxes.PACKED], see `boxes.ImageObjects.pack`,
+            whose padding is left out; and `boxes.Detections` or None.
         classes: their names.
-        threshold: see `boxes`.
+        threshold: score below which a detection is not drawn.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D

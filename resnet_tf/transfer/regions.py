@@ -9,11 +9,9 @@ greedy choice, 8 ms for 2,000 boxes on a CPU. The following of Keras 3.15 and ke
     clip_to_image_size  takes dictionaries of boxes in the order left, top, right, bottom alone.
     RoI align           is private in keras-cv. `align` is two products of matrices, so that its gradient needs no
                         scatter, whose order a GPU chooses.
-    BoxMatcher          with `force_match_for_each_col` a row of padding makes anchor 0 positive, as
-                        tests/test_detection.py shows; without, the best anchor of an object is not positive. It knows
-                        no ignored objects.
-    balanced_sample     is private in keras-cv, and draws from the global generator, so that a resumed run would draw
-                        other boxes.
+    BoxMatcher          knows no ignored objects. With `force_match_for_each_col` padding makes anchor 0 positive, as
+                        tests/test_detection.py shows; without, the best anchor of an object is not positive.
+    balanced_sample     is private, and draws from the global generator, so that a resumed run would draw other boxes.
     MultiClassNonMaxSuppression   is `tf.image.combined_non_max_suppression`, which has no kernel for XLA or GPUs.
 """
 
@@ -36,17 +34,11 @@ _LEVEL, _LEVEL_SIZE = 4, 224  # Lin et al. 2017, equation 1
 
 
 class Matches(NamedTuple):
-    """Which boxes of each example are objects.
+    """Which boxes of each example are objects, and which are background. A box can be neither."""
 
-    Attributes:
-        matched: int32 [b, n], the object of highest IoU with each box.
-        positive: bool [b, n], whether the box is that object.
-        negative: bool [b, n], whether it is background. A box can be neither.
-    """
-
-    matched: tf.Tensor
-    positive: tf.Tensor
-    negative: tf.Tensor
+    matched: tf.Tensor  # int32 [b, n], the object of highest IoU with each box
+    positive: tf.Tensor  # bool [b, n], whether the box is that object
+    negative: tf.Tensor  # bool [b, n], whether the box is background
 
 
 def anchors(sides, strides, sizes, ratios):
