@@ -6,10 +6,9 @@ import io
 import numpy as np
 import pytest
 
-from resnet_tf.data.boxes import Objects
+from resnet_tf.data.boxes import IGNORED, PACKED, Detections, Objects
 from resnet_tf.errors import InputError
 from resnet_tf.transfer import average_precision, detections, pictures
-from resnet_tf.transfer.average_precision import Detected
 
 CLASSES = 4  # of the last there are no objects
 
@@ -35,7 +34,7 @@ def made(ignored=0.15, images=40, seed=0):
         labels = np.concatenate([labels, labels, rng.integers(0, CLASSES, 3)]).astype(np.int32)
         kept = rng.random(len(places)) < 0.7
         scores = rng.integers(0, 1000, len(places)).astype(np.float32) / 1000
-        found.append(Detected(places[kept], scores[kept], labels[kept]))
+        found.append(Detections(places[kept], scores[kept], labels[kept]))
     return found, truths
 
 
@@ -57,7 +56,7 @@ def plainly(found, truths, label, iou):
             overlap = shared / ((b - t) * (r - x) + (bottom - top) * (right_side - left) - shared)
             if of == label and overlap > best:
                 best, at = overlap, place
-        if best >= iou and truths.of(image)[2][at]:
+        if best >= iou and truths.of(image).kinds[at] == IGNORED:
             continue
         if best >= iou and (image, at) not in taken:
             taken.add((image, at))
@@ -81,20 +80,19 @@ def area_below(points):
 @pytest.mark.parametrize("ignored, iou", [(0.0, 0.5), (0.2, 0.5), (0.2, 0.75)])
 def test_voc_equals_a_plain_loop(ignored, iou):
     found, truths = made(ignored)
-    figures, table = average_precision.voc(found, truths, CLASSES, iou)
+    curves = average_precision.curves(found, truths, CLASSES, iou)
     points = [plainly(found, truths, label, iou) for label in range(CLASSES - 1)]
     areas = [area_below(of) for of in points]
     assert min(areas) > 0.05 and max(areas) < 0.9
-    np.testing.assert_allclose(table["ap"][:-1], areas, atol=1e-9)
-    assert np.isnan(table["ap"][-1]) and table["objects"][-1] == 0
-    assert figures["voc_ap"] == pytest.approx(np.mean(areas), abs=1e-9)
+    np.testing.assert_allclose([average_precision.area(curve) for curve in curves[:-1]], areas, atol=1e-9)
+    assert np.isnan(average_precision.area(curves[-1])) and curves[-1].objects == 0
     eleven = [np.mean([max([p for r, p in of if r >= tenth / 10], default=0) for tenth in range(11)]) for of in points]
-    figures, table = average_precision.voc(found, truths, CLASSES, iou, eleven_points=True)
-    np.testing.assert_allclose(table["ap"][:-1], eleven, atol=1e-9)
+    np.testing.assert_allclose([average_precision.eleven_point(curve) for curve in curves[:-1]], eleven, atol=1e-9)
+    assert np.isnan(average_precision.eleven_point(curves[-1]))
 
 
 def one(boxes, scores):
-    return Detected(np.array(boxes, np.float32), np.array(scores, np.float32), np.zeros(len(scores), np.int32))
+    return Detections(np.array(boxes, np.float32), np.array(scores, np.float32), np.zeros(len(scores), np.int32))
 
 
 def test_figures_that_are_computed_by_hand():
@@ -117,9 +115,10 @@ def test_figures_that_are_computed_by_hand():
 def test_nothing_found_is_zero_and_other_examples_are_an_error():
     _, truths = made()
     nothing = [one(np.zeros((0, 4)), [])] * len(truths)
-    assert average_precision.voc(nothing, truths, CLASSES)[0] == {"voc_ap": 0.0}
+    curves = average_precision.curves(nothing, truths, CLASSES)[:-1]
+    assert {ap(curve) for curve in curves for ap in (average_precision.area, average_precision.eleven_point)} == {0.0}
     assert set(average_precision.coco(nothing, truths, CLASSES)[0].values()) == {0.0}
-    for function in (average_precision.voc, average_precision.coco):
+    for function in (average_precision.curves, average_precision.coco):
         with pytest.raises(ValueError, match="39 examples for 40"):
             function(nothing[1:], truths, CLASSES)
 
@@ -197,8 +196,8 @@ def test_pictures_show_what_is_there_and_found():
     found, truths = made()
     image = np.full((320, 320, 3), 200, np.uint8)
     example = int(np.diff(truths.starts).argmax())
-    rows = np.concatenate([truths.rows(example), np.zeros((3, 6), np.float32)])  # filled up, as views are
-    figure = pictures.boxes(image, rows, list("abcd"), found[example], threshold=0.5)
+    rows = np.concatenate([truths.rows(example), np.zeros((3, PACKED), np.float32)])  # filled up, as views are
+    figure = pictures.box_gallery([(image, rows, found[example])], list("abcd"), threshold=0.5)
     (axes,) = figure.axes
     sure = found[example].scores >= 0.5
     assert 0 < sure.sum() < len(sure)
@@ -207,7 +206,7 @@ def test_pictures_show_what_is_there_and_found():
     )
     dashed = [patch for patch in axes.patches if patch.get_linestyle() == (0, (4, 2))]
     assert len(dashed) == len(rows) - 3
-    top, left, bottom, right = truths.of(example)[0][0]
+    top, left, bottom, right = truths.of(example).boxes[0]
     np.testing.assert_allclose(dashed[0].get_bbox().extents, np.array([left, top, right, bottom]) - 0.5, rtol=1e-6)
     curves = average_precision.curves(found, truths, CLASSES)
     figure = pictures.precision_recall(curves, list("abcd"))

@@ -6,18 +6,18 @@ import signal
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras_cv.src.layers.object_detection import box_matcher, roi_align
+from keras_cv.layers import BoxMatcher
 
 from resnet_tf import compare, predict
 from resnet_tf import config as configuration
 from resnet_tf.data import colour, draws
 from resnet_tf.data import detection as data_detection
-from resnet_tf.data.boxes import IGNORED, OBJECT
+from resnet_tf.data.boxes import IGNORED, OBJECT, PACKED, Detections, ImageObjects
 from resnet_tf.errors import InputError
 from resnet_tf.models import create_model, inside
 from resnet_tf.runs import checkpoint, devices, network, record
 from resnet_tf.runs.runner import Runner
-from resnet_tf.training import optimizer, schedule, supply
+from resnet_tf.training import optimizer, schedule, step, supply
 from resnet_tf.training.engine import Engine
 from resnet_tf.training.recipe import Recipe
 from resnet_tf.transfer import average_precision, detect, detection, detectors, export, regions, score
@@ -32,9 +32,10 @@ def boxes_of(rng, shape, side=100.0):
     return (side * np.concatenate([start, start + rng.uniform(0.1, 0.4, (*shape, 2))], axis=-1)).astype(np.float32)
 
 
-def rows_of(*rows):
-    """Rows of objects of one view, with padding: (top, left, bottom, right, class, kind) each."""
-    return tf.constant([[*rows, (0,) * 6]], tf.float32)
+def objects_of(*objects):
+    """Objects of one view, with padding: (box, class, kind) each."""
+    boxes, labels, kinds = zip(*objects, ((0, 0, 0, 0), 0, 0), strict=True)
+    return ImageObjects(tf.constant([boxes], tf.float32), tf.constant([labels]), tf.constant([kinds]))
 
 
 # --- Boxes as tensors ------------------------------------------------------------------------------------------------
@@ -74,14 +75,9 @@ def test_align_is_roi_align(rng):
 
 def test_what_is_not_taken_of_keras_cv():
     """What regions.py says of it; where a release mends this, ours can go."""
-    values = tf.reshape(tf.range(64, dtype=tf.float32), [1, 8, 8, 1])
-    box = tf.constant([[[0, 0, 16, 16], [-8, -8, 4, 4]]], tf.float32)
-    theirs = roi_align._ROIAligner("yxyx", target_size=2)({"P2": values}, box).numpy()[0, ..., 0]
-    np.testing.assert_allclose(aligned(values[0].numpy(), box[0, 0], 4, 2)[0, 0, 0], 4.5)
-    assert theirs[0, 0, 0] == 9 and theirs.min() < -11
     overlap = np.zeros((1, 6, 2), np.float32)
     overlap[0, 2, 0] = 0.8  # of a row of padding there is no overlap
-    matcher = box_matcher.BoxMatcher([0.3, 0.7], [-1, -2, 1], force_match_for_each_col=True)
+    matcher = BoxMatcher([0.3, 0.7], [-1, -2, 1], force_match_for_each_col=True)
     assert matcher(tf.constant(overlap))[1].numpy().tolist() == [[1, -1, 1, -1, -1, -1]]
 
 
@@ -106,9 +102,7 @@ def test_coding_of_boxes(rng):
     np.testing.assert_allclose(regions.decode(tf.constant(found), anchors, 100, deviations), boxes, atol=1e-3)
     wild = regions.decode(tf.fill([2, 7, 4], 1e6), anchors, 100).numpy()
     assert np.isfinite(wild).all() and wild.max() <= 100
-    np.testing.assert_allclose(
-        regions.iou(boxes, anchors)[1], average_precision.overlaps(boxes[1], anchors[1]), atol=1e-5
-    )
+    np.testing.assert_allclose(regions.iou(boxes, anchors)[1], average_precision.ious(boxes[1], anchors[1]), atol=1e-5)
 
 
 def test_matching():
@@ -120,16 +114,17 @@ def test_matching():
         (80, 80, 90, 90),  # on the ignored one
         (0, 0, 0, 0),  # no box
     ])  # fmt: skip
-    rows = rows_of(
-        (0, 0, 10, 10, 1, OBJECT), (50, 40, 60, 50, 0, OBJECT), (80, 80, 90, 90, 1, IGNORED), (90, 0, 99, 9, 1, OBJECT)
-    )
-    index, positive, negative = regions.match(boxes, rows, 0.3, 0.7, best=True)
-    assert positive.numpy().tolist() == [[True, False, False, True, False, False]]
-    assert negative.numpy().tolist() == [[False, False, True, False, False, False]]
-    assert index.numpy()[0, [0, 3]].tolist() == [0, 1]
-    assert regions.match(boxes, rows, 0.3, 0.7)[1].numpy().tolist() == [[True] + 5 * [False]]
-    nothing = regions.match(boxes, rows_of(), 0.3, 0.7, best=True)
-    assert not nothing[1].numpy().any() and nothing[2].numpy().tolist() == [5 * [True] + [False]]
+    objects = objects_of(
+        ((0, 0, 10, 10), 1, OBJECT), ((50, 40, 60, 50), 0, OBJECT),
+        ((80, 80, 90, 90), 1, IGNORED), ((90, 0, 99, 9), 1, OBJECT),
+    )  # fmt: skip
+    found = regions.match(boxes, objects, 0.3, 0.7, best=True)
+    assert found.positive.numpy().tolist() == [[True, False, False, True, False, False]]
+    assert found.negative.numpy().tolist() == [[False, False, True, False, False, False]]
+    assert found.matched.numpy()[0, [0, 3]].tolist() == [0, 1]
+    assert regions.match(boxes, objects, 0.3, 0.7).positive.numpy().tolist() == [[True] + 5 * [False]]
+    nothing = regions.match(boxes, objects_of(), 0.3, 0.7, best=True)
+    assert not nothing.positive.numpy().any() and nothing.negative.numpy().tolist() == [5 * [True] + [False]]
 
 
 def test_sampling(rng):
@@ -137,16 +132,17 @@ def test_sampling(rng):
     positive[0, :100] = positive[1, :5] = True
     negative[:2, 200:] = negative[2, :7] = True
     keys = tf.constant([11, 12, 13], tf.int64)
-    index, there = (x.numpy() for x in regions.sample(positive, negative, keys, draws.Stream.REGIONS, 64, 16))
+    matches, first = regions.Matches(None, positive, negative), regions.Matches(None, positive[:1], negative[:1])
+    index, there = (x.numpy() for x in regions.sample(matches, keys, draws.Stream.REGIONS, 64, 16))
     assert there.sum(axis=1).tolist() == [64, 64, 7]
     for example, hits in enumerate((16, 5, 0)):
         chosen = index[example][there[example]]
         assert len(set(chosen)) == len(chosen)
         assert positive[example, chosen].sum() == hits and negative[example, chosen].sum() == len(chosen) - hits
     # A function of the key alone, and another choice for another.
-    alone, _ = regions.sample(positive[:1], negative[:1], keys[:1], draws.Stream.REGIONS, 64, 16)
+    alone, _ = regions.sample(first, keys[:1], draws.Stream.REGIONS, 64, 16)
     np.testing.assert_array_equal(alone[0], index[0])
-    other, _ = regions.sample(positive[:1], negative[:1], keys[1:2], draws.Stream.REGIONS, 64, 16)
+    other, _ = regions.sample(first, keys[1:2], draws.Stream.REGIONS, 64, 16)
     assert set(other.numpy()[0]) != set(index[0])
 
 
@@ -154,7 +150,7 @@ def greedy(boxes, scores, threshold, count):
     """Indices of non-maximum suppression, one by one."""
     kept = []
     for number in np.argsort(-scores, kind="stable"):
-        if len(kept) < count and all(average_precision.overlaps(boxes[number], boxes[k]) <= threshold for k in kept):
+        if len(kept) < count and (average_precision.ious(boxes[[number]], boxes[kept]) <= threshold).all():
             kept.append(number)
     return kept
 
@@ -173,35 +169,41 @@ def test_proposals_and_detections_are_greedy(rng):
         np.testing.assert_allclose(found[example], [row[1:] for row in sorted(best)[:9]], atol=1e-3)
 
     boxes, scores = boxes_of(rng, (2, 30, 3)), rng.uniform(size=(2, 30, 3)).astype(np.float32)
-    found = regions.detect(tf.constant(boxes), tf.constant(scores), 0.3, 0.4, 200).numpy()
+    found = regions.detect(tf.constant(boxes), tf.constant(scores), 0.3, 0.4, 200)
+    assert found.shape == (2, 200, PACKED)
+    found = Detections.unpack(found.numpy())
     for example in range(2):
         expected = []
         for label in range(3):
             places, likely = boxes[example, :, label], scores[example, :, label]
             for number in greedy(places, likely, 0.4, 200):
                 if likely[number] > 0.3:
-                    expected.append((*places[number], likely[number], label))
-        expected.sort(key=lambda row: -row[4])
-        np.testing.assert_allclose(found[example, : len(expected)], expected, rtol=1e-6)
-        assert not found[example, len(expected) :].any()
+                    expected.append(Detections(places[number], likely[number], label))
+        expected.sort(key=lambda one: -one.scores)
+        for part, values in zip(found, zip(*expected, strict=True), strict=True):
+            np.testing.assert_allclose(part[example, : len(expected)], values, rtol=1e-6)
+            assert not part[example, len(expected) :].any()
 
 
 def test_loss_is_that_of_the_papers(rng):
     """Every anchor drawn, so that nothing is left to chance."""
     anchors = boxes_of(rng, (30,))
-    rows = rows_of((*anchors[3], 1, OBJECT), (*(anchors[9] + 1), 0, OBJECT))
-    objectness, offsets = rng.normal(size=(1, 30)).astype(np.float32), rng.normal(size=(1, 30, 4)).astype(np.float32)
-    chosen = np.concatenate([anchors[None, 3:12], np.zeros((1, 1, 4), np.float32)], axis=1)
-    scores, places = rng.normal(size=(10, 3)).astype(np.float32), rng.normal(size=(10, 8)).astype(np.float32)
+    objects = objects_of((anchors[3], 1, OBJECT), (anchors[9] + 1, 0, OBJECT))
+    objectness, deltas = rng.normal(size=(1, 30)).astype(np.float32), rng.normal(size=(1, 30, 4)).astype(np.float32)
+    rois = np.concatenate([anchors[None, 3:12], np.zeros((1, 1, 4), np.float32)], axis=1)
+    logits, roi_deltas = rng.normal(size=(10, 3)).astype(np.float32), rng.normal(size=(10, 8)).astype(np.float32)
     loss = detection.DetectionLoss(anchors, 2, 60)
-    outputs = [None, objectness, offsets, tf.constant(chosen), scores, places, tf.constant([5], tf.int64)]
-    truth = rows.numpy()[0, :2]
-    overlap = average_precision.overlaps(anchors, truth[:, :4])
+    outputs = detectors.Outputs(
+        detections=None, objectness=objectness, anchor_deltas=deltas, rois=tf.constant(rois), class_logits=logits,
+        roi_deltas=roi_deltas, keys=tf.constant([5], tf.int64),
+    )  # fmt: skip
+    boxes, labels = objects.boxes.numpy()[0, :2], objects.labels.numpy()[0, :2]
+    overlap = average_precision.ious(anchors, boxes)
 
     def smooth(x, beta):
         return np.where(np.abs(x) < beta, x**2 / 2 / beta, np.abs(x) - beta / 2).sum()
 
-    def offsets_of(box, anchor, scale=(1, 1, 1, 1)):
+    def deltas_of(box, anchor, scale=(1, 1, 1, 1)):
         return regions.encode(np.float32(box)[None], np.float32(anchor)[None]).numpy()[0] / scale
 
     total, drawn = 0.0, 0
@@ -211,27 +213,27 @@ def test_loss_is_that_of_the_papers(rng):
             drawn += 1
             total += np.log1p(np.exp(-objectness[0, number] if object_ else objectness[0, number]))
         if object_:
-            wanted = offsets_of(truth[overlap[number].argmax(), :4], anchors[number])
-            total += smooth(offsets[0, number] - wanted, 1 / 9)
+            wanted = deltas_of(boxes[overlap[number].argmax()], anchors[number])
+            total += smooth(deltas[0, number] - wanted, 1 / 9)
     expected, right = total / drawn, []
     for number in range(9):
         mine = overlap[number + 3]
-        label = int(truth[mine.argmax(), 4]) if mine.max() >= 0.5 else 2
-        z = scores[number].astype(np.float64)
+        label = int(labels[mine.argmax()]) if mine.max() >= 0.5 else 2
+        z = logits[number].astype(np.float64)
         expected += (np.log(np.exp(z).sum()) - z[label]) / 9
         right.append(z.argmax() == label)
         if label < 2:
-            wanted = offsets_of(truth[mine.argmax(), :4], chosen[0, number], (0.1, 0.1, 0.2, 0.2))
-            expected += smooth(places[number, 4 * label : 4 * label + 4] - wanted, 1.0) / 9
-    np.testing.assert_allclose(loss(outputs, loss.targets(rows, 2)), [expected], rtol=1e-4)
-    figures = loss.metrics(outputs, rows)
+            wanted = deltas_of(boxes[mine.argmax()], rois[0, number], (0.1, 0.1, 0.2, 0.2))
+            expected += smooth(roi_deltas[number, 4 * label : 4 * label + 4] - wanted, 1.0) / 9
+    np.testing.assert_allclose(loss(outputs, loss.targets(objects.pack(), 2)), [expected], rtol=1e-4)
+    figures = loss.metrics(outputs, objects.pack())
     np.testing.assert_allclose(figures["top1"], [np.mean(right)], rtol=1e-6)
     np.testing.assert_array_equal(figures["top5"], [1])
 
 
 # --- Networks --------------------------------------------------------------------------------------------------------
 
-FEW = detectors.Choices(candidates=60, proposals=(40, 20), regions=(16, 0.25), detections=10)
+FEW = detectors.Choices(candidates=60, proposals=(40, 20), rois=(16, 0.25), detections=10)
 
 
 @pytest.mark.parametrize(("name", "neck", "dtype"), [
@@ -300,8 +302,12 @@ def test_xla_compiles_a_step():
     _, engine, batches, _ = trainer(neck="fpn", anchor_sizes=(), train_steps=10, batch_size=2, regions=8)
     (batch,) = next(batches.peek(0, 1))
     state = engine.state.read(0)
-    compiled = tf.function(engine._gradients, jit_compile=True, autograph=False)(state, [], *batch)
-    eager = engine._gradients(state, [], *batch)
+
+    def gradients(state, batch):
+        return step.forward_backward(engine.recipe, engine.model, state, batch, examples=2)
+
+    compiled = tf.function(gradients, jit_compile=True, autograph=False)(state, batch)
+    eager = gradients(state, batch)
     # Compilers add in another order, and a score in the last bits may order proposals otherwise.
     np.testing.assert_allclose(compiled["loss"], eager["loss"], rtol=1e-3)
     norms = [float(tf.linalg.global_norm(sums["gradients"])) for sums in (compiled, eager)]
@@ -400,7 +406,7 @@ def test_what_is_scored_is_what_is_served(trained, tmp_path, last_json, capsys):
     for example in range(len(split)):
         answer = served["serving_default"](image_bytes=tf.constant(split.read(example)))
         answer = {name: values.numpy() for name, values in answer.items()}
-        all_found.append(average_precision.Detected(answer["boxes"], answer["scores"], answer["labels"]))
+        all_found.append(Detections(answer["boxes"], answer["scores"], answer["labels"]))
         # One image at a time here, eight there: convolutions add in another order.
         np.testing.assert_allclose(answer["scores"], scored[example].scores, atol=1e-4)
         np.testing.assert_allclose(answer["boxes"], scored[example].boxes, atol=1e-2)

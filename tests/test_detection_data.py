@@ -20,8 +20,9 @@ SIDES = (37, 53)  # height and width
 
 
 def of(split, example):
-    """Boxes, labels and ignored of an example as lists."""
-    return [part.tolist() for part in split.objects.of(example)]
+    """Boxes, labels and whether they are ignored, of the objects of an example, as lists."""
+    objects = split.objects.of(example)
+    return [part.tolist() for part in (objects.boxes, objects.labels, objects.kinds == boxes.IGNORED)]
 
 
 def warnings(caplog):
@@ -229,6 +230,23 @@ def test_what_is_no_coco_is_refused(coco, tmp_path):
         none = as_files({name: content | {part: [] for part in parts} for name, content in coco.items()})
         place = unpack(tmp_path / f"none{number}", none)
         assert "no boxes in train, test" in refused(place, "coco", detection.index)
+
+
+@pytest.mark.parametrize("made", [np.asarray, tf.convert_to_tensor])
+def test_objects_and_detections_have_their_class_in_one_column(made):
+    """So that nothing takes a score for a class."""
+    places, labels = made(np.arange(24, dtype=np.float32).reshape(2, 3, 4)), made(np.int32([[7, 8, 9], [1, 2, 3]]))
+    kinds, scores = made(np.int32([[1, 2, 0], [1, 0, 0]])), made(np.float32([[0.5, 0.25, 0], [1, 0, 0]]))
+    for one, last in (
+        (boxes.ImageObjects(places, labels, kinds), kinds),
+        (boxes.Detections(places, scores, labels), scores),
+    ):
+        rows = one.pack()
+        assert rows.shape == (2, 3, boxes.PACKED) and rows.dtype == np.float32
+        np.testing.assert_array_equal(np.asarray(rows), np.dstack([places, labels, last]))
+        for ours, theirs in zip(type(one).unpack(rows), one, strict=True):
+            assert ours.dtype == theirs.dtype
+            np.testing.assert_array_equal(ours, theirs)
 
 
 # --- Views -----------------------------------------------------------------------------------------------------------

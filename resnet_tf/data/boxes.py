@@ -1,7 +1,8 @@
-"""Boxes of objects, from annotations to pixels."""
+"""Boxes of objects, from annotations to pixels, and the columns of objects and detections that lie in one array."""
 
 import dataclasses
 import logging
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -10,10 +11,69 @@ from resnet_tf.data import images, orientation
 from resnet_tf.data.splits import listed
 from resnet_tf.errors import InputError
 
-OBJECT, IGNORED = 1, 2  # kinds of a row; 0 is no row at all
-COLUMNS = 6  # of a row: top, left, bottom, right, class, kind
+OBJECT, IGNORED = 1, 2  # kinds of an object; 0 is padding
+PACKED = 6  # columns: the box, the class, and the kind of an object or the score of a detection
+
+Values = np.ndarray | tf.Tensor
 
 _log = logging.getLogger(__name__)
+
+
+class Annotation(NamedTuple):
+    """One object as a data set describes it."""
+
+    label: str | int  # name or number of its class
+    corners: list[float]  # top, left, bottom and right as they are written there
+    ignored: bool  # see `Objects`
+
+
+class ImageObjects(NamedTuple):
+    """The objects of one image or of a batch, as NumPy arrays or as tensors."""
+
+    boxes: Values  # float32 [..., k, 4], top, left, bottom and right in pixels
+    labels: Values  # int32 [..., k], classes
+    kinds: Values  # int32 [..., k], `OBJECT`, `IGNORED`, or 0 for padding
+
+    def pack(self) -> Values:
+        """Return float32 [..., k, PACKED]: top, left, bottom, right, class, kind."""
+        return _pack(*self)
+
+    @classmethod
+    def unpack(cls, rows) -> "ImageObjects":
+        """Return the objects that `pack` put into an array or a tensor."""
+        boxes, labels, kinds = _unpack(rows)
+        return cls(boxes, labels, _cast(kinds, "int32"))
+
+
+class Detections(NamedTuple):
+    """What a detector finds in one image or in a batch, as NumPy arrays or as tensors."""
+
+    boxes: Values  # float32 [..., k, 4], top, left, bottom and right in pixels
+    scores: Values  # float32 [..., k], the higher the surer
+    labels: Values  # int32 [..., k], classes
+
+    def pack(self) -> Values:
+        """Return float32 [..., k, PACKED]: top, left, bottom, right, class, score."""
+        return _pack(self.boxes, self.labels, self.scores)
+
+    @classmethod
+    def unpack(cls, rows) -> "Detections":
+        """Return the detections that `pack` put into an array or a tensor."""
+        boxes, labels, scores = _unpack(rows)
+        return cls(boxes, scores, labels)
+
+
+def _pack(boxes, labels, last):
+    concat = tf.concat if tf.is_tensor(boxes) else np.concatenate
+    return concat([_cast(part, "float32") for part in (boxes, labels[..., None], last[..., None])], axis=-1)
+
+
+def _unpack(rows):
+    return rows[..., :4], _cast(rows[..., 4], "int32"), rows[..., 5]
+
+
+def _cast(values, dtype):
+    return tf.cast(values, dtype) if tf.is_tensor(values) else np.asarray(values, dtype)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,19 +102,22 @@ class Objects:
         """Objects of the example that has most of them."""
         return int(np.diff(self.starts).max(initial=0))
 
-    def of(self, example: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns boxes, labels and ignored of one example."""
-        part = slice(self.starts[example], self.starts[example + 1])
-        return self.boxes[part], self.labels[part], self.ignored[part]
+    def of(self, example: int) -> ImageObjects:
+        """Return the objects of one example."""
+        return self._part(slice(self.starts[example], self.starts[example + 1]))
 
     def rows(self, example: int) -> np.ndarray:
-        """Returns float32 [k, 6], objects of one example as views give them: box, class, and `OBJECT` or `IGNORED`."""
-        return _rows(*self.of(example))
+        """Return float32 [k, PACKED], the objects of one example as views give them; see `ImageObjects.pack`."""
+        return self.of(example).pack()
 
     def reader(self):
-        """Returns function(int64 scalar tensor) -> `rows` of an example, for use in a graph."""
-        starts, rows = tf.constant(self.starts), tf.constant(_rows(self.boxes, self.labels, self.ignored))
+        """Return a function(int64 scalar tensor) -> `rows` of an example, for use in a graph."""
+        starts, rows = tf.constant(self.starts), tf.constant(self._part(slice(None)).pack())
         return lambda example: rows[starts[example] : starts[example + 1]]
+
+    def _part(self, part: slice) -> ImageObjects:
+        kinds = np.where(self.ignored[part], IGNORED, OBJECT).astype(np.int32)
+        return ImageObjects(self.boxes[part], self.labels[part], kinds)
 
     def take(self, chosen) -> "Objects":
         """Returns those of the examples that an index array or a mask chooses."""
@@ -66,12 +129,7 @@ class Objects:
 
     def fingerprint(self) -> bytes:
         """Returns bytes that differ where the objects are others."""
-        rows = _rows(self.boxes, self.labels, self.ignored)
-        return self.starts.astype("<i8").tobytes() + rows.astype("<f4").tobytes()
-
-
-def _rows(boxes: np.ndarray, labels: np.ndarray, ignored: np.ndarray) -> np.ndarray:
-    return np.column_stack([boxes, labels, np.where(ignored, IGNORED, OBJECT)]).astype(np.float32)
+        return self.starts.astype("<i8").tobytes() + self._part(slice(None)).pack().astype("<f4").tobytes()
 
 
 def clipped(corners: np.ndarray, sides: np.ndarray, inclusive: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -101,8 +159,8 @@ def from_corners(corners: np.ndarray, sides: np.ndarray, inclusive: bool) -> tup
 
     Args:
         corners: see `clipped`; fractions are rounded.
-        sides: likewise.
-        inclusive: likewise.
+        sides: see `clipped`.
+        inclusive: see `clipped`.
 
     Returns:
         int32 [n, 4], top, left, height and width, cut off at the image's edges; and bool [n], whether the box is good.
@@ -165,9 +223,10 @@ def verify(examples) -> None:
         pixels = images.decode(data, examples.name(example))
         if examples.sides is not None and tuple(examples.sides[example]) != pixels.shape[:2]:
             raise InputError(f"{examples.name(example)}: {other_size(pixels.shape, examples.sides[example], data)}")
-        found = examples.objects.of(example)[0]
-        if (found[:, 2:] > pixels.shape[:2]).any():
+        bottoms_and_rights = examples.objects.of(example).boxes[:, 2:]
+        if (bottoms_and_rights > pixels.shape[:2]).any():
+            down, across = bottoms_and_rights.max(axis=0)
             raise InputError(
                 f"{examples.name(example)}: {pixels.shape[0]} x {pixels.shape[1]} pixels, but a box down to "
-                f"{found[:, 2].max():g} and across to {found[:, 3].max():g}{orientation.advice(data)}"
+                f"{down:g} and across to {across:g}{orientation.advice(data)}"
             )

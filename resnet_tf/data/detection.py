@@ -71,7 +71,7 @@ def _examples(
     what: str,
     storage: Files | Memory,
     sides: list[list[float]],
-    found: list[list[tuple[int, list[float], bool]]],
+    found: list[list[boxes.Annotation]],
     inclusive: bool = False,
 ) -> Examples:
     """Images and their objects.
@@ -80,18 +80,20 @@ def _examples(
         what: to call the data in a warning.
         storage: of the images.
         sides: height and width of each.
-        found: of each the label, the corners and whether it is ignored, of each of its objects.
+        found: the objects of each, with the numbers of their classes.
         inclusive: what the corners mean; see `boxes.clipped`.
     """
     count = len(storage)
     sides = np.array(sides, np.int64).reshape(-1, 2)
     image = np.repeat(np.arange(count), np.array([len(of_image) for of_image in found], np.int64))
-    labels, corners, ignored = ([one[part] for of_image in found for one in of_image] for part in range(3))
-    corners = np.array(corners, np.float32).reshape(-1, 4)
+    annotations = [annotation for of_image in found for annotation in of_image]
+    labels = np.array([annotation.label for annotation in annotations], np.int32)
+    ignored = np.array([annotation.ignored for annotation in annotations], bool)
+    corners = np.array([annotation.corners for annotation in annotations], np.float32).reshape(-1, 4)
     placed, good = boxes.clipped(corners, sides[image], inclusive)
     boxes.warn_skipped(what, [storage.names[number] for number in image[~good]])
     starts = np.searchsorted(image[good], np.arange(count + 1))
-    objects = Objects(starts, placed[good], np.array(labels, np.int32)[good], np.array(ignored, bool)[good])
+    objects = Objects(starts, placed[good], labels[good], ignored[good])
     numbers = np.arange(count, dtype=np.int64)
     return Examples(storage, numbers, np.zeros(count, np.int32), objects=objects, sides=sides)
 
@@ -104,13 +106,13 @@ def _checked(root: Path, splits: dict[str, Examples]) -> dict[str, Examples]:
 def _index_voc(data_dir: str, classes: tuple[str, ...], exif: str) -> Indexed:
     root, found = voc.annotated(data_dir, exif)
     for one in (one for of_split in found.values() for one in of_split):
-        _check_classes([label for label, _, _ in one.objects], classes, f"{root}: {one.annotation}")
-    every = {label for of_split in found.values() for one in of_split for label, _, _ in one.objects}
+        _check_classes([each.label for each in one.objects], classes, f"{root}: {one.annotation}")
+    every = {each.label for of_split in found.values() for one in of_split for each in one.objects}
     names, _ = arranged(classes, sorted(every), {})
     position = {name: number for number, name in enumerate(names)}
 
     def examples(of_split: list[voc.Annotated]) -> Examples:
-        objects = [[(position[label], *rest) for label, *rest in one.objects] for one in of_split]
+        objects = [[each._replace(label=position[each.label]) for each in one.objects] for one in of_split]
         storage = store(root, [one.image for one in of_split])
         return _examples(str(root), storage, [one.sides for one in of_split], objects, inclusive=True)
 
@@ -235,7 +237,7 @@ class _Instances:
                 raise InputError(f"{self.name}: annotations: no image {image}, or no category {category}")
             left, top, width, height = self._numbers(self._box(one), "annotations: bbox")
             corners = [top, left, top + height, left + width]
-            found[image].append((position[category], corners, bool(one.get("iscrowd", 0))))
+            found[image].append(boxes.Annotation(position[category], corners, bool(one.get("iscrowd", 0))))
         return _examples(str(self._root), store(self._root, members), sides, list(found.values()))
 
     def _box(self, annotation: dict) -> list:
@@ -268,7 +270,7 @@ def _synthetic() -> Source:
                 height, width = rng.integers(10, 20, 2)
                 top, left = rng.integers(0, _SIZE[0] - height), column + rng.integers(0, 20 - width)
                 pixels[top : top + height, left : left + width] += np.uint8(_LEVELS[label])
-                found[-1].append((label, [top, left, top + height, left + width], False))
+                found[-1].append(boxes.Annotation(label, [top, left, top + height, left + width], False))
             data.append(_encoded(pixels))
         storage = Memory("synthetic", [f"{name}/{number}.png" for number in range(count)], data)
         splits[name] = _examples("synthetic", storage, [list(_SIZE)] * count, found)

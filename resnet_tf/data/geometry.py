@@ -294,12 +294,12 @@ class BoxedView:
 
         Args:
             data: scalar string, an encoded image.
-            rows: float32 [k, 6], its objects; see `boxes.Objects.rows`.
+            rows: float32 [k, boxes.PACKED], its objects; see `boxes.ImageObjects.pack`.
             draws: float32 [DRAWS] in [0, 1).
 
         Returns:
-            uint8 [size, size, 3], and float32 [most, 6]: top, left, bottom and right in pixels of the view, class, and
-            `boxes.OBJECT` or `boxes.IGNORED`; after the objects rows of zeros.
+            uint8 [size, size, 3], and float32 [most, boxes.PACKED], the objects in pixels of the view, and after them
+            rows of zeros.
 
         Raises:
             tf.errors.InvalidArgumentError: when the graph runs, for data that cannot be decoded, a box that reaches
@@ -307,7 +307,7 @@ class BoxedView:
         """
         image = images.decode_tensor(data)
         sides = tf.shape(image, tf.int64)[:2]
-        corners = rows[:, :4]
+        corners, labels, kinds = boxes.ImageObjects.unpack(rows)
         within = tf.reduce_all(corners[:, 2:] <= tf.cast(sides, tf.float32))
         with tf.control_dependencies([tf.debugging.Assert(within, ["a box outside of the image"])]):
             image = tf.identity(image)
@@ -332,11 +332,11 @@ class BoxedView:
             seen = tf.where(reverse, mirrored, seen)
         rest, whole = seen[:, 2:] - seen[:, :2], moved[:, 2:] - moved[:, :2]
         cut = tf.reduce_prod(rest, axis=1) < 0.5 * tf.reduce_prod(whole, axis=1)
-        kinds = tf.where(cut, float(boxes.IGNORED), rows[:, 5])
+        kinds = tf.where(cut, boxes.IGNORED, kinds)
         left = tf.reduce_all(rest >= 1, axis=1)
-        found = tf.boolean_mask(tf.concat([seen, rows[:, 4:5], kinds[:, None]], axis=1), left)
+        found = tf.boolean_mask(boxes.ImageObjects(seen, labels, kinds).pack(), left)
         found = tf.pad(found, [[0, self.most - tf.shape(found)[0]], [0, 0]])
-        return tf.ensure_shape(pixels, [self.size, self.size, 3]), tf.ensure_shape(found, [self.most, boxes.COLUMNS])
+        return tf.ensure_shape(pixels, [self.size, self.size, 3]), tf.ensure_shape(found, [self.most, boxes.PACKED])
 
 
 # --- Test views ------------------------------------------------------------------------------------------------------

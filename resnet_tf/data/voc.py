@@ -47,13 +47,13 @@ class Annotated:
         image: name and size, or content.
         annotation: name of the file.
         sides: height and width of the image, as the annotation has them or else as the image does.
-        objects: class, corners and whether it is difficult, of each; see `parse_annotation`.
+        objects: see `parse_annotation`.
     """
 
     image: tuple[str, bytes | int]
     annotation: str
     sides: list[float]
-    objects: list[tuple[str, list[float], bool]]
+    objects: list[boxes.Annotation]
 
 
 def index(data_dir: str, classes: tuple[str, ...] = (), exif: str = "apply") -> Indexed:
@@ -74,9 +74,9 @@ def index(data_dir: str, classes: tuple[str, ...] = (), exif: str = "apply") -> 
         InputError: see `annotated`; a split without boxes.
     """
     root, found = annotated(data_dir, exif)
-    objects = {split: _crops(of_split) for split, of_split in found.items()}
-    names = sorted({label for of_split in objects.values() for label in of_split.labels})
-    splits = {split: _examples(root, of_split, names) for split, of_split in objects.items()}
+    objects = [each for of_split in found.values() for one in of_split for each in one.objects]
+    names = sorted({each.label for each in objects if not each.ignored})
+    splits = {split: _examples(root, of_split, names) for split, of_split in found.items()}
     check_boxes(root, {split: len(examples) for split, examples in splits.items()})
     return arranged(classes, names, splits)
 
@@ -212,7 +212,7 @@ class _Builder(ElementTree.TreeBuilder):
         raise ValueError("it declares a document type")
 
 
-def parse_annotation(data: bytes, name: str) -> tuple[list[float] | None, list[tuple[str, list[float], bool]]]:
+def parse_annotation(data: bytes, name: str) -> tuple[list[float] | None, list[boxes.Annotation]]:
     """Reads an annotation.
 
     Args:
@@ -220,9 +220,8 @@ def parse_annotation(data: bytes, name: str) -> tuple[list[float] | None, list[t
         name: what to call it in errors.
 
     Returns:
-        Height and width of the image, or None where it says nothing of a size; and of each object its class, top,
-        left, bottom and right as they are written: pixels from 1 on, the last one included; and whether it is
-        difficult.
+        Height and width of the image, or None where it says nothing of a size; and the objects, whose labels are names
+        of classes and whose corners are pixels from 1 on, the last one included. Difficult ones are ignored.
 
     Raises:
         InputError: the file is too large, no XML, declares a document type, or lacks any of these.
@@ -240,7 +239,7 @@ def parse_annotation(data: bytes, name: str) -> tuple[list[float] | None, list[t
         for item in annotation.findall("object"):
             difficult = item.find("difficult") is not None and _number(item, "difficult") != 0
             corners = [_number(item, f"bndbox/{side}") for side in ("ymin", "xmin", "ymax", "xmax")]
-            objects.append((_text(item, "name"), corners, difficult))
+            objects.append(boxes.Annotation(_text(item, "name"), corners, difficult))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise InputError(f"{name}: no annotation ({' '.join(str(error).split())})") from error
     return sides, objects
@@ -263,46 +262,16 @@ def _number(element: ElementTree.Element, path: str) -> float:
 # --- Crops ---------------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass
-class _Crops:
-    """The objects of a split that are not difficult, good or not.
-
-    Attributes:
-        images: name and size, or content, of each.
-        image: of each object, an index into `images`.
-        labels: class of each object.
-        corners: top, left, bottom, right of each.
-        sides: height and width of its image.
-    """
-
-    images: list[tuple[str, bytes | int]] = dataclasses.field(default_factory=list)
-    image: list[int] = dataclasses.field(default_factory=list)
-    labels: list[str] = dataclasses.field(default_factory=list)
-    corners: list[list[float]] = dataclasses.field(default_factory=list)
-    sides: list[list[float]] = dataclasses.field(default_factory=list)
-
-
-def _crops(found: list[Annotated]) -> _Crops:
-    crops = _Crops()
-    for number, one in enumerate(found):
-        crops.images.append(one.image)
-        for label, corners, difficult in one.objects:
-            if not difficult:
-                crops.image.append(number)
-                crops.labels.append(label)
-                crops.corners.append(corners)
-                crops.sides.append(one.sides)
-    return crops
-
-
-def _examples(root: Path, objects: _Crops, names: list[str]) -> Examples:
-    corners = np.array(objects.corners, np.float64).reshape(-1, 4)
-    sides = np.array(objects.sides, np.float64).reshape(-1, 2).astype(np.int64)
+def _examples(root: Path, found: list[Annotated], names: list[str]) -> Examples:
+    """Return the objects that are not difficult and have area in their image, each of them an example."""
+    objects = [(number, each) for number, one in enumerate(found) for each in one.objects if not each.ignored]
+    image = np.array([number for number, _ in objects], np.int64)
+    corners = np.array([each.corners for _, each in objects], np.float64).reshape(-1, 4)
+    sides = np.array([one.sides for one in found], np.float64).reshape(-1, 2).astype(np.int64)[image]
     placed, good = boxes.from_corners(corners, sides, inclusive=True)
-    image = np.array(objects.image, np.int64)
-    boxes.warn_skipped(str(root), [objects.images[number][0] for number in image[~good]])
+    boxes.warn_skipped(str(root), [found[number].image[0] for number in image[~good]])
     position = {name: number for number, name in enumerate(names)}
-    labels = np.array([position[label] for label in objects.labels], np.int32)
+    labels = np.array([position[each.label] for _, each in objects], np.int32)
     used, where = np.unique(image[good], return_inverse=True)
-    storage = store(root, [objects.images[number] for number in used])
+    storage = store(root, [found[number].image for number in used])
     return Examples(storage, where.astype(np.int64), labels[good], placed[good], sides=sides[good])

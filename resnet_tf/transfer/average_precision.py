@@ -1,32 +1,23 @@
 """Average precision of detections: PASCAL VOC's here, COCO's by the library faster-coco-eval.
 
-Detections of a split are a list with a `Detected` for each example; truth is the split's `boxes.Objects`. Boxes are
-half-open and in floats, so an area is (bottom - top) * (right - left), without the 1 that VOC's devkit adds to each
-side of its inclusive integers.
+Detections of a split are a list with `boxes.Detections` of NumPy arrays for each example, in pixels of the image; truth
+is the split's `boxes.Objects`. Boxes are half-open and in floats, so that an area is (bottom - top) * (right - left),
+without the 1 that VOC's devkit adds to each side of its inclusive integers.
+
+The IoU of both is faster-coco-eval's, in float64, since that of `keras.utils.bounding_boxes` is in float32, whose
+rounding may move a detection across a threshold. Matching here follows the order of scores and gives an object to one
+detection at most; `regions.match`, which chooses what a network learns from, gives it to every box above a threshold.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
+from resnet_tf.data.boxes import IGNORED
 from resnet_tf.errors import InputError
 
 _AREAS = ("all", "small", "medium", "large")  # of COCO: split at 32 and 96 pixels squared
 _MOST = 100  # detections of a class in an image that COCO counts, the best ones
-
-
-class Detected(NamedTuple):
-    """What was found in one image.
-
-    Attributes:
-        boxes: float32 [k, 4], top, left, bottom and right in pixels of the image.
-        scores: float32 [k], the higher the surer.
-        labels: int32 [k].
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
 
 
 class Curve(NamedTuple):
@@ -60,23 +51,18 @@ def require(what):
         raise InputError(f"{what} needs faster-coco-eval: pip install 'resnet_tf[detect]'") from None
 
 
-def overlaps(boxes, others):
-    """Intersection over union of each box with each other one.
+def ious(boxes, others):
+    """Return the intersection over union of boxes [n, 4] and [m, 4], float64 [n, m] in [0, 1]; 0 without area.
 
-    Args:
-        boxes: float [n, 4], top, left, bottom, right.
-        others: float [m, 4].
-
-    Returns:
-        float64 [n, m] in [0, 1]; 0 where there is no area.
+    Raises:
+        InputError: faster-coco-eval is not installed.
     """
-    boxes, others = (np.asarray(array, np.float64).reshape(-1, 4) for array in (boxes, others))
-    start = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    stop = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = np.maximum(stop - start, 0).prod(axis=2)
-    areas, other = (np.maximum(array[:, 2:] - array[:, :2], 0).prod(axis=1) for array in (boxes, others))
-    union = areas[:, None] + other - shared
-    return shared / np.where(union > 0, union, 1)
+    require("average precision")
+    from faster_coco_eval.core import mask
+
+    boxes, others = (np.array(_sized(array)).reshape(-1, 4) for array in (boxes, others))
+    found = mask.iou(boxes, others, [0] * len(others))  # 0: no crowd, whose IoU would be another
+    return np.reshape(found, [len(boxes), len(others)])
 
 
 def curves(detections, truths, classes, iou=0.5):
@@ -86,7 +72,7 @@ def curves(detections, truths, classes, iou=0.5):
     right where they overlap by `iou` at least, each further one is wrong, and those of an ignored object do not count.
 
     Args:
-        detections: a `Detected` for each example.
+        detections: `boxes.Detections` of each example.
         truths: `boxes.Objects` of the same examples.
         classes: how many there are.
         iou: least overlap of a right detection.
@@ -96,6 +82,7 @@ def curves(detections, truths, classes, iou=0.5):
 
     Raises:
         ValueError: other examples in one than in the other.
+        InputError: faster-coco-eval is not installed.
     """
     _check(detections, truths)
     judged = [_judged(found, truths.of(example), iou) for example, found in enumerate(detections)]
@@ -112,24 +99,23 @@ def curves(detections, truths, classes, iou=0.5):
 
 
 def _judged(found, truth, iou):
-    """Scores, labels, whether right and whether counted, of what was found in one image, the surest first."""
+    """Return scores, labels, whether right and whether counted, of detections in one image, the surest first."""
     order = np.argsort(-found.scores, kind="stable")
-    places, scores, labels = found.boxes[order], found.scores[order], found.labels[order]
+    boxes, scores, labels = (part[order] for part in found)
     right, counted = np.zeros(len(order), bool), np.ones(len(order), bool)
-    boxes, truly, ignored = truth
-    if len(boxes) and len(order):
-        overlap = np.where(labels[:, None] == truly, overlaps(places, boxes), -1)
-        best = overlap.argmax(axis=1)
-        hits = np.flatnonzero(overlap.max(axis=1) >= iou)
-        right[hits[np.unique(best[hits], return_index=True)[1]]] = True  # the first of each object
-        counted[hits] = ~ignored[best[hits]]
+    if len(truth.boxes) and len(order):
+        of_class = np.where(labels[:, None] == truth.labels, ious(boxes, truth.boxes), -1)
+        matched = of_class.argmax(axis=1)
+        hits = np.flatnonzero(of_class.max(axis=1) >= iou)
+        right[hits[np.unique(matched[hits], return_index=True)[1]]] = True  # the first of each object
+        counted[hits] = truth.kinds[matched[hits]] != IGNORED
     return scores, labels, right, counted
 
 
 def area(curve):
-    """Average precision from 2010 on: the area under the curve, made to fall; 0 where nothing is found.
+    """Return VOC's average precision from 2010 on (Everingham et al. 2010, section 4.2; the challenge's devkits).
 
-    NaN where there are no objects.
+    It is the area under the curve, made to fall: 0 where nothing is found, NaN where there are no objects.
     """
     if not curve.objects:
         return np.nan
@@ -138,32 +124,13 @@ def area(curve):
 
 
 def eleven_point(curve):
-    """Average precision until 2009: mean of the highest precision at recalls of 0, 0.1 ... 1 and above them.
+    """Return VOC's average precision until 2009; NaN where there are no objects.
 
-    NaN where there are no objects.
+    It is the mean of the highest precisions at recalls of 0, 0.1 ... 1 and above them.
     """
     if not curve.objects:
         return np.nan
     return float(np.mean([curve.precision[curve.recall >= tenth / 10].max(initial=0) for tenth in range(11)]))
-
-
-def voc(detections, truths, classes, iou=0.5, eleven_points=False):
-    """PASCAL VOC's average precision (Everingham et al. 2010, section 4.2; the challenge's devkits).
-
-    Args:
-        detections: see `curves`.
-        truths: likewise; difficult objects are the ignored ones.
-        classes: likewise.
-        iou: likewise.
-        eleven_points: as in VOC2007; else the area, as from VOC2010 on.
-
-    Returns:
-        {"voc_ap": mean over the classes that have objects}; and the table {"objects": int [classes], "ap": float
-        [classes]}, NaN where a class has none.
-    """
-    found = curves(detections, truths, classes, iou)
-    ap = np.array([(eleven_point if eleven_points else area)(curve) for curve in found])
-    return {"voc_ap": _mean(ap)}, {"objects": np.array([curve.objects for curve in found]), "ap": ap}
 
 
 def coco(detections, truths, classes):
@@ -171,10 +138,10 @@ def coco(detections, truths, classes):
 
     Args:
         detections: see `curves`.
-        truths: likewise. Ignored objects are crowds: what lies in one, by its own area, is not counted. An object's
+        truths: see `curves`. Ignored objects are crowds: what lies in one, by its own area, is not counted. An object's
             area is that of its box, where COCO's own figures take that of its outline, so that ap_small, ap_medium
             and ap_large differ a little from these.
-        classes: likewise.
+        classes: how many there are.
 
     Returns:
         {"ap": mean over IoU of 0.5, 0.55 ... 0.95, "ap50", "ap75", "ap_small", "ap_medium", "ap_large"}, means over the
@@ -210,26 +177,19 @@ def coco(detections, truths, classes):
 
 
 def as_coco(detections, truths, classes):
-    """Detections and truth as COCO's files have them.
+    """Return detections and truth, see `curves`, as COCO's files have them.
 
-    Args:
-        detections: see `curves`.
-        truths: likewise.
-        classes: likewise.
-
-    Returns:
-        The content of instances.json, a dictionary; and of results.json, a list. Ids are places from 1 on.
+    The first is the content of instances.json, a dictionary; the second of results.json, a list. Ids count from 1.
     """
     annotations, results = [], []
-    for example, (places, scores, labels) in enumerate(detections):
-        image = {"image_id": example + 1}
-        boxes, truly, ignored = truths.of(example)
-        for box, label, crowd in zip(_sized(boxes), truly.tolist(), ignored.tolist(), strict=True):
+    for example, found in enumerate(detections):
+        image, truth = {"image_id": example + 1}, truths.of(example)
+        for box, label, kind in zip(_sized(truth.boxes), truth.labels.tolist(), truth.kinds, strict=True):
             annotations.append({
                 **image, "id": len(annotations) + 1, "category_id": label + 1, "bbox": box, "area": box[2] * box[3],
-                "iscrowd": int(crowd),
+                "iscrowd": int(kind == IGNORED),
             })  # fmt: skip
-        for box, score, label in zip(_sized(places), scores.tolist(), labels.tolist(), strict=True):
+        for box, score, label in zip(_sized(found.boxes), found.scores.tolist(), found.labels.tolist(), strict=True):
             results.append({**image, "category_id": label + 1, "bbox": box, "score": score})
     truth = {
         "images": [{"id": example + 1} for example in range(len(truths))],
@@ -240,7 +200,7 @@ def as_coco(detections, truths, classes):
 
 
 def _sized(boxes):
-    """Left, top, width and height, lists of floats."""
+    """Return left, top, width and height of boxes [k, 4], as COCO has them: lists of floats."""
     top, left, bottom, right = np.asarray(boxes, np.float64).reshape(-1, 4).T
     return np.stack([left, top, right - left, bottom - top], axis=1).tolist()
 

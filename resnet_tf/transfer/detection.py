@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import augmentation, batches, detection, draws, geometry
+from resnet_tf.data import augmentation, batches, boxes, detection, draws, geometry
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import pictures
 from resnet_tf.models import find
@@ -22,6 +22,7 @@ FIGURES = ("ap50", "ap50_voc07", "ap75", "ap")
 COLUMNS = (*record.RESULT_COLUMNS, "model", "recipe", "dataset", "steps", "epochs", "examples", *FIGURES)
 CLASSES_FILE = "classes.csv"
 _SMOKE_SIZE, _SMOKE_BOXES = 64, 4
+_CHOICES = ("candidates", "proposal_nms", "score_threshold", "nms", "detections")  # flags of these names
 _DRAWN_FROM = 0.5  # score of boxes in pictures
 _AT_ONCE = 8  # images of a replica in evaluation
 _LOW, _HIGH = 0.3, 0.7  # IoU of an anchor that is background, or an object (Ren et al. 2015, section 3.1.2)
@@ -141,8 +142,8 @@ class Detection:
             views, scales = tf.map_fn(
                 lambda one: geometry.boxed(one, size, fill), pixels, fn_output_signature=(tf.uint8, tf.float32)
             )
-            found = in_pixels(model(inputs_of(model, normalization(views)), training=False)[0], scales)
-            return {"boxes": found[..., :4], "scores": found[..., 4], "labels": tf.cast(found[..., 5], tf.int32)}
+            outputs = model(inputs_of(model, normalization(views)), training=False)
+            return in_pixels(boxes.Detections.unpack(outputs.detections), scales)._asdict()
 
         def detect_one(pixels):
             answer = {name: values[0] for name, values in detect(pixels[None]).items()}
@@ -163,11 +164,12 @@ def build(config, classes, replicas=1):
         anchor_ratios=detector.anchor_ratios,
         most=config.data.most_objects,
         choices=detectors.Choices(
-            detector.candidates, (detector.proposals, detector.eval_proposals), detector.proposal_nms,
-            (detector.regions, detector.region_objects), detector.score_threshold, detector.nms, detector.detections,
+            proposals=(detector.proposals, detector.eval_proposals),
+            rois=(detector.regions, detector.region_objects),
+            **{name: getattr(detector, name) for name in _CHOICES},
         ),
         **network.settings(config.model, config.device.precision, replicas, config.optimizer.seed),
-    )  # fmt: skip
+    )
     network.freeze(model, config.model)
     return model
 
@@ -185,8 +187,8 @@ def loss_of(config, classes):
 class DetectionLoss:
     """The four terms of Faster R-CNN (Ren et al. 2015, equation 1, and Girshick 2015, equation 1), all of weight 1.
 
-    Of anchors and of boxes alike: cross-entropy, the mean over those that were drawn, and the smooth L1 of the offsets
-    of those that are objects, summed over these and divided by as many as were drawn, as in Detectron.
+    Of anchors and of rois alike: cross-entropy, the mean over those that were drawn, and the smooth L1 of the deltas of
+    those that are objects, summed over these and divided by as many as were drawn, as in Detectron.
 
     Attributes:
         anchors: float32 [n, 4], of all levels.
@@ -199,70 +201,72 @@ class DetectionLoss:
     drawn: int = 256
 
     def targets(self, labels, classes):
-        """Rows of objects as they are."""
+        """Return the packed objects as they are."""
         return labels
 
     def __call__(self, outputs, targets, teacher=None):
-        """The loss of each example.
+        """Return the loss of each example, float32 [n].
 
         Args:
-            outputs: see `detectors.create`.
-            targets: float32 [n, most, 6]; see `data.boxes`.
+            outputs: a `detectors.Outputs`.
+            targets: float32 [n, most, boxes.PACKED]; see `boxes.ImageObjects.pack`.
             teacher: None.
-
-        Returns:
-            float32 [n].
         """
-        _, objectness, offsets, chosen, scores, places, keys = outputs
-        return self._of_anchors(objectness, offsets, keys, targets) + self._of_boxes(chosen, scores, places, targets)
+        outputs = detectors.Outputs(*outputs)  # a list, where `debug` looks at layers besides
+        objects = boxes.ImageObjects.unpack(targets)
+        return self._of_anchors(outputs, objects) + self._of_rois(outputs, objects)
 
     def metrics(self, outputs, labels):
-        """Of each example the part of the drawn boxes for which no other class, or fewer than five, score as high."""
-        chosen, scores = outputs[3:5]
-        truth, _, counted = self._truth(chosen, labels)
-        place = losses.rank(tf.reshape(scores, [*chosen.shape[:2], -1]), truth)
+        """Return the parts of each example's rois for which no other class, or fewer than five, score as high."""
+        outputs = detectors.Outputs(*outputs)
+        truth, _, counted = self._roi_targets(outputs.rois, boxes.ImageObjects.unpack(labels))
+        place = losses.rank(tf.reshape(outputs.class_logits, [*outputs.rois.shape[:2], -1]), truth)
         return {
             name: tf.reduce_sum(counted * tf.cast(place < most, tf.float32), axis=1) / _total(counted)
             for name, most in (("top1", 2), ("top5", 6))
         }
 
-    def _of_anchors(self, objectness, offsets, keys, rows):
-        matched, positive, negative = regions.match(self.anchors, rows, _LOW, _HIGH, best=True)
-        index, there = regions.sample(positive, negative, keys, draws.Stream.ANCHORS, self.drawn, self.drawn // 2)
+    def _of_anchors(self, outputs, objects):
+        matches = regions.match(self.anchors, objects, _LOW, _HIGH, best=True)
+        index, there = regions.sample(matches, outputs.keys, draws.Stream.ANCHORS, self.drawn, self.drawn // 2)
+        matched, positive, objectness, deltas = (
+            tf.gather(values, index, batch_dims=1)
+            for values in (matches.matched, matches.positive, outputs.objectness, outputs.anchor_deltas)
+        )
         counted = tf.cast(there, tf.float32)
-        objects = counted * tf.cast(tf.gather(positive, index, batch_dims=1), tf.float32)
-        truth = tf.gather(rows[..., :4], tf.gather(matched, index, batch_dims=1), batch_dims=1)
-        wanted = regions.encode(truth, tf.gather(tf.constant(self.anchors), index))
-        sure = tf.nn.sigmoid_cross_entropy_with_logits(objects, tf.gather(objectness, index, batch_dims=1))
-        apart = _smooth(tf.gather(offsets, index, batch_dims=1) - wanted, _BETA)
-        return tf.reduce_sum(counted * sure + objects * apart, axis=1) / _total(counted)
+        positive = counted * tf.cast(positive, tf.float32)
+        truth = tf.gather(objects.boxes, matched, batch_dims=1)
+        target_deltas = regions.encode(truth, tf.gather(tf.constant(self.anchors), index))
+        cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(positive, objectness)
+        smooth_l1 = _smooth_l1(deltas - target_deltas, _BETA)
+        return tf.reduce_sum(counted * cross_entropy + positive * smooth_l1, axis=1) / _total(counted)
 
-    def _of_boxes(self, chosen, scores, places, rows):
-        truth, matched, counted = self._truth(chosen, rows)
-        count = chosen.shape[1]
-        scores = tf.reshape(scores, [-1, count, self.classes + 1])
-        places = tf.reshape(places, [-1, count, self.classes, 4])
-        objects = tf.one_hot(truth, self.classes)  # nothing of the background
-        wanted = regions.encode(matched, chosen, detectors.DEVIATIONS)
-        apart = tf.reduce_sum(objects * _smooth(places - wanted[:, :, None], 1.0), axis=2)
-        sure = tf.nn.sparse_softmax_cross_entropy_with_logits(truth, scores)
-        return tf.reduce_sum(counted * (sure + apart), axis=1) / _total(counted)
+    def _of_rois(self, outputs, objects):
+        labels, truth, counted = self._roi_targets(outputs.rois, objects)
+        count = outputs.rois.shape[1]
+        class_logits = tf.reshape(outputs.class_logits, [-1, count, self.classes + 1])
+        deltas = tf.reshape(outputs.roi_deltas, [-1, count, self.classes, 4])
+        target_deltas = regions.encode(truth, outputs.rois, detectors.ROI_VARIANCE)
+        of_class = tf.one_hot(labels, self.classes)  # zeros for the background
+        smooth_l1 = tf.reduce_sum(of_class * _smooth_l1(deltas - target_deltas[:, :, None], 1.0), axis=2)
+        cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, class_logits)
+        return tf.reduce_sum(counted * (cross_entropy + smooth_l1), axis=1) / _total(counted)
 
-    def _truth(self, chosen, rows):
-        """Of boxes [n, m, 4] the class, int32 [n, m], the object's box, and 1 where a box counts, else 0."""
-        matched, positive, _ = regions.match(chosen, rows, detectors.OBJECT_FROM, detectors.OBJECT_FROM)
-        found = tf.gather(rows, matched, batch_dims=1)
-        label = tf.where(positive, tf.cast(found[..., 4], tf.int32), self.classes)
-        return label, found[..., :4], tf.cast(regions.area(chosen) > 0, tf.float32)
+    def _roi_targets(self, rois, objects):
+        """Return of rois [n, m, 4] the classes, int32 [n, m], the objects' boxes, and 1 where a roi counts, else 0."""
+        matches = regions.match(rois, objects, detectors.OBJECT_FROM, detectors.OBJECT_FROM)
+        truth, labels = (tf.gather(values, matches.matched, batch_dims=1) for values in (objects.boxes, objects.labels))
+        labels = tf.where(matches.positive, labels, self.classes)
+        return labels, truth, tf.cast(regions.area(rois) > 0, tf.float32)
 
 
 def _total(counted):
     return tf.maximum(tf.reduce_sum(counted, axis=1), 1.0)
 
 
-def _smooth(apart, beta):
-    """Smooth L1, summed over the last axis: x^2 / 2 beta below beta, |x| - beta / 2 above."""
-    size = tf.abs(apart)
+def _smooth_l1(differences, beta):
+    """Return the smooth L1, summed over the last axis: x^2 / 2 beta below beta, |x| - beta / 2 above."""
+    size = tf.abs(differences)
     return tf.reduce_sum(tf.where(size < beta, 0.5 * size * size / beta, size - 0.5 * beta), axis=-1)
 
 
@@ -303,7 +307,7 @@ class Evaluation:
             check: called after each batch; what it raises ends the evaluation.
 
         Returns:
-            List of an `average_precision.Detected` for each example, its boxes in pixels of the image.
+            List of `boxes.Detections` for each example, its boxes in pixels of the image.
 
         Raises:
             InputError: an image that cannot be read.
@@ -317,26 +321,27 @@ class Evaluation:
                 check()
         return [detected(rows) for rows in np.concatenate(parts)[: len(self._split)]]
 
-    def _in_pixels(self, found, scale):
-        return in_pixels(tf.reshape(found, [-1, self._most, found.shape[-1]]), scale)
+    def _in_pixels(self, packed, scale):
+        found = boxes.Detections.unpack(tf.reshape(packed, [-1, self._most, boxes.PACKED]))
+        return in_pixels(found, scale).pack()
 
 
 def in_pixels(found, scale):
-    """What a network finds, [n, k, 6] in pixels of the view, in pixels of images of the scales [n, 2]."""
-    return tf.concat([found[..., :4] / tf.tile(scale, [1, 2])[:, None], found[..., 4:]], axis=-1)
+    """Return `boxes.Detections` of [n, k] in pixels of views in pixels of the images, whose scales are [n, 2]."""
+    return found._replace(boxes=found.boxes / tf.tile(scale, [1, 2])[:, None])
 
 
 def detected(rows):
-    """Rows of `regions.detect`, [k, 6], as an `average_precision.Detected`, without those that are none."""
-    rows = rows[rows[:, 4] > 0]
-    return average_precision.Detected(rows[:, :4], rows[:, 4], rows[:, 5].astype(np.int32))
+    """Return the `boxes.Detections` of an image from rows of `regions.detect`, [k, PACKED], without the padding."""
+    found = boxes.Detections.unpack(rows)
+    return boxes.Detections(*(part[found.scores > 0] for part in found))
 
 
 def figures_of(found, objects, classes):
     """The score of detections.
 
     Args:
-        found: an `average_precision.Detected` for each example.
+        found: `boxes.Detections` of each example.
         objects: `boxes.Objects` of the same examples.
         classes: how many there are.
 
@@ -346,8 +351,9 @@ def figures_of(found, objects, classes):
         {"objects", "ap50", "ap50_voc07", "ap": array [classes]}, NaN where a class has no objects.
     """
     coco, table = average_precision.coco(found, objects, classes)
+    curves = average_precision.curves(found, objects, classes)
     area, points = (
-        average_precision.voc(found, objects, classes, eleven_points=eleven)[1]["ap"] for eleven in (False, True)
+        np.array([of(curve) for curve in curves]) for of in (average_precision.area, average_precision.eleven_point)
     )
     figures = {"ap50": float(np.nanmean(area)), "ap50_voc07": float(np.nanmean(points))}
     return (

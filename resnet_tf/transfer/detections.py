@@ -5,9 +5,9 @@ import pathlib
 
 import numpy as np
 
+from resnet_tf.data.boxes import Detections
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import pictures
-from resnet_tf.transfer.average_precision import Detected
 
 FILE = "detections.csv"
 COLUMNS = ("image", "class", "score", "top", "left", "bottom", "right")
@@ -20,7 +20,7 @@ def write(path, names, classes, detections):
         path: of the file.
         names: of the images; see `Examples.names`.
         classes: their names.
-        detections: an `average_precision.Detected` for each image. One without any has no row.
+        detections: `boxes.Detections` of each image. One without any has no row.
     """
     rows = []
     for name, found in zip(names, detections, strict=True):
@@ -30,15 +30,12 @@ def write(path, names, classes, detections):
 
 
 def read(path, names, classes):
-    """Read what `write` wrote.
+    """Read the `boxes.Detections` of each image, in the order of `names`, from a file that `write` wrote.
 
     Args:
         path: of the file.
         names: of the images that detections are wanted of.
         classes: their names.
-
-    Returns:
-        A `Detected` for each image, in the order of the file.
 
     Raises:
         InputError: no such file, or one with other columns, a damaged row, or an image or class that is not named.
@@ -56,15 +53,18 @@ def read(path, names, classes):
                 if name not in rows or label not in position:
                     raise InputError(f"{path}: row {reader.line_num}: no image {name}, or no class {label}")
                 score, top, left, bottom, right = map(np.float32, numbers)
-                rows[name].append((position[label], score, top, left, bottom, right))
+                rows[name].append(Detections((top, left, bottom, right), score, position[label]))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except InputError:
         raise
     except (ValueError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: damaged: {error}") from None
-    found = []
-    for name in names:
-        table = np.array(rows[name], np.float32).reshape(-1, 6)
-        found.append(Detected(table[:, 2:], table[:, 1], table[:, 0].astype(np.int32)))
-    return found
+    return [
+        Detections(
+            np.array([row.boxes for row in rows[name]], np.float32).reshape(-1, 4),
+            np.array([row.scores for row in rows[name]], np.float32),
+            np.array([row.labels for row in rows[name]], np.int32),
+        )
+        for name in names
+    ]

@@ -5,14 +5,15 @@
     fpn  256 channels at each stage, added from the top down, and one level more for proposals; boxes, RoI aligned to
          7x7, go through two layers of 1,024
 
-A network has three inputs: images, and of training the rows of objects and the keys of the examples, since the boxes
-that it learns from are drawn around the truth. In inference the last two are not looked at.
+A network has three inputs: images, and for training the objects and the keys of the examples, since the boxes that it
+learns from are drawn around the truth. In inference the last two are not looked at.
 
 What is new of a network has names that begin with logits_, as in heads.py.
 """
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -23,12 +24,12 @@ from resnet_tf.models import blocks, builder
 from resnet_tf.models.layers import FORMAT, Layers, close
 from resnet_tf.transfer import regions
 
-DEVIATIONS = (0.1, 0.1, 0.2, 0.2)  # of the box head's targets, as in Fast R-CNN's code
+ROI_VARIANCE = (0.1, 0.1, 0.2, 0.2)  # of the box head's deltas, as in Fast R-CNN's code
 _CROPS = {"c4": 14, "fpn": 7}
 OBJECT_FROM = 0.5  # IoU with an object from which on a box is one (Girshick 2015, section 2.3)
 _RPN, _PYRAMID, _HIDDEN = 512, 256, 1024
 _C4_SIZES = (128.0, 256.0, 512.0)  # Ren et al. 2015, section 3.3; of a pyramid 8 strides of each level, Lin et al. 2017
-_OBJECTNESS, _SCORES, _OFFSETS = 0.01, 0.01, 0.001  # deviations of weights, as in Fast and Faster R-CNN
+_RPN_STD, _CLASS_STD, _DELTA_STD = 0.01, 0.01, 0.001  # of initial weights, as in Fast and Faster R-CNN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Choices:
         candidates: anchors of each level that proposals are made of, before suppression.
         proposals: that are left in training, and in inference.
         proposal_nms: IoU above which the proposal of lower score is suppressed.
-        regions: boxes of an image that the box head learns from, and the part of them that is objects.
-        least: score above which a detection is kept.
+        rois: boxes of an image that the box head learns from, and the part of them that is objects.
+        score_threshold: score above which a detection is kept.
         nms: IoU above which the detection of lower score is suppressed, class by class.
         detections: of an image.
     """
@@ -48,10 +49,22 @@ class Choices:
     candidates: int = 2000
     proposals: tuple[int, int] = (1000, 300)
     proposal_nms: float = 0.7
-    regions: tuple[int, float] = (128, 0.25)
-    least: float = 0.05
+    rois: tuple[int, float] = (128, 0.25)
+    score_threshold: float = 0.05
     nms: float = 0.5
     detections: int = 100
+
+
+class Outputs(NamedTuple):
+    """What a detector returns. Detections come first, since evaluation takes the first output of any network."""
+
+    detections: tf.Tensor  # float32 [b, detections, boxes.PACKED], see `regions.detect`; zeros in training
+    objectness: tf.Tensor  # float32 [b, anchors], logits
+    anchor_deltas: tf.Tensor  # float32 [b, anchors, 4]
+    rois: tf.Tensor  # float32 [b, n, 4], the boxes that the head has looked at; in training sampled around the truth
+    class_logits: tf.Tensor  # float32 [b * n, classes + 1], of the background last
+    roi_deltas: tf.Tensor  # float32 [b * n, classes * 4], for each class, over ROI_VARIANCE
+    keys: tf.Tensor  # int64 [b], as they came in
 
 
 def create(
@@ -82,7 +95,7 @@ def create(
         anchor_sizes: square roots of areas in pixels: all of them at every place of c4, one for each level of fpn; ()
             for the papers'.
         anchor_ratios: widths over heights.
-        most: rows of objects of each view.
+        most: objects of each view at most.
         choices: a `Choices`; None for the defaults.
         shortcut: as for `create_model`.
         graph: as for `create_model`.
@@ -93,16 +106,8 @@ def create(
         seed: as for `create_model`.
 
     Returns:
-        A `keras.Model` from normalised images, float [b, size, size, 3], rows, float32 [b, most, 6], and keys, int64
-        [b], to
-
-            detections  float32 [b, detections, 6], see `regions.detect`; in training of zeros
-            objectness  float32 [b, anchors], logits
-            offsets     float32 [b, anchors, 4] from the anchors
-            boxes       float32 [b, n, 4] that the box head has looked at; in training sampled around the truth
-            scores      float32 [b * n, classes + 1], logits of each of them, of the background last
-            places      float32 [b * n, classes * 4] offsets from these boxes, for each class, over DEVIATIONS
-            keys        as they came in
+        A `keras.Model` from normalised images, float [b, size, size, 3], objects, float32 [b, most, boxes.PACKED] as
+        `boxes.ImageObjects.pack` makes them, and keys, int64 [b], to `Outputs`.
 
     Raises:
         InputError: an unknown name, or sizes that it cannot have.
@@ -110,18 +115,18 @@ def create(
     row, choices = builder.row_of(name, shortcut, graph), choices or Choices()
     layers = Layers(keras.dtype_policies.get(dtype), sync_bn, zero_gamma, initializer, seed)
     images = keras.Input((size, size, 3), dtype="float32", name="images")
-    rows = keras.Input((most, boxes.COLUMNS), dtype="float32", name="objects")
+    objects = keras.Input((most, boxes.PACKED), dtype="float32", name="objects")
     keys = keras.Input((), dtype="int64", name="keys")
     strides, anchors = anchors_of(name, size, neck, anchor_sizes, anchor_ratios)
     if neck == "c4":
         features = builder.grow(layers, row, images, stages=len(row.blocks) - 1)[-1:]
     else:
         features = _pyramid(layers, builder.grow(layers, row, images))
-    objectness, offsets = _rpn(layers, features, len(anchors[0]) // math.ceil(size / strides[0]) ** 2)
-    chosen = Regions(anchors, size, choices, name="logits_regions")([objectness, offsets, rows, keys])
+    objectness, anchor_deltas = _rpn(layers, features, len(anchors[0]) // math.ceil(size / strides[0]) ** 2)
+    rois = Rois(anchors, size, choices, name="logits_regions")([objectness, anchor_deltas, objects, keys])
     pooled = features[: len(row.blocks)]  # all but the pyramid's last
     align = Align(strides[: len(pooled)], _CROPS[neck], dtype=layers.dtype, name="logits_align")
-    crops = align([chosen, *pooled])
+    crops = align([rois, *pooled])
     if neck == "c4":
         x = builder.grow_stage(layers, row, crops, len(row.blocks), blocks.Step(2))
         if row.preactivation:
@@ -131,11 +136,11 @@ def create(
         x = keras.layers.Flatten(FORMAT, dtype=layers.dtype, name="logits_flat")(crops)
         for number in (1, 2):
             x = _hidden(layers, x, name=f"logits_hidden{number}")
-    scores = layers.dense(x, classes + 1, _SCORES, name="logits_scores")
-    places = layers.dense(x, 4 * classes, _OFFSETS, name="logits_places")
-    detections = Detections(classes, size, choices, name="logits_detections")([chosen, scores, places])
-    outputs = [detections, objectness, offsets, chosen, scores, places, keys]
-    return close(row, [images, rows, keys], outputs, name)
+    class_logits = layers.dense(x, classes + 1, _CLASS_STD, name="logits_scores")
+    roi_deltas = layers.dense(x, 4 * classes, _DELTA_STD, name="logits_places")
+    detections = Suppression(classes, size, choices, name="logits_detections")([rois, class_logits, roi_deltas])
+    outputs = Outputs(detections, objectness, anchor_deltas, rois, class_logits, roi_deltas, keys)
+    return close(row, [images, objects, keys], outputs, name)
 
 
 def anchors_of(name, size, neck="c4", sizes=(), ratios=(0.5, 1.0, 2.0)):
@@ -145,8 +150,8 @@ def anchors_of(name, size, neck="c4", sizes=(), ratios=(0.5, 1.0, 2.0)):
         name: of a network of the table.
         size: height and width of the view in pixels.
         neck: see `create`.
-        sizes: likewise.
-        ratios: likewise.
+        sizes: `anchor_sizes` of `create`.
+        ratios: `anchor_ratios` of `create`.
 
     Returns:
         Strides of the levels; list over levels of the anchors, see `regions.anchors`.
@@ -168,16 +173,16 @@ def anchors_of(name, size, neck="c4", sizes=(), ratios=(0.5, 1.0, 2.0)):
 
 
 def _rpn(layers, features, count):
-    """Objectness and offsets of the anchors of all levels, `count` at each place, by the same three convolutions."""
+    """Objectness and deltas of the anchors of all levels, `count` at each place, by the same three convolutions."""
     x = Slide(
         min(_RPN, features[0].shape[-1]), 3, padding="same", activation="relu", dtype=layers.dtype, name="logits_rpn",
         data_format=FORMAT, kernel_initializer=layers.initializer_of("logits_rpn"),
     )(features)  # fmt: skip
-    objectness = layers.dense(x, count, _OBJECTNESS, name="logits_objectness")
-    offsets = layers.dense(x, 4 * count, _OBJECTNESS, name="logits_offsets")
+    objectness = layers.dense(x, count, _RPN_STD, name="logits_objectness")
+    deltas = layers.dense(x, 4 * count, _RPN_STD, name="logits_offsets")
     return (
         keras.layers.Reshape((-1,), dtype="float32", name="logits_objectness_flat")(objectness),
-        keras.layers.Reshape((-1, 4), dtype="float32", name="logits_offsets_flat")(offsets),
+        keras.layers.Reshape((-1, 4), dtype="float32", name="logits_offsets_flat")(deltas),
     )
 
 
@@ -234,7 +239,7 @@ class Slide(keras.layers.Conv2D):
         return (input_shape[0][0], sum(height * width for _, height, width, _ in input_shape), self.filters)
 
 
-class Regions(keras.layers.Layer):
+class Rois(keras.layers.Layer):
     """The boxes that the head looks at: proposals; in training a sample of them and of the objects themselves."""
 
     def __init__(self, anchors, side, choices, **kwargs):
@@ -243,23 +248,24 @@ class Regions(keras.layers.Layer):
         self.anchors, self.side, self.choices = anchors, side, choices
 
     def call(self, inputs, training=None):
-        """Objectness [b, n], offsets [b, n, 4], rows [b, most, 6] and keys [b] to boxes [b, m, 4], without gradient.
+        """Objectness [b, n], anchor deltas, packed objects and keys to boxes [b, m, 4], without gradient.
 
         Boxes without area stand where there are not so many.
         """
-        objectness, offsets, rows, keys = inputs
+        objectness, deltas, objects, keys = inputs
         choices = self.choices
         proposals = regions.propose(
-            tf.stop_gradient(objectness), tf.stop_gradient(offsets), self.anchors, self.side, choices.candidates,
+            tf.stop_gradient(objectness), tf.stop_gradient(deltas), self.anchors, self.side, choices.candidates,
             choices.proposals[0 if training else 1], choices.proposal_nms,
         )  # fmt: skip
         if not training:
             return proposals
-        truth = tf.where(rows[..., 5:] == boxes.OBJECT, rows[..., :4], 0.0)
+        objects = boxes.ImageObjects.unpack(objects)
+        truth = tf.where(objects.kinds[..., None] == boxes.OBJECT, objects.boxes, 0.0)
         pool = tf.concat([proposals, truth], axis=1)
-        _, positive, negative = regions.match(pool, rows, OBJECT_FROM, OBJECT_FROM)
-        count, part = choices.regions
-        index, there = regions.sample(positive, negative, keys, draws.Stream.REGIONS, count, round(count * part))
+        matches = regions.match(pool, objects, OBJECT_FROM, OBJECT_FROM)
+        count, part = choices.rois
+        index, there = regions.sample(matches, keys, draws.Stream.REGIONS, count, round(count * part))
         return tf.where(there[..., None], tf.gather(pool, index, batch_dims=1), 0.0)
 
     def compute_output_shape(self, input_shape):
@@ -277,8 +283,8 @@ class Align(keras.layers.Layer):
 
     def call(self, inputs):
         """Boxes [b, n, 4] and the maps of the levels to crops [b * n, size, size, channels]."""
-        chosen, *features = inputs
-        crops = regions.align(features, self.strides, chosen, self.size)
+        rois, *features = inputs
+        crops = regions.align(features, self.strides, rois, self.size)
         return tf.reshape(crops, [-1, *crops.shape[2:]])
 
     def compute_output_shape(self, input_shape):
@@ -286,8 +292,8 @@ class Align(keras.layers.Layer):
         return (None, self.size, self.size, input_shape[1][-1])
 
 
-class Detections(keras.layers.Layer):
-    """What is found; nothing in training."""
+class Suppression(keras.layers.Layer):
+    """What is found, after boxes that overlap are suppressed; nothing in training."""
 
     def __init__(self, classes, side, choices, **kwargs):
         """Args: how many classes; side of the view; a `Choices`."""
@@ -295,18 +301,17 @@ class Detections(keras.layers.Layer):
         self.classes, self.side, self.choices = classes, side, choices
 
     def call(self, inputs, training=None):
-        """Boxes [b, n, 4], scores [b * n, classes + 1] and places [b * n, 4 * classes] to [b, detections, 6]."""
-        chosen, scores, places = inputs
-        choices, count = self.choices, chosen.shape[1]
+        """Boxes [b, n, 4], class logits [b * n, classes + 1] and deltas [b * n, 4 * classes] to packed detections."""
+        rois, class_logits, deltas = inputs
+        choices, count = self.choices, rois.shape[1]
         if training:
-            return tf.zeros([tf.shape(chosen)[0], choices.detections, 6])
-        likely = tf.nn.softmax(tf.reshape(scores, [-1, count, self.classes + 1]))[..., :-1]
-        likely = tf.where(regions.area(chosen)[..., None] > 0, likely, 0.0)
-        places = tf.reshape(places, [-1, count * self.classes, 4])
-        found = regions.decode(places, tf.repeat(chosen, self.classes, axis=1), self.side, DEVIATIONS)
-        found = tf.reshape(found, [-1, count, self.classes, 4])
-        return regions.detect(found, likely, choices.least, choices.nms, choices.detections)
+            return tf.zeros([tf.shape(rois)[0], choices.detections, boxes.PACKED])
+        scores = tf.nn.softmax(tf.reshape(class_logits, [-1, count, self.classes + 1]))[..., :-1]
+        scores = tf.where(regions.area(rois)[..., None] > 0, scores, 0.0)
+        deltas = tf.reshape(deltas, [-1, count, self.classes, 4])
+        found = regions.decode(deltas, rois[:, :, None], self.side, ROI_VARIANCE)
+        return regions.detect(found, scores, choices.score_threshold, choices.nms, choices.detections)
 
     def compute_output_shape(self, input_shape):
         """Static shape of the output."""
-        return (input_shape[0][0], self.choices.detections, 6)
+        return (input_shape[0][0], self.choices.detections, boxes.PACKED)

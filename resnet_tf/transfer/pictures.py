@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from resnet_tf.data.boxes import IGNORED
+from resnet_tf.data.boxes import IGNORED, ImageObjects
 from resnet_tf.data.masks import VOID
 from resnet_tf.evaluation import pictures
 from resnet_tf.evaluation.charts import BLUE, GREY, short
 from resnet_tf.transfer.average_precision import area
 
 _INCHES = 2.6  # a picture's width
-_BOXED_INCHES = 4.6  # likewise, of one with boxes
+_BOXED_INCHES = 4.6  # width of a picture with boxes
 _DASHED = (0, (4, 2))
 _NAMED = 20  # curves that have a colour and a name, the best ones
 
@@ -90,44 +90,33 @@ def _over(image, mask, table):
 # --- Detection -------------------------------------------------------------------------------------------------------
 
 
-def boxes(image, rows, classes, found=None, threshold=0.0):
-    """An image with its objects dashed and thin, ignored ones grey, and what was found solid, with class and score.
-
-    Args:
-        image: uint8 [H, W, 3].
-        rows: float [k, 6], objects; see `boxes.Objects.rows`. Those without a kind are left out, as views have them.
-        classes: their names.
-        found: an `average_precision.Detected`, or None.
-        threshold: of scores; what is below is not drawn.
-    """
-    return box_gallery([(image, rows, found)], classes, threshold)
-
-
 def box_gallery(shown, classes, threshold=0.0):
-    """The same of several images, and the names of the colours.
+    """Draw images with their objects dashed and thin, ignored ones grey, and detections solid, with class and score.
 
     Args:
-        shown: list of (image, rows, found); see `boxes`.
+        shown: list of images, uint8 [H, W, 3]; their objects, float [k, boxes.PACKED], see `boxes.ImageObjects.pack`,
+            whose padding is left out; and `boxes.Detections` or None.
         classes: their names.
-        threshold: see `boxes`.
+        threshold: score below which a detection is not drawn.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+    shown = [(image, ImageObjects.unpack(rows), found) for image, rows, found in shown]
     colour = _colours_of(len(classes))
     columns = min(2, len(shown))
     lines = -(-len(shown) // columns)
     tallest = max(image.shape[0] / image.shape[1] for image, _, _ in shown)
     figure = Figure(figsize=(columns * _BOXED_INCHES, lines * _BOXED_INCHES * tallest + 0.4), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axes, (image, rows, found) in zip(grid, shown, strict=False):
+    for axes, (image, objects, found) in zip(grid, shown, strict=False):
         axes.imshow(image)
-        _draw_objects(axes, rows, colour)
+        _draw_objects(axes, objects, colour)
         if found is not None:
             _draw_found(axes, found, classes, colour, threshold)
     for axes in grid:
         axes.set_axis_off()
-    there = {int(row[4]) for _, rows, _ in shown for row in rows if row[5]}
+    there = {int(label) for _, objects, _ in shown for label in objects.labels[objects.kinds != 0]}
     there |= {int(label) for _, _, found in shown if found is not None for label in found.labels}
     handles = [Line2D([], [], color=colour[label], linewidth=2, label=short(classes[label])) for label in sorted(there)]
     handles.append(Line2D([], [], color=GREY, linewidth=1, linestyle=_DASHED, label="truth"))
@@ -142,10 +131,10 @@ def _colours_of(count):
     return pictures.colours(count) if count <= 6 else colours(count)[:count] / 255
 
 
-def _draw_objects(axes, rows, colour):
+def _draw_objects(axes, objects, colour):
     from matplotlib.patches import Rectangle
 
-    for top, left, bottom, right, label, kind in rows:
+    for (top, left, bottom, right), label, kind in zip(*objects, strict=True):
         if kind:
             drawn = GREY if kind == IGNORED else colour[int(label)]
             place = (left - 0.5, top - 0.5), right - left, bottom - top  # a pixel's centre is a whole number

@@ -1,36 +1,44 @@
 """Boxes as tensors: anchors, coding, matching, sampling, proposals, RoI align. Of static shapes, which XLA compiles.
 
-Boxes are float32 [..., 4], top, left, bottom, right in pixels of the view, half-open. What there truly is comes as rows
-[b, most, 6] of `data.boxes`.
+Boxes are float32 [..., 4], top, left, bottom, right in pixels of the view, half-open.
 
-Of keras-cv 0.9 these are used: `AnchorGenerator`, `ROIGenerator` (it is TensorFlow's `non_max_suppression_padded` level
-by level, exactly the greedy choice, 8 ms for 2,000 boxes on a CPU), the IoU, and the coding of boxes, whose exponent is
-bounded here, since it has no bound. These are not, under Keras 3.15, as tests/test_detection.py shows:
+IoU and the coding of boxes are those of `keras.utils.bounding_boxes`. Of keras-cv 0.9 two public layers are used:
+`AnchorGenerator`, and `ROIGenerator`, which is TensorFlow's `non_max_suppression_padded` level by level: exactly the
+greedy choice, 8 ms for 2,000 boxes on a CPU. The following of Keras 3.15 and keras-cv 0.9 is not used:
 
-    _ROIAligner        takes one sample a bin where the paper takes four, and pixel i for the point i where its centre
-                       is at i + 1/2; beyond the first and the last centre it extrapolates (-11 of features in [0, 63]);
-                       it does not build inside a `tf.function` (its scope's name begins with an underscore). `align`
-                       is two products of matrices, so that its gradient needs no scatter, whose order a GPU chooses.
-    BoxMatcher         with `force_match_for_each_col` a row of padding makes anchor 0 positive; without, the best
-                       anchor of an object is not. It knows no ignored objects.
-    balanced_sample    draws from the global generator, so that a resumed run would draw anew.
+    clip_to_image_size  takes dictionaries of boxes in the order left, top, right, bottom alone.
+    RoI align           is private in keras-cv. `align` is two products of matrices, so that its gradient needs no
+                        scatter, whose order a GPU chooses.
+    BoxMatcher          knows no ignored objects. With `force_match_for_each_col` padding makes anchor 0 positive, as
+                        tests/test_detection.py shows; without, the best anchor of an object is not positive.
+    balanced_sample     is private, and draws from the global generator, so that a resumed run would draw other boxes.
     MultiClassNonMaxSuppression   is `tf.image.combined_non_max_suppression`, which has no kernel for XLA or GPUs.
 """
 
 import math
+from typing import NamedTuple
 
 import keras_cv
 import numpy as np
 import tensorflow as tf
-from keras_cv.src import bounding_box
+from keras.utils import bounding_boxes
 
 from resnet_tf.data import draws
-from resnet_tf.data.boxes import IGNORED, OBJECT
+from resnet_tf.data.boxes import IGNORED, OBJECT, Detections
 
+_FORMAT = "yxyx"  # Keras' name of the order top, left, bottom, right
 _IGNORED_FROM = 0.5  # IoU with an ignored object from which on a box is not negative
-_MOST_LOG = math.log(1000 / 16)  # of a side over its anchor's, as in Detectron
+_MAX_LOG = math.log(1000 / 16)  # of a side over its anchor's, as in Detectron
 _SAMPLES = 2  # of a bin of RoI align, each way
 _LEVEL, _LEVEL_SIZE = 4, 224  # Lin et al. 2017, equation 1
+
+
+class Matches(NamedTuple):
+    """Which boxes of each example are objects, and which are background. A box can be neither."""
+
+    matched: tf.Tensor  # int32 [b, n], the object of highest IoU with each box
+    positive: tf.Tensor  # bool [b, n], whether the box is that object
+    negative: tf.Tensor  # bool [b, n], whether the box is background
 
 
 def anchors(sides, strides, sizes, ratios):
@@ -48,71 +56,75 @@ def anchors(sides, strides, sizes, ratios):
     """
     found = []
     for stride, of_level in zip(strides, sizes, strict=True):
-        make = keras_cv.layers.AnchorGenerator("yxyx", [1.0], list(of_level), list(ratios), [stride], dtype="float32")
+        make = keras_cv.layers.AnchorGenerator(_FORMAT, [1.0], list(of_level), list(ratios), [stride], dtype="float32")
         with tf.init_scope():
             found.append(make(image_shape=(*sides, 3))[0].numpy())
     return found
 
 
 def iou(boxes, others):
-    """Intersection over union: [..., n, 4] and [..., m, 4] to [..., n, m]; 0 where there is no area."""
-    return bounding_box.compute_iou(boxes, others, "yxyx")
+    """Return the intersection over union of boxes [(b,) n, 4] and [(b,) m, 4], [(b,) n, m]; 0 without area."""
+    return bounding_boxes.compute_iou(boxes, others, _FORMAT)
 
 
-def encode(boxes, anchors, deviations=(1.0, 1.0, 1.0, 1.0)):
-    """Boxes to offsets from anchors: y, x in sides of these, logarithms of ratios of sides; over `deviations`."""
-    return bounding_box._encode_box_to_deltas(anchors, boxes, "yxyx", "yxyx", variance=deviations)
+def encode(boxes, anchors, variance=(1.0, 1.0, 1.0, 1.0)):
+    """Return the deltas of boxes from anchors, [..., 4], over `variance`.
+
+    They are y and x of the centres' distance in sides of the anchor, and the logarithms of the ratios of the sides.
+    """
+    return bounding_boxes.encode_box_to_deltas(anchors, boxes, _FORMAT, _FORMAT, variance=variance)
 
 
-def decode(deltas, anchors, side, deviations=(1.0, 1.0, 1.0, 1.0)):
-    """What `encode` made back to boxes, cut off at the edges of a square view of that side."""
-    deltas = deltas * tf.constant(deviations)
-    deltas = tf.concat([deltas[..., :2], tf.minimum(deltas[..., 2:], _MOST_LOG)], axis=-1)
-    return tf.clip_by_value(bounding_box._decode_deltas_to_boxes(anchors, deltas, "yxyx", "yxyx"), 0.0, float(side))
+def decode(deltas, anchors, side, variance=(1.0, 1.0, 1.0, 1.0)):
+    """Return the boxes of deltas that `encode` made, cut off at the edges of a square view of that side."""
+    # Keras' exponent has no bound, so that deltas of an untrained network would make infinite sides.
+    highest = [math.inf, math.inf, *(_MAX_LOG / of_side for of_side in variance[2:])]
+    boxes = bounding_boxes.decode_deltas_to_boxes(
+        anchors, tf.minimum(deltas, highest), _FORMAT, _FORMAT, variance=variance
+    )
+    return tf.clip_by_value(boxes, 0.0, float(side))
 
 
 def area(boxes):
-    """[..., 4] to [...], in square pixels."""
+    """Return the areas of boxes [..., 4] in square pixels, [...]."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def match(boxes, rows, low, high, best=False):
-    """Which boxes are objects.
+def match(boxes, objects, low, high, best=False):
+    """Tell which boxes are objects and which are background.
 
     Args:
         boxes: float32 [n, 4] or [b, n, 4]; those without area are neither positive nor negative.
-        rows: float32 [b, most, 6]; see `data.boxes`.
+        objects: `boxes.ImageObjects` of tensors [b, most, ...].
         low: IoU with every object below which a box is negative.
         high: IoU with any object from which on it is positive.
         best: whether the boxes of the highest IoU with an object are positive too, ties and all.
 
     Returns:
-        int32 [b, n], the row of highest IoU; bool [b, n], positive; bool [b, n], negative: neither positive nor over
-        an ignored object.
+        `Matches`, in which boxes over an ignored object are not negative.
     """
-    overlap = iou(boxes, rows[..., :4])
-    kinds = rows[:, None, :, 5]
-    of_objects = tf.where(kinds == OBJECT, overlap, 0.0)
+    ious = iou(boxes, objects.boxes)
+    kinds = objects.kinds[:, None]
+    of_objects = tf.where(kinds == OBJECT, ious, 0.0)
     highest = tf.reduce_max(of_objects, axis=2)
     positive = highest >= high
     if best:
         tops = tf.reduce_max(of_objects, axis=1, keepdims=True)
         positive |= tf.reduce_any((of_objects == tops) & (tops > 0), axis=2)
-    over_ignored = tf.reduce_any((kinds == IGNORED) & (overlap > _IGNORED_FROM), axis=2)
+    over_ignored = tf.reduce_any((kinds == IGNORED) & (ious > _IGNORED_FROM), axis=2)
     real = area(boxes) > 0
-    return (
+    return Matches(
         tf.argmax(of_objects, axis=2, output_type=tf.int32),
         positive & real,
         (highest < low) & ~positive & ~over_ignored & real,
     )
 
 
-def sample(positive, negative, keys, stream, count, most):
+def sample(matches, keys, stream, count, most):
     """Choose boxes at random, as many positive ones as there are up to a limit, the rest negative.
 
     Args:
-        positive: bool [b, n].
-        negative: bool [b, n].
+        matches: a `Matches`.
         keys: int64 [b]; see `draws.keys`. The choice is a function of them.
         stream: a `draws.Stream`.
         count: boxes of an example.
@@ -122,6 +134,7 @@ def sample(positive, negative, keys, stream, count, most):
         int32 [b, count], which ones, the positive first, or [b, n] where there are no more; and bool of the same shape,
         false where there were too few to choose from.
     """
+    _, positive, negative = matches
     total = positive.shape[-1]
     count, most = min(count, total), min(most, total)
     order = draws.uniform(keys, stream, total)
@@ -134,12 +147,12 @@ def sample(positive, negative, keys, stream, count, most):
     return index, place < hit + miss
 
 
-def propose(logits, deltas, anchors, side, candidates, count, threshold):
+def propose(objectness, deltas, anchors, side, candidates, count, threshold):
     """The proposals of an RPN (Ren et al. 2015, section 3.3).
 
     Args:
-        logits: float32 [b, n], objectness at each anchor.
-        deltas: float32 [b, n, 4], not scaled.
+        objectness: float32 [b, n], logits at each anchor.
+        deltas: float32 [b, n, 4] from the anchors, without a variance.
         anchors: list over levels.
         side: of the view.
         candidates: of each level, those of the highest scores, before boxes that overlap are suppressed.
@@ -150,13 +163,13 @@ def propose(logits, deltas, anchors, side, candidates, count, threshold):
         float32 [b, count or fewer, 4], falling by score; boxes of -1 where there are not so many.
     """
     make = keras_cv.layers.ROIGenerator(
-        "yxyx", candidates, 0.0, threshold, count, candidates, 0.0, threshold, count, dtype="float32"
+        _FORMAT, candidates, 0.0, threshold, count, candidates, 0.0, threshold, count, dtype="float32"
     )
     places = np.cumsum([0, *map(len, anchors)])
     boxes, scores = {}, {}
     for level, (of_level, start, stop) in enumerate(zip(anchors, places, places[1:], strict=False)):
         boxes[level] = decode(deltas[:, start:stop], of_level, side)
-        scores[level] = tf.sigmoid(logits[:, start:stop])
+        scores[level] = tf.sigmoid(objectness[:, start:stop])
     return make(boxes, scores)[0]
 
 
@@ -211,8 +224,8 @@ def detect(boxes, scores, least, threshold, count):
         count: boxes of an example.
 
     Returns:
-        float32 [b, count, 6], falling by score: top, left, bottom, right, score, class; rows of zeros where there are
-        not so many.
+        float32 [b, count, PACKED], falling by score, see `boxes.Detections.pack`; rows of zeros where there are not so
+        many.
     """
     total, classes = scores.shape[1:]
     by_class = tf.reshape(tf.transpose(boxes, [0, 2, 1, 3]), [-1, total, 4])
@@ -222,11 +235,10 @@ def detect(boxes, scores, least, threshold, count):
         by_class, of_class, most, threshold, least, pad_to_max_output_size=True, canonicalized_coordinates=True
     )
     kept = tf.where(tf.range(most)[None] < valid[:, None], tf.gather(of_class, index, batch_dims=1), 0.0)
-    labels = tf.tile(tf.range(classes, dtype=tf.float32)[:, None], [1, most])
-    labels = tf.tile(tf.reshape(labels, [1, -1, 1]), [tf.shape(scores)[0], 1, 1])
     found = tf.reshape(tf.gather(by_class, index, batch_dims=1), [-1, classes * most, 4])
     kept = tf.reshape(kept, [-1, classes * most])
-    found = tf.concat([found, kept[..., None], labels], axis=2)
+    labels = tf.tile(tf.repeat(tf.range(classes), most)[None], [tf.shape(scores)[0], 1])
+    found = Detections(found, kept, labels).pack()
     found = tf.pad(found, [[0, 0], [0, max(0, count - classes * most)], [0, 0]])
     kept = tf.pad(kept, [[0, 0], [0, max(0, count - classes * most)]])
     best, order = tf.math.top_k(kept, count)
