@@ -17,7 +17,8 @@ from resnet_tf.data import Source, Split, colour, resident
 from resnet_tf.errors import InputError
 from resnet_tf.models import fusible
 from resnet_tf.runs import checkpoint, devices, network, record, run_data
-from resnet_tf.training import distillation, loop, losses, optimizer, precise_bn, schedule, supply, sweep, task
+from resnet_tf.sweeps import sweep
+from resnet_tf.training import distillation, loop, losses, optimizer, precise_bn, schedule, supply, task
 from resnet_tf.training.engine import Engine
 from resnet_tf.training.recipe import Recipe
 from resnet_tf.training.step import METRICS

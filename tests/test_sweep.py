@@ -16,8 +16,8 @@ from resnet_tf import config
 from resnet_tf import sweep as command
 from resnet_tf.errors import InputError
 from resnet_tf.runs import record, signals
-from resnet_tf.training import grid as grids
-from resnet_tf.training import sweep
+from resnet_tf.sweeps import grid as grids
+from resnet_tf.sweeps import sweep
 
 ROOT = pathlib.Path(__file__).parent.parent
 GRIDS = sorted((ROOT / "flags" / "grids").glob("*.yaml"))

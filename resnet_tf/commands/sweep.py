@@ -21,7 +21,7 @@ def main(argv=None):
 
 
 def _run(settings, arguments):
-    from resnet_tf.training import sweep
+    from resnet_tf.sweeps import sweep
 
     return sweep.run(settings.sweep, arguments)
 

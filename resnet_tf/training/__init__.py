@@ -1,1 +1,1 @@
-"""Optimisation: one step, the loop around it, and what a run leaves behind."""
+"""Optimisation: one step, the engine that runs it, where its batches come from, and the loop around it."""

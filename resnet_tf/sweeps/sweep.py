@@ -19,7 +19,8 @@ from resnet_tf import config as configuration
 from resnet_tf import files
 from resnet_tf.errors import InputError
 from resnet_tf.runs import checkpoint, devices, record, signals
-from resnet_tf.training import grid, schedule
+from resnet_tf.sweeps import grid
+from resnet_tf.training import schedule
 
 PROGRAM = (sys.executable, "-m", "resnet_tf.train")
 _STOPPED = (signals.EXIT_CODE, -signal.SIGTERM, -signal.SIGINT)  # saved, or before there was anything to save
