@@ -133,7 +133,7 @@ def benchmark_augment(config):
             model = network.create(config.model, 1000, size, config.device.precision)
             training = Recipe(
                 optimizer.from_config(recipe, model), schedule.Schedule(0.01), augmentation=augmentation,
-                loss_scale=optimizer.LossScale() if config.device.precision == "float16" else None,
+                loss_scale=optimizer.loss_scale_of(config.device.precision),
             )  # fmt: skip
             engine = Engine(strategy, model, colour.IMAGENET, training)
         supply = Resident(engine, pixels, labels, batch, seed=0, capacity=settings.steps)

@@ -97,7 +97,7 @@ def keras_applications(task, stack):
         raise InputError(f"--peers=keras_applications: it has no network like --model={name} as set")
     make = getattr(keras.applications, f"ResNet{found[1]}" + ("V2" if found[2] == "v2" else ""))
     policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(configuration.PRECISIONS[task.config.device.precision])
+    keras.config.set_dtype_policy(configuration.PRECISIONS[task.config.device.precision].policy)
     try:
         network = make(
             weights=None, classes=task.classes, input_shape=task.images.shape[1:], classifier_activation=None
@@ -111,7 +111,7 @@ class _Held(keras.layers.Layer):
     """Normalised images held on the device, taken by their numbers: no copy from the host binds `fit`."""
 
     def __init__(self, task):
-        super().__init__(dtype=configuration.PRECISIONS[task.config.device.precision])
+        super().__init__(dtype=configuration.PRECISIONS[task.config.device.precision].policy)
         self._pool = self.add_weight(
             shape=task.images.shape, dtype=self.compute_dtype, initializer="zeros", trainable=False, autocast=False
         )
@@ -131,7 +131,7 @@ def _fit(task, network):
     model = keras.Model(chosen, network(_Held(task)(chosen)))
     recipe, settings = task.recipe, task.config.benchmark
     optimizer = keras.optimizers.SGD(task.rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    if task.config.device.precision == "float16":
+    if configuration.PRECISIONS[task.config.device.precision].is_scaled:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     # XLA on a GPU only, as for ours; Keras' "auto" chooses likewise.
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=task.on_gpu)

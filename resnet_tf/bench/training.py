@@ -109,7 +109,7 @@ def _engine(config, strategy, classes, normalization):
         recipe = Recipe(
             optimizer.from_config(_RECIPE, model),
             Schedule(_RATE),
-            loss_scale=optimizer.LossScale() if config.device.precision == "float16" else None,
+            loss_scale=optimizer.loss_scale_of(config.device.precision),
             pad_crop=resident.PadCrop(pad=_pad(config), mirror=True),
         )
         return Engine(strategy, model, normalization, recipe)

@@ -5,7 +5,7 @@ A recipe is a file of flags, `--flagfile=flags/NAME.cfg`; flags that come later 
 
 import dataclasses
 import re
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from resnet_tf.config.fields import exif_setting, setting
 from resnet_tf.errors import InputError
@@ -17,7 +17,30 @@ DATASETS = (*SMALL_DATASETS, "folder", "records", "tfds", "voc")
 _TWO_GRAPHS = re.compile(r"(cifar_resnet\d+|resnet18|resnet34)_v2")
 
 # Precision names and the Keras policies behind them: variables and logits stay float32 in all of them.
-PRECISIONS = {"float32": "float32", "tf32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+
+
+class Precision(NamedTuple):
+    """What a --precision means.
+
+    Attributes:
+        policy: Keras' dtype policy of the layers.
+        bits: of an activation.
+        tf32: whether products of float32 keep 10 bits on GPUs.
+        is_scaled: whether training needs a loss scale.
+    """
+
+    policy: str
+    bits: int
+    tf32: bool = False
+    is_scaled: bool = False
+
+
+PRECISIONS = {
+    "float32": Precision("float32", 32),
+    "tf32": Precision("float32", 32, tf32=True),
+    "bfloat16": Precision("mixed_bfloat16", 16),
+    "float16": Precision("mixed_float16", 16, is_scaled=True),
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,6 @@ from resnet_tf.models import Cost, cost_by_name
 from resnet_tf.runs import record
 from resnet_tf.training import schedule
 
-PRECISION_BITS = {"float32": 32, "tf32": 32, "bfloat16": 16, "float16": 16}
 # The figures of each task, the first of which best runs are known by, and their names; all are fractions.
 FIGURES = {
     configuration.TrainConfig: {"top1": "Top-1", "top5": "Top-5"},
@@ -478,7 +477,7 @@ def _row(run, group, price_per_hour):
         "runs": 1,
         "architecture": run.config.network,
         "precision": precision,
-        "precision_bits": PRECISION_BITS[precision],
+        "precision_bits": configuration.PRECISIONS[precision].bits,
         "parameters_mib": run.cost.mib_float32 if run.cost else parameters and 4 * parameters / 2**20,
         "gmacs": run.cost and run.cost.gmacs,
         "gflops": run.cost and 2 * run.cost.gmacs,

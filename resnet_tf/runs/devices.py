@@ -9,6 +9,7 @@ import platform
 
 import tensorflow as tf
 
+from resnet_tf.config import PRECISIONS
 from resnet_tf.data import processors
 from resnet_tf.errors import InputError
 
@@ -149,5 +150,5 @@ def peak_flops(precision):
 
 
 def use_precision(precision):
-    """Let products of float32 keep all their bits, or 10 of them where that is asked for."""
-    tf.config.experimental.enable_tensor_float_32_execution(precision == "tf32")
+    """Let products of float32 keep all their bits, or 10 of them with tf32; for the whole process."""
+    tf.config.experimental.enable_tensor_float_32_execution(PRECISIONS[precision].tf32)

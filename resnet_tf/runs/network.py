@@ -48,7 +48,7 @@ def settings(model, precision, replicas=1, seed=0):
         "zero_gamma": model.zero_gamma,
         "initializer": model.initializer,
         "sync_bn": model.bn == "sync" and replicas > 1,
-        "dtype": configuration.PRECISIONS[precision],
+        "dtype": configuration.PRECISIONS[precision].policy,
         "seed": seed,
     }
 
@@ -139,7 +139,7 @@ def load(flag, origin, config, classes=None):
     settings = {
         "num_classes": classes,
         "input_shape": (size, size, 3),
-        "dtype": configuration.PRECISIONS[config.device.precision],
+        "dtype": configuration.PRECISIONS[config.device.precision].policy,
     }
     model = create_model(name, **settings, **({} if weights == "random" else {"weights": weights}))
     return Trained(origin, model, colour.IMAGENET, None)

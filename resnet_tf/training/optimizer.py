@@ -9,6 +9,7 @@ import dataclasses
 
 import tensorflow as tf
 
+from resnet_tf.config import PRECISIONS
 from resnet_tf.models import inside
 
 
@@ -228,6 +229,11 @@ def from_config(config, model):
         "lamb": lambda: LAMB(config.momentum, penalty, decay, scales=scales),
     }
     return kinds[config.optimizer]()
+
+
+def loss_scale_of(precision):
+    """Return the `LossScale` that a --precision needs, or None."""
+    return LossScale() if PRECISIONS[precision].is_scaled else None
 
 
 def clip(gradients, norm, limit):

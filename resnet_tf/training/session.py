@@ -206,7 +206,7 @@ def _build(task, place, source, normalization, rates):
         recipe = Recipe(
             optimizer=optimizer.from_config(config.optimizer, model),
             schedule=rates,
-            loss_scale=optimizer.LossScale() if config.device.precision == "float16" else None,
+            loss_scale=optimizer.loss_scale_of(config.device.precision),
             clip=config.optimizer.clip,
             accumulate=config.optimizer.accumulate,
             ema=config.optimizer.ema,
