@@ -95,7 +95,7 @@ def test_decay_is_by_role():
 
 def rate(plan, step, state=None):
     state = {name: tf.constant(value) for name, value in (state or plan.initial_state()).items()}
-    return float(plan.rate(tf.constant(step, tf.int64), state))
+    return float(plan.lr_of(tf.constant(step, tf.int64), state))
 
 
 def plan_of(batch_size=128, total=1000, steps_per_epoch=10.0, **settings):

@@ -302,6 +302,6 @@ def test_scoring_refuses(trained, tmp_path, capsys):
 
 def test_poly_falls_as_in_deeplab():
     rates = schedule.Schedule(0.5, "poly", total=10, warmup=2)
-    found = [float(rates.rate(tf.constant(step, tf.int64), {})) for step in range(10)]
+    found = [float(rates.lr_of(tf.constant(step, tf.int64), {})) for step in range(10)]
     expected = [0.25, 0.5, *(0.5 * (1 - step / 8) ** 0.9 for step in range(8))]
     np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -6,8 +6,10 @@ import os
 import resource
 import shutil
 import time
+import traceback
 import types
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -407,3 +409,22 @@ def test_calls_are_long_again_after_slow_ones(monkeypatch):
     assert measured.steps_ahead() == 1
     call(16, 1, 0.1)
     assert measured.steps_ahead() == 20
+
+
+def test_few_frames_lie_between_the_loop_and_the_network(tmp_path, monkeypatch):
+    """A reader who follows a step from the loop to the network passes through seven functions at most."""
+    depths = []
+    call = keras.Model.stateless_call
+
+    def counted(*arguments, **keywords):
+        functions = [frame.name for frame in traceback.extract_stack() if "/resnet_tf/" in frame.filename]
+        if "train" in functions and keywords.get("training"):
+            depths.append(len(functions) - functions.index("train"))
+        return call(*arguments, **keywords)
+
+    monkeypatch.setattr(keras.Model, "stateless_call", counted)
+    loop.train(configuration.from_settings(configuration.TrainConfig, {
+        "dataset": "synthetic", "model": "cifar_resnet8_v1", "image_size": 16, "batch_size": 16, "train_steps": 1,
+        "out": str(tmp_path / "run"),
+    }, "test"))  # fmt: skip
+    assert depths and max(depths) <= 7

@@ -1,4 +1,4 @@
-"""Where numbers fail: one step once more, op by op, every layer looked at."""
+"""Finds where numbers are not finite: runs one step again, eagerly, and looks at every layer."""
 
 import dataclasses
 import sys
@@ -13,11 +13,11 @@ from resnet_tf.training import step
 
 
 class NotFinite(Exception):
-    """The loss or the gradient of a step is no number; the engine has halted in the state before it.
+    """The loss or the gradient of a step is not finite; the engine has halted in the state before that step.
 
     Attributes:
-        step: counted from 1.
-        loss: of it.
+        step: number of the step, counted from 1.
+        loss: of the step.
     """
 
     def __init__(self, step, loss):
@@ -26,23 +26,23 @@ class NotFinite(Exception):
 
 
 def inspect(engine, parts):
-    """Run one step eagerly, without changing anything.
+    """Run one step eagerly, without changing the state.
 
     Args:
-        engine: in the state before the step.
+        engine: an `engine.Engine` in the state before the step.
         parts: list over this machine's replicas of `step.Batch`.
 
     Returns:
-        Rows {"layer", "what", "min", "max", "finite"} in the order of the computation: the largest and smallest weights
-        and the output of each layer, the loss, then gradients from the last layer to the first; of the first replica
-        in whose part something is not finite, else of the first.
+        Rows {"layer", "what", "min", "max", "finite"} in the order of the computation: the images, weights that are not
+        finite, the output of each layer, the loss, then gradients from the last layer to the first. They are of the
+        first replica with a value that is not finite, or else of the first replica.
     """
     tables = [_inspect_part(engine, replica, part) for replica, part in enumerate(parts)]
     return next((table for table in tables if not all(row["finite"] for row in table)), tables[0])
 
 
 def first_failure(table):
-    """The first row that is not finite, or None."""
+    """Return the first row with a value that is not finite, or None."""
     return next((row for row in table if not row["finite"]), None)
 
 
@@ -103,10 +103,11 @@ def _row(layer, what, value):
 
 
 def explain(failure, engine, supply, run, chief, normalization):
-    """The error that ends a run whose numbers failed; the state before the step is kept for --debug_step.
+    """Return the error that ends a run whose numbers are not finite, and keep the state for --debug_step.
 
     Returns:
-        An InputError of one line: step, first layer that fails, likely cause, and how to see it again.
+        An InputError of one line: the step, the first layer that is not finite, the likely cause, and the flag that
+        shows the step again.
     """
     number, config = failure.step, run.config
     if chief:
@@ -115,8 +116,8 @@ def explain(failure, engine, supply, run, chief, normalization):
             "normalization/std": normalization.std,
         }
         checkpoint.save_halted(run.checkpoints, number, arrays)
-    found = first_failure(inspect(engine, next(supply.peek(number - 1, 1))))
-    where = f"first in the {found['what']} of {found['layer']}" if found else "not seen when it is run op by op"
+    row = first_failure(inspect(engine, next(supply.peek(number - 1, 1))))
+    where = f"first in the {row['what']} of {row['layer']}" if row else "not seen when it is run op by op"
     part, rate = config.optimizer, config.schedule
     cause = f"--lr={rate.lr:g} is too high for --batch_size={part.batch_size}"
     if engine.recipe.loss_scale:
@@ -131,16 +132,16 @@ def explain(failure, engine, supply, run, chief, normalization):
 
 
 def reproduce(engine, supply, run, number):
-    """Run a step of a run once more and print what every layer does in it.
+    """Run a step of a run again and print the smallest and largest value of every layer.
 
     Args:
-        engine: of the run.
-        supply: of its batches.
+        engine: the `engine.Engine` of the run.
+        supply: of batches; see `supply.make`.
         run: a `record.Run`.
         number: of the step, counted from 1.
 
     Returns:
-        {"run", "step", "layer", "what"}: the first layer whose numbers fail, or None and None.
+        {"run", "step", "layer", "what"}: the first layer that is not finite, or None and None.
 
     Raises:
         InputError: no state from before that step is kept.
@@ -158,5 +159,5 @@ def reproduce(engine, supply, run, number):
     for row in table:
         mark = "" if row["finite"] else "   <- not finite"
         print(f"{row['what']:9} {row['layer']:44} {row['min']:12.4g} {row['max']:12.4g}{mark}", file=sys.stderr)
-    found = first_failure(table) or {"layer": None, "what": None}
-    return {"run": str(run.folder), "step": number, "layer": found["layer"], "what": found["what"]}
+    row = first_failure(table) or {"layer": None, "what": None}
+    return {"run": str(run.folder), "step": number, "layer": row["layer"], "what": row["what"]}

@@ -1,4 +1,4 @@
-"""A teacher that answers inside the student's step (Hinton 2015; Bag of Tricks, section 5.3)."""
+"""A teacher whose logits are computed in the student's step (Hinton et al. 2015; Bag of Tricks, section 5.3)."""
 
 import numpy as np
 
@@ -13,18 +13,19 @@ class Teacher:
     """
 
     def __init__(self, trained, classes, normalization):
-        """Check that it fits.
+        """Check that the teacher fits the student.
 
         Args:
             trained: a `network.Trained`, made in the strategy's scope.
-            classes: the student's, names.
+            classes: names of the student's classes.
             normalization: the student's `colour.Normalization`.
 
         Raises:
-            InputError: it has other classes, or a normalisation that the student's cannot be turned into.
+            InputError: the teacher has other classes, or images normalised for the student cannot be normalised anew
+                for the teacher.
         """
-        found = trained.classes
-        if (found is not None and list(found) != list(classes)) or trained.model.output_shape[-1] != len(classes):
+        names = trained.classes
+        if (names is not None and list(names) != list(classes)) or trained.model.output_shape[-1] != len(classes):
             raise InputError(
                 f"--teacher={trained.origin}: {trained.model.output_shape[-1]} classes that are not the "
                 f"{len(classes)} of the data"
@@ -44,10 +45,10 @@ class Teacher:
             )
 
     def logits(self, values, images):
-        """Its answers.
+        """Return the teacher's logits.
 
         Args:
-            values: of `variables`, in their order.
+            values: tensors of `variables`, in their order.
             images: float32 [n, height, width, 3], normalised for the student.
 
         Returns:

@@ -1,23 +1,23 @@
-"""What is minimised: of labels, of mixed targets, of a teacher's answers. Logits and losses are float32."""
+"""Losses of classification: of labels, mixed targets and a teacher's logits. Logits and losses are float32."""
 
 import dataclasses
 
 import tensorflow as tf
 
-_PRESENT = 0.2  # of a mixed target: what --bce-target-thresh is in timm's A recipes
+_PRESENT = 0.2  # the target above which bce takes a class for present; --bce-target-thresh of timm's A recipes
 
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
     """The loss of each example.
 
-    softmax: cross-entropy of the targets. bce: the mean over classes of binary cross-entropies, every class that
-    has more than 0.2 of the target being wholly there (ResNet strikes back, Wightman et al. 2021).
+    softmax: the cross-entropy of the targets. bce: the mean over classes of binary cross-entropies; a class counts as
+    present where its target is above 0.2 (ResNet strikes back, Wightman et al. 2021).
 
     Attributes:
         kind: "softmax" or "bce".
-        smoothing: e; the label has 1 - e + e/K, every other class e/K. Bag of Tricks, equation 4, writes e/(K - 1)
-            for the others; its code, GluonCV's, and Keras have e/K, as here.
+        smoothing: e. The label's target is 1 - e + e/K, that of every other class e/K. Bag of Tricks, equation 4,
+            writes e/(K - 1) for the others; its code in GluonCV and Keras have e/K, as here.
         temperature: T of distillation.
         distillation: weight of the teacher's term, T^2 CE(softmax(r/T), softmax(z/T)); 1 in Bag of Tricks, section 5.3.
     """
@@ -28,17 +28,17 @@ class Loss:
     distillation: float = 1.0
 
     def targets(self, labels, classes):
-        """int32 labels [n] to float32 targets [n, classes]."""
+        """Return float32 targets [n, classes] for int32 labels [n]."""
         targets = tf.one_hot(labels, classes)
         return targets * (1 - self.smoothing) + self.smoothing / classes if self.smoothing else targets
 
     def __call__(self, logits, targets, teacher=None):
-        """The loss of each example.
+        """Return the loss of each example.
 
         Args:
             logits: float32 [n, classes].
-            targets: float32 [n, classes], mixed where examples are.
-            teacher: float32 [n, classes], logits of a teacher for the same images; None for none.
+            targets: float32 [n, classes]; mixed where images are mixed.
+            teacher: float32 [n, classes], a teacher's logits for the same images; None for no teacher.
 
         Returns:
             float32 [n], in nats.
@@ -55,7 +55,7 @@ class Loss:
         return losses
 
     def metrics(self, logits, labels):
-        """Of each example, whether no other class, or fewer than five, score as high as its own.
+        """Return for each example whether no other class, or fewer than five others, score as high as its own.
 
         Args:
             logits: float32 [n, classes].
@@ -64,25 +64,25 @@ class Loss:
         Returns:
             {"top1", "top5": float32 [n], 0 or 1}.
         """
-        place = rank(logits, labels)
-        return {"top1": tf.cast(place < 2, tf.float32), "top5": tf.cast(place < 6, tf.float32)}
+        ranks = rank(logits, labels)
+        return {"top1": tf.cast(ranks < 2, tf.float32), "top5": tf.cast(ranks < 6, tf.float32)}
 
 
 def rank(logits, labels):
-    """Classes that score at least as high as one's own, that one too.
+    """Return how many classes score at least as high as the label's class, which counts too.
 
     Args:
         logits: float32 [..., classes].
         labels: int32 [...].
 
     Returns:
-        float32 [...], 1 where no other class scores as high, infinite where a logit is NaN.
+        float32 [...]: 1 where no other class scores as high, infinite where a logit is NaN.
     """
     own = tf.gather(logits, labels, batch_dims=labels.shape.rank)[..., None]
-    place = tf.reduce_sum(tf.cast(logits >= own, tf.float32), axis=-1)
-    return tf.where(tf.reduce_any(tf.math.is_nan(logits), axis=-1), float("inf"), place)
+    ranks = tf.reduce_sum(tf.cast(logits >= own, tf.float32), axis=-1)
+    return tf.where(tf.reduce_any(tf.math.is_nan(logits), axis=-1), float("inf"), ranks)
 
 
 def from_config(config):
-    """The loss that a `LossConfig` describes."""
+    """Return the loss that a `LossConfig` describes."""
     return Loss(config.loss, config.label_smoothing, config.temperature, config.distillation)

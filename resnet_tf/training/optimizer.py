@@ -1,8 +1,8 @@
 """Optimizers as the papers have them, on plain tensors, and the loss scale of float16.
 
-Each is a frozen dataclass with `slots`, the kinds of tensors it keeps for every weight, `elementwise`, whether it
-updates each element of a weight that decays by itself, and `update`, a pure function. L2 stands in the gradient (SGD,
-Adam), so that momentum sees it; AdamW and LAMB decouple it.
+Each optimizer is a frozen dataclass with `slots`, the names of the tensors that it keeps for every weight;
+`elementwise`, whether it updates each element of a decaying weight without looking at the others; and `update`, a pure
+function. SGD and Adam add the L2 penalty to the gradient, so that momentum sees it; AdamW and LAMB decouple it.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ from resnet_tf.models import inside
 
 
 def decayed(model, decay):
-    """Which variables the weight decay applies to, by their role in their layer and never by name.
+    """Return which variables weight decay applies to, by their role in their layer and never by name.
 
     Args:
         model: a `keras.Model`.
-        decay: "kernels" (of convolutions and dense layers), "all" or "none".
+        decay: "kernels" for those of convolutions and dense layers, "all" or "none".
 
     Returns:
         A list of bool, one for each of `model.trainable_variables`.
@@ -29,7 +29,9 @@ def decayed(model, decay):
 
 
 def scaled(model, layer_decay):
-    """Rates by depth (Clark et al. 2020, ELECTRA, section A.2): each part has `layer_decay` times that of the next.
+    """Return factors of the learning rate by depth: each part has `layer_decay` times the factor of the next part.
+
+    Source: Clark et al. 2020, ELECTRA, section A.2.
 
     Args:
         model: of `create_model`.
@@ -44,24 +46,24 @@ def scaled(model, layer_decay):
     return [layer_decay ** depths[inside.part(variable.path)] for variable in model.trainable_variables]
 
 
-def _rates(optimizer, rate):
-    """The rate of each weight."""
-    return [rate * scale for scale in optimizer.scales] if optimizer.scales else [rate] * len(optimizer.decay)
+def _lrs(optimizer, lr):
+    """Return the learning rate of each weight."""
+    return [lr * scale for scale in optimizer.scales] if optimizer.scales else [lr] * len(optimizer.decay)
 
 
 @dataclasses.dataclass(frozen=True)
 class SGD:
     """Momentum: v <- m v + g + decay w; w <- w - lr v. Nesterov: w <- w - lr (g + decay w + m v).
 
-    The rate stands outside the momentum, as in Torch and PyTorch; Keras and Caffe have it inside,
-    which differs in the few steps after the rate changes.
+    The learning rate stands outside the momentum, as in Torch and PyTorch. Keras and Caffe have it inside, which
+    differs in the few steps after it changes.
 
     Attributes:
         momentum: in [0, 1].
-        nesterov: the other form.
+        nesterov: whether to use Nesterov's form.
         weight_decay: L2 penalty.
         decay: for each weight, whether the penalty applies to it.
-        scales: for each weight, what its rate is times that of the schedule; () where all have that.
+        scales: for each weight, the factor of its learning rate; () for 1.
     """
 
     momentum: float
@@ -73,28 +75,25 @@ class SGD:
     slots = ("momentum",)
     elementwise = True
 
-    def update(self, weights, slots, gradients, rate, applied):
-        """One step.
+    def update(self, weights, slots, gradients, lr, applied):
+        """Return the weights and slots after one step.
 
         Args:
             weights: list of float32 tensors.
             slots: {"momentum": list of tensors of the same shapes}.
             gradients: list of tensors of the same shapes.
-            rate: float32 scalar tensor.
-            applied: int64 scalar tensor, updates before this one.
-
-        Returns:
-            New weights and new slots.
+            lr: float32 scalar tensor.
+            applied: int64 scalar tensor, the number of updates before this one.
         """
         new_weights, new_momenta = [], []
-        rows = zip(weights, slots["momentum"], gradients, self.decay, _rates(self, rate), strict=True)
-        for weight, momentum, gradient, decay, own_rate in rows:
+        rows = zip(weights, slots["momentum"], gradients, self.decay, _lrs(self, lr), strict=True)
+        for weight, momentum, gradient, decay, own_lr in rows:
             if decay and self.weight_decay:
                 gradient = gradient + self.weight_decay * weight
             momentum = self.momentum * momentum + gradient
             direction = gradient + self.momentum * momentum if self.nesterov else momentum
             new_momenta.append(momentum)
-            new_weights.append(weight - own_rate * direction)
+            new_weights.append(weight - own_lr * direction)
         return new_weights, {"momentum": new_momenta}
 
 
@@ -126,14 +125,14 @@ class Adam:
     slots = ("mean", "square")
     elementwise = True
 
-    def update(self, weights, slots, gradients, rate, applied):
-        """One step; see `SGD.update`."""
+    def update(self, weights, slots, gradients, lr, applied):
+        """Return the weights and slots after one step; see `SGD.update`."""
         new_weights, means, squares = [], [], []
         directions = self._directions(weights, slots, gradients, applied)
-        for (weight, decay, direction, mean, square), own_rate in zip(directions, _rates(self, rate), strict=True):
+        for (weight, decay, direction, mean, square), own_lr in zip(directions, _lrs(self, lr), strict=True):
             if decay and self.decoupled:
                 direction = direction + self.weight_decay * weight
-            new_weights.append(weight - own_rate * direction)
+            new_weights.append(weight - own_lr * direction)
             means.append(mean)
             squares.append(square)
         return new_weights, {"mean": means, "square": squares}
@@ -165,17 +164,17 @@ class LAMB(Adam):
 
     elementwise = False  # it needs the norm of each weight
 
-    def update(self, weights, slots, gradients, rate, applied):
-        """One step; see `SGD.update`."""
+    def update(self, weights, slots, gradients, lr, applied):
+        """Return the weights and slots after one step; see `SGD.update`."""
         new_weights, means, squares = [], [], []
         directions = self._directions(weights, slots, gradients, applied)
-        for (weight, decay, direction, mean, square), own_rate in zip(directions, _rates(self, rate), strict=True):
+        for (weight, decay, direction, mean, square), own_lr in zip(directions, _lrs(self, lr), strict=True):
             if decay:
                 direction = direction + self.weight_decay * weight
                 size, length = tf.norm(weight), tf.norm(direction)
                 ratio = tf.where((size > 0) & (length > 0), size / tf.maximum(length, 1e-30), 1.0)
                 direction = ratio * direction
-            new_weights.append(weight - own_rate * direction)
+            new_weights.append(weight - own_lr * direction)
             means.append(mean)
             squares.append(square)
         return new_weights, {"mean": means, "square": squares}
@@ -200,25 +199,25 @@ class LossScale:
         """Scalars that are carried from step to step: {name: float}."""
         return {"scale": self.initial, "good_steps": 0.0, "skipped_steps": 0.0}
 
-    def advance(self, state, finite):
-        """State after a step.
+    def advance(self, state, is_finite):
+        """Return the state after a step.
 
         Args:
-            state: float32 scalar tensors by name.
-            finite: bool scalar tensor, whether the summed gradient was.
+            state: {name: float32 scalar tensor}.
+            is_finite: bool scalar tensor, whether all of the summed gradient was finite.
         """
-        good = tf.where(finite, state["good_steps"] + 1, 0.0)
+        good = tf.where(is_finite, state["good_steps"] + 1, 0.0)
         grow = good >= self.growth_steps
-        scale = tf.where(finite, tf.where(grow, state["scale"] * 2, state["scale"]), state["scale"] / 2)
+        scale = tf.where(is_finite, tf.where(grow, state["scale"] * 2, state["scale"]), state["scale"] / 2)
         return {
             "scale": tf.clip_by_value(scale, 1.0, 2.0**24),
             "good_steps": tf.where(grow, 0.0, good),
-            "skipped_steps": state["skipped_steps"] + tf.where(finite, 0.0, 1.0),
+            "skipped_steps": state["skipped_steps"] + tf.where(is_finite, 0.0, 1.0),
         }
 
 
 def from_config(config, model):
-    """The optimizer that an `OptimizerConfig` describes, for the weights of `model`."""
+    """Return the optimizer that an `OptimizerConfig` describes, for the weights of `model`."""
     decay, penalty = tuple(decayed(model, config.decay)), config.weight_decay
     scales = tuple(scaled(model, config.layer_decay))
     kinds = {

@@ -12,26 +12,28 @@ _MEMORY = 0.98  # of the running training error: about 50 steps
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """A rate that falls, after a warm-up.
+    """A learning rate that falls, after a warm-up. T is the number of steps after the warm-up, t the steps since.
 
-    steps: He et al. 2015, section 4.2: 0.1, divided by 10 at 32k and 48k steps. cosine: Bag of Tricks, section
-    5.1, 0.5 (1 + cos(t pi / T)) lr, t and T counted from the end of the warm-up. poly: (1 - t / T)^0.9 lr, likewise
-    (DeepLab, Chen et al. 2016, section 4.1). plateau: multiplied by `factor`
-    at each call of `Plateau.fall`. constant.
+    kind        learning rate
+    steps       lr, multiplied by `factor` at each of `boundaries` (He et al. 2015, section 4.2: 0.1 at 32k and 48k)
+    cosine      0.5 (1 + cos(t pi / T)) lr (Bag of Tricks, section 5.1)
+    poly        (1 - t / T)^0.9 lr (DeepLab, Chen et al. 2016, section 4.1)
+    plateau     lr, multiplied by `factor` where evaluations no longer get better; see `after_plateau`
+    constant    lr
 
-    Linear warm-up (Goyal 2017; Bag of Tricks, section 3.1): step i of the m first, i from 1, has i / m of the
-    rate. ResNet-110's warm-up (He et al. 2015): another rate until the training error is below 80%, about 400
-    steps.
+    Linear warm-up (Goyal et al. 2017; Bag of Tricks, section 3.1): of its m steps the i-th, i from 1, has i / m of
+    the learning rate. Warm-up of ResNet-110 (He et al. 2015): another learning rate until the training error is below
+    80%, about 400 steps.
 
     Attributes:
-        lr: rate at its highest.
+        lr: the highest learning rate.
         kind: "steps", "cosine", "poly", "plateau" or "constant".
-        boundaries: steps: those from which on the rate is multiplied by `factor` once more.
-        factor: of each fall.
-        total: cosine, poly: steps of the training.
+        boundaries: for steps: the steps at which the learning rate falls.
+        factor: for steps and plateau: what each fall multiplies the learning rate by.
+        total: for cosine and poly: steps of the training.
         warmup: steps of the linear warm-up.
-        warmup_lr: rate of the other warm-up.
-        warmup_until_error: top-1 error in [0, 1] that ends it; 0 for no such warm-up.
+        warmup_lr: learning rate of the other warm-up.
+        warmup_until_error: top-1 error in [0, 1] that ends the other warm-up; 0 for none.
     """
 
     lr: float
@@ -44,12 +46,12 @@ class Schedule:
     warmup_until_error: float = 0.0
 
     def initial_state(self):
-        """Scalars that the schedule carries from step to step: {name: float}."""
+        """Return the scalars that the schedule carries from step to step: {name: float}."""
         state = {"error": 1.0, "warming": 1.0} if self.warmup_until_error else {}
         return state | ({"falls": 0.0, "best_error": 1.0, "waited": 0.0} if self.kind == "plateau" else {})
 
-    def rate(self, step, state):
-        """Rate of a step.
+    def lr_of(self, step, state):
+        """Return the learning rate of a step.
 
         Args:
             step: int64 scalar tensor, from 0.
@@ -58,22 +60,22 @@ class Schedule:
         Returns:
             float32 scalar tensor.
         """
-        rate = tf.constant(self.lr, tf.float32)
+        lr = tf.constant(self.lr, tf.float32)
         if self.kind in ("cosine", "poly"):
             done = tf.cast(step - self.warmup, tf.float32) / max(1, self.total - self.warmup)
             done = tf.clip_by_value(done, 0.0, 1.0)
-            rate *= 0.5 * (1 + tf.cos(math.pi * done)) if self.kind == "cosine" else tf.pow(1 - done, _POWER)
+            lr *= 0.5 * (1 + tf.cos(math.pi * done)) if self.kind == "cosine" else tf.pow(1 - done, _POWER)
         elif self.kind == "plateau":
-            rate *= tf.pow(tf.constant(self.factor, tf.float32), state["falls"])
+            lr *= tf.pow(tf.constant(self.factor, tf.float32), state["falls"])
         else:
             falls = tf.add_n([tf.cast(step >= boundary, tf.float32) for boundary in self.boundaries] or [tf.zeros([])])
-            rate *= tf.pow(tf.constant(self.factor, tf.float32), falls)
+            lr *= tf.pow(tf.constant(self.factor, tf.float32), falls)
         if self.warmup:
-            rate *= tf.minimum(1.0, tf.cast(step + 1, tf.float32) / self.warmup)
-        return tf.where(state["warming"] > 0, self.warmup_lr, rate) if self.warmup_until_error else rate
+            lr *= tf.minimum(1.0, tf.cast(step + 1, tf.float32) / self.warmup)
+        return tf.where(state["warming"] > 0, self.warmup_lr, lr) if self.warmup_until_error else lr
 
     def advance(self, state, error):
-        """State after a step whose training error in [0, 1] is given."""
+        """Return the state after a step whose training error, in [0, 1], is given."""
         state = {name: state[name] for name in self.initial_state()}
         if not self.warmup_until_error:
             return state
@@ -83,15 +85,12 @@ class Schedule:
 
 
 def after_plateau(state, error, patience):
-    """The state of a plateau schedule after an evaluation.
+    """Return the state of a plateau schedule after an evaluation.
 
     Args:
         state: {"falls", "best_error", "waited"}: Python numbers.
         error: of the evaluation, in [0, 1]; of validation or training data, never of the test split.
-        patience: evaluations without a lower error until the rate falls.
-
-    Returns:
-        The new state.
+        patience: evaluations without a lower error until the learning rate falls.
     """
     if error < state["best_error"]:
         return {"falls": state["falls"], "best_error": error, "waited": 0.0}
@@ -102,26 +101,26 @@ def after_plateau(state, error, patience):
 
 
 def total_steps(config, examples):
-    """Steps of a training, the last one perhaps beyond the last epoch.
+    """Return the number of steps of a training; the last step may end after the last epoch.
 
-    They are counted exactly, from --train_epochs as it is written in decimals. Earlier they were counted in floating
-    point, which made some trainings one step too long: such a run keeps that step where it is done, and else ends
+    The number is exact, computed from the decimals of --train_epochs. Earlier releases computed it in floating point,
+    which made some trainings one step too long. Such a run keeps that step if it has done it, and otherwise ends
     without it.
 
     Args:
         config: an `OptimizerConfig`.
-        examples: of the training split.
+        examples: number of examples in the training split.
     """
     epochs = fractions.Fraction(str(config.train_epochs))
     return config.train_steps or math.ceil(epochs * examples / config.batch_size)
 
 
 def from_config(config, batch_size, steps_per_epoch, total):
-    """The schedule that a `ScheduleConfig` describes.
+    """Return the schedule that a `ScheduleConfig` describes.
 
     Args:
         config: the section of the configuration.
-        batch_size: global.
+        batch_size: of a global batch.
         steps_per_epoch: float, examples over batch size.
         total: steps of the training.
     """

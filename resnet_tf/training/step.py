@@ -110,7 +110,7 @@ def update(recipe, state, sums):
         The state after the step; float32 [columns], the `METRICS` of the step.
     """
     scalars = state["scalars"]
-    lr = recipe.schedule.rate(scalars["step"], scalars)
+    lr = recipe.schedule.lr_of(scalars["step"], scalars)
     gradients = sums["gradients"]
     if recipe.loss_scale:
         gradients = [gradient / scalars["scale"] for gradient in gradients]
