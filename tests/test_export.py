@@ -312,4 +312,4 @@ def test_full_disk_leaves_nothing(form, streamed, tmp_path, capfd):
 
 def test_exported_settings_are_refused_before_tensorflow_is_asked():
     with pytest.raises(InputError, match="each once"):
-        config.ExportConfig(config.ExportSection(format=("onnx", "onnx")))
+        config.ExportConfig(format=("onnx", "onnx"))
