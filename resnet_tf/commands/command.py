@@ -109,8 +109,8 @@ def _help(description, config_type, values, positional):
             default = flag.default_as_str or "''"
             choices = getattr(flag.parser, "enum_values", None)
             allowed = f" One of {', '.join(choice or repr('') for choice in choices)}." if choices else ""
-            words = filter(None, (f"{flag.help}{allowed}", config.usage(config_type, flag.name)))
-            text = f"{' '.join(words)} (default: {default.strip(chr(39)) or 'unset'})"
+            said = f"{flag.help}{allowed} {config.usage(config_type, flag.name)}".rstrip()
+            text = f"{said} (default: {default.strip(chr(39)) or 'unset'})"
             lines.append(f"  --{flag.name}")
             lines.extend(textwrap.wrap(text, 100, initial_indent=" " * 6, subsequent_indent=" " * 6))
     return "\n".join(lines)

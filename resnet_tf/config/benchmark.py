@@ -23,10 +23,9 @@ class BenchmarkSection:
         used_with={KIND: ("train", "build", "input", "inference")},
     )
     data_dir: str = setting(
-        "",
-        "Folder or tar archive of images, at any depth, or a folder of `prepare`.",
+        "", "Folder or tar archive of images, at any depth, or a folder of `prepare`.",
         used_with={KIND: ("input", "evaluate", "inference")},
-    )
+    )  # fmt: skip
     peers_data_dir: str = setting(
         "", "The images that peers read, if others, such as the originals.", used_with={KIND: ("input",)}
     )
@@ -46,10 +45,9 @@ class BenchmarkSection:
     )
     repeats: int = setting(5, "Measurements of each system in turn; the median is reported.", low=1)
     lock: str = setting(
-        "",
-        "File that benchmarks started side by side lock: they compile together and measure each alone.",
+        "", "File that benchmarks started side by side lock: they compile together and measure each alone.",
         used_with={KIND: ("train",)},
-    )
+    )  # fmt: skip
     results: str = setting("", "CSV file to append a row for each system to.", used_with={KIND: (*_BUILT, "input")})
 
 
@@ -61,10 +59,7 @@ class BenchmarkConfig:
     kinds: ClassVar[tuple[str, ...]] = ("train", "loop", "build", "input", "augment", "evaluate", "inference")
     used_with: ClassVar[dict] = {  # of the sections that trainings have too
         "model": {KIND: (*_BUILT, "build"), "model_dir": UNSET},
-        "shortcut": {KIND: _BUILT, "model_dir": UNSET},
-        "graph": {KIND: _BUILT, "model_dir": UNSET},
-        "zero_gamma": {KIND: _BUILT, "model_dir": UNSET},
-        "initializer": {KIND: _BUILT, "model_dir": UNSET},
+        **{name: {KIND: _BUILT, "model_dir": UNSET} for name in ("shortcut", "graph", "zero_gamma", "initializer")},
         "bn": {KIND: ("train", "loop")},
         "init_from": NEVER,  # speed knows no weights
         "freeze": NEVER,

@@ -107,11 +107,9 @@ class ExportConfig:
     )
     ten_crop: bool = setting(False, "A signature that averages over ten crops.", used_with={"format": ("savedmodel",)})
     calibration_examples: int = setting(
-        200,
-        "Images of the training split from which the ranges of activations are taken.",
-        low=1,
+        200, "Images of the training split from which the ranges of activations are taken.", low=1,
         used_with={"precision": ("int8",)},
-    )
+    )  # fmt: skip
     data_dir: str = setting(
         "", "Where these are, if not where they were in training.", used_with={"precision": ("int8",)}
     )
@@ -258,30 +256,23 @@ class AnalyzeConfig:
     )
     run: str = setting("", "Folder of the run.", used_with={KIND: ("activations", "grad_cam")})
     weights: str = setting(
-        "raw",
-        "raw, ema or best, as in evaluate.",
-        choices=("raw", "ema", "best"),
+        "raw", "raw, ema or best, as in evaluate.", choices=("raw", "ema", "best"),
         used_with={KIND: ("responses", "activations", "grad_cam")},
-    )
+    )  # fmt: skip
     data_dir: str = setting(
-        "",
-        "Where the data are; of responses, where they are now, if not where they were in training.",
+        "", "Where the data are; of responses, where they are now, if not where they were in training.",
         used_with={KIND: ("responses", "gradients")},
-    )
+    )  # fmt: skip
     examples: int = setting(
-        0,
-        "Test images, evenly out of the split. 0: all of a set in memory, 1,024 of others.",
-        low=0,
+        0, "Test images, evenly out of the split. 0: all of a set in memory, 1,024 of others.", low=0,
         used_with={KIND: ("responses",)},
-    )
+    )  # fmt: skip
     dataset: str = setting("digits", "Source of images.", choices=SMALL_DATASETS, used_with={KIND: ("gradients",)})
     image_size: int = setting(32, "Height and width of the images in pixels.", low=8, used_with={KIND: ("gradients",)})
     batch_size: int = setting(128, "Training images in the batch.", low=2, used_with={KIND: ("gradients",)})
     seeds: int = setting(3, "Initial weights and batches to average over.", low=1, used_with={KIND: ("gradients",)})
     zero_gamma: bool = setting(True, "Show residual networks with --zero_gamma too.", used_with={KIND: ("gradients",)})
-    channels: int = setting(
-        8, "The strongest channels of each stage.", low=1, high=64, used_with={KIND: ("activations",)}
-    )
+    channels: int = setting(8, "Strongest channels of each stage.", low=1, high=64, used_with={KIND: ("activations",)})
     class_name: str = setting("", "Class to explain. Unset: the one predicted.", used_with={KIND: ("grad_cam",)})
 
 

@@ -179,9 +179,8 @@ def usage(config_type, name):
     rule, known = rules_of(config_type)[name], {KIND, *fields_of(config_type)}
     if rule == NEVER or not known.issuperset(rule):
         return "Not used by this command."
-    words = {other: "without" if wanted is UNSET else "with" for other, wanted in rule.items()}
     parts = [
-        f"by {_either(wanted)}" if other == KIND else f"{words[other]} {_flag(other, wanted)}"
+        f"by {_either(wanted)}" if other == KIND else f"with{'out' * (wanted is UNSET)} {_flag(other, wanted)}"
         for other, wanted in rule.items()
     ]
     return f"Used {' and '.join(parts)}." if parts else ""

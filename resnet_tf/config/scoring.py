@@ -45,11 +45,9 @@ class EvaluationSection:
         used_with={"model": UNSET},
     )
     batch_size: int = setting(
-        0,
-        "Images at a time, over all replicas. 0: 500 small ones, 64 large ones, 6 of ten crops.",
-        low=0,
+        0, "Images at a time, over all replicas. 0: 500 small ones, 64 large ones, 6 of ten crops.", low=0,
         used_with={"views": ("center", "ten_crop")},  # sizes differ in multi_scale
-    )
+    )  # fmt: skip
     replicas: int = setting(0, "Replicas, as in training.", low=0, used_with={"model": UNSET})
     report: str = setting("", "Folder to write tables and pictures of the mistakes to.")
     examples: str = setting("", "File, .csv or .parquet, of each example's five likeliest classes.")
@@ -60,14 +58,10 @@ class EvaluationSection:
 class ImportedSection:
     """Data of a network with imported weights."""
 
-    init_from: str = setting(
-        "", "Weights of --network: a file that resnet_tf.convert reads, or imagenet.", used_with=_IMPORTED
-    )
+    init_from: str = setting("", "Weights: a file that resnet_tf.convert reads, or imagenet.", used_with=_IMPORTED)
     dataset: str = setting("", "Source of images, as in training.", choices=("", *DATASETS), used_with=_IMPORTED)
     tfds_name: str = setting("", "Name of the set, as in training.", used_with=_IMPORTED | {"dataset": ("tfds",)})
-    classes: tuple[str, ...] = setting(
-        (), "Class names in the order of the weights' classes, as in training.", used_with=_IMPORTED
-    )
+    classes: tuple[str, ...] = setting((), "Class names in the weights' order, as in training.", used_with=_IMPORTED)
     exif: str = exif_setting(_IMPORTED)
     image_size: int = setting(0, "Height and width of the network's input in pixels.", low=0, used_with=_IMPORTED)
     resize: int = setting(

@@ -10,6 +10,12 @@ _ENCODED = ("folder", "records", "tfds", "voc")
 DATASETS = (*SMALL_DATASETS, *_ENCODED)
 _DECODING = ("random_resized_crop", "scale_jitter", "resize_crop")  # views that decode each image anew
 
+# With what several flags are used.
+_DECODED = {"view": _DECODING}
+_BOXED = {"view": ("random_resized_crop",)}
+_STEPPED = {"schedule": ("steps",)}
+_TAUGHT = {"teacher": SET}
+
 # Networks that had timm's graph before there was --graph.
 _TWO_GRAPHS = re.compile(r"(cifar_resnet\d+|resnet18|resnet34)_v2")
 
@@ -87,7 +93,7 @@ class DataConfig:
     )
     skip_bad_images: int = setting(
         0, "Leave out up to that many images that cannot be decoded, and name them.", low=0,
-        used_with={"dataset": _ENCODED, "view": _DECODING},
+        used_with={"dataset": _ENCODED} | _DECODED,
     )  # fmt: skip
     exif: str = exif_setting()
     image_size: int = setting(32, "Height and width of the network's input in pixels.", low=8)
@@ -115,24 +121,17 @@ class ViewConfig:
         "(Bag of Tricks), scale_jitter (He 2015), resize_crop.",
         choices=("pad_crop", *_DECODING),
     )
-    pad: int = setting(
-        4, "Pixels added on each side before the crop.", low=0, used_with={"view": ("pad_crop",)}
-    )  # fmt: skip
-    area: tuple[float, ...] = setting(
-        (0.08, 1.0), "Smallest and largest part of the image.", used_with={"view": ("random_resized_crop",)}
-    )
-    aspect: tuple[float, ...] = setting(
-        (0.75, 4 / 3), "Smallest and largest width over height.", used_with={"view": ("random_resized_crop",)}
-    )
+    pad: int = setting(4, "Pixels added on each side before the crop.", low=0, used_with={"view": ("pad_crop",)})
+    area: tuple[float, ...] = setting((0.08, 1.0), "Smallest and largest part of the image.", used_with=_BOXED)
+    aspect: tuple[float, ...] = setting((0.75, 4 / 3), "Smallest and largest width over height.", used_with=_BOXED)
     scale: tuple[int, ...] = setting(
         (256, 480), "Smallest and largest shorter side in pixels; of resize_crop, the one.",
         used_with={"view": ("scale_jitter", "resize_crop")},
     )  # fmt: skip
     mirror: bool = setting(True, "Mirror training images with probability 0.5.")
     repeats: int = setting(
-        1, "Views of an image in a batch, in as many fewer images an epoch (Hoffer 2020).", low=1,
-        used_with={"view": _DECODING},
-    )  # fmt: skip
+        1, "Views of an image in a batch, in as many fewer images an epoch (Hoffer 2020).", low=1, used_with=_DECODED
+    )
     color_jitter: tuple[float, ...] = setting(
         (), "Ranges of the factors of brightness, contrast, saturation, hue; Bag of Tricks: 0.4,0,0.4,0.4."
     )
@@ -155,13 +154,12 @@ class ViewConfig:
     mixup: float = setting(0.0, "Alpha of mixup's Beta distribution (Zhang 2017; Bag of Tricks: 0.2).", low=0.0)
     cutmix: float = setting(0.0, "Alpha of CutMix's Beta distribution (Yun 2019: 1.0).", low=0.0)
     threads: int = setting(
-        0, "Threads that decode images. 0: one for each core.", low=0, used_with={"view": _DECODING},
-        changes_result=False,
-    )  # fmt: skip
+        0, "Threads that decode images. 0: one for each core.", low=0, used_with=_DECODED, changes_result=False
+    )
     hold_images: bool = setting(
         False,
         "Hold the training images, all of one size, decoded on the devices and cut views there, not on the host.",
-        used_with={"view": _DECODING},
+        used_with=_DECODED,
         changes_result=False,  # but for rounding, and for the edges of the parts that a JPEG decoder cuts out
     )
 
@@ -219,9 +217,9 @@ class ScheduleConfig:
         choices=("steps", "cosine", "poly", "plateau", "constant"),
     )
     lr_steps: tuple[int, ...] = setting(
-        (), "Steps after which the rate is multiplied by --lr_factor.", used_with={"schedule": ("steps",)}
+        (), "Steps after which the rate is multiplied by --lr_factor.", used_with=_STEPPED
     )
-    lr_epochs: tuple[float, ...] = setting((), "The same in epochs.", used_with={"schedule": ("steps",)})
+    lr_epochs: tuple[float, ...] = setting((), "The same in epochs.", used_with=_STEPPED)
     lr_factor: float = setting(
         0.1, "Factor of the rate at each fall.", low=0.0, used_with={"schedule": ("steps", "plateau")}
     )
@@ -260,12 +258,8 @@ class LossConfig:
         "(resnet152_v1d:imagenet downloads them).",
         used_with={"loss": ("softmax",)},  # it teaches one distribution over the classes
     )
-    temperature: float = setting(
-        20.0, "Temperature of distillation (Bag of Tricks 5.3).", low=0.1, used_with={"teacher": SET}
-    )
-    distillation: float = setting(
-        1.0, "Weight of the teacher's loss beside the labels'.", low=0.0, used_with={"teacher": SET}
-    )
+    temperature: float = setting(20.0, "Temperature of distillation (Bag of Tricks 5.3).", low=0.1, used_with=_TAUGHT)
+    distillation: float = setting(1.0, "Weight of the teacher's loss beside the labels'.", low=0.0, used_with=_TAUGHT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,7 +284,7 @@ class DeviceConfig:
     data_service: tuple[str, ...] = setting(
         (),
         "Addresses (host:port) of resnet_tf.data_server processes that decode for this one.",
-        used_with={"view": _DECODING, "hold_images": UNSET},  # else nothing is decoded after the start
+        used_with=_DECODED | {"hold_images": UNSET},  # else nothing is decoded after the start
         changes_result=False,
     )
 
