@@ -11,7 +11,7 @@ def check_transfer(config):
     """Refuse settings of data and views that make no sense."""
     data, views = config.data, config.views
     if data.dataset != "synthetic" and not data.data_dir:
-        raise InputError(f"--dataset={data.dataset} needs --data_dir: the folder or archive of the images")
+        raise InputError(f"--data_dir= is not set and needed by --dataset={data.dataset}")
     if len(views.scale) != 2 or not 0 < views.scale[0] <= views.scale[1]:
         raise InputError(f"--scale={','.join(map(str, views.scale))}: not two positive rising numbers")
     check_jitter(views.color_jitter)
