@@ -30,8 +30,8 @@ def export_all(run, folder):
 
     folders = {}
     for precision, formats in EXPORTS.items():
-        section = config.ExportSection(run=str(run), out=str(folder / precision), format=formats, precision=precision)
-        result = export.export(config.ExportConfig(section))
+        section = config.ExportConfig(run=str(run), out=str(folder / precision), format=formats, precision=precision)
+        result = export.export(section)
         folders[precision] = folder / precision / str(result["version"])
     return folders
 

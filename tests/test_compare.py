@@ -684,7 +684,7 @@ def test_trainings_that_share_a_gpu_share_its_cost(tmp_path):
 def test_more_figures_on_the_page(two, tmp_path):
     figure = Figure(figsize=(3, 2))
     figure.add_subplot().plot([1, 2], [3, 4])
-    settings = config.ComparisonSection(out=str(tmp_path / "out"))
+    settings = config.CompareConfig(out=str(tmp_path / "out"))
     result = page.compare(settings, [str(folder) for folder in two], [("Responses & layers", figure)] * 2)
     shown = check_page(pathlib.Path(result["out"], "report.html").read_text())
     assert shown.text.count("Responses & layers") == 2

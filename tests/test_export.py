@@ -278,8 +278,14 @@ def test_bad_images_of_a_batch_are_named_by_position(signatures, rng, capfd):
         (["--run={run}", "--out={tmp}/m", "--format="], "--format="),
         (["--run={run}", "--out={tmp}/m", "--format=savedmodel,onnx", "--precision=bfloat16"], "--format=onnx"),
         (["--run={run}", "--out={tmp}/m", "--precision=int8"], "--precision=int8 is not for --format=savedmodel"),
-        (["--run={run}", "--out={tmp}/m", "--format=onnx", "--ten_crop"], "--ten_crop is not used without --format"),
-        (["--run={run}", "--out={tmp}/m", "--data_dir=x"], "--data_dir is not used without --precision=int8"),
+        (
+            ["--run={run}", "--out={tmp}/m", "--format=onnx", "--ten_crop"],
+            "--ten_crop is not used by --format=onnx; it needs --format=savedmodel",
+        ),
+        (
+            ["--run={run}", "--out={tmp}/m", "--data_dir=x"],
+            "--data_dir is not used by --precision=float32; it needs --precision=int8",
+        ),
         (["--run={digits}", "--out={tmp}/m", "--ten_crop"], "--ten_crop: {digits} has no --resize above 16"),
         (["--run={run}", "--out={tmp}/file"], "--out={tmp}/file: a file"),
         (["--run={run}", "--out={tmp}/file/m"], "Not a directory"),
@@ -312,4 +318,4 @@ def test_full_disk_leaves_nothing(form, streamed, tmp_path, capfd):
 
 def test_exported_settings_are_refused_before_tensorflow_is_asked():
     with pytest.raises(InputError, match="each once"):
-        config.ExportConfig(config.ExportSection(format=("onnx", "onnx")))
+        config.ExportConfig(format=("onnx", "onnx"))

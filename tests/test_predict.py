@@ -374,9 +374,9 @@ def test_inference_benchmark(model, photos, tmp_path, capsys):
         f"--model_dir={model}", "--peers=keras_applications"
     )
     assert f"--model_dir={photos}" in refusal("--peers=", f"--model_dir={photos}")
-    assert "--model is not used" in refusal("--peers=", f"--model_dir={model}", "--model=resnet50_v1b")
+    assert "--model is not used by --model_dir" in refusal("--peers=", f"--model_dir={model}", "--model=resnet50_v1b")
     assert "--batches=0" in refusal("--peers=", "--batches=0")
-    assert "--precision=float16" in refusal("--peers=", "--precision=float16")
+    assert "--precision is not used by benchmark inference" in refusal("--peers=", "--precision=float16")
 
 
 def test_ratio_is_how_many_times_faster_ours_is():

@@ -35,7 +35,7 @@ def settings(tmp_path):
     def make(grid, **more):
         path = tmp_path / "grid.yaml"
         path.write_text(grid if isinstance(grid, str) else yaml.safe_dump(grid, sort_keys=False))
-        return config.SweepSection(grid=str(path), out=str(tmp_path / "out"), **more)
+        return config.SweepConfig(grid=str(path), out=str(tmp_path / "out"), **more)
 
     return make
 
@@ -94,7 +94,7 @@ def test_committed_grid_is_complete(path, tmp_path):
     assert f"python -m resnet_tf.sweep --grid=flags/grids/{path.name} --out=" in header
     assert "Expected: " in header and "Run time: " in header
     for smoke in (False, True):
-        made = config.SweepSection(grid=str(path), out=str(tmp_path), smoke=smoke)
+        made = config.SweepConfig(grid=str(path), out=str(tmp_path), smoke=smoke)
         assert len(grids.plan(made, ["--data_dir=/nowhere"] if "--data_dir=" in header else [])) >= 9
 
 
@@ -108,7 +108,7 @@ def test_committed_grid_is_complete(path, tmp_path):
 def test_tables_5_and_6_of_bag_of_tricks(name, expected, tmp_path):
     path = ROOT / "flags" / "grids" / f"{name}.yaml"
     assert expected in path.read_text()
-    made = grids.plan(config.SweepSection(grid=str(path), out=str(tmp_path)), ["--data_dir=/nowhere"])
+    made = grids.plan(config.SweepConfig(grid=str(path), out=str(tmp_path)), ["--data_dir=/nowhere"])
     of_seed = [training.config for training in made if training.config.optimizer.seed == 0]
     for recipe in of_seed:  # all that is efficient stays
         assert recipe.optimizer.batch_size == 1024 and recipe.model.zero_gamma and recipe.device.precision == "float16"

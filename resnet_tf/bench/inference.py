@@ -12,7 +12,6 @@ import time
 
 import numpy as np
 
-from resnet_tf import config as configuration
 from resnet_tf import files
 from resnet_tf.bench import inputs, measure, peers, timed
 from resnet_tf.data import colour, geometry
@@ -50,8 +49,6 @@ def benchmark_inference(config):
         record.check_results(settings.results, record.INFERENCE_COLUMNS)
     if not settings.batches or min(settings.batches) < 1:
         raise InputError(f"--batches={','.join(map(str, settings.batches))}: no positive numbers")
-    if config.device.precision != "float32":
-        raise InputError(f"--precision={config.device.precision} is not used by inference: export a model with it")
     started = time.monotonic()
     encoded = inputs.read_images(settings.data_dir)[:_IMAGES]
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
@@ -100,8 +97,6 @@ def _model(config, temporary):
     """Folder of the model and its card; of --model, every format is written, with weights as drawn."""
     settings = config.benchmark
     if settings.model_dir:
-        if config.model != configuration.ModelConfig():
-            raise InputError(f"--model is not used beside --model_dir={settings.model_dir}, which says what it is")
         folder = versions.locate(settings.model_dir)
         try:
             return folder, json.loads((folder / versions.CARD).read_text())

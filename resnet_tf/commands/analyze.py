@@ -20,7 +20,7 @@ def main(argv=None):
 
 def _run(settings, arguments):
     kind, *subjects = arguments or [""]
-    config.check_analysis(kind, settings.analysis)
+    config.check_kind(settings, kind)
     if kind in ("responses", "gradients"):
         from resnet_tf.evaluation import responses
 
@@ -29,7 +29,7 @@ def _run(settings, arguments):
         from resnet_tf.evaluation import attribution
 
         analyse = attribution.analyse_activations if kind == "activations" else attribution.analyse_grad_cam
-    return {"kind": kind, **analyse(settings.analysis, subjects)}
+    return {"kind": kind, **analyse(settings, subjects)}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import importlib
 import sys
 
 from resnet_tf import command, config
-from resnet_tf.errors import InputError
 
 
 def main(argv=None):
@@ -40,10 +39,9 @@ _KINDS = {
 
 
 def _run(settings, kinds):
-    if len(kinds) != 1 or kinds[0] not in _KINDS:
-        *others, last = _KINDS
-        raise InputError(f"{' '.join(kinds) or 'nothing'} to measure: say {', '.join(others)} or {last}")
-    module, function = _KINDS[kinds[0]]
+    kind = " ".join(kinds)
+    config.check_kind(settings, kind)
+    module, function = _KINDS[kind]
     return getattr(importlib.import_module(f"resnet_tf.bench.{module}"), function)(settings)
 
 

@@ -26,7 +26,7 @@ def launch(description, config_type, run, argv=None, positional="", code=lambda 
 
     Args:
         description: what the command does, shown by --help.
-        config_type: a dataclass of sections; see `config`.
+        config_type: a section, or a dataclass of sections; see `config`.
         run: function(configuration, arguments) that returns the result, a dict for the JSON line.
         argv: the command line without the program; None for the process's own.
         positional: how --help names the arguments that are no flags; "" where there are none.
@@ -109,7 +109,8 @@ def _help(description, config_type, values, positional):
             default = flag.default_as_str or "''"
             choices = getattr(flag.parser, "enum_values", None)
             allowed = f" One of {', '.join(choice or repr('') for choice in choices)}." if choices else ""
-            text = f"{flag.help}{allowed} (default: {default.strip(chr(39)) or 'unset'})"
+            said = f"{flag.help}{allowed} {config.usage(config_type, flag.name)}".rstrip()
+            text = f"{said} (default: {default.strip(chr(39)) or 'unset'})"
             lines.append(f"  --{flag.name}")
             lines.extend(textwrap.wrap(text, 100, initial_indent=" " * 6, subsequent_indent=" " * 6))
     return "\n".join(lines)

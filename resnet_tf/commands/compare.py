@@ -14,11 +14,11 @@ def main(argv=None):
 def _run(settings, folders):
     if not folders:
         raise InputError("no runs were named: compare RUN... --out=DIR")
-    if not settings.comparison.out:
+    if not settings.out:
         raise InputError("--out is not set: the folder to write the comparison to")
     from resnet_tf.evaluation import page
 
-    return page.compare(settings.comparison, folders)
+    return page.compare(settings, folders)
 
 
 if __name__ == "__main__":

@@ -15,23 +15,22 @@ def main(argv=None):
 def _run(settings, _):
     from resnet_tf.models import create_model, find, weights
 
-    section = settings.conversion
     for name in ("model", "source", "out"):
-        if not getattr(section, name):
+        if not getattr(settings, name):
             raise InputError(f"--{name} is not set")
-    row = find(section.model)
-    if not section.out.endswith((".weights.h5", ".safetensors")):
-        raise InputError(f"--out={section.out}: ends neither in .weights.h5 (ours) nor in .safetensors (timm's names)")
-    opened = weights.open_source(section.model, section.source, section.ema)
+    row = find(settings.model)
+    if not settings.out.endswith((".weights.h5", ".safetensors")):
+        raise InputError(f"--out={settings.out}: ends neither in .weights.h5 (ours) nor in .safetensors (timm's names)")
+    opened = weights.open_source(settings.model, settings.source, settings.ema)
     model = create_model(
-        section.model,
-        num_classes=section.num_classes or row.classes,
-        shortcut=section.shortcut,
-        graph=section.graph or weights.graph_of(section.model, opened),
+        settings.model,
+        num_classes=settings.num_classes or row.classes,
+        shortcut=settings.shortcut,
+        graph=settings.graph or weights.graph_of(settings.model, opened),
     )
-    weights.load(model, opened, pad=section.padding)
-    weights.save(model, section.out)
-    return {"model": section.model, "source": section.source, "out": section.out, "parameters": model.count_params()}
+    weights.load(model, opened, pad=settings.padding)
+    weights.save(model, settings.out)
+    return {"model": settings.model, "source": settings.source, "out": settings.out, "parameters": model.count_params()}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def main(argv=None):
 def _run(settings, _):
     from resnet_tf.data import service
 
-    return service.serve(settings.server)
+    return service.serve(settings)
 
 
 if __name__ == "__main__":

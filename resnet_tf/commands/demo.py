@@ -47,7 +47,7 @@ def _run(settings, _):
 
     exported = pathlib.Path(f"{run}-savedmodel")
     shutil.rmtree(exported, ignore_errors=True)  # of a demo before this one
-    export.export(config.ExportConfig(config.ExportSection(run=str(run), out=str(exported))))
+    export.export(config.ExportConfig(run=str(run), out=str(exported)))
 
     source, _ = run_data.load(
         dataclasses.replace(settings, data=dataclasses.replace(settings.data, validation_examples=0))

@@ -13,7 +13,7 @@ def main(argv=None):
 
 def _run(settings, _):
     for name in ("run", "out"):
-        if not getattr(settings.export, name):
+        if not getattr(settings, name):
             raise InputError(f"--{name} is not set")
     from resnet_tf.serving import export
 

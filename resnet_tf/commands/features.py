@@ -14,7 +14,7 @@ def main(argv=None):
 def _run(settings, _):
     from resnet_tf.evaluation import features
 
-    return features.write(settings.features)
+    return features.write(settings)
 
 
 if __name__ == "__main__":

@@ -20,21 +20,20 @@ def main(argv=None):
 
 
 def _run(settings, arguments):
-    section = settings.prediction
     if not arguments:
         raise InputError("no files were named: predict --model=DIR FILE_OR_FOLDER...")
-    out = pathlib.Path(section.out) if section.out else None
+    out = pathlib.Path(settings.out) if settings.out else None
     if out and (out.is_dir() or not out.parent.is_dir()):
         raise InputError(f"--out={out}: " + ("a folder, not a file" if out.is_dir() else "its folder does not exist"))
     from resnet_tf.data.progress import Progress
     from resnet_tf.serving import client, predict, runtimes
 
     paths = predict.find_images(arguments, sys.stdin if "-" in arguments else ())
-    if section.model:
-        model = runtimes.load(section.model, section.top_k)
+    if settings.model:
+        model = runtimes.load(settings.model, settings.top_k)
     else:
-        model = client.connect(section.server, section.model_name, section.timeout, section.top_k)
-    form = section.format or _FORMATS.get(out.suffix if out else "", "table")
+        model = client.connect(settings.server, settings.model_name, settings.timeout, settings.top_k)
+    form = settings.format or _FORMATS.get(out.suffix if out else "", "table")
     width = max(map(len, paths)) if form == "table" else 0
     written = [predict.csv_line(predict.CSV_COLUMNS)] if form == "csv" else []
     progress = Progress("classifying", len(paths))
@@ -49,7 +48,7 @@ def _run(settings, arguments):
     if written and not out:
         write(written)
     try:
-        for path, best, error in predict.classify_files(model, paths, section.batch_size):
+        for path, best, error in predict.classify_files(model, paths, settings.batch_size):
             if error:
                 failed.append(error)
                 print(f"warning: {error}", file=sys.stderr, flush=True)
@@ -69,11 +68,11 @@ def _run(settings, arguments):
             files.replace_atomically(out, lambda file: file.write(text.encode()))
     if not answers:
         raise InputError(f"none of {len(paths)} files could be classified; the first: {failed[0]}")
-    result = {"model": section.model or f"{section.server} {section.model_name}"}
+    result = {"model": settings.model or f"{settings.server} {settings.model_name}"}
     result |= {"images": len(answers), "failed": len(failed)}
     if out:
         return result | {"out": str(out)}
-    return result if section.format else result | {"predictions": answers}
+    return result if settings.format else result | {"predictions": answers}
 
 
 if __name__ == "__main__":

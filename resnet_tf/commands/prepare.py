@@ -19,16 +19,15 @@ def main(argv=None):
 def _run(settings, _):
     from resnet_tf.data import prepare, sources
 
-    section = settings.preparation
-    if not section.out:
+    if not settings.out:
         raise InputError("--out is not set")
     begun = time.monotonic()
     source = sources.index(
-        section.dataset, section.data_dir, classes=section.classes, tfds_name=section.tfds_name, exif=section.exif
+        settings.dataset, settings.data_dir, classes=settings.classes, tfds_name=settings.tfds_name, exif=settings.exif
     )
     _log.info("%s", source)
     result = prepare.prepare(
-        source, section.out, section.shorter_side, section.quality, section.shards, section.skip_bad_images
+        source, settings.out, settings.shorter_side, settings.quality, settings.shards, settings.skip_bad_images
     )
     return result | {"wall_seconds": round(time.monotonic() - begun, 2)}
 

@@ -23,7 +23,7 @@ def main(argv=None):
 def _run(settings, arguments):
     from resnet_tf.sweeps import sweep
 
-    return sweep.run(settings.sweep, arguments)
+    return sweep.run(settings, arguments)
 
 
 if __name__ == "__main__":

@@ -1,36 +1,20 @@
 """What a run is, and what commands are told: frozen dataclasses, and the flags that fill them."""
 
+from resnet_tf.config.benchmark import BenchmarkConfig, BenchmarkSection
 from resnet_tf.config.commands import (
-    ANALYSES,
-    AnalysisSection,
     AnalyzeConfig,
-    BenchmarkConfig,
-    BenchmarkSection,
     CompareConfig,
-    ComparisonSection,
-    ConversionSection,
     ConvertConfig,
     DataServerConfig,
-    DataServerSection,
-    EvaluateConfig,
-    EvaluationSection,
     ExportConfig,
-    ExportSection,
     FeaturesConfig,
-    FeaturesSection,
     GallerySection,
-    ImportedSection,
-    ListingSection,
     ModelsConfig,
     PictureSection,
     PredictConfig,
-    PredictionSection,
-    PreparationSection,
     PrepareConfig,
     ShowConfig,
     SweepConfig,
-    SweepSection,
-    check_analysis,
 )
 from resnet_tf.config.detection import (
     DETECTION_DATASETS,
@@ -40,6 +24,8 @@ from resnet_tf.config.detection import (
     DetectorConfig,
 )
 from resnet_tf.config.fields import (
+    check_kind,
+    check_used,
     define_flags,
     fields_of,
     from_settings,
@@ -47,8 +33,18 @@ from resnet_tf.config.fields import (
     section_types,
     setting,
     settings_of,
+    usage,
 )
 from resnet_tf.config.run import (
+    TrainConfig,
+    check_data,
+    check_schedule,
+    check_ten_crop,
+    check_views,
+    evaluation_size,
+)
+from resnet_tf.config.scoring import EvaluateConfig, EvaluationSection, ImportedSection
+from resnet_tf.config.sections import (
     DATASETS,
     PRECISIONS,
     SMALL_DATASETS,
@@ -59,14 +55,7 @@ from resnet_tf.config.run import (
     OptimizerConfig,
     RecordConfig,
     ScheduleConfig,
-    TrainConfig,
     ViewConfig,
-    check_data,
-    check_loss,
-    check_schedule,
-    check_ten_crop,
-    check_views,
-    evaluation_size,
 )
 from resnet_tf.config.segmentation import (
     SEGMENTATION_DATASETS,
@@ -75,4 +64,4 @@ from resnet_tf.config.segmentation import (
     SegmentationViewConfig,
     SegmentConfig,
 )
-from resnet_tf.config.transfer import ScoreConfig, ScoreSection, TransferExportConfig, TransferExportSection
+from resnet_tf.config.transfer import ScoreConfig, TransferExportConfig

@@ -3,16 +3,9 @@
 import dataclasses
 from typing import ClassVar
 
-from resnet_tf.config.fields import exif_setting, setting
-from resnet_tf.config.run import (
-    DeviceConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RecordConfig,
-    ScheduleConfig,
-    check_training,
-    described,
-)
+from resnet_tf.config.fields import check_used, exif_setting, setting
+from resnet_tf.config.run import check_training, described
+from resnet_tf.config.sections import DeviceConfig, ModelConfig, OptimizerConfig, RecordConfig, ScheduleConfig
 from resnet_tf.config.transfer import check_transfer
 from resnet_tf.errors import InputError
 
@@ -62,7 +55,9 @@ class DetectionDataConfig:
     dataset: str = setting(
         "voc", "How images and boxes lie in --data_dir; docs/transfer.md.", choices=DETECTION_DATASETS
     )
-    data_dir: str = setting("", "Folder or tar archive of images and boxes.", changes_result=False)
+    data_dir: str = setting(
+        "", "Folder or tar archive of images and boxes.", used_with={"dataset": ("voc", "coco")}, changes_result=False
+    )
     classes: tuple[str, ...] = setting((), "Class names in the order of their labels. Unset: the data set's.")
     exif: str = exif_setting()
     most_objects: int = setting(100, "Objects of an image at most, in training.", low=1)
@@ -119,8 +114,9 @@ class DetectConfig:
         """Refuse combinations that make no sense, before anything is read."""
         if self.record.smoke:
             return
+        check_used(self)
         check_training(self)
-        check_transfer(self, "boxes")
+        check_transfer(self)
         for name in ("anchor_sizes", "anchor_ratios"):
             values = getattr(self.detector, name)
             if any(value <= 0 for value in values) or (name == "anchor_ratios" and not values):

@@ -3,20 +3,14 @@
 import dataclasses
 from typing import ClassVar
 
-from resnet_tf.config.fields import exif_setting, setting
-from resnet_tf.config.run import (
-    DeviceConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RecordConfig,
-    ScheduleConfig,
-    check_training,
-    described,
-)
+from resnet_tf.config.fields import check_used, exif_setting, setting
+from resnet_tf.config.run import check_training, described
+from resnet_tf.config.sections import DeviceConfig, ModelConfig, OptimizerConfig, RecordConfig, ScheduleConfig
 from resnet_tf.config.transfer import check_transfer
 from resnet_tf.errors import InputError
 
-SEGMENTATION_DATASETS = ("camvid", "voc", "ade20k", "synthetic")
+_ENCODED = ("camvid", "voc", "ade20k")
+SEGMENTATION_DATASETS = (*_ENCODED, "synthetic")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +41,9 @@ class SegmentationDataConfig:
     dataset: str = setting(
         "camvid", "How images and masks lie in --data_dir; docs/transfer.md.", choices=SEGMENTATION_DATASETS
     )
-    data_dir: str = setting("", "Folder or tar archive of images and masks.", changes_result=False)
+    data_dir: str = setting(
+        "", "Folder or tar archive of images and masks.", used_with={"dataset": _ENCODED}, changes_result=False
+    )
     classes: tuple[str, ...] = setting(
         (), "Class names in the order of their indices, for a set of one's own. Unset: the data set's."
     )
@@ -55,6 +51,7 @@ class SegmentationDataConfig:
         (),
         "Values that the classes' pixels have in masks, in the order of --classes: 0,255 for binary masks; all others "
         "are void. Unset: the indices of --dataset.",
+        used_with={"dataset": _ENCODED},
     )
     exif: str = exif_setting()
     image_size: int = setting(480, "Height and width of training views in pixels.", low=16)
@@ -106,10 +103,9 @@ class SegmentConfig:
         """Refuse combinations that make no sense, before anything is read."""
         if self.record.smoke:
             return
+        check_used(self)
         check_training(self)
-        check_transfer(self, "masks")
-        values, data = self.data.mask_values, self.data
-        if values and data.dataset == "synthetic":
-            raise InputError("--mask_values is not used by --dataset=synthetic")
+        check_transfer(self)
+        values = self.data.mask_values
         if values and (len(set(values)) < max(2, len(values)) or not 0 <= min(values) <= max(values) <= 255):
             raise InputError(f"--mask_values={','.join(map(str, values))}: not two or more different numbers, 0 to 255")

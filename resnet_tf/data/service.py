@@ -16,7 +16,7 @@ def serve(settings):
     """Run a dispatcher and a worker until SIGTERM or SIGINT.
 
     Args:
-        settings: a `config.DataServerSection`.
+        settings: a `config.DataServerConfig`.
 
     Returns:
         {"address": host:port that trainings name}.

@@ -90,7 +90,7 @@ def analyse_activations(settings, paths):
     """Draw the feature maps of an image.
 
     Args:
-        settings: a `config.AnalysisSection`.
+        settings: a `config.AnalyzeConfig`.
         paths: of one image.
 
     Returns:
@@ -196,7 +196,7 @@ def analyse_grad_cam(settings, paths):
     """Draw where in some images a network sees a class.
 
     Args:
-        settings: a `config.AnalysisSection`.
+        settings: a `config.AnalyzeConfig`.
         paths: of the images.
 
     Returns:

@@ -18,7 +18,7 @@ def write(settings):
     of float32. An .npz file has for each split arrays SPLIT_features [n, d], SPLIT_labels [n], SPLIT_names [n].
 
     Args:
-        settings: a `config.FeaturesSection`.
+        settings: a `config.FeaturesConfig`.
 
     Returns:
         {"out", "run", "examples": {split: count}, "features": d}.

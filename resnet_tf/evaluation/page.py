@@ -21,7 +21,7 @@ def compare(settings, folders, figures=()):
     """Compare runs and write tables, curves and a report.
 
     Args:
-        settings: a `config.ComparisonSection`.
+        settings: a `config.CompareConfig`.
         folders: of the runs.
         figures: more pictures for the page: list of (title, `matplotlib.figure.Figure`).
 
@@ -37,8 +37,6 @@ def compare(settings, folders, figures=()):
     out = pathlib.Path(settings.out)
     _check_out(out)
     charts.require("compare")
-    if settings.data_dir and not settings.responses:
-        raise InputError(f"--data_dir={settings.data_dir} is used by --responses alone")
     runs, skipped = comparing.read_all(folders)
     for _, reason in skipped:
         _log.warning("warning: left out: %s", reason)

@@ -33,7 +33,7 @@ def analyse_responses(settings, folders):
     """Draw the layer responses of runs.
 
     Args:
-        settings: a `config.AnalysisSection`.
+        settings: a `config.AnalyzeConfig`.
         folders: of the runs. Each is shown its own test images; runs of several data sets may stand side by side.
 
     Returns:
@@ -210,7 +210,7 @@ def analyse_gradients(settings, names):
     """Draw the gradients of networks at initialisation, before any step.
 
     Args:
-        settings: a `config.AnalysisSection`.
+        settings: a `config.AnalyzeConfig`.
         names: of networks of the table, or CIFAR nets.
 
     Returns:
@@ -232,6 +232,7 @@ def analyse_gradients(settings, names):
     ]
     size, batch = settings.image_size, settings.batch_size
     data = configuration.DataConfig(dataset=settings.dataset, data_dir=settings.data_dir, image_size=size)
+    configuration.check_used(data)
     configuration.check_data(data)
     source = sources.load(data.dataset, data.data_dir, image_size=size)
     train = source.splits["train"]

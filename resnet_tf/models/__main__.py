@@ -13,16 +13,15 @@ def main(argv=None):
 def _run(settings, patterns):
     from resnet_tf.models import cost_by_name, find, list_models
 
-    section = settings.listing
-    if section.diagram:
+    if settings.diagram:
         from resnet_tf.evaluation import pictures
         from resnet_tf.models import diagram
 
-        for name in section.diagram:
+        for name in settings.diagram:
             diagram.row_of(name)
-        out = pictures.check(section.out or f"{'-'.join(section.diagram).replace(':', '-')}.png", "--diagram")
-        pictures.write(out, diagram.draw(section.diagram), dots=150)
-        return {"models": list(section.diagram), "out": str(out)}
+        out = pictures.check(settings.out or f"{'-'.join(settings.diagram).replace(':', '-')}.png", "--diagram")
+        pictures.write(out, diagram.draw(settings.diagram), dots=150)
+        return {"models": list(settings.diagram), "out": str(out)}
     names = []
     for pattern in patterns or ["*"]:
         found = list_models(pattern) or ([pattern] if find(pattern) else [])  # a CIFAR net of any depth, or an error
@@ -43,7 +42,7 @@ def _run(settings, patterns):
                 "classes": find(name).classes,
             }
         )
-    if not section.json:
+    if not settings.json:
         print(f"{'name':22} {'parameters':>12} {'GMACs':>8} {'GFLOPs (thop)':>14} {'MiB (32 bit)':>13}  input")
         for row in rows:
             figures = f"{row['trainable_parameters']:12,} {row['gmacs']:8.3f} {row['gflops_thop']:14.3f}"

@@ -20,7 +20,7 @@ def describe(section, run, values, normalization, version):
     """The card of a model that is about to be written.
 
     Args:
-        section: a `config.ExportSection`.
+        section: a `config.ExportConfig`.
         run: the `record.Run`.
         values: of its checkpoint.
         normalization: a `colour.Normalization`.

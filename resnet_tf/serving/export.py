@@ -11,14 +11,14 @@ from resnet_tf.runs import restore, run_data, versions
 from resnet_tf.serving import card, convert, savedmodel
 
 
-def export(config):
+def export(settings):
     """Write a version of a run's network, whole or not at all.
 
     Activations are float32 in whatever precision the run was trained: half precision is slower on CPUs and not in
     every runtime. `--activations` changes that for SavedModels that are for GPUs.
 
     Args:
-        config: a `config.ExportConfig` with a run and a folder.
+        settings: a `config.ExportConfig` with a run and a folder.
 
     Returns:
         {"model": the folder, "version", "run", "classes": how many, "signatures": their names, "format", "files":
@@ -28,25 +28,24 @@ def export(config):
         InputError: no such run, one without a checkpoint, or the version exists.
         OSError: the folder cannot be written.
     """
-    section = config.export
-    version = versions.choose(section.out, section.version)
-    run, values, normalization = restore.load(section.run, section.weights)
-    if section.ten_crop:
-        configuration.check_ten_crop(run.config, "--ten_crop", section.run)
-    model = restore.build_model(run, values, section.weights, section.activations)
-    described = card.describe(section, run, values, normalization, version)
-    calibration = _calibration(section, run) if section.precision == "int8" else ()
-    out = pathlib.Path(section.out)
+    version = versions.choose(settings.out, settings.version)
+    run, values, normalization = restore.load(settings.run, settings.weights)
+    if settings.ten_crop:
+        configuration.check_ten_crop(run.config, "--ten_crop", settings.run)
+    model = restore.build_model(run, values, settings.weights, settings.activations)
+    described = card.describe(settings, run, values, normalization, version)
+    calibration = _calibration(settings, run) if settings.precision == "int8" else ()
+    out = pathlib.Path(settings.out)
     with versions.writing(out, version) as folder, quiet():
         network = (model, normalization, evaluation_size(run.config.data))
         signatures = []
-        if "savedmodel" in section.format:
-            signatures = _write_savedmodel(folder, section, run, model, normalization)
-        if "tflite" in section.format:
-            convert.tflite(folder / "model.tflite", *network, section.precision, calibration)
-        if "onnx" in section.format:
-            convert.onnx(folder / "model.onnx", *network, section.precision)
-        if "keras" in section.format:
+        if "savedmodel" in settings.format:
+            signatures = _write_savedmodel(folder, settings, run, model, normalization)
+        if "tflite" in settings.format:
+            convert.tflite(folder / "model.tflite", *network, settings.precision, calibration)
+        if "onnx" in settings.format:
+            convert.onnx(folder / "model.onnx", *network, settings.precision)
+        if "keras" in settings.format:
             convert.keras_file(folder / "model.keras", *network)
         card.write(folder, described | {"signatures": signatures, "files": _sizes(folder)})
         files = _sizes(folder)
@@ -56,7 +55,7 @@ def export(config):
         "run": str(run.folder),
         "classes": len(described["classes"]),
         "signatures": signatures,
-        "format": list(section.format),
+        "format": list(settings.format),
         "files": list(files),
         "bytes": sum(files.values()),
     }

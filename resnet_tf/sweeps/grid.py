@@ -60,7 +60,7 @@ def plan(settings, extra=()):
     """Read a grid file and check every training of it; nothing is written.
 
     Args:
-        settings: a `config.SweepSection`.
+        settings: a `config.SweepConfig`.
         extra: flags of every training besides.
 
     Returns:

@@ -140,7 +140,7 @@ def run(settings, extra=(), program=PROGRAM):
     """Train all of a grid; go on where it was stopped.
 
     Args:
-        settings: a `config.SweepSection`.
+        settings: a `config.SweepConfig`.
         extra: flags of every training besides.
         program: the command that trains, to which the flags are added.
 

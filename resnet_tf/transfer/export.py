@@ -14,11 +14,11 @@ def main(argv=None):
 
 def _run(settings, _):
     for name in ("run", "out"):
-        if not getattr(settings.export, name):
+        if not getattr(settings, name):
             raise InputError(f"--{name} is not set")
     from resnet_tf.transfer import serving
 
-    return serving.export(settings.export)
+    return serving.export(settings)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ def main(argv=None):
 
 
 def _run(settings, _):
-    if not settings.score.run:
+    if not settings.run:
         raise InputError("--run is not set")
     from resnet_tf.transfer import scoring
 
-    return scoring.score(settings.score)
+    return scoring.score(settings)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def score(section):
     """Score a split.
 
     Args:
-        section: a `config.ScoreSection`.
+        section: a `config.ScoreConfig`.
 
     Returns:
         {"run", "steps", "split", "views", "weights", "examples", ..., "images_per_second"}; between them "miou" and

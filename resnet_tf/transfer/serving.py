@@ -66,7 +66,7 @@ def export(section):
     """Write the SavedModel of a run, whole or not at all.
 
     Args:
-        section: a `config.TransferExportSection`.
+        section: a `config.TransferExportConfig`.
 
     Returns:
         {"model": folder of the versions, "version": its number, "run": the run's folder, "classes": how many,
