@@ -15,7 +15,7 @@ _LARGEST = 2**16  # bytes of EXIF that are looked at, as many as a segment of a 
 
 
 def rare(*signature):
-    """Returns a decorator for what a graph does seldom: it becomes a function of its own, traced once a process.
+    """Return a decorator for what a graph does seldom: it becomes a function of its own, traced once a process.
 
     TensorFlow visits every operation of a branch that it does not take, at a microsecond or so each, unless they are
     in a function that it leaves as it is.
@@ -43,7 +43,7 @@ def upright_sides(sides, orientation):
 
 
 def upright(pixels, orientation):
-    """Turns stored pixels.
+    """Turn stored pixels.
 
     Args:
         pixels: uint8 [height, width, 3], of a whole image or of a part of it.
@@ -107,7 +107,7 @@ def ignored(data):
 
 
 def treated(exif):
-    """Returns function(scalar string) -> scalar string, what of an encoded image is to be decoded.
+    """Return function(scalar string) -> scalar string, what of an encoded image is to be decoded.
 
     Args:
         exif: "apply": all; decoding turns the image as the tag says. "ignore": the image is taken as it is stored.

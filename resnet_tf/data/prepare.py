@@ -43,7 +43,7 @@ def prepare(
     shard_count: int = 0,
     skip_bad_images: int = 0,
 ) -> dict:
-    """Writes a prepared data set, or goes on with one.
+    """Write a prepared data set, or goes on with one.
 
     Images whose shorter side is longer than `shorter_side` are scaled down to it (bilinear, antialiased) and encoded
     as JPEG, 4:2:0. JPEGs that are no larger keep their bytes; other formats, JPEGs of four colours, and JPEGs that an
@@ -117,7 +117,7 @@ def _checksum(source: Source) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: Path):
-    """Keeps another process out."""
+    """Keep another process out."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -203,7 +203,7 @@ def _encoded_bytes(examples: Examples) -> float:
 
 
 def _write_missing(source, parts, shorter_side, quality, skip_bad_images) -> float:
-    """Writes the shards that are not there; returns images/s."""
+    """Write the shards that are not there; returns images/s."""
     tally = _Tally(sum(map(len, source.splits.values())), skip_bad_images)
     for part in (part for of_split in parts.values() for part in of_split if part.note):
         tally.done += len(part.chosen)
@@ -220,7 +220,7 @@ def _write_missing(source, parts, shorter_side, quality, skip_bad_images) -> flo
 
 
 def _write(part: _Part, examples: Examples, classes: tuple[str, ...], made: Iterator, tally: "_Tally") -> None:
-    """Writes one shard of what `_made` yields next, and its note."""
+    """Write one shard of what `_made` yields next, and its note."""
     labels, skipped = [], []
 
     def records():
@@ -243,7 +243,7 @@ def _write(part: _Part, examples: Examples, classes: tuple[str, ...], made: Iter
 
 
 def _finish(source: Source, parts: dict[str, list[_Part]], out: Path, settings: dict) -> None:
-    """Writes what `shards` says a data set has beside its shards, the index last."""
+    """Write what `shards` says a data set has beside its shards, the index last."""
     splits, report = {}, io.StringIO(newline="")
     rows = csv.writer(report, lineterminator="\n")
     rows.writerow(["split", "name", "reason"])
@@ -325,7 +325,7 @@ def _made(examples: Examples, shorter_side: int, quality: int) -> Iterator:
 
 
 def _check_format(data: tf.Tensor) -> tf.Tensor:
-    """Fails for what `images.check_header` refuses; it is not asked about JPEGs, of which the decoder sees all."""
+    """Fail for what `images.check_header` refuses; it is not asked about JPEGs, of which the decoder sees all."""
 
     def check(data):
         images.check_header(data)
@@ -384,13 +384,13 @@ class _Tally:
         self._begun = self._shown = time.monotonic()
 
     def skip(self, name: str, reason: str) -> None:
-        """Counts a bad image; raises InputError where it is one too many."""
+        """Count a bad image; raises InputError where it is one too many."""
         self.skipped += 1
         if self.skipped > self.limit:
             raise InputError(f"{name}: {reason} (bad image {self.skipped}; --skip_bad_images={self.limit})")
 
     def step(self) -> None:
-        """Counts an image that was written or skipped."""
+        """Count an image that was written or skipped."""
         self.done += 1
         now = time.monotonic()
         if now - self._shown >= (0.2 if self._terminal else 10):
@@ -398,7 +398,7 @@ class _Tally:
             self._show("\r\x1b[2K" if self._terminal else "", "" if self._terminal else "\n")
 
     def end(self) -> float:
-        """Shows the last line; returns images/s."""
+        """Show the last line; returns images/s."""
         if self.done > self.before:
             self._show("\r\x1b[2K" if self._terminal else "", "\n")
         return self._rate()

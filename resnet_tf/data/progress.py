@@ -8,7 +8,7 @@ class Progress:
     """Shows per cent of work that takes more than a few seconds, on one line of a terminal, seldom elsewhere."""
 
     def __init__(self, what: str, total: int):
-        """Starts the clock.
+        """Start the clock.
 
         Args:
             what: the work, such as "checking images".
@@ -20,7 +20,7 @@ class Progress:
         self._shown = False
 
     def add(self, amount: int) -> None:
-        """Counts what was done."""
+        """Count what was done."""
         self._done += amount
         now = time.monotonic()
         if now >= self._next:
@@ -31,6 +31,6 @@ class Progress:
             sys.stderr.flush()
 
     def end(self) -> None:
-        """Clears the line of a terminal."""
+        """Clear the line of a terminal."""
         if self._shown and self._terminal:
             print("\r\x1b[2K", end="", file=sys.stderr, flush=True)

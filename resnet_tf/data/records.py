@@ -38,7 +38,7 @@ Columns = dict[str, np.ndarray]
 
 
 def index(data_dir: str, classes: tuple[str, ...] = ()) -> Indexed:
-    """Finds the records of a prepared data set, or of TFRecord shards of others.
+    """Find the records of a prepared data set, or of TFRecord shards of others.
 
     Shards of others are named SPLIT-NUMBER-of-COUNT, perhaps with .tfrecord at the end, and are in the folder itself
     or in subfolders of the split's name. Their records are tf.train.Example with image/encoded and image/class/label.
@@ -124,7 +124,7 @@ def _read_foreign(root: Path, wanted: int) -> Indexed:
 
 
 def _check_labelled(split: Columns) -> None:
-    """Refuses records without a label, the first of which says what it has instead."""
+    """Refuse records without a label, the first of which says what it has instead."""
     lacking = np.flatnonzero(split["label"] == _MISSING)
     if len(lacking):
         shard, offset = split["shard"][lacking[0]], split["offset"][lacking[0]]
@@ -137,7 +137,7 @@ def _check_labelled(split: Columns) -> None:
 
 
 def check_labels(root: Path, labels: dict[str, np.ndarray], count: int = MAX_CLASSES) -> None:
-    """Refuses labels that are none, except for a split whose labels are all -1.
+    """Refuse labels that are none, except for a split whose labels are all -1.
 
     Args:
         root: what to name in errors.
@@ -158,7 +158,7 @@ def check_labels(root: Path, labels: dict[str, np.ndarray], count: int = MAX_CLA
 
 
 def as_examples(columns: Columns, labels: np.ndarray, key: str = "image/encoded") -> Examples:
-    """Returns a split of one example a record.
+    """Return a split of one example a record.
 
     Args:
         columns: what `scan` returned for the split.
@@ -230,7 +230,7 @@ def _class_names(columns: list[Columns], shift: int, count: int) -> list[str]:
 def scan(
     folder: Path, splits: dict[str, list[Path]], parse: Callable[[tf.Tensor], dict[str, tf.Tensor]], kind: str
 ) -> dict[str, Columns]:
-    """Reads every record of TFRecord shards once, checksums included, several shards at a time.
+    """Read every record of TFRecord shards once, checksums included, several shards at a time.
 
     Args:
         folder: where the file CACHE is read, if it is of the same shards, or else written, if that is possible.
@@ -309,7 +309,7 @@ def _column_reader(parse: Callable) -> Callable[[tf.Tensor], dict[str, tf.Tensor
 
 
 def _fault(path: str, parse: Callable) -> InputError:
-    """Says where a shard is bad, by reading it again."""
+    """Say where a shard is bad, by reading it again."""
     offset, fault = 0, "broken checksum or truncated shard; fetch it again"
     try:
         for record in _records(path):

@@ -76,7 +76,7 @@ def index(
     mask_values: tuple[int, ...] = (),
     exif: str = "apply",
 ) -> Source:
-    """Finds images and masks, which stay encoded where they are.
+    """Find images and masks, which stay encoded where they are.
 
     Args:
         dataset: one of DATASETS:

@@ -33,12 +33,12 @@ _FRAME = 16  # bytes around a record: its length, and checksums of the length an
 
 
 def shard_name(split: str, shard: int, count: int) -> str:
-    """Returns the file name of a split's shard, of `count`."""
+    """Return the file name of a split's shard, of `count`."""
     return f"{split}-{shard:05d}-of-{count:05d}.tfrecord"
 
 
 def encode(image: bytes, height: int, width: int, label: int, text: str, filename: str) -> bytes:
-    """Encodes one labelled image as a tf.train.Example, to the same bytes every time.
+    """Encode one labelled image as a tf.train.Example, to the same bytes every time.
 
     Args:
         image: encoded JPEG, PNG, BMP, GIF or WebP.
@@ -71,7 +71,7 @@ def encode(image: bytes, height: int, width: int, label: int, text: str, filenam
 
 
 def write_shard(path: Path, records: Iterable[bytes]) -> tuple[list[int], int, int]:
-    """Writes a shard so that `path` is whole or absent, whenever the process ends.
+    """Write a shard so that `path` is whole or absent, whenever the process ends.
 
     Args:
         path: of the shard; one that is there is replaced.
@@ -111,7 +111,7 @@ def write_shard(path: Path, records: Iterable[bytes]) -> tuple[list[int], int, i
 
 
 def replace(path: Path, write: Callable) -> None:
-    """Writes a small file so that `path` holds all of the new content, or what it held before.
+    """Write a small file so that `path` holds all of the new content, or what it held before.
 
     Args:
         path: of the file.
@@ -127,7 +127,7 @@ def replace(path: Path, write: Callable) -> None:
 
 
 def replace_json(path: Path, content) -> None:
-    """Writes a JSON file as `replace` does."""
+    """Write a JSON file as `replace` does."""
     replace(path, lambda file: file.write((files.to_json(content, indent=1) + "\n").encode()))
 
 
@@ -135,7 +135,7 @@ def replace_json(path: Path, content) -> None:
 
 
 def read_index(folder: Path) -> dict:
-    """Reads index.json.
+    """Read index.json.
 
     Args:
         folder: of the prepared data set.
@@ -151,7 +151,7 @@ def read_index(folder: Path) -> dict:
 
 
 def read_split(folder: Path, index: dict, split: str) -> Examples:
-    """Reads where the examples of a split are.
+    """Read where the examples of a split are.
 
     Args:
         folder: of the prepared data set.
@@ -186,7 +186,7 @@ def read_split(folder: Path, index: dict, split: str) -> Examples:
 
 
 def check_sizes(folder: Path, split: dict) -> None:
-    """Refuses shards that are not there or not as long as they were written.
+    """Refuse shards that are not there or not as long as they were written.
 
     Args:
         folder: of the prepared data set.
@@ -205,7 +205,7 @@ def check_sizes(folder: Path, split: dict) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """Reads a JSON file: a dict, empty where it holds something else.
+    """Read a JSON file: a dict, empty where it holds something else.
 
     Raises:
         InputError: it is missing or damaged.

@@ -25,7 +25,7 @@ def index(
     validation_sampling: str = "stratified",
     exif: str = "apply",
 ) -> Source:
-    """Finds the images of a data set, which stay encoded where they are and are decoded when they are used.
+    """Find the images of a data set, which stay encoded where they are and are decoded when they are used.
 
     Args:
         dataset: one of DATASETS, but none of SMALL_DATASETS other than "synthetic", which becomes 768 JPEGs of 96 x
@@ -81,7 +81,7 @@ def load(
     validation_sampling: str = "stratified",
     exif: str = "apply",
 ) -> Source:
-    """Loads a data set into memory, every image as `image_size` x `image_size`.
+    """Load a data set into memory, every image as `image_size` x `image_size`.
 
     Args:
         dataset: one of DATASETS.
@@ -120,7 +120,7 @@ def load(
 
 
 def _named(function: Callable, *arguments):
-    """Calls a loader; where its error names a file, says which flag led there."""
+    """Call a loader; where its error names a file, says which flag led there."""
     try:
         return function(*arguments)
     except InputError as error:
@@ -201,7 +201,7 @@ def _decoded(
 
 
 def decoded(examples: Examples) -> np.ndarray:
-    """Decodes images that all have one size, as they are: uint8 [n, height, width, 3].
+    """Decode images that all have one size, as they are: uint8 [n, height, width, 3].
 
     Raises:
         InputError: one is damaged, or has another size than the first; or all are larger than `splits.MAX_BYTES`.

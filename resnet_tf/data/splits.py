@@ -37,7 +37,7 @@ class Split:
     names: list[str] | None = None
 
     def __post_init__(self):
-        """Checks that shapes, dtypes and lengths agree."""
+        """Check that shapes, dtypes and lengths agree."""
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[-1] != 3:
             raise ValueError(f"images must be uint8 [n, H, W, 3], not {_describe(self.images)}")
         if self.labels.dtype != np.int32 or self.labels.ndim != 1:
@@ -48,11 +48,11 @@ class Split:
             raise ValueError(f"{len(self.names)} names, but {len(self.labels)} labels")
 
     def __len__(self) -> int:
-        """Returns the number of examples."""
+        """Return the number of examples."""
         return len(self.labels)
 
     def take(self, chosen) -> "Split":
-        """Returns the examples that an index array or a mask chooses."""
+        """Return the examples that an index array or a mask chooses."""
         names = None if self.names is None else [self.names[place] for place in np.arange(len(self))[chosen]]
         return Split(self.images[chosen], self.labels[chosen], names)
 
@@ -82,7 +82,7 @@ class Source:
         return ", ".join([*counts, classes]) + (f"; ignored: {self.ignored}" if self.ignored else "")
 
     def checksum(self) -> str:
-        """Returns 16 hex digits that depend on classes, labels and images, not on the splits' order."""
+        """Return 16 hex digits that depend on classes, labels and images, not on the splits' order."""
         digest = hashlib.sha256()
         parts = [(name, self.splits[name]) for name in sorted(self.splits)]
         shapes = [(name, split.images.shape if isinstance(split, Split) else [len(split)]) for name, split in parts]
@@ -97,7 +97,7 @@ class Source:
 
 
 def tagged(source: Source, exif: str) -> Source:
-    """Returns a source of `Examples` with what is done with the orientation tags of their images; see `Examples`."""
+    """Return a source of `Examples` with what is done with the orientation tags of their images; see `Examples`."""
     return replace(source, splits={name: replace(split, exif=exif) for name, split in source.splits.items()})
 
 
@@ -107,7 +107,7 @@ Indexed = tuple[list[str], dict[str, Examples]]
 
 
 def existing(data_dir: str, dataset: str) -> Path:
-    """Returns where the data are.
+    """Return where the data are.
 
     Args:
         data_dir: as given by the user.
@@ -125,7 +125,7 @@ def existing(data_dir: str, dataset: str) -> Path:
 
 
 def check_total(count: int, image_size: int, what: str) -> None:
-    """Refuses decoded images that would not fit.
+    """Refuse decoded images that would not fit.
 
     Args:
         count: how many images.
@@ -144,7 +144,7 @@ def check_total(count: int, image_size: int, what: str) -> None:
 
 
 def check_encoded(size: int, root: Path) -> None:
-    """Refuses encoded images that would not fit.
+    """Refuse encoded images that would not fit.
 
     Args:
         size: of the images of an archive so far, in bytes.
@@ -161,7 +161,7 @@ def check_encoded(size: int, root: Path) -> None:
 
 
 def with_test(splits: dict[str, T]) -> dict[str, T] | None:
-    """Returns train, test and, if there is one, validation; what is there for validation serves as a missing test.
+    """Return train, test and, if there is one, validation; what is there for validation serves as a missing test.
 
     Args:
         splits: by name: "train", "validation", "test".
@@ -178,7 +178,7 @@ def with_test(splits: dict[str, T]) -> dict[str, T] | None:
 
 
 def arranged(wanted: Sequence[str], found: Sequence[str], splits: dict[str, Examples], rename: bool = False) -> Indexed:
-    """Brings labels into the order of the classes that the user wants.
+    """Bring labels into the order of the classes that the user wants.
 
     Args:
         wanted: the names in order; empty to leave all as it is.
@@ -213,13 +213,13 @@ def arranged(wanted: Sequence[str], found: Sequence[str], splits: dict[str, Exam
 
 
 def listed(names: Collection[str], most: int = 8) -> str:
-    """Returns the names with commas between, only the first `most` where there are more."""
+    """Return the names with commas between, only the first `most` where there are more."""
     rest = len(names) - most
     return ", ".join(list(names)[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def resized(splits: dict[str, Split], image_size: int, what: str) -> dict[str, Split]:
-    """Brings images that are all of one size to `image_size`.
+    """Bring images that are all of one size to `image_size`.
 
     Args:
         splits: the images as they were stored.

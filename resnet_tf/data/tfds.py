@@ -18,7 +18,7 @@ _INFO = "dataset_info.json"
 
 
 def index(data_dir: str, classes: tuple[str, ...] = (), name: str = "", exif: str = "apply") -> Indexed:
-    """Finds the records of a data set that TFDS prepared as TFRecord shards.
+    """Find the records of a data set that TFDS prepared as TFRecord shards.
 
     Examples are the images with their "label"; or, in a set for detection, the boxes of "objects" that are not
     difficult, with theirs. Where the set is not prepared but its archives are in DATA_DIR/downloads/manual, TFDS
@@ -89,7 +89,7 @@ def _newest(folder: Path, version: str) -> Path | None:
 
 
 def _prepare(root: Path, name: str) -> None:
-    """Lets TFDS prepare a set from archives that are there."""
+    """Let TFDS prepare a set from archives that are there."""
     tfds = _import_tfds(root)
 
     def refuse(resource):

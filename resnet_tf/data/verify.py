@@ -14,7 +14,7 @@ from resnet_tf.errors import InputError
 def verify(
     examples: Examples, limit: int, report: Callable[[int, int], None] | None = None
 ) -> tuple[Examples, list[tuple[str, str]]]:
-    """Reads every image once, and leaves out the examples whose image, or box, is bad.
+    """Read every image once, and leaves out the examples whose image, or box, is bad.
 
     JPEGs are decoded at an eighth of their size, for which all of their entropy-coded data are read; other formats
     in full. An image that passes can be decoded by `images.decode`.
@@ -56,7 +56,7 @@ def verify(
 
 
 def annotations(examples: Examples) -> None:
-    """Checks what a split's annotations say of its images; see `masks.verify` and `boxes.verify`."""
+    """Check what a split's annotations say of its images; see `masks.verify` and `boxes.verify`."""
     if examples.masks is not None:
         masks.verify(examples)
     if examples.objects is not None:
@@ -64,7 +64,7 @@ def annotations(examples: Examples) -> None:
 
 
 def check_format(data: tf.Tensor) -> tf.Tensor:
-    """Fails inside a graph for what `images.check_header` refuses and a decoder would wrongly accept.
+    """Fail inside a graph for what `images.check_header` refuses and a decoder would wrongly accept.
 
     Args:
         data: scalar string, an encoded image; a JPEG passes unseen, since its decoder sees all.
@@ -84,7 +84,7 @@ def check_format(data: tf.Tensor) -> tf.Tensor:
 
 
 def reason(examples: Examples, example: int) -> str | None:
-    """Returns what is wrong with an example, in one line without its name; None if nothing is.
+    """Return what is wrong with an example, in one line without its name; None if nothing is.
 
     Args:
         examples: a split.
@@ -100,7 +100,7 @@ def reason(examples: Examples, example: int) -> str | None:
 
 
 def describe_box(examples: Examples, example: int, sides: np.ndarray) -> tuple[str, str]:
-    """Returns the name of an example whose box or annotation is not of its image, and that reason."""
+    """Return the name of an example whose box or annotation is not of its image, and that reason."""
     top, left, height, width = examples.boxes[example].tolist()
     if examples.sides is not None and (examples.sides[example] != sides).any():
         return examples.name(example), boxes.other_size(sides, examples.sides[example], examples.read(example))

@@ -57,7 +57,7 @@ class Annotated:
 
 
 def index(data_dir: str, classes: tuple[str, ...] = (), exif: str = "apply") -> Indexed:
-    """Finds the objects of one or more PASCAL VOC devkits, each of which is an example.
+    """Find the objects of one or more PASCAL VOC devkits, each of which is an example.
 
     An example is a box that is not difficult; boxes without area in the image are skipped, with a warning.
 
@@ -89,7 +89,7 @@ def check_boxes(root: Path, counts: dict[str, int]) -> None:
 
 
 def annotated(data_dir: str, exif: str = "apply") -> tuple[Path, dict[str, list[Annotated]]]:
-    """Finds the images of one or more PASCAL VOC devkits, and reads their annotations.
+    """Find the images of one or more PASCAL VOC devkits, and reads their annotations.
 
     A devkit is a folder with Annotations, JPEGImages and ImageSets/Main. Over all of them, the lists trainval are
     training and the lists test are test; of one without trainval, train is training and val is validation. Where there
@@ -213,7 +213,7 @@ class _Builder(ElementTree.TreeBuilder):
 
 
 def parse_annotation(data: bytes, name: str) -> tuple[list[float] | None, list[tuple[str, list[float], bool]]]:
-    """Reads an annotation.
+    """Read an annotation.
 
     Args:
         data: the XML file.
