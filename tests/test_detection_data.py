@@ -82,14 +82,14 @@ def test_boxes_without_area_are_skipped_and_others_cut_off(voc, tmp_path, caplog
 
 def test_bad_devkits_are_named(voc, tmp_path):
     cases = {
-        "trainval.txt lists 2, of which there is no image": {"JPEGImages/2.jpg": None},
-        "test.txt lists 3, of which there is no annotation": {"Annotations/3.xml": None},
+        "trainval.txt lists 2, which has no image": {"JPEGImages/2.jpg": None},
+        "test.txt lists 3, which has no annotation": {"Annotations/3.xml": None},
         "Annotations/3.xml: no annotation (syntax error": {"Annotations/3.xml": b"box"},
         "Annotations/3.xml: no annotation (no size/height)": {"Annotations/3.xml": b"<annotation><size/></annotation>"},
         "Annotations/3.xml: no annotation (a size of 12 x 0)": {"Annotations/3.xml": annotation([CAT], width=0)},
         "no boxes in test": {"Annotations/3.xml": annotation([(*CAT, 1)])},
         "has no boxes in test": {"ImageSets/Main/test.txt": b""},
-        "needs in ImageSets/Main": {"ImageSets/Main/test.txt": None},
+        "in ImageSets/Main": {"ImageSets/Main/test.txt": None},
     }
     for number, (expected, changes) in enumerate(cases.items()):
         files = {name: data for name, data in voc.items() if name.removeprefix(f"{KIT}/") not in changes}

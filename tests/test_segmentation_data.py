@@ -88,7 +88,7 @@ def test_voc_reads_palettes_as_indices(tmp_path):
     np.testing.assert_array_equal(in_graph(train, 1), pair(ord("a"), 21)[2])
     np.testing.assert_array_equal(in_graph(test, 1), [[0, 1], [2, 3]])
     files["VOC2012/ImageSets/Segmentation/train.txt"] = b"c\nnone\n"
-    assert "no image of none" in refused(unpack(tmp_path, files), "voc")
+    assert "no image for none" in refused(unpack(tmp_path, files), "voc")
 
 
 def test_ade20k_has_void_first_and_names_in_a_file(tmp_path):
@@ -109,7 +109,7 @@ def test_bad_data_are_named(tmp_path):
     files = camvid(("train", "val"))
     lost = dict(files)
     del lost["camvid/trainannot/1.png"]
-    assert "no mask of 1" in refused(pack(tmp_path / "a.tar", lost))
+    assert "no mask for 1" in refused(pack(tmp_path / "a.tar", lost))
     assert "camvid" in refused(pack(tmp_path / "b.tar", {"x/y.png": b""}))
     assert "does not exist" in refused(tmp_path / "none")
     assert "1 classes" in refused(pack(tmp_path / "c.tar", files), classes=("one",))

@@ -216,7 +216,7 @@ def test_nested_state_dicts_and_moving_averages(caplog):
         caplog.clear()
     counted = weight_files.arrays_of_torch(plain | {"n": Tensor(np.array(3), False)}, "f")
     assert set(counted) == {"a.weight"}
-    for bad, said in (({"optimizer": {}, "epoch": 1}, "it has optimizer, epoch"), ([1], "holds a list")):
+    for bad, said in (({"optimizer": {}, "epoch": 1}, "its keys are optimizer, epoch"), ([1], "holds a list")):
         with pytest.raises(InputError, match=said):
             weight_files.arrays_of_torch(bad, "f.pth")
 

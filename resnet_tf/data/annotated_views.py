@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -144,7 +143,7 @@ class BoxedView:
 # --- Evaluation ----------------------------------------------------------------------------------------------------
 
 
-def filled_whole(data: tf.Tensor, multiple: int, fill: Sequence[int]) -> tf.Tensor:
+def filled_whole(data: tf.Tensor, multiple: int, fill: tuple) -> tf.Tensor:
     """Decode the whole image at its own size and pad it on the right and below.
 
     Args:
@@ -160,7 +159,7 @@ def filled_whole(data: tf.Tensor, multiple: int, fill: Sequence[int]) -> tf.Tens
     return filled(pixels, [[0, missing[0]], [0, missing[1]]], fill)
 
 
-def boxed_whole(data: tf.Tensor, size: int, fill: Sequence[int] = BoxedView.fill) -> tuple[tf.Tensor, tf.Tensor]:
+def boxed_whole(data: tf.Tensor, size: int, fill: tuple = BoxedView.fill) -> tuple[tf.Tensor, tf.Tensor]:
     """Decode the whole image, scale its longer side to `size`, and pad it on the right and below to a square.
 
     Args:
@@ -174,7 +173,7 @@ def boxed_whole(data: tf.Tensor, size: int, fill: Sequence[int] = BoxedView.fill
     return boxed(images.decode_tensor(data), size, fill)
 
 
-def boxed(pixels: tf.Tensor, size: int, fill: Sequence[int] = BoxedView.fill) -> tuple[tf.Tensor, tf.Tensor]:
+def boxed(pixels: tf.Tensor, size: int, fill: tuple = BoxedView.fill) -> tuple[tf.Tensor, tf.Tensor]:
     """Scale and pad decoded pixels, uint8 [height, width, 3]; see `boxed_whole`."""
     sides = tf.shape(pixels, tf.int64)[:2]
     scaled = images.fitted_sides(sides[0], sides[1], size)
@@ -183,7 +182,7 @@ def boxed(pixels: tf.Tensor, size: int, fill: Sequence[int] = BoxedView.fill) ->
     return tf.ensure_shape(pixels, [size, size, 3]), tf.cast(scaled / sides, tf.float32)
 
 
-def filled(pixels: tf.Tensor, missing, fill: Sequence[int]) -> tf.Tensor:
+def filled(pixels: tf.Tensor, missing, fill: tuple) -> tf.Tensor:
     """Pad uint8 [..., height, width, 3] with a colour; `missing` is [before, after] of rows and of columns."""
     inside = tf.pad(tf.ones(tf.shape(pixels)[-3:-1], tf.bool), missing)
     around = [[0, 0]] * (pixels.shape.rank - 3) + [*missing, [0, 0]]

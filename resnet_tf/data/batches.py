@@ -73,7 +73,7 @@ def training(
             return views | {"labels": tf.gather(labels, example), "keys": keys}
 
         views = tf.data.Dataset.range(first_step, tf.int64.max).map(locate, num_parallel_calls=2, deterministic=True)
-        return views.prefetch(AHEAD).with_options(_options(threads))
+        return views.prefetch(AHEAD).with_options(processors.dataset_options(threads or processors.count()))
 
     read, annotation = _reader(examples), _annotation_reader(examples)
 
@@ -224,13 +224,4 @@ def _batched(positions, see, part, threads, replicas):
     threads = threads or processors.count()
     parallel = max(1, threads // replicas)
     views = positions.map(see, num_parallel_calls=parallel, deterministic=True)
-    return views.batch(part, drop_remainder=True).prefetch(AHEAD).with_options(_options(threads))
-
-
-def _options(threads):
-    options = tf.data.Options()
-    # When an iterator ends, TensorFlow 2.21 may wait for its tuning thread for as long as the iterator has lived.
-    options.autotune.enabled = False
-    options.threading.private_threadpool_size = threads or processors.count()
-    options.threading.max_intra_op_parallelism = 1  # there are many images, so one thread per image is most efficient
-    return options
+    return views.batch(part, drop_remainder=True).prefetch(AHEAD).with_options(processors.dataset_options(threads))

@@ -1,6 +1,5 @@
 """Data sets for object detection: PASCAL VOC and COCO, as folders or tar archives, and a synthetic set."""
 
-import io
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -8,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_tf.data import archives, boxes, formats, voc
+from resnet_tf.data import archives, boxes, formats, images, voc
 from resnet_tf.data.boxes import Objects
 from resnet_tf.data.examples import Examples, Files, Memory
 from resnet_tf.data.folder import SPLIT_NAMES, store
-from resnet_tf.data.splits import Indexed, Source, arranged, check_encoded, existing, tagged, with_test
+from resnet_tf.data.splits import Indexed, Source, arranged, existing, read_archive, tagged, with_test
 from resnet_tf.errors import InputError
 
 DATASETS = ("voc", "coco", "synthetic")
@@ -162,11 +161,7 @@ def _files(root: Path) -> Iterator[tuple[str, bytes | int]]:
         yield from archives.list_files(root, is_image)
         yield from archives.read_members(root, is_instances)
         return
-    size = 0
-    for name, data in archives.read_members(root, lambda name: is_image(name) or is_instances(name)):
-        size += len(data)
-        check_encoded(size, root)
-        yield name, data
+    yield from read_archive(root, lambda name: is_image(name) or is_instances(name))
 
 
 class _Instances:
@@ -267,15 +262,7 @@ def _synthetic() -> Source:
                 top, left = rng.integers(0, _SIZE[0] - height), column + rng.integers(0, 20 - width)
                 pixels[top : top + height, left : left + width] += np.uint8(_LEVELS[label])
                 objects[-1].append((label, [top, left, top + height, left + width], False))
-            data.append(_encoded(pixels))
+            data.append(images.encode_png(pixels))
         storage = Memory("synthetic", [f"{name}/{number}.png" for number in range(count)], data)
         splits[name] = _examples("synthetic", storage, [list(_SIZE)] * count, objects)
     return Source("synthetic", ("grey", "bright"), splits)
-
-
-def _encoded(pixels: np.ndarray) -> bytes:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()

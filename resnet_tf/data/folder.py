@@ -8,7 +8,7 @@ import numpy as np
 from resnet_tf.data import archives, formats
 from resnet_tf.data.examples import Examples, Files, Memory
 from resnet_tf.data.ignored import Ignored, is_hidden
-from resnet_tf.data.splits import Indexed, arranged, check_encoded, existing, with_test
+from resnet_tf.data.splits import Indexed, arranged, existing, read_archive, with_test
 from resnet_tf.errors import InputError
 
 SPLIT_NAMES = {
@@ -94,11 +94,7 @@ def _files(root: Path, ignored: Ignored) -> Iterator[tuple[str, bytes | int]]:
 
         yield from archives.list_files(root, wanted, follow, ignored)
         return
-    size = 0
-    for name, data in archives.read_members(root, wanted):
-        size += len(data)
-        check_encoded(size, root)
-        yield name, data
+    yield from read_archive(root, wanted)
 
 
 def _folders(name: str) -> list[str]:

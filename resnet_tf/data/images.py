@@ -1,6 +1,7 @@
 """Decode and resize images, and make the central crop that evaluation and serving use."""
 
 import functools
+import io
 import struct
 
 import numpy as np
@@ -35,6 +36,15 @@ def decode(data: bytes, name: str = "image") -> np.ndarray:
         return _traced()(tf.constant(data)).numpy()
     except tf.errors.OpError as error:
         raise InputError(f"{name}: damaged or truncated image") from error
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Encode pixels, uint8 [H, W, 3] or [H, W], as PNG."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 def decode_tensor(data: tf.Tensor) -> tf.Tensor:

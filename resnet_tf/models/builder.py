@@ -1,8 +1,6 @@
 """Build the Keras model of a network: a classifier, or a backbone with outputs at several strides."""
 
 import dataclasses
-import os
-from collections.abc import Sequence
 
 import keras
 
@@ -28,7 +26,7 @@ def create_model(
     sync_bn: bool = False,
     dtype: str = "float32",
     seed: int = 0,
-    weights: str | os.PathLike | None = None,
+    weights: str | None = None,
 ) -> keras.Model:
     """Build a network of the table, or a CIFAR net of any valid depth.
 
@@ -82,7 +80,7 @@ def create_model(
 
 def create_backbone(
     name: str,
-    levels: Sequence[int] = (2, 3, 4, 5),
+    levels: tuple = (2, 3, 4, 5),
     *,
     output_stride: int | None = None,
     input_shape: tuple = (None, None, 3),

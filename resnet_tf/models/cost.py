@@ -82,13 +82,7 @@ def cost(model: keras.Model) -> Cost:
     return Cost(count[True] + count[False], count[True], macs, activations, normalized)
 
 
-def cost_by_name(
-    name: str,
-    shortcut: str | None = None,
-    image_size: int | None = None,
-    num_classes: int | None = None,
-    graph: str | None = None,
-) -> Cost:
+def cost_by_name(name: str, shortcut=None, image_size=None, num_classes=None, graph=None) -> Cost:
     """Count the cost of a network without building it; None stands for the paper's image size and classes."""
     from resnet_tf.models.builder import grow, row_of
 

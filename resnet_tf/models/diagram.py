@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
 
 from resnet_tf.models import blocks, builder
 from resnet_tf.models.architectures import Architecture
@@ -73,7 +72,7 @@ def boxes(name: str) -> list[Box]:
     return result
 
 
-def draw(names: Sequence[str]):
+def draw(names: list[str]):
     """Draw networks side by side, each from top to bottom.
 
     Args:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import os
 import pathlib
 import re
 
@@ -45,7 +44,7 @@ def describe(name: str, row: Architecture) -> str:
     return json.dumps({"network": name, "graph": row.graph})
 
 
-def open_file(path: str | os.PathLike, ema: bool = True) -> Opened:
+def open_file(path: str | pathlib.Path, ema: bool = True) -> Opened:
     """Read a file of weights.
 
     Args:
@@ -70,7 +69,7 @@ def open_file(path: str | os.PathLike, ema: bool = True) -> Opened:
         raise InputError(f"{path}: damaged, or no weights ({first_line(error)})") from None
 
 
-def of_arrays(arrays: dict[str, np.ndarray], origin: str | os.PathLike, about: dict | None = None) -> Opened:
+def of_arrays(arrays: dict[str, np.ndarray], origin: str | pathlib.Path, about: dict | None = None) -> Opened:
     """Return an `Opened` of arrays in memory: {name: array} of timm, torchvision or keras.applications."""
     kind = "keras" if any(name.startswith("conv1_conv/") for name in arrays) else "torch"
     if kind == "torch":
@@ -117,7 +116,7 @@ def _read_torch(path, ema):
     return of_arrays(arrays_of_torch(content, path, ema), path)
 
 
-def arrays_of_torch(content, origin: str | os.PathLike, ema: bool = True) -> dict[str, np.ndarray]:
+def arrays_of_torch(content, origin: str | pathlib.Path, ema: bool = True) -> dict[str, np.ndarray]:
     """Extract the state dict from the result of `torch.load`.
 
     Args:
@@ -143,7 +142,7 @@ def arrays_of_torch(content, origin: str | os.PathLike, ema: bool = True) -> dic
         content = content[averaged or plain]
     tensors = {name: value for name, value in content.items() if hasattr(value, "detach")}
     if not tensors:
-        raise InputError(f"{origin}: holds no state dict, but {', '.join(map(str, list(content)[:5])) or 'nothing'}")
+        raise InputError(f"{origin}: holds no state dict; its keys are {', '.join(map(str, list(content)[:5]))}")
     return {name: value.detach().float().numpy() for name, value in tensors.items() if value.is_floating_point()}
 
 

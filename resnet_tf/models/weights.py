@@ -6,7 +6,6 @@ height, width]; kernels here are [height, width, in, out].
 
 import json
 import logging
-import os
 import pathlib
 import re
 
@@ -54,7 +53,7 @@ _KERAS_BN_EPSILON = 1.001e-5  # keras.applications; here it is 1e-5
 _LAYER = re.compile(r"stage(\d+)_block(\d+)_(conv|bn|shortcut_conv|shortcut_bn)(\d*)")
 
 
-def open_source(name: str, source: str | os.PathLike | Opened, ema: bool = True) -> Opened:
+def open_source(name: str, source: str | pathlib.Path | Opened, ema: bool = True) -> Opened:
     """Open a file of weights, or the published weights of the network `name` if `source` is "imagenet".
 
     Raises:
@@ -78,7 +77,7 @@ def graph_of(name: str, opened: Opened) -> str | None:
     return "timm" if opened.kind == "torch" else None
 
 
-def load(model: keras.Model, source: str | os.PathLike | Opened, ema: bool = True, pad: str | None = None) -> None:
+def load(model: keras.Model, source: str | pathlib.Path | Opened, ema: bool = True, pad: str | None = None) -> None:
     """Load weights into a network.
 
         model = resnet_tf.create_model("resnet50_v1b")
@@ -336,7 +335,7 @@ def _keras_value(arrays, names, path):
     return value
 
 
-def save(model: keras.Model, path: str | os.PathLike) -> None:
+def save(model: keras.Model, path: str | pathlib.Path) -> None:
     """Write the weights of a network: as .weights.h5 for this project, or as .safetensors under timm's names.
 
     Raises:
