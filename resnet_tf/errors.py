@@ -1,9 +1,8 @@
-"""The one exception whose message is meant for the person at the keyboard."""
+"""The exception whose message is meant for the user."""
 
 
 class InputError(ValueError):
-    """Bad input from outside: a flag, a file or a folder, which the message names in one line.
+    """Bad input from the user. The one-line message names the flag, file or folder.
 
-    Commands print the message and exit with code 1; anything else that is raised is a fault of
-    the program and keeps its traceback.
+    Commands print the message and exit with code 1. Any other exception is a bug and keeps its traceback.
     """

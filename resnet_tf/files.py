@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and JSON as its standard has it (RFC 8259), which knows neither NaN nor infinity."""
+"""Atomic writes of files, and JSON as the standard defines it (RFC 8259), without NaN and infinity."""
 
 import json
 import math
@@ -7,14 +7,14 @@ import pathlib
 
 
 def replace_atomically(path, write):
-    """Write a file so that `path` holds all of the new content, or what it held before.
+    """Write a file so that `path` holds either the complete new content or its previous content.
 
     Args:
-        path: of the file.
+        path: path of the file.
         write: function(binary file) that writes the content.
 
     Raises:
-        OSError: disk full or not writable; names `path`.
+        OSError: the disk is full or not writable; the error names `path`.
     """
     partial = partial_path(path)
     try:
@@ -29,34 +29,34 @@ def replace_atomically(path, write):
 
 
 def partial_path(path):
-    """Return where a file is written before it gets its name."""
+    """Return the temporary path at which a file is written before it is renamed to `path`."""
     path = pathlib.Path(path)
     return path.with_name(f".{path.name}.partial")
 
 
 def write_json(path, content, indent=2):
-    """Write a JSON file atomically; `content` and `indent` as for `to_json`."""
+    """Write a JSON file atomically; see `to_json` for `content` and `indent`."""
     replace_atomically(path, lambda file: file.write((to_json(content, indent) + "\n").encode()))
 
 
 def to_json(content, indent=None):
-    """Write content as JSON that every reader takes.
+    """Serialize content as standard JSON.
 
     Args:
-        content: of dicts, lists, tuples, strings, numbers, bools and None.
-        indent: spaces of each level; None for one line.
+        content: nested dicts, lists, tuples, strings, numbers, bools and None.
+        indent: spaces per level; None for a single line.
 
     Returns:
-        The text. NaN and infinities are null in it.
+        The JSON text, with null in the place of NaN and infinities.
     """
-    return json.dumps(_finite(content), indent=indent, allow_nan=False)
+    return json.dumps(_replace_nonfinite(content), indent=indent, allow_nan=False)
 
 
-def _finite(content):
+def _replace_nonfinite(content):
     if isinstance(content, float):
         return content if math.isfinite(content) else None
     if isinstance(content, dict):
-        return {name: _finite(value) for name, value in content.items()}
+        return {name: _replace_nonfinite(value) for name, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
+        return [_replace_nonfinite(value) for value in content]
     return content

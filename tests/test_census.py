@@ -43,7 +43,7 @@ def refused(source):
 
 def test_good_masks_pass_without_a_word(tmp_path, caplog):
     assert told(voc(tmp_path, [[0, 1, 255], [0, 0], [1, 1]]), caplog) == []
-    assert "every class has pixels (3 of 3 training masks looked at)" in caplog.text
+    assert "every class has pixels (3 of 3 training masks checked)" in caplog.text
     assert told(segmentation.index("synthetic"), caplog) == []
 
 
@@ -69,7 +69,7 @@ def test_values_that_are_not_among_mask_values_are_told(tmp_path, caplog):
 def test_numbering_from_one(tmp_path, caplog):
     """Of no class where the layout has no index after the last, else void."""
     message = refused(voc(tmp_path, [[1, 2], [2, 255]]))
-    assert "index 2 is of no class; 2 occurs and 0 does not" in message and "--mask_values of 1 to 2" in message
+    assert "index 2 belongs to no class; 2 occurs and 0 does not" in message and "--mask_values of 1 to 2" in message
     assert told(voc(tmp_path, [[1, 2], [2, 255]], mask_values=(1, 2)), caplog)[0].count("lacks 255") == 1
     files = camvid(("train", "val"), pair(0, 11, first=1)[1])
     (warning,) = told(segmentation.index("camvid", str(unpack(tmp_path / "camvid", files))), caplog)
@@ -88,12 +88,12 @@ def test_numbering_from_zero_where_it_is_from_one(tmp_path, caplog):
 
 def test_an_index_of_no_class_is_named_with_its_mask(tmp_path):
     message = refused(voc(tmp_path, [[0, 1], [0, 1, 7], [1]]))
-    assert "SegmentationClass/0001.png: index 7 is of no class (3 of 3" in message
+    assert "SegmentationClass/0001.png: index 7 belongs to no class (3 of 3" in message
 
 
 def test_masks_that_are_void_all_over(tmp_path, caplog):
     (warning,) = told(voc(tmp_path, [[0, 1], [255], [255, 255]]), caplog)
-    assert "2 masks are void all over" in warning
+    assert "all pixels are void in 2 masks" in warning
     assert all(f"SegmentationClass/000{number}.png" in warning for number in (1, 2))
     assert "no mask has a pixel of a class, only the void values 255 (2 of 2" in refused(voc(tmp_path, [[255], [255]]))
 
@@ -117,7 +117,7 @@ def test_few_masks_are_looked_at_while_nothing_is_missing(tmp_path, caplog, monk
     for found, classes, expected in cases:
         read.clear()
         told(voc(tmp_path / str(expected), found, classes), caplog)
-        assert len(read) == len(set(read)) == expected and f"{expected} of 20 training masks looked at" in caplog.text
+        assert len(read) == len(set(read)) == expected and f"{expected} of 20 training masks checked" in caplog.text
 
 
 SMALL = ("--dataset=voc", "--classes=ground,thing", "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=2",

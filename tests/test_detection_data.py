@@ -11,7 +11,7 @@ from files import pack, picture, pixels_of, refused, unpack
 from PIL import Image
 from test_voc import CAT, DOG, annotation, devkit
 
-from resnet_tf.data import batches, boxes, detection, geometry
+from resnet_tf.data import annotated_views, batches, boxes, detection, geometry
 from resnet_tf.errors import InputError
 from resnet_tf.runs import run_data
 
@@ -83,14 +83,14 @@ def test_boxes_without_area_are_skipped_and_others_cut_off(voc, tmp_path, caplog
 
 def test_bad_devkits_are_named(voc, tmp_path):
     cases = {
-        "trainval.txt lists 2, of which there is no image": {"JPEGImages/2.jpg": None},
-        "test.txt lists 3, of which there is no annotation": {"Annotations/3.xml": None},
+        "trainval.txt lists 2, which has no image": {"JPEGImages/2.jpg": None},
+        "test.txt lists 3, which has no annotation": {"Annotations/3.xml": None},
         "Annotations/3.xml: no annotation (syntax error": {"Annotations/3.xml": b"box"},
         "Annotations/3.xml: no annotation (no size/height)": {"Annotations/3.xml": b"<annotation><size/></annotation>"},
         "Annotations/3.xml: no annotation (a size of 12 x 0)": {"Annotations/3.xml": annotation([CAT], width=0)},
         "no boxes in test": {"Annotations/3.xml": annotation([(*CAT, 1)])},
         "has no boxes in test": {"ImageSets/Main/test.txt": b""},
-        "needs in ImageSets/Main": {"ImageSets/Main/test.txt": None},
+        "in ImageSets/Main": {"ImageSets/Main/test.txt": None},
     }
     for number, (expected, changes) in enumerate(cases.items()):
         files = {name: data for name, data in voc.items() if name.removeprefix(f"{KIT}/") not in changes}
@@ -108,7 +108,7 @@ def test_bad_devkits_are_named(voc, tmp_path):
 def test_images_of_another_size_than_their_annotations_are_named(voc, tmp_path):
     voc[f"{KIT}/JPEGImages/1.jpg"] = picture(0, "JPEG", (10, 12))  # turned
     split = detection.index("voc", str(unpack(tmp_path, voc))).splits["train"]
-    view = geometry.BoxedView(16, most=2)
+    view = annotated_views.BoxedView(16, most=2)
     fault = r"JPEGImages/1\.jpg: 10 x 12 pixels, but its annotation says 12 x 10$"
     with pytest.raises(InputError, match=fault), run_data.named_errors(split):
         next(iter(batches.training(split, view, batch=2, threads=1)))
@@ -191,13 +191,13 @@ def changed(part, number=0, **values):
     "change, expected",
     [
         (lambda content: content.pop("annotations"), "no annotations"),
-        (lambda content: content.update(images={}), "no images, or none that is list"),
+        (lambda content: content.update(images={}), "no images of type list"),
         (changed("images", file_name=None), "images: no file_name"),
         (changed("images", width=None), "images: no width"),
         (changed("images", width=0), "b.jpg of 12 x 0 pixels"),
-        (changed("images", id=4), "images: some twice"),
-        (changed("images", file_name="a.jpg"), "images: some twice"),
-        (changed("images", file_name="../annotations/a.jpg"), "lists ../annotations/a.jpg, of which there is no image"),
+        (changed("images", id=4), "images: duplicate ids or file names"),
+        (changed("images", file_name="a.jpg"), "images: duplicate ids or file names"),
+        (changed("images", file_name="../annotations/a.jpg"), "lists ../annotations/a.jpg, which is not in"),
         (changed("annotations", image_id=5), "no image 5"),
         (changed("annotations", category_id=1), "no category 1"),
         (changed("annotations", bbox=None), "annotations: no bbox"),
@@ -206,7 +206,7 @@ def changed(part, number=0, **values):
         (changed("annotations", bbox=[1, 2, 3, "4"]), "bbox of [1, 2, 3, '4']"),
         (changed("annotations", bbox=[10**400, 2, 3, 4]), "bbox of "),
         (changed("categories", name=None), "categories: no name"),
-        (changed("categories", id=7), "categories: none, or some of one id or name"),
+        (changed("categories", id=7), "categories: none, or duplicate ids or names"),
         (changed("categories", name="cat"), "instances_val2017.json: other categories than in"),
     ],
 )
@@ -220,7 +220,7 @@ def test_what_is_no_coco_is_refused(coco, tmp_path):
     files = as_files(coco)
     for number, data in enumerate((b"", b"{", b"\xff\xfe\xfa", b"[" * 100_000)):
         place = unpack(tmp_path / str(number), files | {"coco/annotations/instances_train2017.json": data})
-        assert "instances_train2017.json: no JSON" in refused(place, "coco", detection.index)
+        assert "instances_train2017.json: not JSON" in refused(place, "coco", detection.index)
     assert "needs annotations/instances_train" in refused(
         pack(tmp_path / "c.tar", {"a.jpg": b""}), "coco", detection.index
     )
@@ -272,7 +272,7 @@ def close(view, reference):
 @pytest.mark.parametrize("scale", [(0.4, 0.9), (0.7, 3.0)])
 def test_view_equals_pillow_and_boxes_follow(scale, rng):
     size, mirrored, kinds = 31, 0, []
-    view = geometry.BoxedView(size, scale, True, (250, 0, 250), 8)
+    view = annotated_views.BoxedView(size, scale, True, (250, 0, 250), 8)
     seen = tf.function(view.__call__, autograph=False)
     pixels = rng.integers(0, 256, (*SIDES, 3), dtype=np.uint8)
     data, whole = encoded(pixels), np.tile(SIDES, 2)
@@ -308,7 +308,7 @@ def test_view_equals_pillow_and_boxes_follow(scale, rng):
 def test_stream_of_views_keeps_boxes_on_objects_and_resumes():
     """Where a box is, the picture is as bright as its class says, and nowhere else."""
     split = detection.index("synthetic").splits["train"]
-    view = geometry.BoxedView(64, (1.0, 2.0), True, (0, 0, 0), split.objects.most)
+    view = annotated_views.BoxedView(64, (1.0, 2.0), True, (0, 0, 0), split.objects.most)
     stream = iter(batches.training(split, view, batch=32, seed=3, threads=1))
     first, second = next(stream), next(stream)
     resumed = next(iter(batches.training(split, view, batch=32, seed=3, first_step=1, threads=1)))
@@ -328,7 +328,7 @@ def test_stream_of_views_keeps_boxes_on_objects_and_resumes():
 def test_more_objects_than_rows_fail():
     split = detection.index("synthetic").splits["train"]
     example = int(np.diff(split.objects.starts).argmax())
-    view = geometry.BoxedView(64, (1.0, 1.0), most=split.objects.most - 1)
+    view = annotated_views.BoxedView(64, (1.0, 1.0), most=split.objects.most - 1)
     with pytest.raises(tf.errors.InvalidArgumentError):
         view(split.read(example), split.objects.rows(example), tf.zeros([geometry.DRAWS]))
 
@@ -336,14 +336,14 @@ def test_more_objects_than_rows_fail():
 @pytest.mark.parametrize("shape", [SIDES, (53, 37), (1, 300), (61, 61)])
 def test_whole_image_equals_pillow(shape, rng):
     pixels = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
-    view, scale = geometry.boxed_whole(encoded(pixels), 41, (9, 8, 7))
+    view, scale = annotated_views.boxed_whole(encoded(pixels), 41, (9, 8, 7))
     large, sides = scaled_by_pillow(pixels, 41)
     reference = np.full((41, 41, 3), (9, 8, 7), np.uint8)
     reference[: sides[0], : sides[1]] = large
     assert close(view.numpy(), reference) and max(sides) == 41
     assert scale.dtype == np.float32
     np.testing.assert_allclose(scale, np.array(sides) / shape, rtol=1e-6)  # float32
-    same, scale = geometry.boxed_whole(encoded(pixels), max(shape))
+    same, scale = annotated_views.boxed_whole(encoded(pixels), max(shape))
     np.testing.assert_array_equal(same[: shape[0], : shape[1]], pixels_of(encoded(pixels)))
     assert scale.numpy().tolist() == [1, 1]
 

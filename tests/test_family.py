@@ -99,7 +99,7 @@ def test_cost_by_name_equals_cost_of_the_built_model(name):
 
 
 def test_cost_needs_a_size():
-    with pytest.raises(InputError, match="no size"):
+    with pytest.raises(InputError, match="no fixed size"):
         cost(resnet_tf.create_model("resnet18_v1b", input_shape=(None, None, 3)))
 
 
@@ -178,7 +178,7 @@ def test_equal_to_keras_applications(depth):
     for variable, source in zip(other.variables, ours.variables, strict=True):
         variable.assign(source)
     assert relative(other(images, training=False), expected) > 0.01  # v1b is another graph
-    with pytest.raises(InputError, match=r"these are weights of resnet50_v1$"):
+    with pytest.raises(InputError, match=r"Load them into resnet50_v1$"):
         weights.convert(other, arrays)
 
 

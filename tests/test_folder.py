@@ -237,7 +237,7 @@ def test_images_in_subfolders_of_a_class_belong_to_it(tree, tmp_path):
     assert load("folder", str(tmp_path / "tree"), image_size=8).checksum() == plain.checksum()
     lone = {f"{split}/images/{label}/1.png": picture(0) for split in ("train", "test") for label in "ab"}
     for place in places(lone, tmp_path / "lone"):
-        assert "one class, images, and its images lie deeper" in refused(place, using=index)
+        assert "one class, images, with all images in folders below it" in refused(place, using=index)
 
 
 @pytest.mark.parametrize(

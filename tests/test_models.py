@@ -203,8 +203,8 @@ def test_impossible_shortcut_is_refused(name, shortcut):
 
 
 def test_bottleneck_stride():
-    step = blocks.Step(stride=2)
+    step = blocks.Sampling(stride=2)
     assert blocks.convolutions(find("resnet50_v1"), 64, step) == [(1, 64, 2, 1), (3, 64, 1, 1), (1, 256, 1, 1)]
     assert blocks.convolutions(find("resnet50_v1b"), 64, step) == [(1, 64, 1, 1), (3, 64, 2, 1), (1, 256, 1, 1)]
-    removed = blocks.Step(stride=2, dilation=2, removed=True)
+    removed = blocks.Sampling(stride=2, dilation=2, removed=True)
     assert blocks.convolutions(find("resnet50_v1b"), 64, removed) == [(1, 64, 1, 2), (3, 64, 1, 2), (1, 256, 1, 4)]

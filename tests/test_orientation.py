@@ -12,7 +12,7 @@ from files import unpack
 from PIL import Image, ImageOps
 
 from resnet_tf import config, evaluate, export, predict, prepare, train
-from resnet_tf.data import batches, geometry, images, masks, orientation, segmentation, sources, verify
+from resnet_tf.data import annotated_views, batches, geometry, images, masks, orientation, segmentation, sources, verify
 from resnet_tf.data.boxes import Objects
 from resnet_tf.data.examples import Examples, Memory
 from resnet_tf.errors import InputError
@@ -132,8 +132,8 @@ WHOLE = {
     "center": lambda data: geometry.center(data, 16, 20),
     "ten_crop": lambda data: geometry.ten_crop(data, 16, 20),
     "scaled_whole": lambda data: geometry.scaled_whole(data, 24),
-    "filled_whole": lambda data: geometry.filled_whole(data, 32, (1, 2, 3)),
-    "boxed_whole": lambda data: geometry.boxed_whole(data, 32)[0],
+    "filled_whole": lambda data: annotated_views.filled_whole(data, 32, (1, 2, 3)),
+    "boxed_whole": lambda data: annotated_views.boxed_whole(data, 32)[0],
 }
 BOX = [5, 9, 30, 40]
 
@@ -266,7 +266,7 @@ def test_masks_are_of_the_upright_image():
     labels = (pixels[..., 0] > 128).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(labels).save(file, "PNG")
-    view = geometry.MaskedView(32, (0.8, 1.2))
+    view = annotated_views.MaskedView(32, (0.8, 1.2))
     data = [stored(pixels, tag) for tag in STORED]
     seen = [[np.ravel(part) for part in view(one, tf.constant(labels), tf.constant(DRAWS[0]))] for one in data]
     for one in seen[1:]:
@@ -276,7 +276,7 @@ def test_masks_are_of_the_upright_image():
     with pytest.raises(InputError, match=r"40 x 56 pixels, but 56 x 40 in set: 0\.x"):
         masks.verify(examples(data[5:6], "ignore", masks=mask))
     sideways = [tagged(pixels, 6)]  # with a mask of the pixels as they are stored
-    with pytest.raises(InputError, match="its orientation tag turns it, which --exif=ignore does not"):
+    with pytest.raises(InputError, match="its orientation tag turns it, --exif=ignore ignores the tag"):
         masks.verify(examples(sideways, masks=mask))
     masks.verify(examples(sideways, "ignore", masks=mask))
 
@@ -302,7 +302,7 @@ def test_segmentation_takes_the_flag(tmp_path):
 
 
 def test_boxes_are_of_the_upright_image():
-    pixels, view = photo(), geometry.BoxedView(48, (0.7, 1.4), most=1)
+    pixels, view = photo(), annotated_views.BoxedView(48, (0.7, 1.4), most=1)
     rows = np.array([[4, 7, 36, 50, 0, 1]], np.float32)
     data = [stored(pixels, tag) for tag in STORED]
     seen = [[np.ravel(part) for part in view(one, tf.constant(rows), tf.constant(DRAWS[1]))] for one in data]

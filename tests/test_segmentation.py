@@ -259,7 +259,7 @@ def test_what_is_scored_is_what_is_served(trained, tmp_path, last_json, capsys):
     served = tf.saved_model.load(str(tmp_path / "model" / "1")).signatures
     assert last_json()["version"] == 1
     assert predict.main([f"--model={tmp_path}/model", __file__]) == 1
-    assert "a model of segmentation, not of classification" in capsys.readouterr().err
+    assert "a model for segmentation, not for classification" in capsys.readouterr().err
     report = tmp_path / "report"
     flags = [f"--run={trained}/run", "--weights=ema", f"--report={report}", f"--results={tmp_path}/r.csv"]
     assert score.main(flags) == 0

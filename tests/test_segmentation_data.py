@@ -9,7 +9,7 @@ from files import pack, unpack
 from PIL import Image
 
 from resnet_tf import config
-from resnet_tf.data import batches, geometry, masks, segmentation
+from resnet_tf.data import annotated_views, batches, geometry, masks, segmentation
 from resnet_tf.errors import InputError
 from resnet_tf.runs import run_data
 from resnet_tf.transfer import metrics
@@ -88,7 +88,7 @@ def test_voc_reads_palettes_as_indices(tmp_path):
     np.testing.assert_array_equal(in_graph(train, 1), pair(ord("a"), 21)[2])
     np.testing.assert_array_equal(in_graph(test, 1), [[0, 1], [2, 3]])
     files["VOC2012/ImageSets/Segmentation/train.txt"] = b"c\nnone\n"
-    assert "no image of none" in refused(unpack(tmp_path, files), "voc")
+    assert "no image for none" in refused(unpack(tmp_path, files), "voc")
 
 
 def test_ade20k_has_void_first_and_names_in_a_file(tmp_path):
@@ -109,13 +109,13 @@ def test_bad_data_are_named(tmp_path):
     files = camvid(("train", "val"))
     lost = dict(files)
     del lost["camvid/trainannot/1.png"]
-    assert "no mask of 1" in refused(pack(tmp_path / "a.tar", lost))
+    assert "no mask for 1" in refused(pack(tmp_path / "a.tar", lost))
     assert "camvid" in refused(pack(tmp_path / "b.tar", {"x/y.png": b""}))
     assert "does not exist" in refused(tmp_path / "none")
     assert "1 classes" in refused(pack(tmp_path / "c.tar", files), classes=("one",))
     bad = {
         "10 x 10 pixels, but 37 x 53": encoded(np.zeros((10, 10), np.uint8)),
-        "index 12 is of no class": encoded(np.full(SIDES, 12, np.uint8)),
+        "index 12 belongs to no class": encoded(np.full(SIDES, 12, np.uint8)),
         "no class indices": encoded(np.zeros((*SIDES, 3), np.uint8)),
         "not a PNG": encoded(np.zeros(SIDES, np.uint8), "GIF"),
         "damaged": encoded(np.random.default_rng(0).integers(0, 9, SIDES, dtype=np.uint8))[:-400],
@@ -126,7 +126,7 @@ def test_bad_data_are_named(tmp_path):
         split = segmentation.index("camvid", str(unpack(tmp_path / str(number), data))).splits["train"]
         with pytest.raises(InputError, match=f"trainannot/0.png.*{fault}"), run_data.named_errors(split):
             if number == 0:
-                next(iter(batches.training(split, geometry.MaskedView(16), batch=2, threads=1)))
+                next(iter(batches.training(split, annotated_views.MaskedView(16), batch=2, threads=1)))
             elif number == 1:
                 in_graph(split, 0)
             masks.verify(split)
@@ -136,7 +136,7 @@ def test_views_keep_image_and_mask_together():
     """A mask that is a function of the image stays that function of every view."""
     source = segmentation.index("synthetic")
     split = source.splits["train"]
-    view = geometry.MaskedView(24, (0.5, 2.0), True, (250, 0, 250))
+    view = annotated_views.MaskedView(24, (0.5, 2.0), True, (250, 0, 250))
     first = iter(batches.training(split, view, batch=64, seed=3, threads=1))
     views = next(first)
     pixels, labels = views["pixels"].numpy().astype(int), views["labels"].numpy()
@@ -164,11 +164,11 @@ def test_views_keep_image_and_mask_together():
 
 def test_view_of_scale_one_is_the_image_itself():
     split = segmentation.index("synthetic").splits["test"]
-    view = geometry.MaskedView(64, (1.0, 1.0), False, (1, 2, 3))
+    view = annotated_views.MaskedView(64, (1.0, 1.0), False, (1, 2, 3))
     pixels, labels = view(split.read(5), in_graph(split, 5), tf.zeros([geometry.DRAWS]))
     np.testing.assert_array_equal(pixels[:24, :30], np.array(Image.open(io.BytesIO(split.read(5)))))
     np.testing.assert_array_equal(labels[:24, :30], split.masks.read(5))
-    np.testing.assert_array_equal(pixels, geometry.filled_whole(split.read(5), 64, (1, 2, 3)))
+    np.testing.assert_array_equal(pixels, annotated_views.filled_whole(split.read(5), 64, (1, 2, 3)))
 
 
 def test_scores_equal_a_plain_loop():

@@ -224,7 +224,7 @@ def test_validation_examples_are_taken_off_encoded_sets_alike():
 def test_small_sets_are_not_streamed():
     for dataset in ("cifar10", "cifar100", "digits"):
         assert refused("", dataset, index).startswith(
-            f"--dataset: {dataset} is small and held in memory: --view=pad_crop"
+            f"--dataset: {dataset} is held in memory and needs --view=pad_crop"
         )
     assert "--dataset" in refused("", "imagenet", index)
     for using in (load, index):

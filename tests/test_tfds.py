@@ -192,7 +192,7 @@ def test_damage_is_named(data_dir, tmp_path):
         "info": (lambda root: (root / info).write_text("{"), "cannot be read by TFDS"),
         "array_record": (
             lambda root: rewrite(root / info, lambda content: content.update(fileFormat="array_record")),
-            "of file format array_record; only tfrecord is read",
+            "has the file format array_record; only tfrecord can be read",
         ),
         "labels": (lambda root: (root / "label.labels.txt").write_text("cat\ndog\n"), "class label below 2: 2"),
     }

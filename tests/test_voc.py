@@ -99,7 +99,8 @@ def test_years_and_lists(tmp_path):
     message = refused(tmp_path / "alone/VOCdevkit/VOC2012/JPEGImages", "voc", index)
     assert "holds no folder with Annotations, JPEGImages and ImageSets/Main" in message
     only = devkit({"trainval": ["1"]}, {"1": [CAT]})
-    assert "needs in ImageSets/Main trainval.txt and test.txt" in refused(unpack(tmp_path / "only", only), "voc", index)
+    message = refused(unpack(tmp_path / "only", only), "voc", index)
+    assert "needs trainval.txt and test.txt, or train.txt and val.txt, in ImageSets/Main" in message
 
 
 def test_boxes_of_no_area_are_skipped_and_named_in_one_line(one_year, tmp_path, caplog):
@@ -182,7 +183,7 @@ def test_sizes_of_annotations_are_of_the_image_as_it_is_seen(form, one_year, tmp
     assert read("upright", (10, 12)) == ([12, 10], [])
     assert read("stored", (12, 10), exif="ignore") == ([12, 10], [])
     turned = "10 x 12 pixels, but its annotation says 12 x 10"
-    assert read("other", (12, 10))[1] == [f"{turned}; its orientation tag turns it, which --exif=ignore does not"]
+    assert read("other", (12, 10))[1] == [f"{turned}; its orientation tag turns it, --exif=ignore ignores the tag"]
     assert read("ignored", (10, 12), exif="ignore")[1] == [turned]
     assert read("silent", (10, 12), sized=False) == ([12, 10], [])
     assert read("silent and ignored", (12, 10), sized=False, exif="ignore") == ([12, 10], [])
@@ -191,8 +192,8 @@ def test_sizes_of_annotations_are_of_the_image_as_it_is_seen(form, one_year, tmp
 def test_what_lists_name_must_be_there(one_year, tmp_path):
     kit = "VOCdevkit/VOC2007"
     cases = {
-        f"{kit}/JPEGImages/3.jpg": "test.txt lists 3, of which there is no image",
-        f"{kit}/Annotations/2.xml": "trainval.txt lists 2, of which there is no annotation",
+        f"{kit}/JPEGImages/3.jpg": "test.txt lists 3, which has no image",
+        f"{kit}/Annotations/2.xml": "trainval.txt lists 2, which has no annotation",
     }
     for number, (name, expected) in enumerate(cases.items()):
         files = {file: data for file, data in one_year.items() if file != name}
@@ -209,7 +210,7 @@ def test_what_lists_name_must_be_there(one_year, tmp_path):
 def test_an_archive_too_large_for_memory_is_refused(one_year, tmp_path, monkeypatch):
     place = pack(tmp_path / "c.tar", one_year, "w")
     monkeypatch.setattr("resnet_tf.data.splits.MAX_BYTES", 1000)
-    assert "too many to hold in memory" in refused(place, "voc", index)
+    assert "too many for memory" in refused(place, "voc", index)
     assert len(found(unpack(tmp_path / "tree", one_year)).splits["train"]) == 3
 
 
@@ -246,7 +247,7 @@ def test_document_types_are_refused(name):
         (annotation([("cat", 1, 2, 3)]), "no bndbox/ymax"),
         (annotation([(" ", 1, 2, 3, 4)]), "no name"),
         (annotation([("cat", 1, 2, 3, 4, "maybe")]), "maybe"),
-        (b" " * 2**20 + annotation([CAT]), "an annotation has 1048576 at most"),
+        (b" " * 2**20 + annotation([CAT]), "the limit for an annotation is 1048576"),
     ],
 )
 def test_bad_annotations_are_named(data, expected, one_year, tmp_path):

@@ -70,7 +70,7 @@ def test_pth_is_refused_without_torch_and_never_run(tmp_path, monkeypatch):
 
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(Payload()))
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(InputError, match="PyTorch is not installed"):
+    with pytest.raises(InputError, match="needs PyTorch, which is not installed"):
         weight_files.open_file(tmp_path / "evil.pth")
     assert not (tmp_path / "ran").exists()
 
@@ -98,7 +98,7 @@ def test_weights_that_are_not_published_or_not_reachable(monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_network)
-    with pytest.raises(InputError, match=r"no network.*bring the file"):
+    with pytest.raises(InputError, match=r"no network.*copy the file"):
         resnet_tf.create_model("resnet50_v1d", weights="imagenet")
     assert set(weights.PUBLISHED) <= set(architectures.TABLE)
 
@@ -168,7 +168,7 @@ def test_timms_file_of_a_basic_v2_builds_timms_graph(tmp_path):
             resnet_tf.create_model("resnet18_v2", graph="paper", weights=tmp_path / file)
     weights.save(model, tmp_path / "back.safetensors")
     paper = resnet_tf.create_model("resnet18_v2")
-    with pytest.raises(InputError, match=r"timm would take these names for its own graph"):
+    with pytest.raises(InputError, match=r"timm would load these weights into its own graph"):
         weights.save(paper, tmp_path / "paper.safetensors")
     assert not (tmp_path / "paper.safetensors").exists()
 
@@ -211,12 +211,12 @@ def test_nested_state_dicts_and_moving_averages(caplog):
         assert not caplog.records
         both = {"state_dict": plain, name: mean}
         assert weight_files.arrays_of_torch(both, "f")["a.weight"][0] == 2
-        assert f"takes {name}, leaves state_dict" in caplog.text
+        assert f"uses {name}, not state_dict" in caplog.text
         assert weight_files.arrays_of_torch(both, "f", ema=False)["a.weight"][0] == 1
         caplog.clear()
     counted = weight_files.arrays_of_torch(plain | {"n": Tensor(np.array(3), False)}, "f")
     assert set(counted) == {"a.weight"}
-    for bad, said in (({"optimizer": {}, "epoch": 1}, "it has optimizer, epoch"), ([1], "holds a list")):
+    for bad, said in (({"optimizer": {}, "epoch": 1}, "its keys are optimizer, epoch"), ([1], "holds a list")):
         with pytest.raises(InputError, match=said):
             weight_files.arrays_of_torch(bad, "f.pth")
 
@@ -308,12 +308,12 @@ def test_channels_padded_on_both_sides_answer_as_their_authors_graph(name, block
         return model(images, training=False)
 
     assert relative(answer(arrays), expected) < 1e-5
-    assert "its shortcut A pads on both sides" in caplog.text
+    assert "shortcut A is taken to pad on both sides" in caplog.text
     assert relative(answer(arrays, "behind"), behind) < 1e-5
     caplog.clear()
     fc = {key.replace("linear.", "fc."): value for key, value in arrays.items()}
     assert relative(answer(fc), behind) < 1e-5
-    assert "does not tell where shortcut A pads" in caplog.text
+    assert "does not say where shortcut A pads" in caplog.text
     assert relative(answer(fc, "both"), expected) < 1e-5
 
 
@@ -330,7 +330,7 @@ def test_padding_flag_of_convert(tmp_path, capsys):
     weights.save(model, tmp_path / "ours.safetensors")
     ours = [flags[0], f"--source={tmp_path}/ours.safetensors", f"--out={tmp_path}/x.weights.h5", "--padding=both"]
     assert convert.main(ours) == 1
-    assert "--padding=both is not used by" in capsys.readouterr().err
+    assert "--padding=both is not used for" in capsys.readouterr().err
     assert not (tmp_path / "x.weights.h5").exists()
 
 

@@ -1,4 +1,4 @@
-"""Where images come from: sources, decoding, views, and batches of them."""
+"""Find, decode, crop, augment and batch images."""
 
 from resnet_tf.data.archives import read_members
 from resnet_tf.data.augmentation import Augmentation

@@ -1,4 +1,4 @@
-"""The files of a tar archive or of a folder, one by one and without unpacking."""
+"""Read the files of a tar archive, without unpacking it, or of a folder."""
 
 import lzma
 import os
@@ -10,26 +10,28 @@ from pathlib import Path, PurePosixPath
 from resnet_tf.data.ignored import Ignored
 from resnet_tf.errors import InputError
 
-# A sparse or highly compressed member can claim terabytes; the largest one of use is 150 MB.
+# A sparse or highly compressed member can claim terabytes; the largest useful one has 150 MB.
 MAX_MEMBER_BYTES = 2**30
 
 
 def read_members(path: str | os.PathLike, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
-    """Yields the wanted files of a tar archive (of any compression) or of a folder tree.
+    """Yield the wanted files of a tar archive (with any compression) or of a folder tree.
+
+        for name, data in read_members("flowers.tar.gz", lambda name: name.endswith(".jpg")):
+            image = decode(data, name)
 
     Args:
         path: the archive or the folder.
-        wanted: told the name of each file, relative and with forward slashes, says whether to read
-            it. Folders are offered too, with a "/" at the end of their names, and yield b"".
+        wanted: function(name) -> whether to read the file. Names are relative and have forward slashes. It is also
+            called for folders, whose names end in "/" and whose content is b"". Links to folders are not followed.
 
     Yields:
-        Pairs of name and content: an archive's in the order they are stored, a folder's sorted.
+        Pairs of name and content, in the order of the archive, or sorted by name for a folder.
 
     Raises:
-        InputError: `path` does not exist, is no tar archive, is damaged or truncated; a member has an
-            absolute name or one with "..", or is a link or a device; a wanted file is larger than
-            MAX_MEMBER_BYTES; or, in a folder, a wanted file is a link that leads outside of it. Links
-            to folders are not followed.
+        InputError: `path` does not exist or is not a tar archive; the archive is damaged or truncated; a member has
+            an absolute name or a name with "..", or is a link or a device; a wanted file is larger than
+            MAX_MEMBER_BYTES; or a wanted file of a folder is a link that leads outside of the folder.
     """
     path = Path(path)
     if path.is_dir():
@@ -41,10 +43,10 @@ def read_members(path: str | os.PathLike, wanted: Callable[[str], bool]) -> Iter
 
 
 class _Member(tarfile.TarInfo):
-    """A tar header that insists on an end marker.
+    """A tar header that requires an end marker.
 
-    By itself tarfile takes a damaged header, or the lack of one, for the archive's end, so that a
-    truncated archive passes for a smaller one. A ReadError is not taken so.
+    By default tarfile treats a damaged or missing header as the end of the archive, so a truncated archive looks like a
+    smaller one. It does report a ReadError.
     """
 
     @classmethod
@@ -57,7 +59,7 @@ class _Member(tarfile.TarInfo):
             raise tarfile.ReadError(str(error)) from error
 
 
-# ValueError: what some damaged extended headers end in.
+# Some damaged extended headers raise a ValueError.
 _DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
 
 
@@ -78,7 +80,7 @@ def _read_tar(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, 
                 elif wanted(name):
                     _check_size(path, name, member.size)
                     yield name, tar.extractfile(member).read()
-            # What follows the end marker holds the checksum of the compressed stream.
+            # The checksum of the compressed stream comes after the end marker.
             while tar.fileobj.read(2**20):
                 pass
         except InputError:
@@ -113,7 +115,7 @@ def _read_folder(root: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[st
             if path.is_symlink():
                 _check_link(root, path)
             try:
-                if path.is_file():  # no pipe or device, where reading could wait for ever
+                if path.is_file():  # reading a pipe or device could block forever
                     _check_size(root, name, path.stat().st_size)
                     yield name, path.read_bytes()
             except OSError as error:
@@ -123,38 +125,38 @@ def _read_folder(root: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[st
 def list_files(
     root: Path, wanted: Callable[[str], bool], follow: Callable[[str], bool] | None = None, ignored=None
 ) -> Iterator[tuple[str, int]]:
-    """Yields the wanted files of a folder tree and their sizes, without opening them.
+    """Yield the names and sizes of the wanted files of a folder tree, without opening them.
 
     Args:
         root: the folder.
         wanted: see `read_members`.
-        follow: told the name of each link to a folder, with a "/" at the end, says whether to go into it. A link that
-            leads outside of `root`, or back to a folder that it lies in, is never followed. None follows none.
-        ignored: an `ignored.Ignored`, which is told of links that are not followed and of what is no plain file.
+        follow: function(name of a link to a folder, with a "/" at the end) -> whether to follow it; None follows no
+            link. A link that leads outside of `root`, or to a folder that contains the link, is never followed.
+        ignored: an `ignored.Ignored`, which counts links that are not followed, and pipes and devices.
 
     Yields:
-        Pairs of name and size in bytes, in no order; folders as in `read_members`, of size 0.
+        Pairs of name and size in bytes, unordered; folders are included as in `read_members`, with size 0.
 
     Raises:
         InputError: a folder cannot be read, or a wanted file is a link that leads outside of `root`.
     """
     ignored = Ignored() if ignored is None else ignored
     top = root.resolve()
-    folders = [("", top, ())]  # names, where they really are, and where the links really are that led there
+    folders = [("", top, ())]  # name, real path, and the real paths of the folders of all links on the way
     try:
         while folders:
-            above, place, links = folders.pop()
+            above, real_folder, links = folders.pop()
             with os.scandir(root / above) as entries:
                 for entry in entries:
-                    name, real, passed = above + entry.name, place / entry.name, links
+                    name, real, passed = above + entry.name, real_folder / entry.name, links
                     linked = entry.is_symlink()
                     if linked and entry.is_dir():
-                        real, passed = Path(os.path.realpath(entry.path)), (*links, place)
-                        why = _not_followed(top, real, passed) or (
+                        real, passed = Path(os.path.realpath(entry.path)), (*links, real_folder)
+                        reason = _not_followed(top, real, passed) or (
                             "" if follow and follow(name + "/") else "of a folder"
                         )
-                        if why:
-                            ignored.link(name, why)
+                        if reason:
+                            ignored.link(name, reason)
                             continue
                     if entry.is_dir():
                         folders.append((name + "/", real, passed))
@@ -173,11 +175,11 @@ def list_files(
         raise InputError(f"{error.filename}: {error.strerror}") from error
 
 
-def _not_followed(top: Path, target: Path, places: tuple[Path, ...]) -> str:
-    """Why a link to a folder cannot be followed, from where it leads and the links on the way; "" where it can."""
+def _not_followed(top: Path, target: Path, links: tuple[Path, ...]) -> str:
+    """Return why a link to the folder `target` cannot be followed, or "" if it can; `links`: folders of the links."""
     if not target.is_relative_to(top):
         return "outside of the folder"
-    return "in a circle" if any(place.is_relative_to(target) for place in places) else ""
+    return "in a circle" if any(link.is_relative_to(target) for link in links) else ""
 
 
 def _check_link(root: Path, path: Path) -> None:

@@ -1,29 +1,31 @@
-"""What training does to a batch of views, colour first and mixing last; batched, on the device, inside the step."""
+"""Augment a batch of views in training, on the device and inside the training step."""
 
 import dataclasses
 
 import numpy as np
+import tensorflow as tf
 
 from resnet_tf.data import colour, mixing, randaugment, resident
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """The random changes of a batch. What has strength 0 costs nothing.
+    """The random changes of a batch. A change of strength 0 is skipped.
 
-    The order is that of the papers' code: RandAugment on uint8 pixels, jitter and PCA noise in [0, 255],
-    normalisation, then erasing, and mixing last, so that both partners are augmented.
+    The order is that of the papers' code: RandAugment on uint8 pixels, jitter and PCA noise in [0, 255], normalisation,
+    erasing, and mixing last, so that both partners are augmented.
 
     Attributes:
         color_jitter: strengths of brightness, contrast, saturation and hue; see `colour.jitter`.
-        lighting: deviation of the PCA noise's coefficients; see `colour.lighting`.
+        lighting: standard deviation of the coefficients of the PCA noise; see `colour.lighting`.
         erasing: probability of random erasing; see `mixing.erase`.
         mixup: alpha of mixup; see `mixing.mixup`.
-        cutmix: alpha of CutMix; where both are above 0, each example takes either with probability 0.5.
-        randaugment: operations, magnitude and, if any, its deviation; see `randaugment.augment`. Empty for none.
-        erasing_area: smallest and largest part of the image that is erased.
-        erasing_fill: "mean": what is erased becomes 0, after normalisation the mean colour; "black": what black
-            pixels become by the normalisation, as where erasing comes before it (torchvision's usual order).
+        cutmix: alpha of CutMix. If mixup is used too, each example gets either of them with probability 0.5.
+        randaugment: number of operations, magnitude and optionally its deviation; see `randaugment.augment`. Empty
+            for no RandAugment.
+        erasing_area: smallest and largest fraction of the image area that is erased.
+        erasing_fill: value of erased pixels. "mean": 0, which is the mean colour after normalisation. "black": the
+            normalised value of black, as if erasing came before normalisation (torchvision's usual order).
     """
 
     color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
@@ -35,8 +37,8 @@ class Augmentation:
     erasing_area: tuple[float, float] = (0.02, 0.4)
     erasing_fill: str = "mean"
 
-    def colour(self, pixels, keys, normalization):
-        """RandAugment, jitter, PCA noise and normalisation.
+    def colour(self, pixels: tf.Tensor, keys: tf.Tensor, normalization) -> tf.Tensor:
+        """Apply RandAugment, jitter, PCA noise and normalisation.
 
         Args:
             pixels: uint8 [n, height, width, 3].
@@ -56,17 +58,17 @@ class Augmentation:
             offset = noise if offset is None else offset + noise
         return colour.transform(pixels, matrix, offset, normalization)
 
-    def mix(self, images, targets, keys, normalization=None):
-        """Erasing, mixup and CutMix.
+    def mix(self, images: tf.Tensor, targets: tf.Tensor, keys: tf.Tensor, normalization=None):
+        """Apply erasing, mixup and CutMix.
 
         Args:
-            images: float32 [n, height, width, 3], normalised; n even for mixup and CutMix.
+            images: float32 [n, height, width, 3], normalised; n must be even for mixup and CutMix.
             targets: float32 [n, classes].
             keys: int64 [n].
-            normalization: that of the images; see `colour`.
+            normalization: the normalisation of the images; see `colour`.
 
         Returns:
-            images and targets of the same shapes.
+            Images and targets of the same shapes.
         """
         if self.erasing:
             black = self.erasing_fill == "black" and normalization
@@ -76,18 +78,18 @@ class Augmentation:
             images, targets, _ = mixing.mix(images, targets, keys, self.mixup, self.cutmix)
         return images, targets
 
-    def finish(self, pixels, targets, keys, normalization, crop=None):
-        """All of it: from decoded views to what the network is trained on.
+    def finish(self, pixels: tf.Tensor, targets: tf.Tensor, keys: tf.Tensor, normalization, crop=None):
+        """Apply all changes to decoded views and return the network's inputs and targets.
 
         Args:
             pixels: uint8 [n, height, width, 3].
             targets: float32 [n, classes].
             keys: int64 [n].
             normalization: see `colour`.
-            crop: what has `pad` and `mirror`, for `resident.pad_crop_mirror`; None for views that are cropped already.
+            crop: an object with `pad` and `mirror` for `resident.pad_crop_mirror`; None if the views are cropped.
 
         Returns:
-            images, float32 [n, height, width, 3], and targets, float32 [n, classes].
+            Images, float32 [n, height, width, 3], and targets, float32 [n, classes].
         """
         images = self.colour(pixels, keys, normalization)
         if crop:

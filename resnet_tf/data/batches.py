@@ -1,8 +1,8 @@
-"""Encoded examples in, batches of views out, by tf.data.
+"""Make batches of views from encoded examples with tf.data.
 
-Which example stands where, and every number its view is drawn from, is a function of (seed, epoch,
-example) alone: not of threads, of replicas, or of where a run was resumed. A position in the data is the
-step, so that a resume starts there and decodes nothing of what it skips.
+The order of examples and the random numbers of each view depend only on (seed, epoch, example): not on the number of
+threads or replicas, nor on the step at which a run was resumed. The training step determines the position in the data,
+so a resumed run starts there without decoding the examples before it.
 """
 
 import tensorflow as tf
@@ -12,51 +12,50 @@ from resnet_tf.data import boxes as annotations
 from resnet_tf.data import draws, geometry, processors
 from resnet_tf.errors import InputError
 
-AHEAD = 3  # batches that wait, decoded
-_plain = tf.autograph.experimental.do_not_convert  # nothing here needs what takes 1.5 s of each process
+AHEAD = 3  # batches that are decoded in advance
+_plain = tf.autograph.experimental.do_not_convert  # autograph is not needed here and takes 1.5 s per process
 
 
 def training(
     examples, view, *, batch, seed=0, first_step=0, repeats=1, threads=0, replica=0, replicas=1, servers=(), held=()
 ):
-    """Endless batches of random views.
+    """Make endless batches of random views.
 
-    Each epoch is a permutation of its own. With `repeats` an epoch has as many views, of as many fewer
-    images: those of one image stand side by side (repeated augmentation, Hoffer et al. 2020).
+    Each epoch has its own permutation of the examples. With `repeats`, an epoch still has as many views as there are
+    examples, but repeats views in a row of each image (repeated augmentation, Hoffer et al. 2020).
 
     Args:
         examples: an `examples.Examples`.
-        view: a `geometry.View`; a `geometry.MaskedView` for examples with masks, a `geometry.BoxedView` for those
-            with objects.
-        batch: examples of a global batch.
-        seed: of the run.
-        first_step: where to begin, in global batches.
-        repeats: views of each image that an epoch has room for.
-        threads: that decode; 0 for one for each core.
-        replica: whose part of each global batch is wanted, from 0.
-        replicas: into how many parts it is cut.
-        servers: addresses, host:port, of `data_server` processes that decode: the first one's are batches 0, n, 2n ...
-            of n servers, so that order and views do not depend on them; () to decode here.
-        held: height and width of all images, which the device holds; () for images that are decoded. Nothing is
-            decoded then, and a batch says where its views lie in them.
+        view: a `geometry.View`, or for masks or objects an `annotated_views.MaskedView` or `BoxedView`.
+        batch: number of examples in a global batch.
+        seed: seed of the run.
+        first_step: index of the first global batch.
+        repeats: number of views of each image in a row.
+        threads: number of decoding threads; 0 for one per core.
+        replica: index of the replica, whose part of each global batch is returned.
+        replicas: number of replicas.
+        servers: addresses, host:port, of `data_server` processes that decode. Of n servers, the first one makes the
+            batches 0, n, 2n ..., so order and views do not depend on the servers. () decodes in this process.
+        held: height and width of all images if the device holds them decoded, else (). Then nothing is decoded here,
+            and a batch says which pixels of the held images its views are made of.
 
     Returns:
-        Dataset of {"pixels": uint8 [n, size, size, 3], "labels": int32 [n] or, of masks, uint8 [n, size, size], of
-        objects float32 [n, most, 6], "keys": int64 [n]} with n = batch / replicas; of held images "examples", int32
-        [n], "rows" and "columns", float32 [n, size], in the place of "pixels": see `resident.sampled`.
+        Dataset of {"pixels": uint8 [n, size, size, 3], "labels": int32 [n], "keys": int64 [n]} with n = batch /
+        replicas. Labels of masks are uint8 [n, size, size], of objects float32 [n, most, 6]. For held images,
+        "examples", int32 [n], "rows" and "columns", float32 [n, size], replace "pixels"; see `resident.sampled`.
 
     Raises:
-        InputError: servers shall decode images that only Pillow reads.
+        InputError: `servers` is set and only Pillow reads some of the images.
     """
     count, part = len(examples), batch // replicas
     if servers and examples.needs_python:
         raise InputError(
-            "--data_service: Pillow, which reads some of the images, is not on the data servers: let "
-            "resnet_tf.prepare make JPEGs of them"
+            "--data_service: some images need Pillow, which data servers do not have: convert them to JPEGs with "
+            "resnet_tf.prepare"
         )
 
     @_plain
-    def place(step):
+    def draw(step):
         position = step * batch + replica * part + tf.range(part, dtype=tf.int64)
         epoch, inside = position // count, position % count
         example = shuffled(inside // repeats, seed, epoch, count)
@@ -66,15 +65,15 @@ def training(
         labels = tf.constant(examples.labels)
 
         @_plain
-        def look(step):
-            example, keys, numbers = place(step)
+        def locate(step):
+            example, keys, numbers = draw(step)
             rows, columns = tf.vectorized_map(lambda numbers: view.lines(*held, numbers), numbers)
             example = tf.cast(example, tf.int32)
-            found = {"examples": example, "rows": rows, "columns": columns}
-            return found | {"labels": tf.gather(labels, example), "keys": keys}
+            views = {"examples": example, "rows": rows, "columns": columns}
+            return views | {"labels": tf.gather(labels, example), "keys": keys}
 
-        steps = tf.data.Dataset.range(first_step, tf.int64.max)
-        return steps.map(look, num_parallel_calls=2, deterministic=True).prefetch(AHEAD).with_options(_options(threads))
+        views = tf.data.Dataset.range(first_step, tf.int64.max).map(locate, num_parallel_calls=2, deterministic=True)
+        return views.prefetch(AHEAD).with_options(processors.dataset_options(threads or processors.count()))
 
     read, annotation = _reader(examples), _annotation_reader(examples)
 
@@ -86,7 +85,7 @@ def training(
 
     def batches_of(number, stride):
         steps = tf.data.Dataset.range(first_step + number, tf.int64.max, stride)
-        return _batched(steps.map(place).unbatch(), see, part, threads, replicas)
+        return _batched(steps.map(draw).unbatch(), see, part, threads, replicas)
 
     if not servers:
         return batches_of(0, 1)
@@ -100,57 +99,54 @@ def training(
     return tf.data.Dataset.choose_from_datasets(served, turns).prefetch(AHEAD)
 
 
-def drawn(seed, epoch, position):
-    """What a view is made from.
+def drawn(seed: int, epoch: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the keys of some views, int64 [n], and the random numbers of their geometry, float32 [n, geometry.DRAWS].
 
     Args:
-        seed: of the run, a Python integer.
+        seed: seed of the run.
         epoch: int64 [n].
-        position: int64 [n], the example times `repeats`, and which of its views it is.
-
-    Returns:
-        Its key, int64 [n], and the numbers that its geometry is drawn from, float32 [n, geometry.DRAWS].
+        position: int64 [n], the index of the example times `repeats` plus the index of its view.
     """
     keys = draws.keys(seed, epoch, position)
     return keys, draws.uniform(keys, draws.Stream.GEOMETRY, geometry.DRAWS)
 
 
-def shuffled(index, seed, epoch, count):
-    """Where an epoch's permutation of `count` examples puts an index, computed without the others.
+def shuffled(index: tf.Tensor, seed: int, epoch: tf.Tensor, count: int) -> tf.Tensor:
+    """Permute indices by the permutation of their epoch, without computing the rest of the permutation.
 
     Args:
         index: int64 [n], below `count`.
-        seed: of the run, a Python integer.
+        seed: seed of the run.
         epoch: int64 [n].
-        count: of the examples, a Python integer.
+        count: number of examples.
 
     Returns:
         int64 [n], below `count`.
     """
     seeds = tf.stack([tf.fill(tf.shape(epoch), tf.constant(seed, tf.int64)), epoch, tf.zeros_like(epoch)], axis=1)
-    # tf.random.experimental.index_shuffle does this for one seed; the operation takes one for each index.
+    # tf.random.experimental.index_shuffle takes one seed; the operation behind it takes a seed for each index.
     return tf.raw_ops.RandomIndexShuffle(index=index, seed=seeds, max_index=tf.constant(count - 1, tf.int64), rounds=4)
 
 
 def testing(examples, view, *, batch, threads=0, replica=0, replicas=1):
-    """Every example once and in order, the last batches filled up.
+    """Make batches of every example once and in order; the last batch is padded.
 
     Args:
         examples: an `examples.Examples`.
         view: function(scalar string, int32 [4] box or None) -> uint8 [..., size, size, 3].
-        batch: examples of a global batch.
-        threads: that decode; 0 for one for each core.
-        replica: whose part of each global batch is wanted, from 0.
-        replicas: into how many parts it is cut.
+        batch: number of examples in a global batch.
+        threads: number of decoding threads; 0 for one per core.
+        replica: index of the replica, whose part of each global batch is returned.
+        replicas: number of replicas.
 
     Returns:
         Dataset of ceil(len(examples) / batch) x {"pixels": uint8 [n, ..., size, size, 3], "labels": int32 [n]} with
-        n = batch / replicas; the label of what fills up is -1.
+        n = batch / replicas; the label of padding is -1.
     """
     count, part = len(examples), batch // replicas
 
     @_plain
-    def place(step):
+    def locate(step):
         return step * batch + replica * part + tf.range(part, dtype=tf.int64)
 
     read = _reader(examples)
@@ -161,24 +157,29 @@ def testing(examples, view, *, batch, threads=0, replica=0, replicas=1):
         return {"pixels": view(data, box), "labels": tf.where(position < count, label, -1)}
 
     steps = tf.data.Dataset.range(-(-count // batch))
-    return _batched(steps.map(place).unbatch(), see, part, threads, replicas)
+    return _batched(steps.map(locate).unbatch(), see, part, threads, replicas)
 
 
-def pipeline(source, view, *, batch, split="train", augmentation=None, normalization=None, seed=0, first_step=0):
-    """Ready batches for `keras.Model.fit`, colour and mixing included, all on the host.
+def pipeline(
+    source, view, *, batch: int, split="train", augmentation=None, normalization=None, seed: int = 0, first_step=0
+) -> tf.data.Dataset:
+    """Make batches for `keras.Model.fit`, with all augmentation on the host.
 
-    `model.fit(pipeline(source, view, batch=256), steps_per_epoch=len(source.splits["train"]) // 256, epochs=90)`.
-    The command `train` is faster: it leaves colour and mixing to the device.
+        source = data.index("folder", "flowers")
+        batches = data.pipeline(source, data.View("random_resized_crop", 224), batch=256)
+        model.fit(batches, steps_per_epoch=len(source.splits["train"]) // 256, epochs=90)
+
+    The command `train` is faster, since it augments colours and mixes images on the device.
 
     Args:
-        source: what `sources.index` returned.
+        source: a `splits.Source` of `sources.index`.
         view: a `geometry.View`.
-        batch: examples of a batch.
-        split: of the source.
-        augmentation: an `augmentation.Augmentation`; None for none.
+        batch: number of examples in a batch.
+        split: name of the split.
+        augmentation: an `augmentation.Augmentation`; None for no augmentation besides the view.
         normalization: a `colour.Normalization`; None for images in [0, 255].
-        seed: of order and views.
-        first_step: where to begin, in batches.
+        seed: seed of the order and of all random numbers.
+        first_step: index of the first batch.
 
     Returns:
         Endless dataset of (float32 [batch, size, size, 3], float32 [batch, classes]).
@@ -195,7 +196,7 @@ def pipeline(source, view, *, batch, split="train", augmentation=None, normaliza
 
 
 def _reader(examples):
-    """function(int64 scalar) -> encoded image, its box or None, label."""
+    """Return function(int64 scalar) -> encoded image, its box or None, label."""
     read, image, labels = examples.reader(), tf.constant(examples.image), tf.constant(examples.labels)
     boxes = None if examples.boxes is None else tf.constant(examples.boxes)
     sides = None if examples.sides is None else tf.constant(examples.sides)
@@ -210,7 +211,7 @@ def _reader(examples):
 
 
 def _annotation_reader(examples):
-    """function(int64 scalar) -> labels of the pixels, or rows of the objects; None where there are neither."""
+    """Return function(int64 scalar) -> labels of the pixels, or rows of the objects; None if there are neither."""
     if examples.objects is not None:
         return examples.objects.reader()
     if examples.masks is None:
@@ -219,17 +220,8 @@ def _annotation_reader(examples):
     return lambda index: read(image[index])
 
 
-def _batched(places, see, part, threads, replicas):
+def _batched(positions, see, part, threads, replicas):
     threads = threads or processors.count()
     parallel = max(1, threads // replicas)
-    views = places.map(see, num_parallel_calls=parallel, deterministic=True)
-    return views.batch(part, drop_remainder=True).prefetch(AHEAD).with_options(_options(threads))
-
-
-def _options(threads):
-    options = tf.data.Options()
-    # TensorFlow 2.21 may wait for the tuning thread when an iterator ends, for as long as the iterator has lived.
-    options.autotune.enabled = False
-    options.threading.private_threadpool_size = threads or processors.count()
-    options.threading.max_intra_op_parallelism = 1  # images are many; one thread each is the most efficient
-    return options
+    views = positions.map(see, num_parallel_calls=parallel, deterministic=True)
+    return views.batch(part, drop_remainder=True).prefetch(AHEAD).with_options(processors.dataset_options(threads))

@@ -1,4 +1,4 @@
-"""Boxes of objects, from annotations to pixels, and the columns of objects and detections that lie in one array."""
+"""Bounding boxes: from annotations to pixels; and objects and detections packed into the columns of one array."""
 
 import dataclasses
 import logging
@@ -81,11 +81,11 @@ class Objects:
     """The objects of each example of a split.
 
     Attributes:
-        starts: int64 [n + 1], where in what follows each example's objects begin, and where the last one's end.
+        starts: int64 [n + 1]; the objects of example i have the indices starts[i] to starts[i + 1] - 1.
         boxes: float32 [m, 4], top, left, bottom and right in pixels of the image, half-open: 0 <= top < bottom <=
             height.
-        labels: int32 [m], their classes.
-        ignored: bool [m], those that count neither as found nor as missed: difficult in PASCAL VOC, crowds in COCO.
+        labels: int32 [m], classes of the objects.
+        ignored: bool [m], objects that evaluation ignores: difficult ones in PASCAL VOC, crowds in COCO.
     """
 
     starts: np.ndarray
@@ -94,12 +94,12 @@ class Objects:
     ignored: np.ndarray
 
     def __len__(self) -> int:
-        """Returns the number of examples."""
+        """Return the number of examples."""
         return len(self.starts) - 1
 
     @property
     def most(self) -> int:
-        """Objects of the example that has most of them."""
+        """The largest number of objects in an example."""
         return int(np.diff(self.starts).max(initial=0))
 
     def of(self, example: int) -> ImageObjects:
@@ -119,43 +119,43 @@ class Objects:
         kinds = np.where(self.ignored[part], IGNORED, OBJECT).astype(np.int32)
         return ImageObjects(self.boxes[part], self.labels[part], kinds)
 
-    def take(self, chosen) -> "Objects":
-        """Returns those of the examples that an index array or a mask chooses."""
-        examples = np.arange(len(self))[chosen]
+    def take(self, indices: np.ndarray) -> "Objects":
+        """Return the objects of the examples that an index array or a boolean mask selects."""
+        examples = np.arange(len(self))[indices]
         counts = np.diff(self.starts)[examples]
         starts = np.concatenate([[0], np.cumsum(counts)])
         where = np.arange(starts[-1]) + np.repeat(self.starts[examples] - starts[:-1], counts)
         return Objects(starts, self.boxes[where], self.labels[where], self.ignored[where])
 
     def fingerprint(self) -> bytes:
-        """Returns bytes that differ where the objects are others."""
+        """Return bytes that differ if the objects differ."""
         return self.starts.astype("<i8").tobytes() + self._part(slice(None)).pack().astype("<f4").tobytes()
 
 
 def clipped(corners: np.ndarray, sides: np.ndarray, inclusive: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Turns corners into boxes that lie in their images.
+    """Clip boxes to their images.
 
     Args:
         corners: float [n, 4], top, left, bottom and right in pixels.
         sides: int [n, 2], height and width of the images.
-        inclusive: whether pixels count from 1 and the last one belongs to the box, as in PASCAL VOC; else from 0, and
-            it does not.
+        inclusive: True if pixels count from 1 and the last one belongs to the box, as in PASCAL VOC; False if they
+            count from 0 and boxes are half-open.
 
     Returns:
-        [n, 4] of the type of `corners`, the same half-open, from 0 on and cut off at the image's edges; and bool [n],
-        whether the box is good: one whose corners are in order, with area between them and within the image.
+        Half-open boxes that count from 0, [n, 4] of the type of `corners`; and bool [n], whether the box is valid: its
+        corners are in order and it has an area within the image.
     """
-    finite = np.isfinite(corners).all(axis=1)
-    corners = np.where(finite[:, None], corners, 0)
+    is_finite = np.isfinite(corners).all(axis=1)
+    corners = np.where(is_finite[:, None], corners, 0)
     first, last = corners[:, :2], corners[:, 2:]
     start = np.maximum(first - int(inclusive), 0)
     stop = np.minimum(last, sides.astype(corners.dtype))
-    good = finite & (first < last).all(axis=1) & (start < stop).all(axis=1)
+    good = is_finite & (first < last).all(axis=1) & (start < stop).all(axis=1)
     return np.concatenate([start, stop], axis=1), good
 
 
 def from_corners(corners: np.ndarray, sides: np.ndarray, inclusive: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Turns corners into boxes of whole pixels.
+    """Convert corners to boxes of whole pixels, clipped to their images.
 
     Args:
         corners: see `clipped`; fractions are rounded.
@@ -163,19 +163,19 @@ def from_corners(corners: np.ndarray, sides: np.ndarray, inclusive: bool) -> tup
         inclusive: see `clipped`.
 
     Returns:
-        int32 [n, 4], top, left, height and width, cut off at the image's edges; and bool [n], whether the box is good.
+        int32 [n, 4], top, left, height and width; and bool [n], whether the box is valid.
     """
-    placed, good = clipped(np.rint(corners), sides, inclusive)
-    placed = np.concatenate([placed[:, :2], placed[:, 2:] - placed[:, :2]], axis=1)
-    return np.where(good[:, None], placed, 0).astype(np.int32), good
+    boxes, good = clipped(np.rint(corners), sides, inclusive)
+    boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    return np.where(good[:, None], boxes, 0).astype(np.int32), good
 
 
 def warn_skipped(what: str, names: list[str]) -> None:
-    """Logs, in one line, whose boxes were not good; nothing where there are none.
+    """Log one line that names the images of invalid boxes; log nothing if there are none.
 
     Args:
-        what: the data.
-        names: of the image of each such box.
+        what: name of the data.
+        names: name of the image of each invalid box.
     """
     if names:
         skipped = listed(list(dict.fromkeys(names)))
@@ -183,7 +183,7 @@ def warn_skipped(what: str, names: list[str]) -> None:
 
 
 def sides_of(data: tf.Tensor) -> tf.Tensor:
-    """Height and width of an encoded image, upright, in a graph; of a JPEG or PNG without decoding it: int64 [2]."""
+    """Return height and width of an encoded image, upright, int64 [2]; JPEGs and PNGs are not decoded."""
 
     def of_jpeg():
         return orientation.upright_sides(tf.io.extract_jpeg_shape(data)[:2], orientation.of_jpeg(data))
@@ -200,23 +200,23 @@ def sides_of(data: tf.Tensor) -> tf.Tensor:
 
 
 def checked(data: tf.Tensor, sides: tf.Tensor) -> tf.Tensor:
-    """Returns an encoded image, in a graph, which fails for one whose height and width are not `sides`, int64 [2]."""
+    """Return an encoded image unchanged; the graph fails if its height and width are not `sides`, int64 [2]."""
     same = tf.reduce_all(sides_of(data) == sides)
     with tf.control_dependencies([tf.debugging.Assert(same, ["another size than its annotation says"])]):
         return tf.identity(data)
 
 
-def other_size(found, sides, data: bytes) -> str:
-    """What is wrong with an encoded image of one size whose annotation says another."""
-    said = f"{found[0]} x {found[1]} pixels, but its annotation says {sides[0]} x {sides[1]}"
-    return said + orientation.advice(data)
+def other_size(actual, sides, data: bytes) -> str:
+    """Return the error for an image of size `actual` whose annotation says `sides`."""
+    reason = f"{actual[0]} x {actual[1]} pixels, but its annotation says {sides[0]} x {sides[1]}"
+    return reason + orientation.advice(data)
 
 
 def verify(examples) -> None:
-    """Decodes every image of a split with objects.
+    """Decode every image of a split with objects.
 
     Raises:
-        InputError: names the first that cannot be decoded, or has another size than its annotation or a box says.
+        InputError: an image cannot be decoded, or its size contradicts its annotation or a box; names the first one.
     """
     for example in range(len(examples)):
         data = examples.read(example)

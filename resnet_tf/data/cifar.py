@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: the official archives, and folders that TFDS prepared."""
+"""Read CIFAR-10 and CIFAR-100: the official archives, and folders that TFDS prepared."""
 
 import codecs
 import io
@@ -16,7 +16,7 @@ from resnet_tf.errors import InputError
 
 @dataclass(frozen=True)
 class _CifarFormat:
-    """How one of the official versions is laid out."""
+    """The layout of one of the official versions."""
 
     archive: str
     folder: str
@@ -32,9 +32,9 @@ class _CifarFormat:
 
 
 class _PickledArray:
-    """Takes what a pickled uint8 array is rebuilt from, without reaching numpy's own unpickling.
+    """A replacement for the unpickling of uint8 arrays.
 
-    That trusts its input: a hostile state can make numpy follow pointers out of the file.
+    NumPy's own unpickling trusts its input: a hostile state can make it follow pointers from the file.
     """
 
     def __init__(self, *_):
@@ -48,7 +48,7 @@ class _PickledArray:
 
 
 class _PickledType:
-    """Takes what a pickled numpy dtype is rebuilt from: its name, and a state without meaning here."""
+    """A replacement for the unpickling of NumPy dtypes, which keeps only the name."""
 
     def __init__(self, name, *_):
         self.name = name
@@ -58,16 +58,16 @@ class _PickledType:
 
 
 def _pickled_bytes(text: str, encoding: str) -> bytes:
-    """Stands for _codecs.encode, with which protocols below 3 pickle bytes."""
+    """Replace _codecs.encode, which pickle protocols below 3 use for bytes."""
     if encoding != "latin1":
         raise ValueError(f"encoding {encoding}")
     return codecs.encode(text, "latin1")
 
 
 class _CifarUnpickler(pickle.Unpickler):
-    """Admits uint8 arrays beside plain values: an unrestricted pickle may run any code."""
+    """An unpickler of plain values and uint8 arrays only, since an unrestricted pickle may run any code."""
 
-    # Named as Python 2's numpy and numpy 1 call them, or as numpy 2 does.
+    # The first name is that of NumPy 1, the second that of NumPy 2.
     ALLOWED = {
         ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
         ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
@@ -90,7 +90,7 @@ def _unpickle(data: bytes, name: str) -> dict:
         return {key.decode() if isinstance(key, bytes) else key: value for key, value in content.items()}
     except InputError as error:
         raise InputError(f"{name}: {error}; this is not the official file, fetch it again") from error
-    except Exception as error:  # a damaged pickle can end in any exception
+    except Exception as error:  # a damaged pickle can raise any exception
         raise InputError(f"{name}: not a CIFAR pickle, or damaged or truncated; fetch it again") from error
 
 
@@ -125,7 +125,7 @@ def _binary_batch(label_bytes: int) -> Callable[[bytes, str], tuple[np.ndarray, 
         if len(data) % length:
             raise InputError(f"{name}: {len(data)} bytes are not whole records of {length}; fetch it again")
         records = np.frombuffer(data, np.uint8).reshape(-1, length)
-        # CIFAR-100 puts the coarse label first, the fine one last.
+        # In CIFAR-100 the coarse label comes first and the fine label last.
         return records[:, label_bytes:], records[:, label_bytes - 1].astype(np.int64)
 
     return parse
@@ -180,10 +180,9 @@ _CIFAR_FORMATS = {
 
 
 def loader(dataset: str) -> Callable[[str, int], Loaded]:
-    """Returns the function that loads "cifar10" or "cifar100" from `data_dir` at `image_size`.
+    """Return function(data_dir, image_size) that loads "cifar10" or "cifar100"; see `sources.load`.
 
-    See `sources.load` for what `data_dir` may be. The function raises InputError where it is none of
-    that, or where the data are damaged, inconsistent or too large.
+    The function raises InputError if the data are missing, damaged, inconsistent or too large.
     """
 
     def load_cifar(data_dir: str, image_size: int) -> Loaded:
@@ -192,9 +191,9 @@ def loader(dataset: str) -> Callable[[str, int], Loaded]:
         if not root.is_dir():
             return _read_cifar(root, formats, image_size)
         for layout in formats:
-            for place in (root / layout.folder, root / layout.archive):
-                if place.exists():
-                    return _read_cifar(place, (layout,), image_size)
+            for path in (root / layout.folder, root / layout.archive):
+                if path.exists():
+                    return _read_cifar(path, (layout,), image_size)
             if root.name == layout.folder or (root / layout.classes).is_file():
                 return _read_cifar(root, (layout,), image_size)
         versions = [info.parent for info in (root / dataset).glob("*/dataset_info.json")]
@@ -209,7 +208,7 @@ def loader(dataset: str) -> Callable[[str, int], Loaded]:
 
 
 def _read_cifar(path: Path, formats: tuple[_CifarFormat, ...], image_size: int) -> Loaded:
-    """Reads an official archive, or its unpacked folder, in whichever of `formats` it is."""
+    """Read an official archive or its unpacked folder, which has one of the `formats`."""
 
     def wanted(name: str) -> bool:
         file = PurePosixPath(name)
@@ -227,7 +226,7 @@ def _read_cifar(path: Path, formats: tuple[_CifarFormat, ...], image_size: int) 
 
     classes = layout.parse_classes(contents[layout.classes], f"{path}: {layout.classes}")
     if not classes or len(set(classes)) < len(classes):
-        raise InputError(f"{path}: {layout.classes}: no class names, or some twice; fetch it again")
+        raise InputError(f"{path}: {layout.classes}: no class names, or duplicate ones; fetch it again")
 
     def read(files: tuple[str, ...]) -> Split:
         rows, labels = [], []
@@ -247,7 +246,7 @@ def _read_cifar(path: Path, formats: tuple[_CifarFormat, ...], image_size: int) 
 
 
 def _read_tfds(path: Path, image_size: int) -> Loaded:
-    """Reads a data set that TFDS prepared; nothing is ever fetched."""
+    """Read a data set that TFDS prepared; nothing is downloaded."""
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -261,7 +260,7 @@ def _read_tfds(path: Path, image_size: int) -> Loaded:
             pixels = np.concatenate([batch["image"] for batch in batches])
             labels = np.concatenate([batch["label"] for batch in batches])
             splits[name] = Split(pixels, labels.astype(np.int32))
-    # TFDS raises what it likes for a damaged folder, KeyError and AssertionError among them.
+    # For a damaged folder TFDS raises various exceptions, KeyError and AssertionError among them.
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} cannot be read by TFDS ({reason}); prepare it again") from error

@@ -1,9 +1,8 @@
-"""Colour, on the device and batched: uint8 pixels in, the network's floats out.
+"""Convert batches of uint8 pixels to the network's float inputs on the device: random colours and normalisation.
 
-Training, evaluation and export share `Normalization`, so that they cannot differ. Training's random
-colours are one affine map of RGB for each image, which is applied together with the normalisation in one
-pass over the pixels. Nothing is clipped or rounded in between, so values may leave [0, 255], which the
-network does not mind.
+Training, evaluation and export share `Normalization`, so that they cannot differ. The random colour changes of an
+image are a single affine map of RGB, applied together with the normalisation in one pass over the pixels. Values are
+neither clipped nor rounded in between, so they may leave [0, 255].
 """
 
 import dataclasses
@@ -14,24 +13,26 @@ import tensorflow as tf
 
 from resnet_tf.data import draws
 
-# Luma of ITU-R BT.601, then the chroma axes I and Q of NTSC, both zero for grey.
+# The luma of ITU-R BT.601, and the chroma axes I and Q of NTSC, which are zero for grey.
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 LUMA = _YIQ[0]
-_GREY = np.ones((3, 1)) * LUMA  # an image to its grey
+_GREY = np.ones((3, 1)) * LUMA  # maps RGB to grey
 _CHROMA = np.eye(3) - _GREY
-_TURN = np.linalg.inv(_YIQ) @ [[0, 0, 0], [0, 0, -1], [0, 1, 0]] @ _YIQ  # chroma by a quarter turn
+_TURN = np.linalg.inv(_YIQ) @ [[0, 0, 0], [0, 0, -1], [0, 1, 0]] @ _YIQ  # turns the chroma by 90 degrees
 
-# Principal components of ImageNet's RGB in [0, 255], as published with fb.resnet.torch: the square roots of
-# the eigenvalues of the covariance, and the eigenvectors in columns.
+# Principal components of ImageNet's RGB in [0, 255], published with fb.resnet.torch: square roots of the eigenvalues of
+# the covariance, and the eigenvectors as columns.
 EIGENVALUES = np.array([55.46, 4.794, 1.148])
 EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
 
-_CHUNK = 1024  # images at a time in float64: 25 MB of 32x32
+_CHUNK = 1024  # images that are float64 at the same time: 25 MB at 32x32
 
 
 @dataclasses.dataclass(frozen=True)
 class Normalization:
-    """(pixels - mean) / std.
+    """The normalisation (pixels - mean) / std.
+
+        images = colour.IMAGENET(pixels)  # uint8 [batch, height, width, 3] -> float32
 
     Attributes:
         mean: float32 [3] or [height, width, 3], in [0, 255].
@@ -41,16 +42,16 @@ class Normalization:
     mean: np.ndarray
     std: np.ndarray
 
-    def __call__(self, images):
-        """uint8 [..., height, width, 3] to float32 of the same shape."""
+    def __call__(self, images) -> tf.Tensor:
+        """Normalise uint8 [..., height, width, 3] to float32 of the same shape."""
         return (tf.cast(images, tf.float32) - self.mean) * (np.float32(1) / self.std)
 
 
 IMAGENET = Normalization(  # of Bag of Tricks (arXiv 1812.01187)
     np.array([123.68, 116.779, 103.939], np.float32), np.array([58.393, 57.12, 57.375], np.float32)
 )
-# What published weights were trained with, by the names that their libraries have for it; caffe's weights take the
-# channels in the order BGR, which is for who loads them to turn.
+# The normalisations of published weights, under their libraries' names. Weights of caffe expect the channels in the
+# order BGR; the code that loads them must reorder the channels of the first kernel.
 PUBLISHED = {
     "imagenet": IMAGENET,
     "inception": Normalization(np.full(3, 127.5, np.float32), np.full(3, 127.5, np.float32)),
@@ -58,17 +59,14 @@ PUBLISHED = {
 }
 
 
-def normalization(kind, images):
-    """The statistics of a training set.
+def normalization(kind: str, images: np.ndarray) -> Normalization:
+    """Compute the normalisation of a training set.
 
     Args:
-        kind: "channel": mean and standard deviation of each channel. "pixel": the mean image (He et
-            al. 2015, section 4.2), over one standard deviation of all that remains; batch
-            normalisation makes the network blind to that scale, which keeps half precision in range.
+        kind: "channel" for the mean and standard deviation of each channel. "pixel" for the mean image (He et al.
+            2015, section 4.2) and a single standard deviation of the differences from it, which batch normalisation
+            cancels and which keeps half precision in range.
         images: uint8 [n, height, width, 3].
-
-    Returns:
-        A `Normalization`.
     """
     axes = (0, 1, 2) if kind == "channel" else 0
     total, squares = 0.0, 0.0
@@ -83,20 +81,19 @@ def normalization(kind, images):
     return Normalization(mean.astype(np.float32), np.maximum(std, 1e-3).astype(np.float32))
 
 
-def jitter(images, keys, strengths):
+def jitter(images: tf.Tensor, keys: tf.Tensor, strengths) -> tuple[tf.Tensor, tf.Tensor]:
     """Draw random brightness, contrast, saturation and hue (Bag of Tricks, section 2.1).
 
-    Each has a factor from U[1 - s, 1 + s], s its strength, and they are applied in this order:
-    brightness scales the image; contrast blends it with the mean of its luma; saturation scales its
-    chroma about its luma, Rec. 601; hue turns its chroma in YIQ by (factor - 1) pi. The paper says
-    that hue, saturation and brightness are scaled; its code, the script of GluonCV, jitters brightness,
-    contrast and saturation by 0.4 each, and no hue. The turn is that of MXNet's operator for hue.
+    Each change of strength s has a factor from U[1 - s, 1 + s]. They are applied in this order: brightness scales the
+    image; contrast blends it with the mean of its luma; saturation scales its chroma about its luma (Rec. 601); hue
+    turns its chroma in YIQ by (factor - 1) pi, as MXNet's operator does. According to the paper's text, hue, saturation
+    and brightness change; the paper's code, a script of GluonCV, changes brightness, contrast and saturation.
 
     Args:
-        images: uint8 or float [n, height, width, 3] in [0, 255]; looked at for contrast only.
+        images: uint8 or float [n, height, width, 3] in [0, 255]; used for contrast only.
         keys: int64 [n]; see `draws.keys`.
-        strengths: of brightness, contrast, saturation and hue, four Python numbers in [0, 1]. The paper's
-            words are 0.4, 0, 0.4, 0.4, GluonCV's script 0.4, 0.4, 0.4, 0.
+        strengths: strengths of brightness, contrast, saturation and hue, four Python numbers in [0, 1]: 0.4, 0, 0.4,
+            0.4 in the paper's text, 0.4, 0.4, 0.4, 0 in its code.
 
     Returns:
         matrix, float32 [n, 3, 3], and offset, float32 [n, 3]: RGB becomes matrix @ RGB + offset.
@@ -105,8 +102,8 @@ def jitter(images, keys, strengths):
     brightness, contrast, saturation, hue = tf.unstack(factors, axis=1)
     angle = (hue - 1) * math.pi
     cosine, sine = tf.cos(angle)[:, None, None], tf.sin(angle)[:, None, None]
-    # Grey passes through saturation and hue as it is, so that their product is this sum, and what
-    # contrast adds, a grey, need not be multiplied by them.
+    # Saturation and hue do not change grey. Their product is therefore this sum, and the grey that contrast adds need
+    # not be multiplied by it.
     grey, chroma, turn = (tf.constant(matrix, tf.float32) for matrix in (_GREY, _CHROMA, _TURN))
     matrix = grey + saturation[:, None, None] * (cosine * chroma + sine * turn)
     matrix *= (brightness * contrast)[:, None, None]
@@ -117,30 +114,30 @@ def jitter(images, keys, strengths):
     return matrix, tf.repeat(((1 - contrast) * brightness * mean_grey)[:, None], 3, axis=1)
 
 
-def lighting(keys, deviation):
+def lighting(keys: tf.Tensor, deviation: float) -> tf.Tensor:
     """Draw AlexNet's PCA noise: each principal component of ImageNet's RGB times N(0, deviation).
 
     Args:
         keys: int64 [n]; see `draws.keys`.
-        deviation: of the coefficients; 0.1 in AlexNet (Krizhevsky et al. 2012) and in Bag of Tricks.
+        deviation: standard deviation of the coefficients; 0.1 in AlexNet (Krizhevsky et al. 2012) and Bag of Tricks.
 
     Returns:
         float32 [n, 3], to be added to RGB in [0, 255].
     """
     components = tf.constant((EIGENVECTORS * EIGENVALUES).T * deviation, tf.float32)
     coefficients = draws.normal(keys, draws.Stream.LIGHTING, 3)
-    # A sum, not a matmul, which GPUs may round to 10 bits.
+    # A sum instead of a matmul, which GPUs may round to 10 bits.
     return tf.reduce_sum(coefficients[:, :, None] * components, axis=1)
 
 
-def transform(images, matrix=None, offset=None, normalization=None):
-    """Apply an affine map of RGB to each image, then normalise, in one pass.
+def transform(images: tf.Tensor, matrix=None, offset=None, normalization: Normalization | None = None) -> tf.Tensor:
+    """Apply an affine map of RGB to each image and normalise it, in one pass.
 
     Args:
         images: uint8 or float [n, height, width, 3] in [0, 255].
         matrix: float32 [n, 3, 3]; None for the identity.
         offset: float32 [n, 3]; None for 0.
-        normalization: a `Normalization`; None for none.
+        normalization: a `Normalization`; None for no normalisation.
 
     Returns:
         float32 [n, height, width, 3].
@@ -151,12 +148,12 @@ def transform(images, matrix=None, offset=None, normalization=None):
     return _transform(images, matrix, offset, tf.constant(mean), tf.constant(scale))
 
 
-# Compiled on CPUs too, where it is nine times faster than op by op, and three times faster than a matmul.
+# XLA is also used on CPUs, where this is nine times faster than without it, and three times faster than a matmul.
 @tf.function(jit_compile=True, autograph=False)
 def _transform(images, matrix, offset, mean, scale):
     images = tf.cast(images, tf.float32)
     if matrix is not None:
-        columns = tf.unstack(matrix[:, None, None], axis=-1)  # what each of R, G and B adds
+        columns = tf.unstack(matrix[:, None, None], axis=-1)  # the contributions of R, G and B
         images = sum(images[..., channel : channel + 1] * columns[channel] for channel in range(3))
     if offset is not None:
         images += offset[:, None, None]

@@ -1,20 +1,22 @@
-"""One image for its views, as pixels or as a JPEG of which no more is decoded than is seen; upright in both cases."""
+"""The image behind a view: upright pixels, or an encoded JPEG of which only the visible part is decoded."""
+
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from resnet_tf.data import images, orientation
 
 
-def decoded(data, box):
-    """Pixels of an encoded image, or of a box of it: uint8 [height, width, 3]; see `geometry.View` for both."""
+def decoded(data: tf.Tensor, box: tf.Tensor | None) -> tf.Tensor:
+    """Decode an image, or a box of it, to uint8 [height, width, 3]; see `geometry.View` for the arguments."""
     pixels = images.decode_tensor(data)
     if box is None:
         return pixels
     return pixels[box[0] : box[0] + box[2], box[1] : box[1] + box[3]]
 
 
-def on_image(data, box, function):
-    """function(image), which decodes of a JPEG no more than it needs."""
+def on_image(data: tf.Tensor, box: tf.Tensor | None, function: Callable) -> tf.Tensor:
+    """Return function(image); of a JPEG only the part that the function uses is decoded."""
     return tf.cond(
         tf.io.is_jpeg(data),
         lambda: function(Encoded(data, box)),
@@ -23,7 +25,7 @@ def on_image(data, box, function):
 
 
 class Decoded:
-    """An image as pixels."""
+    """A decoded image."""
 
     def __init__(self, pixels):
         self.pixels = pixels
@@ -31,15 +33,15 @@ class Decoded:
         self.height, self.width = shape[0], shape[1]
 
     def window(self, top, left, height, width):
-        """Part of the image: uint8 [height, width, 3]."""
+        """Return a part of the image: uint8 [height, width, 3]."""
         return self.pixels[top : top + height, left : left + width]
 
     def resized(self, box, size):
-        """A part of the image as a square: uint8 [size, size, 3]."""
+        """Return a part of the image, resized to a square: uint8 [size, size, 3]."""
         return _shrink(self.window(*box), size)
 
     def scaled(self, height, width, top, left, size):
-        """A square of the image scaled to height x width: uint8 [size, size, 3]."""
+        """Return a square of the image after the image is scaled to height x width: uint8 [size, size, 3]."""
         sides, offset = tf.stack([height, width]), tf.stack([top, left])
         start, stop = images.source_window([self.height, self.width], sides, offset, [size, size])
         extent = stop - start
@@ -48,7 +50,7 @@ class Decoded:
 
 
 class Encoded(Decoded):
-    """A JPEG, of which only the part that is asked for is decoded."""
+    """An encoded JPEG, of which only the requested parts are decoded."""
 
     def __init__(self, data, box):
         shape = tf.io.extract_jpeg_shape(data)
@@ -60,34 +62,34 @@ class Encoded(Decoded):
         self.top, self.left, self.height, self.width = whole if box is None else tf.unstack(box)
 
     def window(self, top, left, height, width):
-        """Likewise."""
+        """See `Decoded`."""
         return orientation.upright(self._decoded(self._stored(top, left, height, width)), self.orientation)
 
     def _stored(self, top, left, height, width):
-        """Where a box of the upright image lies in the stored one: int32 [4]."""
-        box = tf.stack([self.top + top, self.left + left, height, width])
-        return orientation.stored_box(box, self.sides, self.orientation)
+        """Return a box of the upright image in coordinates of the stored image: int32 [4]."""
+        upright = tf.stack([self.top + top, self.left + left, height, width])
+        return orientation.stored_box(upright, self.sides, self.orientation)
 
-    def _decoded(self, where, ratio=1):
-        """Pixels of a box of the stored image, not turned yet, both sides over `ratio`: 1, 2, 4 or 8."""
+    def _decoded(self, box, ratio=1):
+        """Decode a box of the stored image, without turning it, with both sides divided by `ratio`: 1, 2, 4 or 8."""
         half = ratio // 2
-        where = (where + tf.constant([half, half, 0, 0])) // ratio  # to the nearest
-        return tf.io.decode_and_crop_jpeg(self.data, where, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
+        box = (box + tf.constant([half, half, 0, 0])) // ratio  # rounded to the nearest
+        return tf.io.decode_and_crop_jpeg(self.data, box, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
     def resized(self, box, size):
-        """Likewise."""
-        # The decoder halves once, twice or three times at next to no cost, which saves most of the work on photos
-        # of many megapixels. The box snaps to the coarser grid, by half a pixel of the view at most.
+        """See `Decoded`."""
+        # The decoder can halve the size up to three times at almost no cost, which saves most of the work for photos
+        # of many megapixels. Rounding the box to the coarser grid moves it by at most half a pixel of the view.
         halvings = tf.math.count_nonzero(tf.minimum(box[2], box[3]) // size >= [2, 4, 8])
-        where = self._stored(*box)
+        stored = self._stored(*box)
         pixels = tf.switch_case(
-            tf.cast(halvings, tf.int32), [lambda ratio=ratio: self._decoded(where, ratio) for ratio in (1, 2, 4, 8)]
+            tf.cast(halvings, tf.int32), [lambda ratio=ratio: self._decoded(stored, ratio) for ratio in (1, 2, 4, 8)]
         )
         return _shrink(orientation.upright(pixels, self.orientation), size)
 
 
 def _shrink(pixels, size):
-    """Pixels as a square, antialiased where a side still shrinks to less than a half."""
+    """Resize pixels to a square, with antialiasing if a side still shrinks to half its size or less."""
     shape = tf.shape(pixels)
 
     def plain():

@@ -1,6 +1,5 @@
-"""Images with boxes of objects: PASCAL VOC and COCO, as folders or tar archives, and a synthetic set."""
+"""Data sets for object detection: PASCAL VOC and COCO, as folders or tar archives, and a synthetic set."""
 
-import io
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -8,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_tf.data import archives, boxes, formats, voc
+from resnet_tf.data import archives, boxes, formats, images, voc
 from resnet_tf.data.boxes import Objects
 from resnet_tf.data.examples import Examples, Files, Memory
 from resnet_tf.data.folder import SPLIT_NAMES, store
-from resnet_tf.data.splits import Indexed, Source, arranged, check_encoded, existing, tagged, with_test
+from resnet_tf.data.splits import Indexed, Source, arranged, existing, read_archive, tagged, with_test
 from resnet_tf.errors import InputError
 
 DATASETS = ("voc", "coco", "synthetic")
@@ -23,32 +22,32 @@ _INSTANCES = re.compile(
 
 
 def index(dataset: str, data_dir: str = "", classes: tuple[str, ...] = (), exif: str = "apply") -> Source:
-    """Finds images and their objects; images stay encoded where they are.
+    """Find the images of a data set and their objects; images stay encoded where they are.
 
-    Boxes are cut off at the edges of their image; those without area in it, or with corners in no order, are skipped,
-    with one warning that names the images. An image without boxes stays, as one where nothing is to be found.
+    Boxes are clipped to their image. Boxes without area in the image, or with corners in the wrong order, are skipped,
+    with one warning that names the images. Images without boxes are kept, as images without objects.
 
     Args:
         dataset: one of DATASETS:
 
-            - "voc": PASCAL VOC devkits, see `voc.annotated`; pixels count from 1 and the last one belongs to the box.
-              Difficult objects are ignored. Classes are those found, in the alphabet's order;
-            - "coco": [anything/]annotations/instances_STEM.json, where STEM is train, val or test with a year or
-              without, and beside annotations the folder STEM, or images/STEM, of the images. Crowds are ignored.
-              Classes are those of the files, in the order of their ids;
-            - "synthetic": rectangles of two classes in noise, for trials.
-        data_dir: a folder or a tar archive; anything may be above the data set.
-        classes: their names in the order that labels shall have.
-        exif: "apply" turns images upright as their orientation tags say, "ignore" takes them as they are stored. Boxes
-            are those of the upright images: programs for labelling show these.
+            - "voc": PASCAL VOC devkits, see `voc.annotated`. Pixels count from 1 and the last one belongs to the box.
+              Evaluation ignores difficult objects. The classes are sorted by name;
+            - "coco": [anything/]annotations/instances_STEM.json, where STEM is train, val or test, optionally with a
+              year. The images are in the folder STEM or images/STEM beside annotations. Evaluation ignores crowds. The
+              classes are in the order of their ids;
+            - "synthetic": rectangles of two classes in noise, for tests.
+        data_dir: a folder or a tar archive, in which the data set may be at any depth.
+        classes: names of the classes in the order of their labels; empty for the default order.
+        exif: "apply" turns images upright as their orientation tags say, "ignore" uses them as they are stored. Boxes
+            refer to the upright images, which labelling programs show.
 
     Returns:
-        The data set, its splits "train", "test" and, where there is one besides, "validation": `Examples` with objects
-        in the order of the lists or files. Of a folder no image is read; of an archive they are held in memory.
+        The data set with the splits "train", "test" and, if there is a third one, "validation": `Examples` with objects
+        in the order of the lists or files. Images of an archive are held in memory.
 
     Raises:
-        InputError: nothing of that layout; an image that a list or file names is missing; an annotation that cannot
-            be read or lacks something; a class that is not in `classes`; a split without boxes; a damaged archive.
+        InputError: no data set of that layout is there; an image named by a list or file is missing; an annotation
+            cannot be read or is incomplete; a class is not in `classes`; a split has no boxes; the archive is damaged.
     """
     if dataset == "synthetic":
         return _synthetic()
@@ -61,8 +60,8 @@ def index(dataset: str, data_dir: str = "", classes: tuple[str, ...] = (), exif:
     return tagged(Source(dataset, tuple(names), splits), exif)
 
 
-def _check_classes(found: Iterable[str], classes: tuple[str, ...], name: str) -> None:
-    unknown = [label for label in found if label not in classes] if classes else []
+def _check_classes(labels: Iterable[str], classes: tuple[str, ...], name: str) -> None:
+    unknown = [label for label in labels if label not in classes] if classes else []
     if unknown:
         raise InputError(f"{name}: class {unknown[0]} is not in --classes")
 
@@ -71,22 +70,22 @@ def _examples(
     what: str,
     storage: Files | Memory,
     sides: list[list[float]],
-    found: list[list[boxes.Annotation]],
+    objects: list[list[boxes.Annotation]],
     inclusive: bool = False,
 ) -> Examples:
-    """Images and their objects.
+    """Make examples of images and their objects.
 
     Args:
-        what: to call the data in a warning.
-        storage: of the images.
-        sides: height and width of each.
-        found: the objects of each, with the numbers of their classes.
-        inclusive: what the corners mean; see `boxes.clipped`.
+        what: name of the data in a warning.
+        storage: the images.
+        sides: height and width of each image.
+        objects: the annotations of each image; labels are indices of classes.
+        inclusive: meaning of the corners; see `boxes.clipped`.
     """
     count = len(storage)
     sides = np.array(sides, np.int64).reshape(-1, 2)
-    image = np.repeat(np.arange(count), np.array([len(of_image) for of_image in found], np.int64))
-    annotations = [annotation for of_image in found for annotation in of_image]
+    image = np.repeat(np.arange(count), np.array([len(of_image) for of_image in objects], np.int64))
+    annotations = [annotation for of_image in objects for annotation in of_image]
     labels = np.array([annotation.label for annotation in annotations], np.int32)
     ignored = np.array([annotation.ignored for annotation in annotations], bool)
     corners = np.array([annotation.corners for annotation in annotations], np.float32).reshape(-1, 4)
@@ -104,19 +103,19 @@ def _checked(root: Path, splits: dict[str, Examples]) -> dict[str, Examples]:
 
 
 def _index_voc(data_dir: str, classes: tuple[str, ...], exif: str) -> Indexed:
-    root, found = voc.annotated(data_dir, exif)
-    for one in (one for of_split in found.values() for one in of_split):
+    root, entries = voc.annotated(data_dir, exif)
+    for one in (one for of_split in entries.values() for one in of_split):
         _check_classes([each.label for each in one.objects], classes, f"{root}: {one.annotation}")
-    every = {each.label for of_split in found.values() for one in of_split for each in one.objects}
+    every = {each.label for of_split in entries.values() for one in of_split for each in one.objects}
     names, _ = arranged(classes, sorted(every), {})
-    position = {name: number for number, name in enumerate(names)}
+    position = {name: index for index, name in enumerate(names)}
 
     def examples(of_split: list[voc.Annotated]) -> Examples:
         objects = [[each._replace(label=position[each.label]) for each in one.objects] for one in of_split]
         storage = store(root, [one.image for one in of_split])
         return _examples(str(root), storage, [one.sides for one in of_split], objects, inclusive=True)
 
-    return names, _checked(root, {split: examples(of_split) for split, of_split in found.items()})
+    return names, _checked(root, {split: examples(of_split) for split, of_split in entries.items()})
 
 
 # --- COCO ------------------------------------------------------------------------------------------------------------
@@ -135,48 +134,44 @@ def _index_coco(data_dir: str, classes: tuple[str, ...], _exif: str) -> Indexed:
         if split in files:
             raise InputError(f"{root}: both {files[split][0]} and {name}")
         files[split] = name, content
-    chosen = with_test(files)
-    if chosen is None:
+    splits = with_test(files)
+    if splits is None:
         raise InputError(
             f"{root} needs annotations/instances_train*.json, and instances_val*.json or instances_test*.json"
         )
-    read = {split: _Instances(root, name, content) for split, (name, content) in chosen.items()}
-    categories = read["train"].categories
-    for one in read.values():
+    instances = {split: _Instances(root, name, content) for split, (name, content) in splits.items()}
+    categories = instances["train"].categories
+    for one in instances.values():
         _check_classes(one.categories.values(), classes, one.name)
         if one.categories != categories:
-            raise InputError(f"{one.name}: other categories than in {read['train'].name}")
+            raise InputError(f"{one.name}: other categories than in {instances['train'].name}")
     names, _ = arranged(classes, list(categories.values()), {})
     position = {category: names.index(name) for category, name in categories.items()}
-    return names, _checked(root, {split: one.examples(images, position) for split, one in read.items()})
+    return names, _checked(root, {split: one.examples(images, position) for split, one in instances.items()})
 
 
 def _files(root: Path) -> Iterator[tuple[str, bytes | int]]:
-    """Images, with their sizes or, from an archive, contents; and files of instances with theirs."""
+    """Yield names of images with their sizes, or contents from an archive; and files of instances with contents."""
 
-    def picture(name: str) -> bool:
+    def is_image(name: str) -> bool:
         return formats.is_image(name) and not any(part.startswith(".") for part in name.split("/"))
 
-    def instances(name: str) -> bool:
+    def is_instances(name: str) -> bool:
         return _INSTANCES.fullmatch(name) is not None
 
     if root.is_dir():
-        yield from archives.list_files(root, picture)
-        yield from archives.read_members(root, instances)
+        yield from archives.list_files(root, is_image)
+        yield from archives.read_members(root, is_instances)
         return
-    size = 0
-    for name, data in archives.read_members(root, lambda name: picture(name) or instances(name)):
-        size += len(data)
-        check_encoded(size, root)
-        yield name, data
+    yield from read_archive(root, lambda name: is_image(name) or is_instances(name))
 
 
 class _Instances:
-    """What one file of instances says.
+    """The content of one file of instances.
 
     Attributes:
-        name: of the file.
-        categories: their names by their ids, in the order of these.
+        name: name of the file.
+        categories: {id: name} in the order of the ids.
     """
 
     def __init__(self, root: Path, name: str, data: bytes):
@@ -185,7 +180,7 @@ class _Instances:
         try:
             content = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{self.name}: no JSON ({' '.join(str(error).split())})") from error
+            raise InputError(f"{self.name}: not JSON ({' '.join(str(error).split())})") from error
         parts = [self._get(content, key, list) for key in ("images", "annotations", "categories")]
         self._images, self._annotations, categories = parts
         pairs = [
@@ -193,12 +188,12 @@ class _Instances:
         ]
         self.categories = dict(sorted(pairs))
         if not pairs or len(self.categories) < len(pairs) or len(set(self.categories.values())) < len(pairs):
-            raise InputError(f"{self.name}: categories: none, or some of one id or name")
+            raise InputError(f"{self.name}: categories: none, or duplicate ids or names")
 
     def _get(self, item, key: str, kind: type, where: str = ""):
         value = item.get(key) if isinstance(item, dict) else None
         if not isinstance(value, kind):
-            raise InputError(f"{self.name}: {where + ': ' if where else ''}no {key}, or none that is {kind.__name__}")
+            raise InputError(f"{self.name}: {where + ': ' if where else ''}no {key} of type {kind.__name__}")
         return value
 
     def _numbers(self, values: list, where: str) -> list[float]:
@@ -207,38 +202,36 @@ class _Instances:
         return [float(value) for value in values]
 
     def examples(self, images: dict[str, tuple[str, bytes | int]], position: dict[int, int]) -> Examples:
-        """The images of the file and their objects.
+        """Return the images of the file with their objects.
 
         Args:
-            images: name and size, or content, of those that there are, by their names.
-            position: label of each category.
+            images: {name: (name, size or content)} of all images.
+            position: {id of a category: label}.
         """
         above, stem = self._match["above"], self._match["stem"]
-        members, sides, found = [], [], {}
+        members, sides, objects = [], [], {}
         for one in self._images:
             file = self._get(one, "file_name", str, "images")
-            places = [place for place in (f"{above}{stem}/{file}", f"{above}images/{stem}/{file}") if place in images]
-            if not places:
-                raise InputError(
-                    f"{self.name} lists {file}, of which there is no image in {above}{stem} or {above}images/{stem}"
-                )
-            members.append(images[places[0]])
-            found[self._get(one, "id", int, "images")] = []
+            names = [name for name in (f"{above}{stem}/{file}", f"{above}images/{stem}/{file}") if name in images]
+            if not names:
+                raise InputError(f"{self.name} lists {file}, which is not in {above}{stem} or {above}images/{stem}")
+            members.append(images[names[0]])
+            objects[self._get(one, "id", int, "images")] = []
             size = [self._get(one, side, int, "images") for side in ("height", "width")]
             if min(size) < 1:
                 raise InputError(f"{self.name}: images: {file} of {size[0]} x {size[1]} pixels")
             sides.append(self._numbers(size, "images: size"))
-        if len(found) < len(members) or len({name for name, _ in members}) < len(members):
-            raise InputError(f"{self.name}: images: some twice")
+        if len(objects) < len(members) or len({name for name, _ in members}) < len(members):
+            raise InputError(f"{self.name}: images: duplicate ids or file names")
         for one in self._annotations:
             image = self._get(one, "image_id", int, "annotations")
             category = self._get(one, "category_id", int, "annotations")
-            if image not in found or category not in position:
+            if image not in objects or category not in position:
                 raise InputError(f"{self.name}: annotations: no image {image}, or no category {category}")
             left, top, width, height = self._numbers(self._box(one), "annotations: bbox")
             corners = [top, left, top + height, left + width]
-            found[image].append(boxes.Annotation(position[category], corners, bool(one.get("iscrowd", 0))))
-        return _examples(str(self._root), store(self._root, members), sides, list(found.values()))
+            objects[image].append(boxes.Annotation(position[category], corners, bool(one.get("iscrowd", 0))))
+        return _examples(str(self._root), store(self._root, members), sides, list(objects.values()))
 
     def _box(self, annotation: dict) -> list:
         box = self._get(annotation, "bbox", list, "annotations")
@@ -247,39 +240,31 @@ class _Instances:
         return box
 
 
-# --- A set for trials ------------------------------------------------------------------------------------------------
+# --- A synthetic data set --------------------------------------------------------------------------------------------
 
 _COUNTS = {"train": 64, "test": 64}
 _SIZE = (48, 60)  # height and width: not square
-_LEVELS = (110, 200)  # brightness of each class, above noise of 40
+_LEVELS = (110, 200)  # brightness of each class, added to noise of 0 to 39
 
 
 def _synthetic() -> Source:
-    """Rectangles side by side, each as bright as its class says, in noise; every 16th image has none."""
+    """Make images of rectangles in noise, whose brightness tells the class; every 16th image has no rectangle."""
     rng = np.random.default_rng(0)
     splits = {}
     for name, count in _COUNTS.items():
-        data, found = [], []
+        data, objects = [], []
         for number in range(count):
             pixels = rng.integers(0, 40, (*_SIZE, 3), dtype=np.uint8)
-            found.append([])
+            objects.append([])
             for column in range(0, 60, 20) if number % 16 else ():
                 label = int(rng.integers(-1, 2))
-                if label < 0:  # an empty place
+                if label < 0:  # no rectangle in this column
                     continue
                 height, width = rng.integers(10, 20, 2)
                 top, left = rng.integers(0, _SIZE[0] - height), column + rng.integers(0, 20 - width)
                 pixels[top : top + height, left : left + width] += np.uint8(_LEVELS[label])
-                found[-1].append(boxes.Annotation(label, [top, left, top + height, left + width], False))
-            data.append(_encoded(pixels))
+                objects[-1].append(boxes.Annotation(label, [top, left, top + height, left + width], False))
+            data.append(images.encode_png(pixels))
         storage = Memory("synthetic", [f"{name}/{number}.png" for number in range(count)], data)
-        splits[name] = _examples("synthetic", storage, [list(_SIZE)] * count, found)
+        splits[name] = _examples("synthetic", storage, [list(_SIZE)] * count, objects)
     return Source("synthetic", ("grey", "bright"), splits)
-
-
-def _encoded(pixels: np.ndarray) -> bytes:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()

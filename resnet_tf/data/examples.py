@@ -1,7 +1,7 @@
-"""Examples that stay encoded where they are: an index of a split, and how one image is read.
+"""Index the examples of a split, whose images stay encoded where they are, and read one image.
 
-An index holds a few numbers an example, so that a set of ImageNet's size is shuffled, split and resumed by
-arithmetic. Images are read by TensorFlow's own operations, without Python, so that a pipeline may run anywhere.
+The index holds a few numbers per example, so that a data set as large as ImageNet is shuffled, split and resumed by
+arithmetic. TensorFlow operations read the images, without Python, so that a pipeline can run anywhere.
 """
 
 import dataclasses
@@ -15,43 +15,43 @@ import tensorflow as tf
 from resnet_tf.data import formats, images, orientation
 from resnet_tf.errors import InputError
 
-# What TensorFlow's operations raise; the second where a message quotes a record that is no text.
+# The errors of TensorFlow operations; the second one occurs when a message quotes a record that is not text.
 TENSORFLOW_ERRORS = (tf.errors.OpError, UnicodeDecodeError)
 
 
 class Storage(Protocol):
-    """Where encoded images are. Those that only Pillow reads are handed out as PNGs; see `formats`.
+    """The storage of encoded images. Images that only Pillow reads are returned as PNGs; see `formats`.
 
     Attributes:
-        names: what to call the images in reports, without the place on this machine.
+        names: names of the images in reports, without the path of the data set on this machine.
     """
 
     names: list[str]
 
     def __len__(self) -> int:
-        """Returns the number of images."""
+        """Return the number of images."""
 
     def name(self, image: int) -> str:
-        """Returns what to call an image in errors and reports."""
+        """Return the name of an image in errors."""
 
     def read(self, image: int) -> bytes:
-        """Reads one image; raises InputError, which names it, where that fails."""
+        """Read one image; raises InputError, which names the image, if that fails."""
 
     def reader(self):
-        """Returns function(int64 scalar tensor) -> scalar string tensor, for use in a graph."""
+        """Return function(int64 scalar tensor) -> scalar string tensor, for use in a graph."""
 
     def fingerprint(self) -> bytes:
-        """Returns bytes that differ where the images are others."""
+        """Return bytes that differ if the images differ."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Files:
-    """Images that are a file each.
+    """Images in files of their own.
 
     Attributes:
-        root: folder that the names begin in.
-        names: paths relative to it, with forward slashes.
-        sizes: int64 [n], bytes of each file.
+        root: the folder that contains the files.
+        names: paths relative to `root`, with forward slashes.
+        sizes: int64 [n], size of each file in bytes.
     """
 
     root: str
@@ -86,11 +86,11 @@ class Files:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Memory:
-    """Images that are held in memory, still encoded: those of an archive.
+    """Encoded images in memory, read from an archive.
 
     Attributes:
-        origin: what to call where they came from.
-        names: of the images there.
+        origin: name of the archive.
+        names: names of the images in the archive.
         data: the encoded images.
     """
 
@@ -120,32 +120,32 @@ class Memory:
 
 
 def _readable(storage: Files | Memory, image: int, data: bytes) -> bytes:
-    """An encoded image as TensorFlow reads it."""
+    """Return an encoded image in a format that TensorFlow reads."""
     return images.readable(data, storage.name(image)) if formats.by_pillow([storage.names[image]])[0] else data
 
 
 def _reader(storage: Files | Memory, plain):
-    """function(image) of a graph: `plain`, or where there are files for Pillow, one that calls Python for them."""
-    foreign = formats.by_pillow(storage.names)
-    if not foreign.any():
+    """Return function(image) for a graph: `plain`, or one that calls Python for images that only Pillow reads."""
+    needs_pillow = formats.by_pillow(storage.names)
+    if not needs_pillow.any():
         return plain
 
     def by_pillow(image):
         return tf.ensure_shape(tf.numpy_function(storage.read, [image], tf.string, stateful=False), [])
 
-    foreign = tf.constant(foreign)
-    return lambda image: tf.cond(foreign[image], lambda: by_pillow(image), lambda: plain(image))
+    needs_pillow = tf.constant(needs_pillow)
+    return lambda image: tf.cond(needs_pillow[image], lambda: by_pillow(image), lambda: plain(image))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Records:
-    """Images in TFRecord shards of tf.train.Example; every read checks the record's checksum.
+    """Images in TFRecord shards of tf.train.Example; reading verifies the checksum of the record.
 
     Attributes:
-        shards: paths.
-        shard: int32 [n], which of them holds an image.
-        offset: int64 [n], byte in the shard where its record begins.
-        key: of the feature that is the encoded image.
+        shards: paths of the shards.
+        shard: int32 [n], index of the shard that holds each image.
+        offset: int64 [n], byte in the shard at which the record of each image begins.
+        key: key of the feature that holds the encoded image.
     """
 
     shards: list[str]
@@ -160,8 +160,8 @@ class Records:
     def names(self):
         """See `Storage`."""
         files = [os.path.basename(path) for path in self.shards]
-        places = zip(self.shard.tolist(), self.offset.tolist(), strict=True)
-        return [f"{files[shard]}: record at byte {offset}" for shard, offset in places]
+        positions = zip(self.shard.tolist(), self.offset.tolist(), strict=True)
+        return [f"{files[shard]}: record at byte {offset}" for shard, offset in positions]
 
     def name(self, image):
         """See `Storage`."""
@@ -182,7 +182,7 @@ class Records:
         shards, shard, offset = tf.constant(self.shards), tf.constant(self.shard), tf.constant(self.offset)
 
         def read(image):
-            # tf.data.TFRecordDataset cannot start at a byte; the operation beneath it can.
+            # tf.data.TFRecordDataset cannot start at a byte; the operation behind it can.
             records = tf.raw_ops.TFRecordDatasetV2(
                 filenames=[shards[shard[image]]],
                 compression_type="",
@@ -203,19 +203,19 @@ class Records:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
-    """A split: labelled images, or labelled boxes of images.
+    """The examples of a split: labelled images, or labelled boxes of images.
 
     Attributes:
         storage: a `Files`, `Memory` or `Records`.
-        image: int64 [n], the image of each example; several examples may be boxes of one.
-        labels: int32 [n].
-        boxes: int32 [n, 4], top, left, height and width in pixels; or None, where examples are whole images.
-        masks: `masks.Masks` of the images, where pixels have classes and `labels` mean nothing; or None.
-        objects: `boxes.Objects` of the examples, where objects have classes and `labels` mean nothing; or None.
-        sides: int64 [n, 2], height and width of each example's image as its annotation has it; or None, where no
-            annotation does. An image of another size is refused when it is read; see `boxes.checked`.
-        exif: "apply" or "ignore", what is done with the orientation tags of the images; see `orientation.treated`.
-            Boxes, masks and objects are of the images as they are seen then.
+        image: int64 [n], index of the image of each example; several examples may be boxes of the same image.
+        labels: int32 [n]; unused with `masks` or `objects`.
+        boxes: int32 [n, 4], top, left, height and width in pixels; None if the examples are whole images.
+        masks: a `masks.Masks` for segmentation, else None.
+        objects: a `boxes.Objects` for detection, else None.
+        sides: int64 [n, 2], height and width of each example's image according to its annotation, else None. An image
+            of another size is refused when it is read; see `boxes.checked`.
+        exif: "apply" or "ignore", the treatment of orientation tags; see `orientation.treated`. Boxes, masks and
+            objects refer to the image after this treatment.
     """
 
     storage: Storage
@@ -228,7 +228,7 @@ class Examples:
     exif: str = "apply"
 
     def __post_init__(self):
-        """Checks that lengths and dtypes agree."""
+        """Check that lengths and dtypes agree."""
         if self.image.dtype != np.int64 or self.labels.dtype != np.int32:
             raise ValueError(f"image must be int64 and labels int32, not {self.image.dtype} and {self.labels.dtype}")
         if self.image.shape != self.labels.shape or self.labels.ndim != 1:
@@ -239,49 +239,49 @@ class Examples:
             raise ValueError(f"objects of {len(self.objects)} examples for {len(self)}")
 
     def __len__(self) -> int:
-        """Returns the number of examples."""
+        """Return the number of examples."""
         return len(self.labels)
 
     def name(self, example: int) -> str:
-        """Returns what to call an example in errors and reports."""
+        """Return the name of an example in errors."""
         return self.storage.name(int(self.image[example]))
 
     @property
     def names(self) -> list[str]:
-        """What reports call the examples: their files within folder or archive, so that it stays where data move."""
+        """Names of the examples in reports: paths within the data set, which stay the same if the data set is moved."""
         names = self.storage.names
         return [names[image] for image in self.image]
 
     def read(self, example: int) -> bytes:
-        """Reads the encoded image of an example, as it is to be decoded.
+        """Read the encoded image of an example, without its orientation tag if `exif` is "ignore".
 
         Raises:
-            InputError: names the image, where that fails.
+            InputError: reading fails; names the image.
         """
         data = self.storage.read(int(self.image[example]))
         return data if self.exif == "apply" else orientation.ignored(tf.constant(data)).numpy()
 
     def reader(self):
-        """Returns function(int64 scalar tensor, the image) -> scalar string tensor, likewise, for use in a graph."""
+        """Return function(index of an image, int64 scalar) -> encoded image as in `read`, for use in a graph."""
         read, treated = self.storage.reader(), orientation.treated(self.exif)
         return lambda image: treated(read(image))
 
     @property
     def needs_python(self) -> bool:
-        """Whether Pillow reads some of the images, so that they cannot be read where there is no Python."""
+        """Whether some images need Pillow, so that they cannot be read without Python."""
         return bool(formats.by_pillow(getattr(self.storage, "names", ())).any())
 
-    def take(self, chosen) -> "Examples":
-        """Returns the examples that an index array or a mask chooses, of the same storage."""
-        boxes = None if self.boxes is None else self.boxes[chosen]
-        objects = None if self.objects is None else self.objects.take(chosen)
-        sides = None if self.sides is None else self.sides[chosen]
+    def take(self, indices: np.ndarray) -> "Examples":
+        """Return the examples that an index array or a boolean mask selects."""
+        boxes = None if self.boxes is None else self.boxes[indices]
+        objects = None if self.objects is None else self.objects.take(indices)
+        sides = None if self.sides is None else self.sides[indices]
         return dataclasses.replace(
-            self, image=self.image[chosen], labels=self.labels[chosen], boxes=boxes, objects=objects, sides=sides
+            self, image=self.image[indices], labels=self.labels[indices], boxes=boxes, objects=objects, sides=sides
         )
 
     def digest(self) -> bytes:
-        """Returns 32 bytes that differ where the examples are others."""
+        """Return 32 bytes that differ if the examples differ."""
         digest = hashlib.sha256(self.storage.fingerprint())
         digest.update(self.image.astype("<i8").tobytes() + self.labels.astype("<i4").tobytes())
         if self.boxes is not None:

@@ -1,4 +1,4 @@
-"""Data sets that are folders of images, packed or not."""
+"""Data sets in folders of images, or in tar archives of such folders."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from resnet_tf.data import archives, formats
 from resnet_tf.data.examples import Examples, Files, Memory
 from resnet_tf.data.ignored import Ignored, is_hidden
-from resnet_tf.data.splits import Indexed, arranged, check_encoded, existing, with_test
+from resnet_tf.data.splits import Indexed, arranged, existing, read_archive, with_test
 from resnet_tf.errors import InputError
 
 SPLIT_NAMES = {
@@ -18,30 +18,30 @@ SPLIT_NAMES = {
     "valid": "validation",
     "validation": "validation",
 }
-# Other names of the folders of splits, which are taken in any case too; those above have precedence.
+# More names of the folders of splits, in any case; the names above have precedence.
 _MORE_NAMES = {**SPLIT_NAMES, "training": "train", "testing": "test", "dev": "validation"}
 
-# Encoded images, or sizes of files, by class and by name.
+# {class: {name: encoded image, or size of the file}}
 _Members = dict[str, dict[str, bytes | int]]
 
 
 def index(data_dir: str, classes: tuple[str, ...] = (), ignored: Ignored | None = None) -> Indexed:
-    """Finds the images of a folder or tar archive of [anything/]SPLIT/CLASS/[anything/]IMAGE.
+    """Find the images of a folder or tar archive of [anything/]SPLIT/CLASS/[anything/]IMAGE.
 
-    Links to folders are followed where they are a class, or in one, and lead to somewhere in `data_dir`.
+    Links to folders are followed if they are a class or inside a class, and lead to a folder in `data_dir`.
 
     Args:
-        data_dir: where it is; see `sources.index`.
-        classes: their order, instead of the alphabet's.
-        ignored: is told what lies there and is not taken.
+        data_dir: path of the folder or archive; see `sources.index`.
+        classes: order of the classes; empty for sorted by name.
+        ignored: counts files that are not used.
 
     Returns:
-        The classes, and "train", "test" and, where there is one, "validation", in the order of classes and names. Of
-        a folder no file is read; of an archive the images are held in memory, encoded.
+        The classes, and the splits "train", "test" and, if there is a third one, "validation", sorted by class and
+        name. Images of an archive are held in memory, encoded.
 
     Raises:
-        InputError: the data are missing, in other folders than these, or too large; a damaged archive; images in a
-            format that nothing here can read.
+        InputError: the data are missing, in another layout, or too large; the archive is damaged; or the format of some
+            images cannot be read.
     """
     root, ignored = existing(data_dir, "folder"), Ignored() if ignored is None else ignored
     images: dict[str, bytes | int] = {}
@@ -52,80 +52,81 @@ def index(data_dir: str, classes: tuple[str, ...] = (), ignored: Ignored | None 
         else:
             images[name] = content
     above, splits = _find_splits(root, images, folders, ignored)
-    named: dict[str, _Members] = {split: {} for split in splits.values()}
+    members: dict[str, _Members] = {split: {} for split in splits.values()}
     for name in folders:
-        place = _place(name, above, splits)
-        if place and name.count("/") == len(above) + 2:
-            named[place[0]].setdefault(place[1], {})
+        parts = _split_and_class(name, above, splits)
+        if parts and name.count("/") == len(above) + 2:
+            members[parts[0]].setdefault(parts[1], {})
     for name, content in images.items():
-        place = _place(name, above, splits)
-        if place:
-            named[place[0]].setdefault(place[1], {})[name] = content
+        parts = _split_and_class(name, above, splits)
+        if parts:
+            members[parts[0]].setdefault(parts[1], {})[name] = content
         else:
             ignored.add(f"images in {'/'.join(_outermost(name))}/")
-    named = with_test(named)
-    names = _common_classes(root, named)
-    if len(names) == 1 and all(name.count("/") > len(above) + 2 for files in named["train"].values() for name in files):
-        raise InputError(f"{root} has one class, {names[0]}, and its images lie deeper: classes go right below splits")
-    return arranged(classes, names, {split: _examples(root, members, names) for split, members in named.items()})
+    members = with_test(members)
+    names = _common_classes(root, members)
+    train = [name for files in members["train"].values() for name in files]
+    if len(names) == 1 and all(name.count("/") > len(above) + 2 for name in train):
+        raise InputError(f"{root}: one class, {names[0]}, with all images in folders below it; expected SPLIT/CLASS/")
+    return arranged(classes, names, {split: _examples(root, of_split, names) for split, of_split in members.items()})
 
 
 def _files(root: Path, ignored: Ignored) -> Iterator[tuple[str, bytes | int]]:
-    """Images below the folder of a split, with their sizes or, from an archive, contents; and folders."""
+    """Yield images below the folder of a split, with their sizes or contents (of an archive), and folders."""
 
     def wanted(name: str) -> bool:
         if is_hidden(name):
             return False
         if name.endswith("/"):
-            return bool(_places(name))
+            return bool(_split_levels(name))
         if not formats.is_image(name):
             ignored.file(name)
-        elif not _places(name):
+        elif not _split_levels(name):
             ignored.add("images outside of SPLIT/CLASS")
         else:
             return True
         return False
 
     if root.is_dir():
-        yield from archives.list_files(root, wanted, lambda name: not is_hidden(name) and bool(_places(name)), ignored)
+
+        def follow(name: str) -> bool:
+            return not is_hidden(name) and bool(_split_levels(name))
+
+        yield from archives.list_files(root, wanted, follow, ignored)
         return
-    size = 0
-    for name, data in archives.read_members(root, wanted):
-        size += len(data)
-        check_encoded(size, root)
-        yield name, data
+    yield from read_archive(root, wanted)
 
 
 def _folders(name: str) -> list[str]:
-    """The folders of an image, or of a folder (with a "/" at the end) with itself."""
+    """Return the components of the path of a folder (whose name ends in "/"), or of the folder of an image."""
     return name.split("/")[:-1]
 
 
-def _places(name: str) -> list[int]:
-    """Which of the folders of an image, or of a folder, may be that of a split: they have one of a class below."""
-    return [at for at, part in enumerate(_folders(name)[:-1]) if part.lower() in _MORE_NAMES]
+def _split_levels(name: str) -> list[int]:
+    """Return which components of a path may be the folder of a split: they have its name and a folder below."""
+    return [level for level, part in enumerate(_folders(name)[:-1]) if part.lower() in _MORE_NAMES]
 
 
 def _outermost(name: str) -> tuple[str, ...]:
-    """The first folder that may be that of a split, with those above it."""
-    return tuple(_folders(name)[: _places(name)[0] + 1])
+    """Return the path of the first folder that may be the folder of a split."""
+    return tuple(_folders(name)[: _split_levels(name)[0] + 1])
 
 
-def _place(name: str, above: tuple[str, ...], splits: dict[str, str]) -> tuple[str, str] | None:
-    """Split and class of an image, or of a folder, in the data set; None outside of it."""
-    folders, at = _folders(name), len(above)
-    if len(folders) < at + 2 or tuple(folders[:at]) != above or folders[at] not in splits:
+def _split_and_class(name: str, above: tuple[str, ...], splits: dict[str, str]) -> tuple[str, str] | None:
+    """Return split and class of an image or folder, or None if it is outside of the data set."""
+    folders, level = _folders(name), len(above)
+    if len(folders) < level + 2 or tuple(folders[:level]) != above or folders[level] not in splits:
         return None
-    return splits[folders[at]], folders[at + 1]
+    return splits[folders[level]], folders[level + 1]
 
 
 def _find_splits(
     root: Path, images: Iterable[str], folders: list[str], ignored: Ignored
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The folders above the data set, and of each folder of a split in it which one it is.
+    """Return the path of the folder that contains the data set, and {name of a folder in it: its split}.
 
-    Where images lie right in folders of classes in splits, these tell where the data set is. Else the outermost
-    folders whose names are those of splits do.
+    Images directly in SPLIT/CLASS determine the folder of the data set. If there are none, the outermost folders with
+    names of splits do.
     """
     outermost = {_outermost(name) for name in (*images, *folders)}
     direct = {tuple(parts[:-1]) for parts in map(_folders, images) if parts[-2] in SPLIT_NAMES}
@@ -136,14 +137,14 @@ def _find_splits(
     if len(aboves) > 1:
         raise InputError(f"{root} holds more than one data set or split of a kind: {listed}")
     (above,) = aboves or {()}
-    there = sorted({split[-1] for split in outermost if split[:-1] == above} | {split[-1] for split in direct})
+    present = sorted({split[-1] for split in outermost if split[:-1] == above} | {split[-1] for split in direct})
     splits: dict[str, str] = {}
-    for names in (SPLIT_NAMES, {name: _MORE_NAMES[name.lower()] for name in there}):
+    for names in (SPLIT_NAMES, {name: _MORE_NAMES[name.lower()] for name in present}):
         taken = set(splits.values())
-        found = {name: names[name] for name in there if name in names and names[name] not in taken}
-        if len(set(found.values())) < len(found):
+        new = {name: names[name] for name in present if name in names and names[name] not in taken}
+        if len(set(new.values())) < len(new):
             raise InputError(f"{root} holds more than one data set or split of a kind: {listed}")
-        splits |= found
+        splits |= new
     if with_test({split: name for name, split in splits.items()}) is None:
         needed = "train/CLASS/ and in test/CLASS/ or val/CLASS/"
         beside = f"; ignored: {ignored}" if str(ignored) else ""
@@ -151,16 +152,16 @@ def _find_splits(
     return above, splits
 
 
-def _common_classes(root: Path, named: dict[str, _Members]) -> list[str]:
-    """The sorted classes, of which every split must have the same, and none be empty."""
-    for name, members in named.items():
-        empty = sorted(label for label, files in members.items() if not files)
+def _common_classes(root: Path, members: dict[str, _Members]) -> list[str]:
+    """Return the sorted classes. Every split must have the same classes, and every class must have images."""
+    for name, of_split in members.items():
+        empty = sorted(label for label, files in of_split.items() if not files)
         if empty:
             raise InputError(f"{root} has no images of class {', '.join(empty)} in {name}")
-        differing = sorted(members.keys() ^ named["train"].keys())
+        differing = sorted(of_split.keys() ^ members["train"].keys())
         if differing:
-            raise InputError(f"{root} has only in one of train and {name}: {', '.join(differing)}")
-    return sorted(named["train"])
+            raise InputError(f"{root} has these classes in only one of train and {name}: {', '.join(differing)}")
+    return sorted(members["train"])
 
 
 def _examples(root: Path, members: _Members, classes: list[str]) -> Examples:
@@ -171,10 +172,10 @@ def _examples(root: Path, members: _Members, classes: list[str]) -> Examples:
 
 
 def store(root: Path, files: list[tuple[str, bytes | int]]) -> Files | Memory:
-    """Returns the storage of images of a folder (names and sizes) or of an archive (names and contents).
+    """Return the storage of images, from names with sizes (of a folder) or with contents (of an archive).
 
     Raises:
-        InputError: some are in a format that nothing here can read; see `formats.check_readable`.
+        InputError: the format of some images cannot be read; see `formats.check_readable`.
     """
     names, contents = [name for name, _ in files], [content for _, content in files]
     formats.check_readable(names, str(root))

@@ -1,8 +1,8 @@
-"""Image formats: those that TensorFlow reads, and others, which Pillow reads and which become PNGs on the way.
+"""Image formats: those that TensorFlow reads, and those that Pillow reads and converts to PNG.
 
-Which images of a folder there are is told by their suffixes, how each is decoded by its first bytes. What Pillow reads
-takes Python and some ten times as long, so that pipelines call it for files of those suffixes alone; exported models
-have no Python and take what TensorFlow reads.
+The suffix of a file tells whether it is an image, its first bytes tell how to decode it. Pillow needs Python and about
+ten times as long, so pipelines use it only for files with certain suffixes. Exported models have no Python and accept
+only the formats that TensorFlow reads.
 """
 
 import io
@@ -12,64 +12,64 @@ import numpy as np
 
 from resnet_tf.errors import InputError
 
-NAMES = "JPEG, PNG, BMP, GIF or WebP"  # what TensorFlow reads, in words
+NAMES = "JPEG, PNG, BMP, GIF or WebP"  # the formats that TensorFlow reads, in words
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".gif", ".webp")
 PILLOW_SUFFIXES = (".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm")
 ALL_SUFFIXES = SUFFIXES + PILLOW_SUFFIXES
-_PILLOW = ("TIFF", "HEIF", "AVIF", "JPEG2000", "PPM")  # as Pillow calls them
+_PILLOW = ("TIFF", "HEIF", "AVIF", "JPEG2000", "PPM")  # Pillow's names of these formats
 _HEIF = (".heic", ".heif")
-_ADVICE = "pip install 'resnet_tf[heic]', which is pillow-heif, reads HEIC"
+_ADVICE = "to read HEIC, pip install 'resnet_tf[heic]' (pillow-heif)"
 
 
 def is_webp(data: bytes) -> bool:
-    """Whether an image is a WebP, by its first bytes."""
+    """Return whether an image is a WebP, by its first bytes."""
     return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
 
 
 def is_known(data: bytes) -> bool:
-    """Whether an image is of a format that TensorFlow reads, by its first bytes."""
+    """Return whether an image has a format that TensorFlow reads, by its first bytes."""
     return data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF87a", b"GIF89a")) or is_webp(data)
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is an image that can be read, by its suffix in any case."""
+    """Return whether a file is a readable image, by its suffix in upper or lower case."""
     return name.lower().endswith(ALL_SUFFIXES)
 
 
 def by_pillow(names: Iterable[str]) -> np.ndarray:
-    """Which files Pillow may have to read, by their suffixes: bool [n]."""
+    """Return which files may need Pillow, by their suffixes: bool [n]."""
     return np.array([name.lower().endswith(PILLOW_SUFFIXES) for name in names], bool)
 
 
 def check_readable(names: Iterable[str], where: str) -> None:
-    """Refuses HEIC files where nothing can read them.
+    """Refuse HEIC files if pillow-heif is not installed.
 
     Args:
-        names: of files.
-        where: what to call the place that they are in.
+        names: names of files.
+        where: name of their folder or archive in the error.
 
     Raises:
-        InputError: there are some, and pillow-heif is not installed; it names the first and says how many there are.
+        InputError: there are HEIC files, and pillow-heif is not installed; says how many and names the first one.
     """
-    found = [name for name in names if name.lower().endswith(_HEIF)]
-    if found and not _has_heif():
-        raise InputError(f"{where}: {len(found)} HEIC images, such as {found[0]}: {_ADVICE}")
+    heic = [name for name in names if name.lower().endswith(_HEIF)]
+    if heic and not _has_heif():
+        raise InputError(f"{where}: {len(heic)} HEIC images, such as {heic[0]}: {_ADVICE}")
 
 
 def as_png(data: bytes, name: str, most_pixels: int) -> bytes:
-    """Makes a PNG of an image that Pillow reads and TensorFlow does not: TIFF, HEIC, AVIF, JPEG 2000, PPM.
+    """Convert a TIFF, HEIC, AVIF, JPEG 2000 or PPM, which only Pillow reads, to PNG.
 
     Args:
-        data: the encoded image; of several pages or frames the first counts.
-        name: what to call it in errors.
-        most_pixels: that it may have.
+        data: the encoded image; the first one of several pages or frames is used.
+        name: name of the image in errors.
+        most_pixels: largest allowed number of pixels.
 
     Returns:
-        A PNG of 8-bit RGB: grey becomes RGB, alpha is dropped, of 16-bit samples the high byte stays. The image is
-        upright; that is how it is meant in these formats, whatever is done with the orientation tags of others.
+        A PNG of 8-bit RGB: grey becomes RGB, alpha is dropped, 16-bit samples are reduced to their high byte. The image
+        is always turned upright, since these formats define their orientation, independently of --exif.
 
     Raises:
-        InputError: it is no image that Pillow reads, is damaged, too large, or has samples of other sizes.
+        InputError: Pillow cannot read the image, or it is damaged, too large, or has samples of another size.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -94,13 +94,13 @@ def as_png(data: bytes, name: str, most_pixels: int) -> bytes:
     except UnidentifiedImageError as error:
         advice = f"; {_ADVICE}" if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1") and not heif else ""
         raise InputError(f"{name}: not a {NAMES} image, nor one that Pillow reads{advice}") from error
-    except Exception as error:  # each of Pillow's readers has its own for damage
+    except Exception as error:  # each of Pillow's readers has its own exceptions for damaged data
         raise InputError(f"{name}: damaged or truncated image") from error
     return file.getvalue()
 
 
 def _has_heif() -> bool:
-    """Whether Pillow reads HEIC, which it does once pillow-heif is registered."""
+    """Register pillow-heif with Pillow and return whether it is installed."""
     try:
         import pillow_heif
     except ImportError:

@@ -1,6 +1,7 @@
-"""Decoding images, and the one view of an image that evaluation and serving share."""
+"""Decode and resize images, and make the central crop that evaluation and serving use."""
 
 import functools
+import io
 import struct
 
 import numpy as np
@@ -10,22 +11,24 @@ from resnet_tf.data import formats, orientation
 from resnet_tf.errors import InputError
 
 MAX_PIXELS = 100_000_000
-_FRAME = b"ANMF"  # begins each frame of an animated WebP
+_FRAME = b"ANMF"  # the beginning of each frame of an animated WebP
 
 
 def decode(data: bytes, name: str = "image") -> np.ndarray:
-    """Decodes an image outside of a graph, to the very pixels of `decode_tensor`.
+    """Decode an image outside of a graph, to the same pixels as `decode_tensor`.
+
+        pixels = decode(pathlib.Path("dog.jpg").read_bytes(), "dog.jpg")
 
     Args:
-        data: an encoded image of any format in `formats`; of several frames the first is taken.
-        name: what to call the image in errors.
+        data: an encoded image of any format in `formats`; the first one of several frames is used.
+        name: name of the image in errors.
 
     Returns:
-        uint8 [H, W, 3]: upright, as its orientation tag says; grey becomes RGB, alpha is dropped, of 16-bit samples
-        the high byte stays.
+        uint8 [H, W, 3], turned upright as the orientation tag says. Grey becomes RGB, alpha is dropped, 16-bit samples
+        are reduced to their high byte.
 
     Raises:
-        InputError: `data` is empty, truncated, damaged, of another format or above MAX_PIXELS.
+        InputError: `data` is empty, truncated, damaged, of another format or larger than MAX_PIXELS.
     """
     data = readable(data, name)
     check_header(data, name)
@@ -35,24 +38,33 @@ def decode(data: bytes, name: str = "image") -> np.ndarray:
         raise InputError(f"{name}: damaged or truncated image") from error
 
 
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Encode pixels, uint8 [H, W, 3] or [H, W], as PNG."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
 def decode_tensor(data: tf.Tensor) -> tf.Tensor:
-    """Decodes an image inside a graph.
+    """Decode an image inside a graph.
 
     Args:
         data: scalar string, an encoded JPEG, PNG, BMP, GIF or WebP.
 
     Returns:
-        uint8 [None, None, 3], as `decode`.
+        uint8 [None, None, 3], as from `decode`.
 
     Raises:
-        tf.errors.InvalidArgumentError: when the graph runs, for data that are of another format, declare more than
-            MAX_PIXELS pixels, which are not allocated, are a BMP with a colour palette, or cannot be decoded.
+        tf.errors.InvalidArgumentError: when the graph runs, if the data have another format, declare more than
+            MAX_PIXELS pixels (they are not allocated then), are a BMP with a colour palette, or cannot be decoded.
     """
 
     def from_jpeg():
         shape = tf.io.extract_jpeg_shape(data)
         with tf.control_dependencies([check_pixels(shape[0], shape[1])]):
-            # decode_image takes the fast transform, which is off by one level in the mean of red and blue.
+            # decode_image uses the fast transform, which shifts the mean of red and blue by one level.
             image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
         return orientation.upright(image, orientation.of_jpeg(data))
 
@@ -62,10 +74,10 @@ def decode_tensor(data: tf.Tensor) -> tf.Tensor:
 
 @orientation.rare(tf.TensorSpec([], tf.string))
 def _decode_other(data: tf.Tensor) -> tf.Tensor:
-    """`decode_tensor` of all but JPEGs."""
+    """Decode an image that is not a JPEG; see `decode_tensor`."""
 
     def from_webp():
-        # Its channels must be asked for as they are; of an animation all frames are decoded.
+        # decode_webp can only return the channels that are stored, and it decodes all frames of an animation.
         return tf.ensure_shape(tf.io.decode_webp(data), [None, None, None, None])[0, :, :, :3]
 
     def from_other():
@@ -78,37 +90,37 @@ def _decode_other(data: tf.Tensor) -> tf.Tensor:
 
 @functools.cache
 def _traced():
-    """`decode_tensor` as a graph that is traced once: operation by operation it takes ten times as long."""
+    """Return `decode_tensor` as a graph that is traced once; eager execution takes ten times as long."""
     return tf.function(decode_tensor, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 
 
 def readable(data: bytes, name: str = "image") -> bytes:
-    """Returns an encoded image as TensorFlow reads it: itself, or a PNG of what only Pillow reads.
+    """Return an encoded image in a format that TensorFlow reads; images that only Pillow reads become PNGs.
 
     Args:
         data: the encoded image.
-        name: what to call it in errors.
+        name: name of the image in errors.
 
     Raises:
-        InputError: see `formats.as_png`; what is wrong with others is for `check_header` to say.
+        InputError: see `formats.as_png`. `check_header` reports errors in the other formats.
     """
     return data if not data or formats.is_known(data) else formats.as_png(data, name, MAX_PIXELS)
 
 
 def check_pixels(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
-    """Makes an operation that fails, with InvalidArgumentError, where an image declares too many pixels."""
+    """Return an operation that raises InvalidArgumentError if an image declares too many pixels."""
     pixels = tf.abs(tf.cast(height, tf.int64) * tf.cast(width, tf.int64))
     return tf.debugging.Assert(pixels <= MAX_PIXELS, ["too many pixels:", height, width])
 
 
 def declared_size(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Height and width that the header of a PNG, BMP, GIF or WebP declares, in any order; fails for other data.
+    """Return the two sides that the header of a PNG, BMP, GIF or WebP declares, in any order; fail for other data.
 
-    All frames of an animated WebP are decoded, so that its height is that of all of them together.
+    For an animated WebP the height is the sum over all frames, since all of them are decoded.
     """
 
-    def numbers(at, count, dtype, little):
-        values = tf.io.decode_raw(tf.strings.substr(data, at, count), dtype, little_endian=little)
+    def numbers(start, count, dtype, little):
+        values = tf.io.decode_raw(tf.strings.substr(data, start, count), dtype, little_endian=little)
         return tf.cast(values, tf.int64)
 
     def bmp():
@@ -120,7 +132,7 @@ def declared_size(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.control_dependencies([tf.debugging.Assert(False, [f"not a {formats.NAMES} image"])]):
             return tf.zeros([2], tf.int64)
 
-    # TensorFlow's own message for a short string holds its bytes, which Python then cannot read as text.
+    # TensorFlow's own message for a short string quotes its bytes, which Python cannot decode as text.
     with tf.control_dependencies([tf.debugging.Assert(tf.strings.length(data) >= 26, ["truncated image"])]):
         data = tf.identity(data)
 
@@ -142,7 +154,7 @@ def _is_webp(data: tf.Tensor) -> tf.Tensor:
 
 
 def _webp_size(data: tf.Tensor) -> tf.Tensor:
-    """int64 [2], height of all frames together, and width; zeros for a kind of WebP that there is not."""
+    """Return int64 [2], the sum of the heights of all frames, and the width; zeros for an unknown kind of WebP."""
     padded = tf.strings.join([tf.strings.substr(data, 12, 18), b"\0" * 18])
     head = tf.cast(tf.ensure_shape(tf.io.decode_raw(padded, tf.uint8)[:18], [18]), tf.int64)
     size = tf.reduce_sum(
@@ -157,48 +169,48 @@ def _webp_size(data: tf.Tensor) -> tf.Tensor:
 
 
 def _webp_sides(head) -> dict:
-    """Height and width by the kind of WebP, from the 18 bytes that begin with the kind, integers or tensors."""
+    """Return {kind of WebP: (height, width)} for the 18 bytes that begin with the kind, integers or tensors."""
     bits = head[9] + 2**8 * head[10] + 2**16 * head[11] + 2**24 * head[12]
     return {
         b"VP8 ": ((head[16] + 2**8 * head[17]) % 2**14, (head[14] + 2**8 * head[15]) % 2**14),
         b"VP8L": (bits // 2**14 % 2**14 + 1, bits % 2**14 + 1),
-        b"VP8X": tuple(head[at] + 2**8 * head[at + 1] + 2**16 * head[at + 2] + 1 for at in (15, 12)),
+        b"VP8X": tuple(head[start] + 2**8 * head[start + 1] + 2**16 * head[start + 2] + 1 for start in (15, 12)),
     }
 
 
 def _is_true_colour(data: tf.Tensor) -> tf.Tensor:
-    """Whether the samples of a BMP are colours or grey values; see `_check_bmp`."""
-    padded = tf.strings.join([data, b"\0" * 30])  # so that a short one has a header
+    """Return whether the samples of a BMP are colours or grey values, not palette indices; see `_check_bmp`."""
+    padded = tf.strings.join([data, b"\0" * 30])  # so that a truncated file has a complete header
 
-    def number(at, dtype):
-        return tf.cast(tf.io.decode_raw(tf.strings.substr(padded, at, dtype.size), dtype)[0], tf.int64)
+    def number(start, dtype):
+        return tf.cast(tf.io.decode_raw(tf.strings.substr(padded, start, dtype.size), dtype)[0], tf.int64)
 
     start, stop, bits = 14 + number(14, tf.int32), number(10, tf.int32), number(28, tf.uint16)
-    there = (start >= 14) & (stop - start == 1024) & (stop <= tf.cast(tf.strings.length(data), tf.int64))
+    has_palette = (start >= 14) & (stop - start == 1024) & (stop <= tf.cast(tf.strings.length(data), tf.int64))
 
     def is_grey():
         palette = tf.io.decode_raw(tf.strings.substr(data, start, 1024), tf.uint8)
         return tf.reduce_all(tf.reshape(palette, [256, 4])[:, :3] == np.arange(256, dtype=np.uint8)[:, None])
 
-    return (bits > 8) | tf.cond(there, is_grey, lambda: False)
+    return (bits > 8) | tf.cond(has_palette, is_grey, lambda: False)
 
 
 def check_header(data: bytes, name: str = "image") -> None:
-    """Refuses by its first bytes what should not, or would wrongly, be decoded.
+    """Check the header of an image before it is decoded.
 
     Args:
         data: an encoded image.
-        name: what to call it in errors.
+        name: name of the image in errors.
 
     Raises:
-        InputError: `data` is empty, no JPEG, PNG, BMP, GIF or WebP, declares more than MAX_PIXELS pixels, or
-            is a BMP with a colour palette (TensorFlow would give palette indices for grey values).
+        InputError: `data` is empty, is not a JPEG, PNG, BMP, GIF or WebP, declares more than MAX_PIXELS pixels, or is a
+            BMP with a colour palette (TensorFlow would return palette indices as grey values).
     """
     if not data:
         raise InputError(f"{name}: empty file, no image")
     try:
         if data.startswith(b"\xff\xd8\xff"):
-            # The decoder's own reading: what damage it gets over, and what not, is for it to say.
+            # The decoder's own parser is used, so that the same damaged files are accepted.
             height, width = tf.io.extract_jpeg_shape(data)[:2].numpy().tolist()
         elif data.startswith(b"\x89PNG\r\n\x1a\n"):
             width, height = struct.unpack_from(">II", data, 16)
@@ -224,31 +236,32 @@ def _check_bmp(data: bytes, name: str) -> None:
         return
     pixels, header = struct.unpack_from("<II", data, 10)
     palette = data[14 + header : pixels]
-    colours = b"".join(palette[at : at + 3] for at in range(0, len(palette), 4))
+    colours = b"".join(palette[start : start + 3] for start in range(0, len(palette), 4))
     if colours != b"".join(bytes([value] * 3) for value in range(256)):
         raise InputError(f"{name}: a BMP with a colour palette is not supported; save it as PNG")
 
 
 def resize_center(image: tf.Tensor | np.ndarray, size: int, resize: int = 0) -> tf.Tensor:
-    """Scales the shorter side and crops the centre: the view that evaluation and serving see.
+    """Scale the shorter side and crop the centre, as evaluation and serving do.
 
-    Bilinear with antialiasing and half-pixel centres, rounded to the nearest; the aspect is kept, the
-    longer side being rounded. An image whose shorter side has the size wanted is only cropped, so that
-    one of `size` x `size` passes unchanged where `resize` is 0.
+        pixels = resize_center(decode(data), size=224, resize=256)
+
+    Scaling is bilinear with antialiasing and half-pixel centres, rounds to the nearest level and keeps the aspect
+    ratio. If the shorter side already has the right size, the image is only cropped.
 
     Args:
         image: uint8 [H, W, 3] or [batch, H, W, 3]; the shape need not be known statically.
-        size: side of the result.
-        resize: what the shorter side is scaled to, in pixels and at least `size`; 0 for `size`.
+        size: side of the result in pixels.
+        resize: length of the shorter side before the crop, in pixels and at least `size`; 0 for `size`.
 
     Returns:
         uint8 [size, size, 3] or [batch, size, size, 3].
     """
     image = tf.convert_to_tensor(image)
     resize = resize or size
-    known = image.shape[-3:-1].is_fully_defined()
-    height, width = image.shape[-3:-1] if known else tf.unstack(tf.shape(image)[-3:-1])
-    shorter = min(height, width) if known else tf.minimum(height, width)
+    is_static = image.shape[-3:-1].is_fully_defined()
+    height, width = image.shape[-3:-1] if is_static else tf.unstack(tf.shape(image)[-3:-1])
+    shorter = min(height, width) if is_static else tf.minimum(height, width)
 
     def crop():
         top, left = (height - size) // 2, (width - size) // 2
@@ -258,30 +271,30 @@ def resize_center(image: tf.Tensor | np.ndarray, size: int, resize: int = 0) -> 
         scaled = scaled_sides(height, width, resize)
         return resize_window(image, scaled, (scaled - size) // 2, [size, size])
 
-    if known:
+    if is_static:
         return crop() if shorter == resize else scale()
     view = tf.cond(tf.equal(shorter, resize), crop, scale)
     return tf.ensure_shape(view, [*image.shape[:-3], size, size, 3])
 
 
 def scaled_sides(height: tf.Tensor | int, width: tf.Tensor | int, shorter: tf.Tensor | int) -> tf.Tensor:
-    """Returns int64 [2], height and width once the shorter side is scaled to `shorter`, rounded to the nearest."""
+    """Return height and width after the shorter side is scaled to `shorter`, rounded to the nearest: int64 [2]."""
     sides = tf.cast(tf.stack([height, width]), tf.int64)
     least = tf.reduce_min(sides)
     return (2 * sides * tf.cast(shorter, tf.int64) + least) // (2 * least)
 
 
 def fitted_sides(height: tf.Tensor | int, width: tf.Tensor | int, longer: tf.Tensor | int) -> tf.Tensor:
-    """Returns int64 [2], height and width, 1 at least, once the longer side is scaled to `longer`, rounded likewise."""
+    """Return height and width after the longer side is scaled to `longer`, rounded, at least 1: int64 [2]."""
     sides = tf.cast(tf.stack([height, width]), tf.int64)
     most = tf.reduce_max(sides)
     return tf.maximum((2 * sides * tf.cast(longer, tf.int64) + most) // (2 * most), 1)
 
 
 def resize_window(image: tf.Tensor, scaled: tf.Tensor, offset: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Returns a window of a scaled image.
+    """Return a window of a scaled image.
 
-    Only the part that the window is made of is resized: a long strip as a whole would not fit into memory.
+    Only the part under the window is resized, since a very long image would not fit into memory.
 
     Args:
         image: uint8 [..., H, W, 3].
@@ -299,30 +312,30 @@ def resize_window(image: tf.Tensor, scaled: tf.Tensor, offset: tf.Tensor, size: 
 
 
 def source_window(sides, scaled, offset, size) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns int64 [2], [2]: first and past-last row and column of an image that a scaled window is made of.
+    """Return the part of an image under a window of the scaled image: start and stop of rows and columns, int64 [2].
 
     Args:
         sides: height and width of the image.
-        scaled: see `resize_window`; likewise `offset` and `size`.
-        offset: likewise.
-        size: likewise.
+        scaled: see `resize_window`.
+        offset: see `resize_window`.
+        size: see `resize_window`.
     """
     sides, size = tf.cast(sides, tf.int64), tf.cast(size, tf.int64)
-    margin = tf.reduce_max(sides // scaled) + 2  # beyond the kernel's reach
+    margin = tf.reduce_max(sides // scaled) + 2  # larger than the radius of the kernel
     start = tf.maximum(offset * sides // scaled - margin, 0)
     return start, tf.minimum((offset + size) * sides // scaled + margin, sides)
 
 
 def resize_part(part, sides, start, scaled, offset, size) -> tf.Tensor:
-    """Returns the window of `resize_window` from the part of the image that `source_window` told.
+    """Return the window of `resize_window` from the part of the image that `source_window` returned.
 
     Args:
-        part: uint8 [..., h, w, 3], the rows and columns of the image from `start` on.
+        part: uint8 [..., h, w, 3], that part of the image.
         sides: height and width of the whole image.
-        start: see `source_window`.
-        scaled: see `resize_window`; likewise `offset` and `size`.
-        offset: likewise.
-        size: likewise.
+        start: first row and column of the part.
+        scaled: see `resize_window`.
+        offset: see `resize_window`.
+        size: see `resize_window`.
     """
     ratio = tf.cast(scaled, tf.float64) / tf.cast(sides, tf.float64)
     batched = part if part.shape.rank == 4 else part[None]

@@ -1,4 +1,4 @@
-"""Masks: for each pixel of an image the index of its class, in a PNG, which becomes a label or void."""
+"""Masks for segmentation: PNGs that hold the class index of each pixel, which are mapped to labels or void."""
 
 import dataclasses
 import io
@@ -11,22 +11,22 @@ from resnet_tf.data import images, orientation
 from resnet_tf.data.examples import Examples, Storage
 from resnet_tf.errors import InputError
 
-VOID = 255  # the label of pixels that count neither in the loss nor in the score
+VOID = 255  # the label of pixels that loss and metrics ignore
 MOST_CLASSES = 254  # labels are uint8
-_REFUSED = 254  # what a table has for an index that stands for nothing
+_REFUSED = 254  # the entry of a table for an index without meaning
 _GREY, _PALETTE = 0, 3  # colour types of PNG
 
 
 def table(classes: int, first: int = 0, void: tuple[int, ...] = (VOID,)) -> np.ndarray:
-    """What the indices of a mask stand for.
+    """Return the table that maps the indices of a mask to labels.
 
     Args:
-        classes: how many there are.
-        first: index of the first class; the others follow it.
-        void: indices without a class.
+        classes: number of classes.
+        first: index of the first class; the others follow.
+        void: indices of void pixels.
 
     Returns:
-        uint8 [256]: labels from 0 on, VOID, or a mark for indices that a mask must not have.
+        uint8 [256]: labels from 0, VOID, or a mark for indices that a mask must not have.
     """
     labels = np.full(256, _REFUSED, np.uint8)
     labels[list(void)] = VOID
@@ -35,23 +35,23 @@ def table(classes: int, first: int = 0, void: tuple[int, ...] = (VOID,)) -> np.n
 
 
 def table_of(values: tuple[int, ...]) -> np.ndarray:
-    """Returns what `table` does, for classes of these pixel values in their order; all other values are void."""
+    """Return the table that maps these pixel values to the labels 0, 1, ..., and all other values to VOID."""
     labels = np.full(256, VOID, np.uint8)
     labels[list(values)] = np.arange(len(values))
     return labels
 
 
 def is_refused(table: np.ndarray) -> np.ndarray:
-    """Returns bool [256]: the values that a mask must not have."""
+    """Return which values a mask must not have: bool [256]."""
     return table == _REFUSED
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Masks:
-    """The masks of a split's images, each at the index of its image.
+    """The masks of a split; mask i belongs to image i.
 
     Attributes:
-        storage: of the encoded masks.
+        storage: the encoded masks.
         table: see `table`.
     """
 
@@ -59,48 +59,49 @@ class Masks:
     table: np.ndarray
 
     def read(self, image: int) -> np.ndarray:
-        """Returns the labels of an image's pixels, uint8 [H, W]; raises InputError, which names the mask."""
+        """Return the labels of the pixels of an image, uint8 [H, W]; raises InputError, which names the mask."""
         name = self.storage.name(image)
         indices = decode(self.storage.read(image), name)
         labels = self.table[indices]
         if (labels == _REFUSED).any():
-            raise InputError(f"{name}: index {indices[labels == _REFUSED].max()} is of no class")
+            raise InputError(f"{name}: index {indices[labels == _REFUSED].max()} belongs to no class")
         return labels
 
     def reader(self):
-        """Returns function(int64 scalar tensor) -> labels, uint8 [H, W], for use in a graph."""
-        read, labels = self.storage.reader(), tf.constant(self.table)
+        """Return function(int64 scalar tensor) -> labels, uint8 [H, W], for use in a graph."""
+        read, table = self.storage.reader(), tf.constant(self.table)
 
         def decoded(image):
-            found = tf.gather(labels, tf.cast(_decode_tensor(read(image)), tf.int32))
-            with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(found != _REFUSED), ["no such class"])]):
-                return tf.identity(found)
+            labels = tf.gather(table, tf.cast(_decode_tensor(read(image)), tf.int32))
+            with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(labels != _REFUSED), ["no such class"])]):
+                return tf.identity(labels)
 
         return decoded
 
     def fingerprint(self) -> bytes:
-        """Returns bytes that differ where the masks are others."""
+        """Return bytes that differ if the masks differ."""
         return self.storage.fingerprint() + self.table.tobytes()
 
 
 def decode(data: bytes, name: str = "mask") -> np.ndarray:
-    """Decodes a mask outside of a graph.
+    """Decode a mask outside of a graph.
 
     Args:
-        data: a PNG of 8-bit grey values or of a palette of any depth, whose colours do not matter.
-        name: what to call it in errors.
+        data: a PNG of 8-bit grey values, or with a palette of any depth, whose colours do not matter.
+        name: name of the mask in errors.
 
     Returns:
         uint8 [H, W]: the indices as they are stored.
 
     Raises:
-        InputError: another format, colours instead of indices, damaged, or above `images.MAX_PIXELS`.
+        InputError: the mask has another format, holds colours instead of indices, is damaged, or is larger than
+            `images.MAX_PIXELS`.
     """
     from PIL import Image, UnidentifiedImageError
 
     images.check_header(data, name)
     if not data.startswith(b"\x89PNG"):
-        raise InputError(f"{name}: not a PNG, which masks are")
+        raise InputError(f"{name}: not a PNG; masks must be PNGs")
     depth, colour = struct.unpack_from(">BB", data, 24) if len(data) > 25 else (0, 0)
     if not (colour == _PALETTE or (colour == _GREY and depth == 8)):
         raise InputError(f"{name}: holds no class indices: save it as 8-bit grey values or with a palette")
@@ -111,7 +112,7 @@ def decode(data: bytes, name: str = "mask") -> np.ndarray:
 
 
 def _decode_tensor(data: tf.Tensor) -> tf.Tensor:
-    """The same inside a graph. TensorFlow's decoder turns a palette into colours, so that Pillow reads those."""
+    """Decode a mask inside a graph. Pillow reads masks with a palette, which TensorFlow would convert to colours."""
 
     def from_grey():
         with tf.control_dependencies([images.check_pixels(*images.declared_size(data))]):
@@ -128,10 +129,10 @@ def _decode_tensor(data: tf.Tensor) -> tf.Tensor:
 
 
 def verify(examples: Examples) -> None:
-    """Reads every image and mask of a split.
+    """Read every image and mask of a split.
 
     Raises:
-        InputError: names the first that cannot be decoded, does not fit its image, or has an index of no class.
+        InputError: an image or mask cannot be decoded, their sizes differ, or an index belongs to no class; names it.
     """
     for example, image in enumerate(examples.image):
         data = examples.read(example)

@@ -1,8 +1,8 @@
-"""Making a prepared data set (see `shards`) of any source: small JPEGs in a few large files, read fast in any order.
+"""Write a prepared data set (see `shards`): small JPEGs in a few large files, which are fast to read in any order.
 
-Work goes shard by shard. A shard that is done has its name and, beside it until all are done, a note of what it holds;
-a call that finds the work of one that was broken off goes on with the shards that have no note. What is written
-depends neither on the number of threads nor on where the work was broken off.
+Shards are written one by one. A finished shard has a note of its content beside it until all shards are finished. A
+call that finds the notes of an interrupted call continues with the shards without a note. The result depends neither on
+the number of threads nor on interruptions.
 """
 
 import contextlib
@@ -24,15 +24,15 @@ import tensorflow as tf
 
 from resnet_tf import files
 from resnet_tf.data import boxes as annotations
-from resnet_tf.data import images, orientation, processors, shards
+from resnet_tf.data import images, orientation, processors, shards, verify
 from resnet_tf.data.examples import Examples, Files, Memory, Records
 from resnet_tf.data.splits import Source
 from resnet_tf.errors import InputError
 
-SHARD_BYTES = 200e6  # of the source's images, for a shard, where the number of shards is not told
+SHARD_BYTES = 200e6  # bytes of the source's images per shard, if the number of shards is not given
 REPORT = "report.csv"
-_SETTINGS = ".prepare.json"  # of a folder in work
-_AHEAD = 64  # images made ahead of the one that is being written
+_SETTINGS = ".prepare.json"  # settings of an unfinished folder
+_AHEAD = 64  # images that are prepared in advance
 
 
 def prepare(
@@ -43,31 +43,31 @@ def prepare(
     shard_count: int = 0,
     skip_bad_images: int = 0,
 ) -> dict:
-    """Writes a prepared data set, or goes on with one.
+    """Write a prepared data set, or continue an interrupted one.
 
-    Images whose shorter side is longer than `shorter_side` are scaled down to it (bilinear, antialiased) and encoded
-    as JPEG, 4:2:0. JPEGs that are no larger keep their bytes; other formats, JPEGs of four colours, and JPEGs that an
-    orientation tag turns become RGB JPEGs, which are upright and have no tag. Of an example that is a box of an image,
-    the pixels in the box are what is scaled and stored. The training split is shuffled, always the same way, so that a
-    few shards have a mixture of classes; other splits stay in order.
+    Images whose shorter side is longer than `shorter_side` are scaled down to it (bilinear, antialiased) and encoded as
+    JPEG, 4:2:0. Smaller JPEGs keep their bytes. Smaller images of other formats, JPEGs of four colours, and JPEGs with
+    an orientation tag that turns them become upright RGB JPEGs without tag. If the examples are boxes of images, the
+    pixels in the boxes are scaled and stored. The training split is shuffled, always in the same order, so that every
+    shard has a mixture of classes; other splits keep their order.
 
     Args:
-        source: whose splits are `Examples`.
-        out: folder; made if missing.
-        shorter_side: in pixels; 0 keeps the bytes of every image (but not of boxes), whatever its size and format, with
-            its orientation tag; what only Pillow reads is stored as PNG.
-        quality: of the JPEGs, 1 to 100.
-        shard_count: of each split, at most one an example; 0 for shards of about SHARD_BYTES of the source.
-        skip_bad_images: how many images that cannot be read or decoded may be left out, of all splits together; the
-            file REPORT in `out` names them.
+        source: a data set whose splits are `Examples`.
+        out: folder to write; created if missing.
+        shorter_side: largest shorter side in pixels. 0 keeps the bytes of every image with its orientation tag, except
+            that boxes are cropped, and images that only Pillow reads become PNGs.
+        quality: quality of the JPEGs, 1 to 100.
+        shard_count: number of shards per split, at most one per example; 0 for about SHARD_BYTES of the source each.
+        skip_bad_images: how many images that cannot be read or decoded may be skipped, in all splits together; the file
+            REPORT in `out` names them.
 
     Returns:
-        {"out", "examples": {split: n}, "skipped", "shards", "bytes" (of the shards), "images_per_second" (0 where
-        nothing was left to do), "wall_seconds"}.
+        {"out", "examples": {split: n}, "skipped", "shards", "bytes" (of the shards), "images_per_second" (0 if there
+        was nothing to do), "wall_seconds"}.
 
     Raises:
-        InputError: `out` is of other settings or of another source, in work elsewhere, or something else; there are
-            more bad images than may be left out, the last of which is named; disk full.
+        InputError: `out` has other settings or another source, is in use by another process, or is not a prepared data
+            set; too many images are bad, the last of which is named; or the disk is full.
     """
     begun = time.monotonic()
     out = Path(out)
@@ -107,7 +107,7 @@ def prepare(
 
 
 def _checksum(source: Source) -> str:
-    """16 hex digits that depend on the classes and on which examples there are."""
+    """Return 16 hex digits that depend on classes and examples."""
     parts = {name: split.digest().hex() for name, split in sorted(source.splits.items())}
     return hashlib.sha256(json.dumps([source.classes, parts]).encode()).hexdigest()[:16]
 
@@ -117,39 +117,39 @@ def _checksum(source: Source) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: Path):
-    """Keeps another process out."""
+    """Lock the folder against other processes."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"--out={folder}: another process is at work there") from None
+            raise InputError(f"--out={folder}: another process is writing to it") from None
         except OSError:
-            pass  # a file system without locks
+            pass  # the file system has no locks
         yield
     finally:
         os.close(handle)
 
 
 def _finished(out: Path, settings: dict) -> bool:
-    """Whether the folder is complete; refuses one that is of other settings or no prepared data set."""
+    """Return whether the folder is complete; refuse it if it has other settings or is not a prepared data set."""
     finished = (out / shards.INDEX).exists()
     if finished:
         index = shards.read_index(out)
-        there = index["settings"]
+        existing = index["settings"]
         for split in index["splits"].values():
             shards.check_sizes(out, split)
     elif (out / _SETTINGS).exists():
-        there = shards.read_json(out / _SETTINGS)
+        existing = shards.read_json(out / _SETTINGS)
     elif {path.name for path in out.iterdir()} - {files.partial_path(out / _SETTINGS).name}:
         raise InputError(f"--out={out}: not empty and not a prepared data set; choose another")
     else:
         return False
-    there.setdefault("exif", "ignore")  # which is what releases before that setting did
+    existing.setdefault("exif", "ignore")  # the behaviour before this setting existed
     differing = [
-        "other images" if name == "source" else f"--{name}={there.get(name)} there, {value} here"
+        "other images" if name == "source" else f"--{name}={existing.get(name)} there, {value} here"
         for name, value in settings.items()
-        if there.get(name) != value
+        if existing.get(name) != value
     ]
     if differing:
         raise InputError(f"--out={out}: prepared with other settings: {'; '.join(differing)}; choose another")
@@ -161,16 +161,16 @@ def _finished(out: Path, settings: dict) -> bool:
 
 @dataclasses.dataclass
 class _Part:
-    """A shard to be.
+    """A shard to be written.
 
     Attributes:
-        path: of the shard.
-        chosen: int64, the examples of the split that belong into it, in order.
-        note: {"examples", "bytes", "crc32", "offsets", "labels", "skipped": [[name, reason]]}; None until it is there.
+        path: path of the shard.
+        indices: int64, indices of its examples in the split, in order.
+        note: {"examples", "bytes", "crc32", "offsets", "labels", "skipped": [[name, reason]]}; None if not yet written.
     """
 
     path: Path
-    chosen: np.ndarray
+    indices: np.ndarray
     note: dict | None
 
     @property
@@ -179,13 +179,13 @@ class _Part:
 
 
 def _parts(split: str, examples: Examples, out: Path, count: int) -> list[_Part]:
-    """The shards of a split, with notes where they are done."""
+    """Return the shards of a split, with the notes of finished ones."""
     total = len(examples)
     order = np.random.default_rng(0).permutation(total) if split == "train" else np.arange(total)
     count = max(1, min(count or round(_encoded_bytes(examples) / SHARD_BYTES), total))
     parts = []
-    for shard, chosen in enumerate(np.array_split(order, count)):
-        part = _Part(out / shards.shard_name(split, shard, count), chosen, None)
+    for shard, indices in enumerate(np.array_split(order, count)):
+        part = _Part(out / shards.shard_name(split, shard, count), indices, None)
         if part.note_path.exists() and part.path.exists():
             note = shards.read_json(part.note_path)
             part.note = note if part.path.stat().st_size == note["bytes"] else None
@@ -194,39 +194,40 @@ def _parts(split: str, examples: Examples, out: Path, count: int) -> list[_Part]
 
 
 def _encoded_bytes(examples: Examples) -> float:
-    storage, chosen = examples.storage, np.unique(examples.image)
+    storage, used = examples.storage, np.unique(examples.image)
     if isinstance(storage, Files):
-        return storage.sizes[chosen].sum()
+        return storage.sizes[used].sum()
     if isinstance(storage, Memory):
-        return sum(len(storage.data[image]) for image in chosen)
-    return sum(os.path.getsize(path) for path in storage.shards) * len(chosen) / len(storage)
+        return sum(len(storage.data[image]) for image in used)
+    return sum(os.path.getsize(path) for path in storage.shards) * len(used) / len(storage)
 
 
 def _write_missing(source, parts, shorter_side, quality, skip_bad_images) -> float:
-    """Writes the shards that are not there; returns images/s."""
+    """Write the missing shards and return images/s."""
     tally = _Tally(sum(map(len, source.splits.values())), skip_bad_images)
     for part in (part for of_split in parts.values() for part in of_split if part.note):
-        tally.done += len(part.chosen)
+        tally.done += len(part.indices)
         for name, reason in part.note["skipped"]:
             tally.skip(name, reason)
     tally.before = tally.done
     for name, split in source.splits.items():
         missing = [part for part in parts[name] if part.note is None]
         if missing:
-            made = _made(split.take(np.concatenate([part.chosen for part in missing])), shorter_side, quality)
+            indices = np.concatenate([part.indices for part in missing])
+            encoded = _prepared_images(split.take(indices), shorter_side, quality)
             for part in missing:
-                _write(part, split.take(part.chosen), source.classes, made, tally)
+                _write(part, split.take(part.indices), source.classes, encoded, tally)
     return tally.end()
 
 
-def _write(part: _Part, examples: Examples, classes: tuple[str, ...], made: Iterator, tally: "_Tally") -> None:
-    """Writes one shard of what `_made` yields next, and its note."""
+def _write(part: _Part, examples: Examples, classes: tuple[str, ...], encoded: Iterator, tally: "_Tally") -> None:
+    """Write one shard with the next images of the iterator, and its note."""
     labels, skipped = [], []
 
     def records():
         for example, label in enumerate(examples.labels.tolist()):
             try:
-                data, sides = next(made)
+                data, sides = next(encoded)
             except tf.errors.OpError as error:
                 skipped.append([examples.name(example), _reason(examples, example, error)])
                 tally.skip(*skipped[-1])
@@ -243,7 +244,7 @@ def _write(part: _Part, examples: Examples, classes: tuple[str, ...], made: Iter
 
 
 def _finish(source: Source, parts: dict[str, list[_Part]], out: Path, settings: dict) -> None:
-    """Writes what `shards` says a data set has beside its shards, the index last."""
+    """Write the files of a data set besides its shards, the index last; see `shards`."""
     splits, report = {}, io.StringIO(newline="")
     rows = csv.writer(report, lineterminator="\n")
     rows.writerow(["split", "name", "reason"])
@@ -271,7 +272,7 @@ def _finish(source: Source, parts: dict[str, list[_Part]], out: Path, settings: 
 
 
 def _filename(examples: Examples, example: int) -> str:
-    """Where an example is from, without the place on this machine."""
+    """Return the name of an example in its data set, without the path of the data set."""
     storage, image = examples.storage, examples.image[example]
     if isinstance(storage, Records):
         name = f"{os.path.basename(storage.shards[storage.shard[image]])}: record at byte {storage.offset[image]}"
@@ -286,24 +287,21 @@ def _filename(examples: Examples, example: int) -> str:
 # --- Images ----------------------------------------------------------------------------------------------------------
 
 
-def _made(examples: Examples, shorter_side: int, quality: int) -> Iterator:
-    """The images to be stored, in order: encoded, scalar string, and height and width, int32 [2].
+def _prepared_images(examples: Examples, shorter_side: int, quality: int) -> Iterator:
+    """Return an iterator over the images to store: encoded, scalar string, and height and width, int32 [2].
 
-    Where an image is bad, the iterator raises tf.errors.OpError and goes on with the next image.
+    For a bad image the iterator raises tf.errors.OpError and then continues with the next image.
     """
     threads = processors.count()
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    options.threading.private_threadpool_size = threads
-    options.threading.max_intra_op_parallelism = 1
+
     read = examples.reader()
     cropped = examples.boxes is not None
     boxes = examples.boxes if cropped else np.zeros((len(examples), 4), np.int32)
 
     def make(image, box, *sides):
         data = annotations.checked(read(image), *sides) if sides else read(image)
-        with tf.control_dependencies([_check_format(data)]):
-            pixels = images.decode_tensor(data)  # also where the bytes are kept: to be sure that it can be
+        data = verify.check_format(data)
+        pixels = images.decode_tensor(data)  # even if the bytes are kept, to be sure that decoding works
         if cropped:
             pixels = _crop(pixels, box)
         if not shorter_side:
@@ -320,22 +318,12 @@ def _made(examples: Examples, shorter_side: int, quality: int) -> Iterator:
         return tf.cond(keep, lambda: data, lambda: _encode(stored, quality)), tf.shape(stored)[:2]
 
     parts = (examples.image, boxes) if examples.sides is None else (examples.image, boxes, examples.sides)
-    dataset = tf.data.Dataset.from_tensor_slices(parts).with_options(options)
+    dataset = tf.data.Dataset.from_tensor_slices(parts).with_options(processors.dataset_options(threads))
     return iter(dataset.map(make, num_parallel_calls=threads, deterministic=True).prefetch(_AHEAD))
 
 
-def _check_format(data: tf.Tensor) -> tf.Tensor:
-    """Fails for what `images.check_header` refuses; it is not asked about JPEGs, of which the decoder sees all."""
-
-    def check(data):
-        images.check_header(data)
-        return True
-
-    return tf.cond(tf.io.is_jpeg(data), lambda: True, lambda: tf.numpy_function(check, [data], tf.bool))
-
-
 def _is_plain_jpeg(data: tf.Tensor) -> tf.Tensor:
-    """Whether it is a JPEG of one or three colours: not CMYK, which few decoders take."""
+    """Return whether an image is a JPEG of one or three colours; few decoders can read CMYK."""
     return tf.cond(tf.io.is_jpeg(data), lambda: tf.io.extract_jpeg_shape(data)[2] <= 3, lambda: False)
 
 
@@ -351,12 +339,12 @@ def _encode(pixels: tf.Tensor, quality: int) -> tf.Tensor:
 
 
 def _reason(examples: Examples, example: int, error: tf.errors.OpError) -> str:
-    """Why an image is bad, in one line."""
+    """Return in one line why an image is bad."""
     name = examples.name(example)
     try:
         height, width, _ = images.decode(examples.read(example), name).shape
-    except InputError as found:
-        return str(found).removeprefix(f"{name}: ")
+    except InputError as damage:
+        return str(damage).removeprefix(f"{name}: ")
     if examples.sides is not None and examples.sides[example].tolist() != [height, width]:
         return annotations.other_size((height, width), examples.sides[example], examples.read(example))
     if examples.boxes is not None:
@@ -368,13 +356,13 @@ def _reason(examples: Examples, example: int, error: tf.errors.OpError) -> str:
 
 
 class _Tally:
-    """Counts images, shows them on stderr, and refuses too many bad ones.
+    """A counter of images that shows progress on stderr and refuses too many bad images.
 
     Attributes:
-        total: images in all.
-        done: images that were written or skipped.
-        before: how many of them by earlier calls.
-        skipped: bad images.
+        total: number of images.
+        done: number of images that were written or skipped.
+        before: number of these images that earlier calls wrote or skipped.
+        skipped: number of bad images.
     """
 
     def __init__(self, total: int, limit: int):
@@ -384,13 +372,13 @@ class _Tally:
         self._begun = self._shown = time.monotonic()
 
     def skip(self, name: str, reason: str) -> None:
-        """Counts a bad image; raises InputError where it is one too many."""
+        """Count a bad image; raise InputError if there are too many."""
         self.skipped += 1
         if self.skipped > self.limit:
             raise InputError(f"{name}: {reason} (bad image {self.skipped}; --skip_bad_images={self.limit})")
 
     def step(self) -> None:
-        """Counts an image that was written or skipped."""
+        """Count an image that was written or skipped."""
         self.done += 1
         now = time.monotonic()
         if now - self._shown >= (0.2 if self._terminal else 10):
@@ -398,7 +386,7 @@ class _Tally:
             self._show("\r\x1b[2K" if self._terminal else "", "" if self._terminal else "\n")
 
     def end(self) -> float:
-        """Shows the last line; returns images/s."""
+        """Show the final state and return images/s."""
         if self.done > self.before:
             self._show("\r\x1b[2K" if self._terminal else "", "\n")
         return self._rate()

@@ -1,18 +1,18 @@
-"""How far long work is, on stderr."""
+"""Show the progress of long work on stderr."""
 
 import sys
 import time
 
 
 class Progress:
-    """Shows per cent of work that takes more than a few seconds, on one line of a terminal, seldom elsewhere."""
+    """A percentage for work that takes longer than a few seconds; updated in place on a terminal, else every 10 s."""
 
     def __init__(self, what: str, total: int):
-        """Starts the clock.
+        """Start the clock.
 
         Args:
-            what: the work, such as "checking images".
-            total: amount of it, in any unit.
+            what: description of the work, such as "checking images".
+            total: amount of work, in any unit.
         """
         self._what, self._total, self._done = what, max(total, 1), 0
         self._terminal = sys.stderr.isatty()
@@ -20,7 +20,7 @@ class Progress:
         self._shown = False
 
     def add(self, amount: int) -> None:
-        """Counts what was done."""
+        """Add an amount of work that was done."""
         self._done += amount
         now = time.monotonic()
         if now >= self._next:
@@ -31,6 +31,6 @@ class Progress:
             sys.stderr.flush()
 
     def end(self) -> None:
-        """Clears the line of a terminal."""
+        """Clear the line on a terminal."""
         if self._shown and self._terminal:
             print("\r\x1b[2K", end="", file=sys.stderr, flush=True)

@@ -1,14 +1,14 @@
 """RandAugment (Cubuk et al. 2019, arXiv 1909.13719) with timm's operations of increasing severity, on the device.
 
-Keras' own layers are not used: neither `keras.layers.RandAugment` (Keras 3.15) nor keras-cv's (0.9) compiles under
-XLA, for want of kernels of ImageProjectiveTransformV3 and HistogramFixedWidth; both draw from state that no resume
-knows of; and Keras' draws its operations once for a whole batch, with one factor for shears and turns (0.5 is half a
-turn). Here an example's operations follow from its key, as everything else that is random, and an operation on a
-batch is three passes, a warp, a look-up table and a blend, of which each image uses one and passes the others as it
-is.
+The operations of an example depend on its key, like all other random numbers. An operation on a batch has three passes,
+a warp, a look-up table and a blend. Each image is changed by one of them at most.
 
-Each operation is that of Pillow on uint8 pixels, as in timm; warps are bilinear, where timm takes bilinear or bicubic
-at random.
+Each operation computes what Pillow computes on uint8 pixels, as in timm. Warps are bilinear; timm chooses between
+bilinear and bicubic at random.
+
+Why not `keras.layers.RandAugment` (Keras 3.15) or keras-cv's layer (0.9)? Neither compiles under XLA, which lacks
+ImageProjectiveTransformV3 and HistogramFixedWidth. Both draw from a state that cannot be resumed. Keras' layer also
+draws the operations once for a whole batch, with one factor for shears and rotations (0.5 is half a turn).
 """
 
 import dataclasses
@@ -19,24 +19,24 @@ import tensorflow as tf
 
 from resnet_tf.data import draws
 
-LARGEST = 10.0  # magnitude
-PROBABILITY = 0.5  # that a chosen operation is carried out, as in timm
-_FILL = (124, 116, 104)  # what a warp brings in: ImageNet's mean colour
+LARGEST = 10.0  # largest magnitude
+PROBABILITY = 0.5  # probability that a drawn operation is applied, as in timm
+_FILL = (124, 116, 104)  # colour of pixels from outside of the image: ImageNet's mean colour
 
-# Pixels are computed in integers, so that they are the same however a batch is cut and compiled: floats that are all
-# but whole are rounded to one level or to its neighbour as operations are fused. Bits behind the point of places (views
-# of up to 4,096 pixels), of the parts of their neighbours, and of a blend's factor.
-_PLACE, _PART, _FACTOR = 18, 11, 16
+# Pixels are computed in fixed-point integers, so that they do not depend on how a batch is split and compiled: floats
+# close to an integer would be rounded up or down depending on how XLA fuses operations. These are the fractional bits
+# of positions (for views of up to 4,096 pixels), of interpolation weights, and of the factor of a blend.
+_POSITION, _WEIGHT, _FACTOR = 18, 11, 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """A row of the table.
+    """An operation of the table.
 
     Attributes:
-        kind: "warp", "table" or "blend": which of the three passes carries it out.
+        kind: "warp", "table" or "blend", the pass that applies it.
         argument: function(magnitude in [0, 1], sign of 1 or -1) -> argument; float32 tensors [n].
-        apply: function of the pass: what becomes of the argument.
+        apply: function that the pass calls; see the comments below.
     """
 
     kind: str
@@ -44,7 +44,7 @@ class Operation:
     apply: Callable
 
 
-# --- Warps: function(argument, height, width) -> where a pixel comes from, (x, y) = matrix (x, y, 1) ------------------
+# --- Warps: function(argument, height, width) -> matrix; a pixel is read from (x, y) = matrix (x, y, 1) ---------------
 
 
 def _affine(a, b, c, d, e, f):
@@ -82,7 +82,7 @@ def _posterize(bits, values, _):
     return values // step * step
 
 
-# --- Blends: function(images) -> what an image fades into; int32 [n, height, width, 3] of integers in [0, 255] --------
+# --- Blends: function(images) -> images to blend with; int32 [n, height, width, 3] in [0, 255] ------------------------
 
 
 def _grey(images):
@@ -104,23 +104,23 @@ def _smooth(images):
     return tf.where(inside, tf.pad(inner, [[0, 0], [1, 1], [1, 1], [0, 0]]), images)
 
 
-def _whole(most):
-    """An argument that is an integer rising to `most`."""
-    return lambda level, _: tf.floor(level * most)
+def _integer(largest):
+    """Return the argument of an operation that takes an integer from 0 to `largest`."""
+    return lambda level, _: tf.floor(level * largest)
 
 
-def _signed(most):
-    return lambda level, sign: sign * level * most
+def _signed(largest):
+    return lambda level, sign: sign * level * largest
 
 
 def _factor(level, sign):
     return tf.maximum(1 + sign * 0.9 * level, 0.1)
 
 
-OPERATIONS = {  # in timm's order, with the argument at the largest magnitude
-    "autocontrast": Operation("table", _whole(0), _autocontrast),
-    "equalize": Operation("table", _whole(0), _equalize),
-    "invert": Operation("table", _whole(0), lambda _, values, __: 255 - values),
+OPERATIONS = {  # in timm's order; numbers are arguments at the largest magnitude
+    "autocontrast": Operation("table", _integer(0), _autocontrast),
+    "equalize": Operation("table", _integer(0), _equalize),
+    "invert": Operation("table", _integer(0), lambda _, values, __: 255 - values),
     "rotate": Operation("warp", _signed(math.radians(30)), _rotate),
     "posterize": Operation("table", lambda level, _: 4 - tf.floor(level * 4), _posterize),
     "solarize": Operation(
@@ -130,30 +130,30 @@ OPERATIONS = {  # in timm's order, with the argument at the largest magnitude
     ),
     "solarize_add": Operation(
         "table",
-        _whole(110),
-        lambda more, values, _: tf.where(values < 128, tf.minimum(values + more, 255), values),
+        _integer(110),
+        lambda addend, values, _: tf.where(values < 128, tf.minimum(values + addend, 255), values),
     ),
     "color": Operation("blend", _factor, _grey),
     "contrast": Operation("blend", _factor, _mean_grey),
     "brightness": Operation("blend", _factor, tf.zeros_like),
     "sharpness": Operation("blend", _factor, _smooth),
-    "shear_x": Operation("warp", _signed(0.3), lambda part, *_: _affine(1, part, 0, 0, 1, 0)),
-    "shear_y": Operation("warp", _signed(0.3), lambda part, *_: _affine(1, 0, 0, part, 1, 0)),
-    "translate_x": Operation("warp", _signed(0.45), lambda part, _, width: _affine(1, 0, part * width, 0, 1, 0)),
-    "translate_y": Operation("warp", _signed(0.45), lambda part, height, _: _affine(1, 0, 0, 0, 1, part * height)),
+    "shear_x": Operation("warp", _signed(0.3), lambda shear, *_: _affine(1, shear, 0, 0, 1, 0)),
+    "shear_y": Operation("warp", _signed(0.3), lambda shear, *_: _affine(1, 0, 0, shear, 1, 0)),
+    "translate_x": Operation("warp", _signed(0.45), lambda shift, _, width: _affine(1, 0, shift * width, 0, 1, 0)),
+    "translate_y": Operation("warp", _signed(0.45), lambda shift, height, _: _affine(1, 0, 0, 0, 1, shift * height)),
 }
 
 
-def augment(images, keys, operations, magnitude, deviation=0.0):
-    """Carry out some random operations on each image.
+def augment(images: tf.Tensor, keys: tf.Tensor, operations: int, magnitude: float, deviation: float = 0.0) -> tf.Tensor:
+    """Apply random operations to each image, one after the other.
 
     Args:
         images: uint8 [n, height, width, 3], at least 3 x 3 pixels.
         keys: int64 [n]; see `draws.keys`.
-        operations: how many are chosen, one after another, each of `OPERATIONS` as likely; each is then carried
-            out with `PROBABILITY`.
-        magnitude: in [0, 10]; timm's rand-m6 is 6.
-        deviation: of the magnitude's normal distribution, which is clipped to [0, 10]; timm's mstd0.5 is 0.5.
+        operations: number of operations to draw from `OPERATIONS`, all with the same probability. Each drawn operation
+            is then applied with `PROBABILITY`.
+        magnitude: mean magnitude in [0, 10]; 6 for timm's rand-m6.
+        deviation: standard deviation of the magnitude, which is normal and clipped to [0, 10]; 0.5 for timm's mstd0.5.
 
     Returns:
         uint8 of the same shape.
@@ -163,17 +163,17 @@ def augment(images, keys, operations, magnitude, deviation=0.0):
     return images
 
 
-def draw(keys, operations, magnitude, deviation=0.0):
-    """What `augment` carries out.
+def draw(keys: tf.Tensor, operations: int, magnitude: float, deviation: float = 0.0) -> tuple:
+    """Draw the operations of `augment`.
 
     Args:
         keys: int64 [n].
-        operations: see `augment`; likewise the others.
-        magnitude: likewise.
-        deviation: likewise.
+        operations: see `augment`.
+        magnitude: see `augment`.
+        deviation: see `augment`.
 
     Returns:
-        Three lists with an entry [n] for each operation: its index in `OPERATIONS`, int32, -1 for none; the
+        Three lists with a tensor [n] for each operation: its index in `OPERATIONS`, int32, or -1 for none; the
         magnitude in [0, 1], float32; the sign, 1 or -1, float32.
     """
     operations = int(operations)
@@ -181,16 +181,16 @@ def draw(keys, operations, magnitude, deviation=0.0):
     levels = magnitude + deviation * draws.normal(keys, draws.Stream.MAGNITUDES, operations)
     levels = tf.clip_by_value(levels, 0, LARGEST) / LARGEST
     choices, signs = [], []
-    for place in range(operations):
-        which, chance, sign = tf.unstack(numbers[:, 3 * place : 3 * place + 3], axis=1)
-        index = tf.minimum(tf.cast(which * len(OPERATIONS), tf.int32), len(OPERATIONS) - 1)
+    for start in range(0, 3 * operations, 3):
+        choice, chance, sign = tf.unstack(numbers[:, start : start + 3], axis=1)
+        index = tf.minimum(tf.cast(choice * len(OPERATIONS), tf.int32), len(OPERATIONS) - 1)
         choices.append(tf.where(chance < PROBABILITY, index, -1))
         signs.append(tf.where(sign < 0.5, -1.0, 1.0))
     return choices, tf.unstack(levels, axis=1), signs
 
 
-def carry_out(images, choice, level, sign):
-    """One operation on each image.
+def carry_out(images: tf.Tensor, choice: tf.Tensor, level: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+    """Apply one operation to each image.
 
     Args:
         images: uint8 [n, height, width, 3].
@@ -201,75 +201,75 @@ def carry_out(images, choice, level, sign):
     Returns:
         uint8 of the same shape.
     """
-    for look in (_warp, _look_up, _blend):
-        images = look(images, choice, level, sign)
+    for apply in (_warp, _look_up, _blend):
+        images = apply(images, choice, level, sign)
     return images
 
 
-def _chosen(kind, choice, level, sign):
-    """Which images have which operation of a kind: (bool [n], argument float32 [n], function) of each."""
+def _operations_of(kind, choice, level, sign):
+    """Yield (images with the operation, bool [n]; argument, float32 [n]; function) for each operation of a kind."""
     for index, operation in enumerate(OPERATIONS.values()):
         if operation.kind == kind:
             yield choice == index, operation.argument(level, sign), operation.apply
 
 
-# Warps and blends are compiled on CPUs too, where that is five times as fast as op by op; each by itself, since XLA
-# would compute the pixels of one again for each use in the next. The tables' sums and gathers are faster without.
+# XLA is also used on CPUs, where it makes warps and blends five times faster. They are compiled separately, since XLA
+# would recompute the pixels of one pass for each use in the next. Sums and gathers of tables are faster without XLA.
 @tf.function(jit_compile=True, autograph=False)
 def _warp(images, choice, level, sign):
     height, width = images.shape[1:3]
     size, zeros = tf.shape(images)[0], tf.zeros_like(level)
     matrix = [[zeros + value for value in row] for row in _affine(1, 0, 0, 0, 1, 0)]
-    for here, argument, where_from in _chosen("warp", choice, level, sign):
-        other = where_from(argument, height, width)
-        for row, new in zip(matrix, other, strict=True):
-            row[:] = [tf.where(here, zeros + b, a) for a, b in zip(row, new, strict=True)]
+    for is_used, argument, make_matrix in _operations_of("warp", choice, level, sign):
+        for row, new in zip(matrix, make_matrix(argument, height, width), strict=True):
+            row[:] = [tf.where(is_used, zeros + b, a) for a, b in zip(row, new, strict=True)]
 
     def source(row):
-        a, b, c = (tf.cast(tf.round(value * 2**_PLACE), tf.int32)[:, None, None] for value in row)
+        a, b, c = (tf.cast(tf.round(value * 2**_POSITION), tf.int32)[:, None, None] for value in row)
         return a * tf.range(width) + b * tf.range(height)[:, None] + (a + b) // 2 + c
 
-    def taps(place, most):
-        place -= 2 ** (_PLACE - 1)
-        first = tf.bitwise.right_shift(place, _PLACE)
-        part = tf.bitwise.right_shift(place - tf.bitwise.left_shift(first, _PLACE), _PLACE - _PART)
-        return [tf.clip_by_value(first + step, 0, most - 1) for step in (0, 1)], part[..., None]
+    def taps(position, count):
+        position -= 2 ** (_POSITION - 1)
+        first = tf.bitwise.right_shift(position, _POSITION)
+        weight = tf.bitwise.right_shift(position - tf.bitwise.left_shift(first, _POSITION), _POSITION - _WEIGHT)
+        return [tf.clip_by_value(first + offset, 0, count - 1) for offset in (0, 1)], weight[..., None]
 
     across, down = source(matrix[0]), source(matrix[1])
-    inside = (across >= 0) & (across < width * 2**_PLACE) & (down >= 0) & (down < height * 2**_PLACE)
+    inside = (across >= 0) & (across < width * 2**_POSITION) & (down >= 0) & (down < height * 2**_POSITION)
     (columns, right), (rows, low) = taps(across, width), taps(down, height)
     flat, start = tf.reshape(images, [-1, 3]), (tf.range(size) * height)[:, None, None]
 
     def line(row):
         left, other = (tf.cast(tf.gather(flat, (start + row) * width + column), tf.int32) for column in columns)
-        return left * 2**_PART + right * (other - left)
+        return left * 2**_WEIGHT + right * (other - left)
 
     upper, lower = line(rows[0]), line(rows[1])
-    moved = tf.bitwise.right_shift(upper * 2**_PART + low * (lower - upper), 2 * _PART)
+    moved = tf.bitwise.right_shift(upper * 2**_WEIGHT + low * (lower - upper), 2 * _WEIGHT)
     return tf.cast(tf.where(inside[..., None], moved, tf.constant(_FILL)), tf.uint8)
 
 
 def _look_up(images, choice, level, sign):
     values = tf.range(256)
     table = tf.broadcast_to(values, [tf.shape(images)[0], 3, 256])
-    place = 256 * (3 * tf.range(tf.shape(images)[0])[:, None, None, None] + tf.range(3)) + tf.cast(images, tf.int32)
-    ones = tf.ones_like(tf.reshape(place, [-1]))
-    histogram = tf.math.unsorted_segment_sum(ones, tf.reshape(place, [-1]), tf.size(table))
+    index = 256 * (3 * tf.range(tf.shape(images)[0])[:, None, None, None] + tf.range(3)) + tf.cast(images, tf.int32)
+    ones = tf.ones_like(tf.reshape(index, [-1]))
+    histogram = tf.math.unsorted_segment_sum(ones, tf.reshape(index, [-1]), tf.size(table))
     histogram = tf.reshape(histogram, tf.shape(table))
-    for here, argument, make in _chosen("table", choice, level, sign):
-        other = make(tf.cast(argument, tf.int32)[:, None, None], values, histogram)
-        table = tf.where(here[:, None, None], other, table)
-    return tf.gather(tf.reshape(tf.cast(table, tf.uint8), [-1]), place)
+    for is_used, argument, make_table in _operations_of("table", choice, level, sign):
+        other = make_table(tf.cast(argument, tf.int32)[:, None, None], values, histogram)
+        table = tf.where(is_used[:, None, None], other, table)
+    return tf.gather(tf.reshape(tf.cast(table, tf.uint8), [-1]), index)
 
 
 @tf.function(jit_compile=True, autograph=False)
 def _blend(images, choice, level, sign):
     images = tf.cast(images, tf.int32)
     factor, other = tf.ones_like(level), tf.zeros_like(images)
-    for here, argument, fades_into in _chosen("blend", choice, level, sign):
-        factor = tf.where(here, argument, factor)
-        other = tf.where(here[:, None, None, None], fades_into(images), other)
+    for is_used, argument, make_images in _operations_of("blend", choice, level, sign):
+        factor = tf.where(is_used, argument, factor)
+        other = tf.where(is_used[:, None, None, None], make_images(images), other)
     factor = tf.cast(tf.round(factor * 2**_FACTOR), tf.int32)[:, None, None, None]
-    # What the factor's last bit may lack, 255 of its halves, must not take a whole value to the level below.
-    faded = tf.bitwise.right_shift(factor * (images - other) + 128, _FACTOR)
-    return tf.cast(tf.clip_by_value(other + faded, 0, 255), tf.uint8)
+    # The factor is off by at most half of its last bit, so the product is off by 255 / 2 at most. Adding 128 keeps the
+    # shift from rounding an exact integer down to the level below.
+    blended = tf.bitwise.right_shift(factor * (images - other) + 128, _FACTOR)
+    return tf.cast(tf.clip_by_value(other + blended, 0, 255), tf.uint8)

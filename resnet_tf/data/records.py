@@ -1,4 +1,4 @@
-"""TFRecord shards: data sets that `prepare` wrote, by their index, and shards of others, by reading them once."""
+"""Index TFRecord shards: data sets of `prepare` by their index file, shards of other programs by reading them once."""
 
 import contextlib
 import json
@@ -21,42 +21,41 @@ from resnet_tf.data.progress import Progress
 from resnet_tf.data.splits import Indexed, arranged, existing, listed, with_test
 from resnet_tf.errors import InputError
 
-CACHE = "resnet_tf_index.npz"  # what a scan found, beside the shards
+CACHE = "resnet_tf_index.npz"  # the result of a scan, stored beside the shards
 MAX_CLASSES = 2**20
 
 _SHARD = re.compile(r"(train|test|val|valid|validation)-(\d{5,})-of-(\d{5,})(?:\.tfrecords?)?")
-_TEXTS = ("image/class/text", "image/class/synset")  # names of a record's class, the first choice first
+_TEXTS = ("image/class/text", "image/class/synset")  # features with the name of the class, in order of preference
 _FRAME = 16  # bytes around a record: its length, and checksums of the length and of the record
-_MISSING = np.iinfo(np.int64).min  # stands for a label that a record lacks
+_MISSING = np.iinfo(np.int64).min  # replaces the label of a record without one
 _BUFFER = 2**20
-_GZIP = "gzip-compressed; unpack it (gunzip): records are read where they lie in their shard"
+_GZIP = "gzip-compressed; unpack it (gunzip), since records are read at their positions in the shard"
 _LACKS = re.compile(r"Feature: (\S+) \(data type: \w+\) is required but could not be found")
 _log = logging.getLogger(__name__)
 
-# Of each split: "shard" int32 [n], "offset" int64 [n], and the columns that a parser makes.
+# Columns of a split: "shard" int32 [n], "offset" int64 [n], and the columns of a parser.
 Columns = dict[str, np.ndarray]
 
 
 def index(data_dir: str, classes: tuple[str, ...] = ()) -> Indexed:
-    """Finds the records of a prepared data set, or of TFRecord shards of others.
+    """Find the records of a prepared data set, or of TFRecord shards of other programs.
 
-    Shards of others are named SPLIT-NUMBER-of-COUNT, perhaps with .tfrecord at the end, and are in the folder itself
-    or in subfolders of the split's name. Their records are tf.train.Example with image/encoded and image/class/label.
-    They are read once, with all checksums; what was found is kept in the file CACHE where the folder can be written.
-    Labels from 1 on, as those of Inception's ImageNet shards, are brought to begin at 0. Classes are called by
-    image/class/text or else image/class/synset, where each label has one name of its own, else by their numbers.
+    Shards of other programs are named SPLIT-NUMBER-of-COUNT, optionally with .tfrecord at the end, in the folder or its
+    subfolder SPLIT. Their records are tf.train.Example with image/encoded and image/class/label. They are read once,
+    with all checksums; the result is stored in the file CACHE if the folder is writable. Labels that begin at 1, as in
+    Inception's ImageNet shards, are shifted to begin at 0. The names of the classes are image/class/text or
+    image/class/synset, if each label has a unique name there, else their numbers.
 
     Args:
         data_dir: the folder.
-        classes: their order; or names, in the order of the labels, for classes that have none of these names.
+        classes: order of the classes; or new names in the order of the labels, if none of them is an existing name.
 
     Returns:
-        The classes, and "train", "test" and, where there is one, "validation", in the order of the records. A split
-        all of whose labels are -1 is left out.
+        The classes, and the splits "train", "test" and, if there is a third one, "validation", in the order of the
+        records. A split without labels (all are -1) is omitted.
 
     Raises:
-        InputError: shards are missing, truncated or damaged, the first fault being named; labels or names make no
-            sense.
+        InputError: shards are missing, truncated or damaged (the first error is named), or labels or names are wrong.
     """
     root = existing(data_dir, "records")
     if not root.is_dir():
@@ -95,15 +94,15 @@ def _read_prepared(root: Path) -> Indexed:
     if empty:
         raise InputError(f"{root} has no examples in {listed(empty)}")
     if any((examples.labels < 0).any() or (examples.storage.offset < 0).any() for examples in splits.values()):
-        raise InputError(f"{root}: negative labels or places in a file SPLIT.npz; prepare the data anew")
+        raise InputError(f"{root}: negative labels or offsets in a file SPLIT.npz; prepare the data anew")
     return list(names), splits
 
 
-# --- Shards of others ----------------------------------------------------------------------------------------------
+# --- Shards of other programs --------------------------------------------------------------------------------------
 
 
 def _read_foreign(root: Path, wanted: int) -> Indexed:
-    """Classes and splits of shards without an index, of which the user may have named `wanted` classes."""
+    """Return classes and splits of shards without an index; there are at least `wanted` classes."""
     columns = scan(root, _find_shards(root), _label_parser(), "labels")
     for split in columns.values():
         _check_labelled(split)
@@ -114,7 +113,7 @@ def _read_foreign(root: Path, wanted: int) -> Indexed:
         raise InputError(f"{root}: no split has labels")
     shift = min(values.min() for values in labels.values())
     if shift == 1:
-        _log.info("%s: labels begin at 1 and are taken less 1, as in Inception's ImageNet shards", root)
+        _log.info("%s: labels begin at 1, as in Inception's ImageNet shards; 1 is subtracted", root)
     shift = int(shift == 1)
     count = int(max(values.max() for values in labels.values())) - shift + 1
     names = _class_names([columns[name] for name in labels], shift, count)
@@ -124,7 +123,7 @@ def _read_foreign(root: Path, wanted: int) -> Indexed:
 
 
 def _check_labelled(split: Columns) -> None:
-    """Refuses records without a label, the first of which says what it has instead."""
+    """Refuse records without a label; the error says what the first of them has instead."""
     lacking = np.flatnonzero(split["label"] == _MISSING)
     if len(lacking):
         shard, offset = split["shard"][lacking[0]], split["offset"][lacking[0]]
@@ -137,12 +136,12 @@ def _check_labelled(split: Columns) -> None:
 
 
 def check_labels(root: Path, labels: dict[str, np.ndarray], count: int = MAX_CLASSES) -> None:
-    """Refuses labels that are none, except for a split whose labels are all -1.
+    """Refuse labels out of range, except in a split whose labels are all -1.
 
     Args:
-        root: what to name in errors.
-        labels: int64 [n] of each split.
-        count: a label is below it.
+        root: the folder, for errors.
+        labels: int64 [n] for each split.
+        count: number of classes; labels must be below it.
 
     Raises:
         InputError: a split has no examples, or a label is missing, negative or too large.
@@ -158,49 +157,49 @@ def check_labels(root: Path, labels: dict[str, np.ndarray], count: int = MAX_CLA
 
 
 def as_examples(columns: Columns, labels: np.ndarray, key: str = "image/encoded") -> Examples:
-    """Returns a split of one example a record.
+    """Return a split with one example per record.
 
     Args:
-        columns: what `scan` returned for the split.
-        labels: from 0 on, [n].
-        key: of the feature that is the encoded image.
+        columns: the result of `scan` for the split.
+        labels: [n], from 0.
+        key: key of the feature that holds the encoded image.
     """
     storage = Records(columns["path"].tolist(), columns["shard"], columns["offset"], key)
     return Examples(storage, np.arange(len(labels), dtype=np.int64), labels.astype(np.int32))
 
 
 def _find_shards(root: Path) -> dict[str, list[Path]]:
-    """The complete sets of shards by split."""
-    found: dict[tuple[Path, str, int, str], dict[int, Path]] = {}
+    """Return the shards of each split, and refuse incomplete sets of shards."""
+    sets: dict[tuple[Path, str, int, str], dict[int, Path]] = {}
     folders = [root, *(root / name for name in SPLIT_NAMES if (root / name).is_dir())]
     for path in (path for folder in folders for path in folder.iterdir()):
         match = _SHARD.fullmatch(path.name)
         if match and path.is_file():
             key = path.parent, match[1], int(match[3]), path.suffix
-            found.setdefault(key, {})[int(match[2])] = path
-    if not found:
+            sets.setdefault(key, {})[int(match[2])] = path
+    if not sets:
         packed = [path for folder in folders for path in folder.glob("*.gz") if _SHARD.fullmatch(path.stem)]
         if packed:
             raise InputError(f"{min(packed)}: {_GZIP}")
         example = "train-00000-of-00008.tfrecord"
-        raise InputError(f"{root} holds neither {shards.INDEX} nor shards that are named like {example}")
+        raise InputError(f"{root} holds neither {shards.INDEX} nor shards with names like {example}")
     splits: dict[str, list[Path]] = {}
-    for (folder, name, count, suffix), members in sorted(found.items()):
+    for (folder, name, count, suffix), members in sorted(sets.items()):
         missing = [number for number in range(min(count, 10**5)) if number not in members]
         if missing:
             first = folder / f"{name}-{missing[0]:05d}-of-{count:05d}{suffix}"
-            raise InputError(f"{first}: the shard is missing, {len(missing)} of {count} in all; fetch them again")
+            raise InputError(f"{first}: the shard is missing, {len(missing)} of {count} in total; fetch them again")
         if max(members) >= count or SPLIT_NAMES[name] in splits:
             raise InputError(f"{folder} holds shards of more than one set for {SPLIT_NAMES[name]}")
         splits[SPLIT_NAMES[name]] = [members[number] for number in range(count)]
     for path in (path for paths in splits.values() for path in paths):
         if not path.stat().st_size:
-            raise InputError(f"{path}: an empty file, no shard; fetch it again")
+            raise InputError(f"{path}: the shard is empty; fetch it again")
     return splits
 
 
 def _label_parser() -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """Parser of Inception's features."""
+    """Return the parser for the features of Inception's shards."""
     features = {
         "image/encoded": tf.io.FixedLenFeature([], tf.string),
         "image/class/label": tf.io.FixedLenFeature([], tf.int64, _MISSING),
@@ -214,7 +213,7 @@ def _label_parser() -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
 
 
 def _class_names(columns: list[Columns], shift: int, count: int) -> list[str]:
-    """Names of the classes, if each has one and one only."""
+    """Return the names of the classes if each class has exactly one name, else []."""
     for key in _TEXTS:
         labelled = [(split[f"{key}:label"].tolist(), split[key].tolist()) for split in columns]
         pairs = {pair for labels, names in labelled for pair in zip(labels, names, strict=True)}
@@ -230,21 +229,21 @@ def _class_names(columns: list[Columns], shift: int, count: int) -> list[str]:
 def scan(
     folder: Path, splits: dict[str, list[Path]], parse: Callable[[tf.Tensor], dict[str, tf.Tensor]], kind: str
 ) -> dict[str, Columns]:
-    """Reads every record of TFRecord shards once, checksums included, several shards at a time.
+    """Read every record of TFRecord shards once and verify the checksums, several shards at a time.
 
     Args:
-        folder: where the file CACHE is read, if it is of the same shards, or else written, if that is possible.
-        splits: shards of each, in order, none of them without records.
-        parse: function(scalar string, a record) -> tensors by name. A scalar becomes an array [n], one of shape [k]
-            an array [n, k], and one whose length is the record's, [None] or [None, k], those of all records together.
-        kind: stands for `parse` in CACHE.
+        folder: folder of the file CACHE, which is read if it belongs to the same shards, and else written if possible.
+        splits: shards of each split, in order, each with at least one record.
+        parse: function(record, scalar string) -> {name: tensor}. Scalars become an array [n], tensors of shape [k] an
+            array [n, k], and tensors of variable length, [None] or [None, k], are concatenated.
+        kind: name of `parse` in CACHE.
 
     Returns:
-        Of each split: "path" [shards], "shard" int32 [n], "offset" int64 [n], and the arrays of `parse`. Of strings
-        that `parse` returns with a "label", [k] different ones, and their labels [k] as NAME:label.
+        For each split "path" [shards], "shard" int32 [n], "offset" int64 [n], and the arrays of `parse`. Strings that
+        `parse` returns beside a "label" become arrays of the k different strings, with their labels [k] in NAME:label.
 
     Raises:
-        InputError: names the shard and the byte where a record is damaged, or cannot be parsed.
+        InputError: a record is damaged or cannot be parsed; names the shard and the byte.
     """
     paths = {name: [str(path) for path in files] for name, files in splits.items()}
     try:
@@ -253,11 +252,11 @@ def scan(
         raise InputError(f"{error.filename}: the shard cannot be read ({error.strerror}); fetch it again") from error
     signature = json.dumps([1, kind, [[name, *map(os.path.basename, files)] for name, files in paths.items()]])
     signature += json.dumps([[stat.st_size, stat.st_mtime_ns] for stat in stats])
-    known = _read_cache(folder / CACHE, signature, paths)
-    if known is None:
-        known = _scan_all(paths, parse, sum(stat.st_size for stat in stats))
-        _write_cache(folder / CACHE, signature, known)
-    return {name: {"path": np.array(paths[name]), **columns} for name, columns in known.items()}
+    splits = _read_cache(folder / CACHE, signature, paths)
+    if splits is None:
+        splits = _scan_all(paths, parse, sum(stat.st_size for stat in stats))
+        _write_cache(folder / CACHE, signature, splits)
+    return {name: {"path": np.array(paths[name]), **columns} for name, columns in splits.items()}
 
 
 def _scan_all(paths: dict[str, list[str]], parse: Callable, size: int) -> dict[str, Columns]:
@@ -269,7 +268,7 @@ def _scan_all(paths: dict[str, list[str]], parse: Callable, size: int) -> dict[s
             values = {name: value.numpy() for name, value in columns(tf.constant(path)).items()}
         except TENSORFLOW_ERRORS as error:
             raise _fault(path, parse) from error
-        # TensorFlow takes a file that ends within the first bytes of a record for whole.
+        # TensorFlow accepts a file that ends within the first bytes of a record.
         if int((values["length"].astype(np.int64) + _FRAME).sum()) != os.path.getsize(path):
             raise _fault(path, parse)
         return values
@@ -288,14 +287,11 @@ def _scan_all(paths: dict[str, list[str]], parse: Callable, size: int) -> dict[s
 
 
 def _records(path) -> tf.data.Dataset:
-    options = tf.data.Options()
-    # TensorFlow 2.21 may wait for the tuning thread when an iterator ends, for as long as the iterator has lived.
-    options.autotune.enabled = False
-    return tf.data.TFRecordDataset(path, buffer_size=_BUFFER).with_options(options)
+    return tf.data.TFRecordDataset(path, buffer_size=_BUFFER).with_options(processors.dataset_options())
 
 
 def _column_reader(parse: Callable) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """function(path) -> columns of its records, compiled once for all shards."""
+    """Return function(path) -> columns of the records of a shard, traced once for all shards."""
 
     def of_record(record):
         return {"length": tf.strings.length(record), **parse(record)}
@@ -309,8 +305,8 @@ def _column_reader(parse: Callable) -> Callable[[tf.Tensor], dict[str, tf.Tensor
 
 
 def _fault(path: str, parse: Callable) -> InputError:
-    """Says where a shard is bad, by reading it again."""
-    offset, fault = 0, "broken checksum or truncated shard; fetch it again"
+    """Read a bad shard again to find out which record is bad."""
+    offset, reason = 0, "broken checksum or truncated shard; fetch it again"
     try:
         for record in _records(path):
             parse(record)
@@ -322,23 +318,23 @@ def _fault(path: str, parse: Callable) -> InputError:
     except tf.errors.OpError as error:
         lacking = _LACKS.search(error.message)
         reason = f"no {lacking[1]}" if lacking else " ".join(error.message.split())[:200]
-        fault = f"{reason}; {_content(record.numpy())}"
+        reason += f"; {_content(record.numpy())}"
     except UnicodeDecodeError:
-        fault = "no tf.train.Example"
-    return InputError(f"{path}: record at byte {offset}: {fault}")
+        reason = "no tf.train.Example"
+    return InputError(f"{path}: record at byte {offset}: {reason}")
 
 
 def _content(record: bytes) -> str:
-    """What a record has, in words."""
+    """Describe the features of a record in words."""
     try:
         names = sorted(tf.train.Example.FromString(record).features.feature)
-    except Exception:  # protocol buffers have an error of their own, by a name that depends on their version
+    except Exception:  # the name of the exception depends on the version of protocol buffers
         return "it is no tf.train.Example"
     return f"it has {listed(names)}" if names else "it has nothing"
 
 
 def _joined(parts: list[Columns]) -> Columns:
-    """The columns of a split from those of its shards."""
+    """Concatenate the columns of the shards of a split."""
     lengths = [part.pop("length").astype(np.int64) for part in parts]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     for name in [name for name, column in columns.items() if column.dtype == object]:
@@ -365,13 +361,13 @@ def _read_cache(path: Path, signature: str, splits: dict) -> dict[str, Columns] 
         return None
 
 
-def _write_cache(path: Path, signature: str, known: dict[str, Columns]) -> None:
-    arrays = {f"{name}:{column}": array for name, columns in known.items() for column, array in columns.items()}
+def _write_cache(path: Path, signature: str, splits: dict[str, Columns]) -> None:
+    arrays = {f"{name}:{column}": array for name, columns in splits.items() for column, array in columns.items()}
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with open(partial, "wb") as file:
             np.savez(file, signature=np.array(signature), **arrays)
         os.replace(partial, path)
-    except OSError:  # a folder that others keep; it is scanned again next time
+    except OSError:  # the folder is not writable; the shards are scanned again next time
         with contextlib.suppress(OSError):
             partial.unlink()

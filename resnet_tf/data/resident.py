@@ -1,7 +1,7 @@
-"""Sets that live on the device whole: order of examples, and the random view of each.
+"""Order and random views of the examples of data sets that are held on the device.
 
-Everything random is stateless, a function of (seed, epoch) or (seed, epoch, example). So neither the
-number of replicas nor a resume changes what is drawn.
+All random numbers depend only on (seed, epoch) or (seed, epoch, example), not on the number of replicas or on whether a
+run was resumed.
 """
 
 import dataclasses
@@ -26,17 +26,17 @@ def _permutation(examples, seed, epoch):
     return np.random.default_rng((seed, epoch)).permutation(examples).astype(np.int32)
 
 
-def order(examples, batch, first_step, steps, seed):
-    """Which examples make the batches of some steps.
+def order(examples: int, batch: int, first_step: int, steps: int, seed: int) -> np.ndarray:
+    """Return the indices of the examples in the batches of consecutive training steps.
 
-    Each epoch is a permutation of its own; a batch may span the border between two.
+    Each epoch has its own permutation; a batch may contain examples of two epochs.
 
     Args:
-        examples: size of the training set.
-        batch: examples of a global batch.
-        first_step: the first step wanted, from 0.
-        steps: how many.
-        seed: of the run.
+        examples: number of training examples.
+        batch: number of examples in a global batch.
+        first_step: index of the first step.
+        steps: number of steps.
+        seed: seed of the run.
 
     Returns:
         int32 [steps, batch], indices below `examples`.
@@ -50,7 +50,7 @@ def order(examples, batch, first_step, steps, seed):
     return np.concatenate(parts).reshape(steps, batch) if parts else np.zeros((0, batch), np.int32)
 
 
-def draw_views(keys, pad, mirror):
+def draw_views(keys: tf.Tensor, pad: int, mirror: bool) -> tuple[tf.Tensor, tf.Tensor]:
     """Draw the crop and the mirroring of some images.
 
     Args:
@@ -63,14 +63,14 @@ def draw_views(keys, pad, mirror):
     """
     numbers = draws.uniform(keys, draws.Stream.GEOMETRY, 3)
     mirrored = numbers[:, 2] < 0.5 if mirror else tf.zeros(tf.shape(keys), tf.bool)
-    # The minimum: in float32 a number just below 1 may come out as 2 pad + 1.
+    # In float32 the product with a number just below 1 may be rounded up to 2 pad + 1.
     return tf.minimum(tf.cast(numbers[:, :2] * (2 * pad + 1), tf.int32), 2 * pad), mirrored
 
 
-def pad_crop_mirror(images, offsets, mirrored, pad):
-    """Pad with zeros, crop to the size before, and mirror (He et al. 2015, section 4.2).
+def pad_crop_mirror(images: tf.Tensor, offsets: tf.Tensor, mirrored: tf.Tensor, pad: int) -> tf.Tensor:
+    """Pad with zeros, crop to the original size, and mirror (He et al. 2015, section 4.2).
 
-    One gather of pixels instead of a padded copy. Normalise first: zero is then the mean colour.
+    This is one gather of pixels, without a padded copy. Normalise the images before, so that zero is the mean colour.
 
     Args:
         images: float [batch, height, width, channels].
@@ -81,7 +81,7 @@ def pad_crop_mirror(images, offsets, mirrored, pad):
     Returns:
         Images of the same shape.
     """
-    if not pad:  # one pass that XLA fuses with what comes before, where a gather of pixels is a pass of its own
+    if not pad:  # XLA fuses this with the preceding operations; it cannot fuse the gather below
         return tf.where(mirrored[:, None, None, None], tf.reverse(images, [2]), images)
     batch, height, width, channels = images.shape
     columns = tf.range(width)
@@ -89,18 +89,18 @@ def pad_crop_mirror(images, offsets, mirrored, pad):
     rows = tf.range(height) + offsets[:, :1] - pad
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
     rows, columns = tf.clip_by_value(rows, 0, height - 1), tf.clip_by_value(columns, 0, width - 1)
-    first = tf.range(batch)[:, None] * height  # row number of each image's first row in the flat batch
+    first = tf.range(batch)[:, None] * height  # index of the first row of each image in the flat batch
     pixels = (first + rows)[:, :, None] * width + columns[:, None, :]
     cropped = tf.gather(tf.reshape(images, [-1, channels]), pixels)
     return tf.where(inside[..., None], cropped, tf.zeros([], images.dtype))
 
 
-def sampled(images, chosen, rows, columns):
-    """Views of images, bilinear between the pixels of a grid: what `geometry.View` makes of encoded ones.
+def sampled(images: tf.Tensor, indices: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+    """Return views of decoded images by bilinear interpolation, like `geometry.View` of encoded images.
 
     Args:
-        images: uint8 [n, height, width, channels], of fewer than 2^31 pixels in all.
-        chosen: int32 [batch], indices below n.
+        images: uint8 [n, height, width, channels], with fewer than 2^31 pixels in total.
+        indices: int32 [batch], indices below n.
         rows: float32 [batch, size] in [0, height - 1]; see `geometry.View.lines`.
         columns: float32 [batch, size] in [0, width - 1].
 
@@ -110,16 +110,16 @@ def sampled(images, chosen, rows, columns):
     height, width, channels = images.shape[1:]
     flat = tf.reshape(images, [-1, channels])
 
-    def around(places, last):
-        before = tf.floor(places)
+    def around(positions, last):
+        before = tf.floor(positions)
         index = tf.cast(before, tf.int32)
-        return index, tf.minimum(index + 1, last), places - before
+        return index, tf.minimum(index + 1, last), positions - before
 
     top, bottom, down = around(rows, height - 1)
     left, right, across = around(columns, width - 1)
 
     def at(row, column):
-        pixels = ((chosen[:, None] * height + row) * width)[:, :, None] + column[:, None, :]
+        pixels = ((indices[:, None] * height + row) * width)[:, :, None] + column[:, None, :]
         return tf.cast(tf.gather(flat, pixels), tf.float32)
 
     across, down = across[:, None, :, None], down[:, :, None, None]

@@ -1,6 +1,5 @@
-"""Images whose pixels have classes: CamVid, PASCAL VOC and ADE20K, as folders or tar archives, and a synthetic set."""
+"""Data sets for segmentation: CamVid, PASCAL VOC and ADE20K, as folders or tar archives, and a synthetic set."""
 
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,33 +7,33 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_tf.data import archives, formats, masks
+from resnet_tf.data import archives, formats, images, masks
 from resnet_tf.data.examples import Examples, Memory
 from resnet_tf.data.folder import store
-from resnet_tf.data.splits import Source, check_encoded, existing, listed, tagged, with_test
+from resnet_tf.data.splits import Source, existing, listed, read_archive, tagged, with_test
 from resnet_tf.errors import InputError
 
 _VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-_CAMVID_CLASSES = (  # in the order of the version with 11 classes (Badrinarayanan et al. 2015, SegNet)
+_CAMVID_CLASSES = (  # the version with 11 classes (Badrinarayanan et al. 2015, SegNet)
     "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set lies in its folder, and what the indices of its masks mean.
+    """The layout of the files of a data set, and the meaning of the indices of its masks.
 
     Attributes:
-        pattern: of wanted files, relative to what is above the data set: group "image", "mask", "list" or "names" is
-            the stem of a file of that kind, and "split" or "mask_split" what names its split, where folders do.
-        splits: what the data set calls its splits.
-        classes: their names; () where a file has them.
+        pattern: regular expression for the paths of files in the data set. The group "image", "mask", "list" or "names"
+            is the stem of a file of that kind; "split" or "mask_split" is the name of its split, if folders tell it.
+        splits: {name of a split in the data set: its name here}.
+        classes: names of the classes; () if a file has them.
         first: index of the first class.
-        void: indices without a class, besides those after the last class where `tail`.
-        tail: whether the index after the last class is void.
+        void: indices of void pixels.
+        tail: whether the index after the last class is void too.
     """
 
     pattern: str
@@ -76,29 +75,30 @@ def index(
     mask_values: tuple[int, ...] = (),
     exif: str = "apply",
 ) -> Source:
-    """Finds images and masks, which stay encoded where they are.
+    """Find the images and masks of a data set, which stay encoded where they are.
 
     Args:
         dataset: one of DATASETS:
 
-            - "camvid": [anything/]{train,val,test}/IMAGE and {train,val,test}annot/MASK.png; index 11, or the one after
-              the last of `classes`, is void;
+            - "camvid": [anything/]{train,val,test}/IMAGE and {train,val,test}annot/MASK.png; index 11, or the index
+              after the last of `classes`, is void;
             - "voc": JPEGImages, SegmentationClass and ImageSets/Segmentation/{train,val}.txt; 255 is void;
-            - "ade20k": {images,annotations}/{training,validation}; 0 is void, and names are those of objectInfo150.txt;
-            - "synthetic": rectangles in noise, for trials.
-        data_dir: a folder or a tar archive; anything may be above the data set.
-        classes: names in the order of their indices, for a set of one's own in one of these layouts.
-        mask_values: of each class the value that its pixels have in masks, 0 to 255; all others are void. Empty for the
-            layout's indices.
-        exif: "apply" turns images upright as their orientation tags say, "ignore" takes them as they are stored. Masks
-            are taken as they are: programs for labelling show images upright.
+            - "ade20k": {images,annotations}/{training,validation}; 0 is void; objectInfo150.txt has the names;
+            - "synthetic": rectangles in noise, for tests.
+        data_dir: a folder or a tar archive, in which the data set may be at any depth.
+        classes: names of the classes in the order of their indices, for your own data in one of these layouts.
+        mask_values: pixel value of each class in the masks, 0 to 255; all other values are void. Empty for the indices
+            of the layout.
+        exif: "apply" turns images upright as their orientation tags say, "ignore" uses them as they are stored. Masks
+            are never turned, since labelling programs show images upright.
 
     Returns:
-        The data set, its splits "train", "test" and, where there is one besides, "validation": `Examples` with masks in
-        the order of names. Of a folder no image is read; of an archive they are held in memory, encoded.
+        The data set with the splits "train", "test" and, if there is a third one, "validation": `Examples` with masks,
+        sorted by name. Images of an archive are held in memory, encoded.
 
     Raises:
-        InputError: images without masks or masks without images; nothing of that layout; a damaged archive.
+        InputError: no data set of that layout is there; an image has no mask, or a mask no image; or the archive is
+            damaged.
     """
     if dataset == "synthetic":
         return _synthetic()
@@ -124,7 +124,7 @@ def _index(dataset: str, data_dir: str, classes: tuple[str, ...], mask_values: t
             names = content
     classes = classes or layout.classes or _names(names) or _numbered(dataset)
     if not 2 <= len(classes) <= masks.MOST_CLASSES - 1 or len(set(classes)) < len(classes):
-        raise InputError(f"{root}: {len(classes)} classes; there are 2 to {masks.MOST_CLASSES - 1}, each with a name")
+        raise InputError(f"{root}: {len(classes)} classes; 2 to {masks.MOST_CLASSES - 1} different ones are needed")
     if mask_values and len(mask_values) != len(classes):
         raise InputError(f"--mask_values: {len(mask_values)} values, but {len(classes)} classes: --classes names them")
     void = (*layout.void, *([len(classes)] if layout.tail else []))
@@ -136,37 +136,34 @@ def _index(dataset: str, data_dir: str, classes: tuple[str, ...], mask_values: t
         ]  # fmt: skip
         if keys:
             splits[split] = _examples(root, keys, images, annotated, table)
-    chosen = with_test(splits)
-    if chosen is None:
-        raise InputError(f"{root} holds no data set that lies as {dataset} does: {', '.join(layout.splits)}")
-    return Source(dataset, tuple(classes), chosen)
+    splits = with_test(splits)
+    if splits is None:
+        raise InputError(f"{root} holds no data set in the layout of {dataset} with {', '.join(layout.splits)}")
+    return Source(dataset, tuple(classes), splits)
 
 
 def _files(root: Path, layout: Layout) -> Iterator[tuple[str, re.Match, bytes | int]]:
-    """Name, match and size, or content, of every wanted file."""
+    """Yield name, match, and size or content of the files of a data set."""
     pattern = re.compile(rf"(?:.*/)?{layout.pattern}")
 
     def match(name: str) -> re.Match | None:
-        found = pattern.fullmatch(name)
-        hidden = any(part.startswith(".") for part in name.split("/"))
-        if not found or hidden or (found["image"] and not formats.is_image(name)):
+        result = pattern.fullmatch(name)
+        is_hidden = any(part.startswith(".") for part in name.split("/"))
+        if not result or is_hidden or (result["image"] and not formats.is_image(name)):
             return None
-        return found
+        return result
 
-    def picture(name: str) -> bool:
-        found = match(name)
-        return bool(found and (found["image"] or found["mask"]))
+    def is_picture(name: str) -> bool:
+        result = match(name)
+        return bool(result and (result["image"] or result["mask"]))
 
     if not root.is_dir():
-        size = 0
-        for name, data in archives.read_members(root, lambda name: match(name) is not None):
-            size += len(data)
-            check_encoded(size, root)
+        for name, data in read_archive(root, lambda name: match(name) is not None):
             yield name, match(name), data
         return
-    for name, size in archives.list_files(root, picture):
+    for name, size in archives.list_files(root, is_picture):
         yield name, match(name), size
-    for name, data in archives.read_members(root, lambda name: match(name) is not None and not picture(name)):
+    for name, data in archives.read_members(root, lambda name: match(name) is not None and not is_picture(name)):
         yield name, match(name), data
 
 
@@ -177,7 +174,7 @@ def _put(root: Path, members: dict, key: tuple, name: str, content: bytes | int)
 
 
 def _names(data: bytes | None) -> tuple[str, ...]:
-    """Names in objectInfo150.txt, whose last column has several of each class; () without that file."""
+    """Return the first name of each class in objectInfo150.txt, whose last column has synonyms; () without the file."""
     if data is None:
         return ()
     rows = [line.split("\t")[-1] for line in data.decode("utf-8", "replace").splitlines()[1:] if line.strip()]
@@ -192,7 +189,7 @@ def _examples(root: Path, keys: list, images: dict, annotated: dict, table: np.n
     for kind, members in (("image", images), ("mask", annotated)):
         missing = [stem for split, stem in keys if (split, stem) not in members]
         if missing:
-            raise InputError(f"{root}: no {kind} of {listed(missing, 3)}")
+            raise InputError(f"{root}: no {kind} for {listed(missing, 3)}")
     count = len(keys)
     return Examples(
         store(root, [images[key] for key in keys]),
@@ -202,14 +199,14 @@ def _examples(root: Path, keys: list, images: dict, annotated: dict, table: np.n
     )
 
 
-# --- A set for trials ------------------------------------------------------------------------------------------------
+# --- A synthetic data set --------------------------------------------------------------------------------------------
 
 _COUNTS = {"train": 64, "test": 64}
-_SIZE = (24, 30)  # height and width: not square, and no multiple of a stride
+_SIZE = (24, 30)  # height and width: neither square nor multiples of a stride
 
 
 def _synthetic() -> Source:
-    """Rectangles, each as bright as its class says, in noise; a rim without a class."""
+    """Make images of rectangles in noise, whose brightness tells the class; the left column is void."""
     rng = np.random.default_rng(0)
     splits = {}
     for name, count in _COUNTS.items():
@@ -221,8 +218,8 @@ def _synthetic() -> Source:
                 indices[top : top + 12, left + 10 * label - 10 : left + 10 * label] = label
             pixels = rng.integers(0, 40, (*_SIZE, 3), dtype=np.uint8) + (indices * 90)[..., None]
             indices[:, :1] = masks.VOID
-            files["image"].append(_encoded(pixels))
-            files["mask"].append(_encoded(indices))
+            files["image"].append(images.encode_png(pixels))
+            files["mask"].append(images.encode_png(indices))
         names = [f"{name}/{number}.png" for number in range(count)]
         image, mask = (Memory("synthetic", names, files[kind]) for kind in ("image", "mask"))
         splits[name] = Examples(
@@ -230,11 +227,3 @@ def _synthetic() -> Source:
             masks=masks.Masks(mask, masks.table(3)),
         )  # fmt: skip
     return Source("synthetic", ("ground", "grey", "bright"), splits)
-
-
-def _encoded(pixels: np.ndarray) -> bytes:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()

@@ -1,4 +1,4 @@
-"""The tf.data service: images decoded by other machines."""
+"""The tf.data service: other machines decode images."""
 
 import signal
 import socket
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from resnet_tf.errors import InputError
 
-_SECONDS = 5.0  # to answer a knock
+_SECONDS = 5.0  # timeout of a connection
 
 
 def serve(settings):
@@ -19,10 +19,10 @@ def serve(settings):
         settings: a `config.DataServerConfig`.
 
     Returns:
-        {"address": host:port that trainings name}.
+        {"address": host:port for the flag --data_service of a training}.
 
     Raises:
-        InputError: the port is taken.
+        InputError: the port is in use.
     """
     service = tf.data.experimental.service
     try:
@@ -41,17 +41,17 @@ def serve(settings):
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    while not ended.wait(0.5):  # in short waits, so that signals are heard
+    while not ended.wait(0.5):  # short waits, so that signals are handled
         pass
     del worker, dispatcher
     return {"address": address}
 
 
-def check(servers):
-    """Refuse addresses where nothing answers: TensorFlow would wait for them without end.
+def check(servers) -> None:
+    """Check that a server answers at each address; TensorFlow would wait forever.
 
     Raises:
-        InputError: names the address.
+        InputError: no server answers; names the address.
     """
     for server in servers:
         host, _, port = server.rpartition(":")

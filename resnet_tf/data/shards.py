@@ -1,16 +1,18 @@
-"""A prepared data set: TFRecord shards, where each record begins, and an index.
+"""Read and write prepared data sets: TFRecord shards, the position of each record, and an index.
 
-A folder of the format holds `index.json`, which is written last, so that a folder that has it is complete:
+A folder of this format holds:
+
+- `index.json`, which is written last, so that a folder with this file is complete:
 
     {"format": 1,
      "classes": [names in the order of their labels],
-     "settings": {what the images were made with},
+     "settings": {settings of `prepare`},
      "splits": {"train": {"examples": n, "skipped": n, "shards": [
-         {"file": "train-00000-of-00004.tfrecord", "examples": n, "bytes": size, "crc32": of the file}]}, ...}}
+         {"file": "train-00000-of-00004.tfrecord", "examples": n, "bytes": size, "crc32": checksum}]}, ...}}
 
-for each split `SPLIT.npz` with `shard` (int32 [n], index into the split's shards), `offset` (int64 [n], byte where the
-record begins) and `labels` (int32 [n]), in the order of the records; and the shards, whose records are
-tf.train.Example as `encode` makes them.
+- `SPLIT.npz` for each split, with `shard` (int32 [n], index of the shard), `offset` (int64 [n], byte at which the
+  record begins) and `labels` (int32 [n]), in the order of the records;
+- the shards, whose records are tf.train.Example; see `encode`.
 """
 
 import json
@@ -33,20 +35,20 @@ _FRAME = 16  # bytes around a record: its length, and checksums of the length an
 
 
 def shard_name(split: str, shard: int, count: int) -> str:
-    """Returns the file name of a split's shard, of `count`."""
+    """Return the file name of shard number `shard` of `count` shards of a split."""
     return f"{split}-{shard:05d}-of-{count:05d}.tfrecord"
 
 
 def encode(image: bytes, height: int, width: int, label: int, text: str, filename: str) -> bytes:
-    """Encodes one labelled image as a tf.train.Example, to the same bytes every time.
+    """Encode one labelled image as a tf.train.Example, to the same bytes every time.
 
     Args:
         image: encoded JPEG, PNG, BMP, GIF or WebP.
-        height: of the image in pixels.
-        width: likewise.
-        label: from 0 on.
-        text: name of the label's class.
-        filename: where the image is from.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
+        label: label of the image, from 0.
+        text: name of its class.
+        filename: name of the file that the image was read from.
     """
 
     def integer(value):
@@ -71,17 +73,17 @@ def encode(image: bytes, height: int, width: int, label: int, text: str, filenam
 
 
 def write_shard(path: Path, records: Iterable[bytes]) -> tuple[list[int], int, int]:
-    """Writes a shard so that `path` is whole or absent, whenever the process ends.
+    """Write a shard atomically: `path` is complete or absent, even if the process is killed.
 
     Args:
-        path: of the shard; one that is there is replaced.
-        records: what it shall hold.
+        path: path of the shard; an existing file is replaced.
+        records: content of the shard.
 
     Returns:
-        Bytes where the records begin, and length and CRC-32 of the file.
+        The offsets of the records, and size and CRC-32 of the file.
 
     Raises:
-        InputError: disk full or not writable.
+        InputError: the disk is full or not writable.
     """
     partial = files.partial_path(path)
     offsets, end = [], 0
@@ -102,7 +104,7 @@ def write_shard(path: Path, records: Iterable[bytes]) -> tuple[list[int], int, i
             size = file.tell()
             os.fsync(file.fileno())
         if size != end:
-            raise InputError(f"{path}: cannot be written ({size} of {end} bytes arrived)")
+            raise InputError(f"{path}: cannot be written (only {size} of {end} bytes were)")
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -111,14 +113,10 @@ def write_shard(path: Path, records: Iterable[bytes]) -> tuple[list[int], int, i
 
 
 def replace(path: Path, write: Callable) -> None:
-    """Writes a small file so that `path` holds all of the new content, or what it held before.
-
-    Args:
-        path: of the file.
-        write: function(binary file) that writes the content.
+    """Write a small file atomically; see `files.replace_atomically`.
 
     Raises:
-        InputError: disk full or not writable.
+        InputError: the disk is full or not writable.
     """
     try:
         files.replace_atomically(path, write)
@@ -127,7 +125,7 @@ def replace(path: Path, write: Callable) -> None:
 
 
 def replace_json(path: Path, content) -> None:
-    """Writes a JSON file as `replace` does."""
+    """Write a JSON file atomically; see `replace`."""
     replace(path, lambda file: file.write((files.to_json(content, indent=1) + "\n").encode()))
 
 
@@ -135,10 +133,7 @@ def replace_json(path: Path, content) -> None:
 
 
 def read_index(folder: Path) -> dict:
-    """Reads index.json.
-
-    Args:
-        folder: of the prepared data set.
+    """Read the index.json of a prepared data set.
 
     Raises:
         InputError: it is missing, damaged or of another format.
@@ -146,24 +141,21 @@ def read_index(folder: Path) -> dict:
     path = Path(folder) / INDEX
     index = read_json(path)
     if index.get("format") != FORMAT:
-        raise InputError(f"{path}: of format {index.get('format')}, not {FORMAT}: prepare the data anew")
+        raise InputError(f"{path}: has format {index.get('format')}, not {FORMAT}: prepare the data anew")
     return index
 
 
 def read_split(folder: Path, index: dict, split: str) -> Examples:
-    """Reads where the examples of a split are.
+    """Read the positions and labels of the examples of a split, in the order of the records.
 
     Args:
-        folder: of the prepared data set.
-        index: what `read_index` returned.
-        split: one of its splits.
-
-    Returns:
-        The split, in the order of its records.
+        folder: folder of the prepared data set.
+        index: the result of `read_index`.
+        split: name of the split.
 
     Raises:
-        InputError: a shard is missing or of another size than the index says; SPLIT.npz is missing, damaged, or does
-            not fit the index.
+        InputError: a shard is missing or its size differs from the index; SPLIT.npz is missing, damaged, or does not
+            fit the index.
     """
     folder = Path(folder)
     entry = index["splits"][split]
@@ -186,14 +178,14 @@ def read_split(folder: Path, index: dict, split: str) -> Examples:
 
 
 def check_sizes(folder: Path, split: dict) -> None:
-    """Refuses shards that are not there or not as long as they were written.
+    """Check that the shards of a split exist and have the sizes in the index.
 
     Args:
-        folder: of the prepared data set.
-        split: an entry of the index.
+        folder: folder of the prepared data set.
+        split: the entry of the split in the index.
 
     Raises:
-        InputError: names the shard.
+        InputError: a shard is missing or has another size; names the shard.
     """
     for shard in split["shards"]:
         path = Path(folder) / shard["file"]
@@ -205,7 +197,7 @@ def check_sizes(folder: Path, split: dict) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """Reads a JSON file: a dict, empty where it holds something else.
+    """Read a dict from a JSON file; return {} if the file holds something else.
 
     Raises:
         InputError: it is missing or damaged.

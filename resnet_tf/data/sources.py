@@ -1,4 +1,4 @@
-"""Labelled images: where they come from and how they are split."""
+"""Find or load data sets of labelled images and split them."""
 
 import dataclasses
 import math
@@ -25,34 +25,36 @@ def index(
     validation_sampling: str = "stratified",
     exif: str = "apply",
 ) -> Source:
-    """Finds the images of a data set, which stay encoded where they are and are decoded when they are used.
+    """Find the images of a data set, which stay encoded where they are and are decoded when they are used.
+
+        source = index("folder", "flowers", validation_examples=500)
+        print(source)  # train 2,500 images, test 1,000, validation 500, 5 classes
 
     Args:
-        dataset: one of DATASETS, but none of SMALL_DATASETS other than "synthetic", which becomes 768 JPEGs of 96 x
-            128 pixels in memory.
-        data_dir: where the data are:
+        dataset: one of DATASETS except SMALL_DATASETS; "synthetic" is possible and has 768 JPEGs of 96 x 128 pixels.
+        data_dir: path of the data:
 
             - "folder": a folder or tar archive of [anything/]SPLIT/CLASS/[anything/]IMAGE, with the splits train and
               test, or train and val, or all three, in any case; hidden files are ignored;
-            - "records": a folder that `prepare` wrote, or one of TFRecord shards; see `records.index`;
+            - "records": a folder that `prepare` wrote, or a folder of TFRecord shards; see `records.index`;
             - "tfds": a TFDS data folder, or the folder of one prepared version; see `tfds.index`;
             - "voc": a folder or tar archive of PASCAL VOC devkits, whose boxes are the examples; see `voc.index`.
-        classes: class names in the order that their labels shall have; empty for the source's own order.
+        classes: class names in the order of their labels; empty for the default order of the source.
         validation_examples: see `load`.
-        tfds_name: name of the set in a TFDS data folder, as in "imagenet2012" or "imagenette/320px-v2".
+        tfds_name: name of the set in a TFDS data folder, such as "imagenet2012" or "imagenette/320px-v2".
         validation_sampling: see `load`.
-        exif: "apply" turns images upright as their orientation tags say, "ignore" takes them as they are stored.
+        exif: "apply" turns images upright as their orientation tags say, "ignore" uses them as they are stored.
 
     Returns:
-        The data set, its splits all non-empty `Examples`.
+        The data set, whose splits are non-empty `Examples`.
 
     Raises:
-        InputError: an argument is out of range, or the data are missing, damaged or inconsistent, or an archive's are
-            larger than `splits.MAX_BYTES`.
+        InputError: an argument is out of range; the data are missing, damaged or inconsistent; or the images of an
+            archive are larger than `splits.MAX_BYTES`.
     """
     if dataset in _LOADERS and dataset != "synthetic":
         raise InputError(
-            f"--dataset: {dataset} is small and held in memory: --view=pad_crop is for it; the other views are for "
+            f"--dataset: {dataset} is held in memory and needs --view=pad_crop; the other views are for "
             f"{', '.join(_INDEXERS)}"
         )
     if dataset not in _INDEXERS:
@@ -81,29 +83,31 @@ def load(
     validation_sampling: str = "stratified",
     exif: str = "apply",
 ) -> Source:
-    """Loads a data set into memory, every image as `image_size` x `image_size`.
+    """Load a data set into memory, with all images resized to `image_size` x `image_size`.
+
+        source = load("cifar10", "data/cifar-10-python.tar.gz", validation_examples=5000)
+        pixels = source.splits["train"].images  # uint8 [45000, 32, 32, 3]
 
     Args:
         dataset: one of DATASETS.
-        data_dir: where it is. For "cifar10" and "cifar100" the official archive (Python or binary
-            version), the folder that was unpacked from it, a folder that holds either, or a TFDS data
-            folder. "digits" and "synthetic" need none; for the others see `index`.
-        image_size: images of another size go through `images.resize_center`, after their box is cut
-            out where they are boxes.
-        validation_examples: how many examples to hold out of the training split as "validation": the
-            same ones every time, the others staying in order.
-        classes: see `index`; none for SMALL_DATASETS.
-        tfds_name: likewise.
-        validation_sampling: how these are chosen: "stratified", of each class its share of `validation_examples`, to
-            within one, but never its only example; or "random", regardless of class.
-        exif: likewise; images of SMALL_DATASETS have no tags.
+        data_dir: path of the data. For "cifar10" and "cifar100" the official archive (Python or binary version), the
+            unpacked folder, a folder that holds either, or a TFDS data folder. "digits" and "synthetic" need no path;
+            for the others see `index`.
+        image_size: images of another size are resized by `images.resize_center`; boxes are cropped before.
+        validation_examples: how many training examples to hold out as the split "validation". They are the same ones
+            every time, and the other examples stay in order.
+        classes: see `index`; must be empty for SMALL_DATASETS.
+        tfds_name: see `index`.
+        validation_sampling: "stratified" holds out the same fraction of each class, to within one example, but never
+            its only example; "random" does not consider classes.
+        exif: see `index`.
 
     Returns:
-        The data set, its splits all non-empty and `Split`.
+        The data set, whose splits are non-empty `Split`s.
 
     Raises:
-        InputError: an argument is out of range, or the data are missing, damaged, inconsistent, of
-            another format or larger than `splits.MAX_BYTES`.
+        InputError: an argument is out of range, or the data are missing, damaged, inconsistent, of another format or
+            larger than `splits.MAX_BYTES`.
     """
     if dataset not in DATASETS:
         raise InputError(f"--dataset: {dataset!r} is not one of {', '.join(DATASETS)}")
@@ -120,7 +124,7 @@ def load(
 
 
 def _named(function: Callable, *arguments):
-    """Calls a loader; where its error names a file, says which flag led there."""
+    """Call a loader; if its error names a file, prepend the flag --data_dir."""
     try:
         return function(*arguments)
     except InputError as error:
@@ -137,37 +141,36 @@ def _hold_out(splits: dict, count: int, sampling: str) -> dict:
         raise InputError("--validation_examples: the data already have a validation split; leave it at 0")
     if not 0 < count < len(train):
         raise InputError(f"--validation_examples: {count} is not in the range 0 to {len(train) - 1}")
-    # Not the run's seed: runs with different seeds must share the split to be compared.
+    # The seed is constant, since runs with different seeds must have the same validation split to be comparable.
     order = np.random.default_rng(0).permutation(len(train))
     if sampling == "stratified":
         _, labels, sizes = np.unique(train.labels, return_inverse=True, return_counts=True)
         quotas = _quotas(sizes, count)
         by_class = order[np.argsort(labels[order], kind="stable")]
-        place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # of each within its class
-        chosen = by_class[place < np.repeat(quotas, sizes)]
+        rank = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # index within the class
+        indices = by_class[rank < np.repeat(quotas, sizes)]
     else:
-        chosen = order[:count]
-    held = np.zeros(len(train), bool)
-    held[chosen] = True
-    return {**splits, "train": train.take(~held), "validation": train.take(held)}
+        indices = order[:count]
+    is_held_out = np.zeros(len(train), bool)
+    is_held_out[indices] = True
+    return {**splits, "train": train.take(~is_held_out), "validation": train.take(is_held_out)}
 
 
 def _quotas(sizes: np.ndarray, count: int) -> np.ndarray:
-    """How many of the examples of each class are held out.
+    """Return how many examples of each class to hold out: int [classes] with sum `count`.
+
+    Each number is within one of the class's share. It may be larger if small classes, which keep at least one example,
+    cannot give their share.
 
     Args:
-        sizes: int [classes], examples of each class, none of them 0.
-        count: how many are held out in all.
-
-    Returns:
-        int [classes], whose sum is `count`: each within one of its share, unless classes of few examples, of which one
-        always stays, make the others give more.
+        sizes: int [classes], number of examples of each class, at least 1.
+        count: number of examples to hold out.
     """
-    most = int((sizes - 1).sum())
-    if count > most:
+    largest = int((sizes - 1).sum())
+    if count > largest:
         raise InputError(
-            f"--validation_examples: {count} would leave a class without a training example; {len(sizes)} classes of "
-            f"{sizes.sum()} examples in all can give {most}"
+            f"--validation_examples: {count} would leave a class without a training example; with {len(sizes)} classes "
+            f"of {sizes.sum()} examples in total, the largest possible number is {largest}"
         )
     shares = sizes * (count / sizes.sum())
     quotas = np.minimum(sizes * count // sizes.sum(), sizes - 1)
@@ -176,7 +179,7 @@ def _quotas(sizes: np.ndarray, count: int) -> np.ndarray:
     return quotas
 
 
-# --- Encoded sets, decoded into memory -------------------------------------------------------------
+# --- Encoded data sets, decoded into memory --------------------------------------------------------------------------
 
 
 def _decoded(
@@ -201,14 +204,15 @@ def _decoded(
 
 
 def decoded(examples: Examples) -> np.ndarray:
-    """Decodes images that all have one size, as they are: uint8 [n, height, width, 3].
+    """Decode images that have the same size, without resizing: uint8 [n, height, width, 3].
 
     Raises:
-        InputError: one is damaged, or has another size than the first; or all are larger than `splits.MAX_BYTES`.
+        InputError: an image is damaged or differs in size from the first one; or the decoded images are larger than
+            `splits.MAX_BYTES`.
     """
     flag, first = "--hold_images", examples.name(0)
     if examples.boxes is not None:
-        raise InputError(f"{flag}: these examples are boxes of images, of many sizes")
+        raise InputError(f"{flag}: the examples are boxes of images, which have different sizes")
     shape = images.decode(examples.read(0), first).shape
     if len(examples) * math.prod(shape) > MAX_BYTES:
         sides = f"{shape[0]} x {shape[1]}"
@@ -219,16 +223,16 @@ def decoded(examples: Examples) -> np.ndarray:
             return tf.ensure_shape(tf.identity(pixels), shape)
 
     def fault(example: int) -> str:
-        found = images.decode(examples.read(example), examples.name(example)).shape
-        if found == shape:
+        actual = images.decode(examples.read(example), examples.name(example)).shape
+        if actual == shape:
             return ""
-        return f"{found[0]} x {found[1]} pixels, but {first} has {shape[0]} x {shape[1]}: {flag} is for one size"
+        return f"{actual[0]} x {actual[1]} pixels, but {first} has {shape[0]} x {shape[1]}: {flag} needs equal sizes"
 
     return _decode_all(examples, view, shape, fault)
 
 
 def _decode_all(examples: Examples, view: Callable, shape: tuple, fault: Callable = lambda example: "") -> np.ndarray:
-    """All examples through view(pixels), which has `shape`; fault(example) says why one whose image is good fails."""
+    """Return view(pixels), of the given shape, of all examples; fault(example) says why `view` fails for an example."""
     read, boxed = examples.reader(), examples.boxes is not None
     boxes = examples.boxes if boxed else np.zeros((len(examples), 4), np.int32)
 
@@ -239,25 +243,22 @@ def _decode_all(examples: Examples, view: Callable, shape: tuple, fault: Callabl
 
     result = np.empty((len(examples), *shape), np.uint8)
     done = 0
-    options = tf.data.Options()
-    # TensorFlow 2.21 may wait for the tuning thread when an iterator ends, for as long as the iterator has lived.
-    options.autotune.enabled = False
     parts = (examples.image, boxes) if examples.sides is None else (examples.image, boxes, examples.sides)
-    dataset = tf.data.Dataset.from_tensor_slices(parts).with_options(options)
+    dataset = tf.data.Dataset.from_tensor_slices(parts).with_options(processors.dataset_options())
     try:
         for batch in dataset.map(see, num_parallel_calls=processors.count()).batch(256).prefetch(2):
             result[done : done + len(batch)] = batch.numpy()
             done += len(batch)
     except TENSORFLOW_ERRORS:
-        for example in range(done, len(examples)):  # which one was it?
-            found = verify.reason(examples, example) or fault(example)
-            if found:
-                raise InputError(f"{examples.name(example)}: {found}") from None
+        for example in range(done, len(examples)):  # find the example that failed
+            reason = verify.reason(examples, example) or fault(example)
+            if reason:
+                raise InputError(f"{examples.name(example)}: {reason}") from None
         raise
     return result
 
 
-# --- Small sets ------------------------------------------------------------------------------------
+# --- Small data sets -------------------------------------------------------------------------------------------------
 
 
 def _load_digits(data_dir: str, image_size: int) -> Loaded:
@@ -267,7 +268,7 @@ def _load_digits(data_dir: str, image_size: int) -> Loaded:
     except ImportError as error:
         raise InputError("--dataset: digits needs scikit-learn: pip install 'resnet_tf[demo]'") from error
     digits = load_digits()
-    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)  # values are 0 to 16
+    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)  # scikit-learn's values are 0 to 16
     rgb = np.repeat(grey[..., None], 3, axis=-1)
     labels = digits.target.astype(np.int32)
     train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0)
@@ -276,7 +277,7 @@ def _load_digits(data_dir: str, image_size: int) -> Loaded:
 
 
 _SYNTHETIC_COUNTS = {"train": 512, "test": 256}
-_SYNTHETIC_SIZE = (96, 128)  # where they are encoded: not square, so that geometry shows
+_SYNTHETIC_SIZE = (96, 128)  # size of the encoded images: not square, so that tests notice swapped sides
 
 
 def _load_synthetic(data_dir: str, image_size: int) -> Loaded:
@@ -285,7 +286,7 @@ def _load_synthetic(data_dir: str, image_size: int) -> Loaded:
 
 
 def _synthetic(height: int, width: int) -> Loaded:
-    """Noise whose mean brightness tells the class."""
+    """Make images of noise, whose mean brightness tells the class."""
     rng = np.random.default_rng(0)
     splits = {}
     for name, count in _SYNTHETIC_COUNTS.items():

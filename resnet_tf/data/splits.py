@@ -1,35 +1,34 @@
-"""Splits and data sets, and the limits, sizes and orders that all of them share."""
+"""Splits and data sets, and the checks of sizes and class names that all data sets share."""
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from resnet_tf.data import images
+from resnet_tf.data import archives, images
 from resnet_tf.data.examples import Examples
 from resnet_tf.errors import InputError
 
-MAX_BYTES = 4 * 2**30  # of images that are all held in memory, decoded or encoded
+MAX_BYTES = 4 * 2**30  # largest size of images in memory, decoded or encoded
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images and their labels.
+    """A split in memory: decoded images and their labels.
 
     Attributes:
         images: uint8 [n, H, W, 3].
         labels: int32 [n].
-        names: of the files that the images were decoded from, within their folder or archive; None where there are
-            none.
+        names: paths of the image files within their folder or archive; None if the images are not from files.
 
     Raises:
-        ValueError: shapes or dtypes are others, or the lengths differ.
+        ValueError: shapes, dtypes or lengths are wrong.
     """
 
     images: np.ndarray
@@ -37,7 +36,7 @@ class Split:
     names: list[str] | None = None
 
     def __post_init__(self):
-        """Checks that shapes, dtypes and lengths agree."""
+        """Check that shapes, dtypes and lengths agree."""
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[-1] != 3:
             raise ValueError(f"images must be uint8 [n, H, W, 3], not {_describe(self.images)}")
         if self.labels.dtype != np.int32 or self.labels.ndim != 1:
@@ -48,13 +47,13 @@ class Split:
             raise ValueError(f"{len(self.names)} names, but {len(self.labels)} labels")
 
     def __len__(self) -> int:
-        """Returns the number of examples."""
+        """Return the number of examples."""
         return len(self.labels)
 
-    def take(self, chosen) -> "Split":
-        """Returns the examples that an index array or a mask chooses."""
-        names = None if self.names is None else [self.names[place] for place in np.arange(len(self))[chosen]]
-        return Split(self.images[chosen], self.labels[chosen], names)
+    def take(self, indices: np.ndarray) -> "Split":
+        """Return the examples that an index array or a boolean mask selects."""
+        names = None if self.names is None else [self.names[index] for index in np.arange(len(self))[indices]]
+        return Split(self.images[indices], self.labels[indices], names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +63,9 @@ class Source:
     Attributes:
         name: one of `sources.DATASETS`.
         classes: class names; a label is an index into them.
-        splits: "train", "test" and, where there is one, "validation"; each a `Split`, decoded and in
-            memory, or an `Examples`, encoded where it is.
-        ignored: what lies beside the images and was not taken, in words; "" for nothing.
+        splits: "train", "test" and, if there is a third one, "validation". Each is a `Split`, decoded in memory, or an
+            `Examples`, encoded where it is.
+        ignored: the files that are not used, in words; "" if there are none.
     """
 
     name: str
@@ -75,14 +74,14 @@ class Source:
     ignored: str = ""
 
     def __str__(self) -> str:
-        """In one line how many images of how many classes there are, and what was ignored."""
+        """Return the numbers of images and classes and the ignored files in one line."""
         counts = [f"{name} {len(split):,}" for name, split in self.splits.items()]
         counts[0] += " images"
         classes = f"{len(self.classes):,} class{'es' if len(self.classes) > 1 else ''}"
         return ", ".join([*counts, classes]) + (f"; ignored: {self.ignored}" if self.ignored else "")
 
     def checksum(self) -> str:
-        """Returns 16 hex digits that depend on classes, labels and images, not on the splits' order."""
+        """Return 16 hex digits that depend on classes, labels and images, but not on the order of the splits."""
         digest = hashlib.sha256()
         parts = [(name, self.splits[name]) for name in sorted(self.splits)]
         shapes = [(name, split.images.shape if isinstance(split, Split) else [len(split)]) for name, split in parts]
@@ -97,24 +96,24 @@ class Source:
 
 
 def tagged(source: Source, exif: str) -> Source:
-    """Returns a source of `Examples` with what is done with the orientation tags of their images; see `Examples`."""
+    """Return a source whose `Examples` treat orientation tags as `exif` says; see `Examples`."""
     return replace(source, splits={name: replace(split, exif=exif) for name, split in source.splits.items()})
 
 
-# Classes and splits, as a loader returns them.
+# Classes and splits.
 Loaded = tuple[list[str], dict[str, Split]]
 Indexed = tuple[list[str], dict[str, Examples]]
 
 
 def existing(data_dir: str, dataset: str) -> Path:
-    """Returns where the data are.
+    """Return the path of the data.
 
     Args:
-        data_dir: as given by the user.
-        dataset: what to call the data set in errors.
+        data_dir: the path as given by the user.
+        dataset: name of the data set in errors.
 
     Raises:
-        InputError: `data_dir` is empty or names nothing that exists.
+        InputError: `data_dir` is empty or does not exist.
     """
     if not data_dir:
         raise InputError(f"--data_dir: {dataset} needs the folder or archive that holds the images")
@@ -125,49 +124,49 @@ def existing(data_dir: str, dataset: str) -> Path:
 
 
 def check_total(count: int, image_size: int, what: str) -> None:
-    """Refuses decoded images that would not fit.
+    """Refuse decoded images that do not fit into memory.
 
     Args:
-        count: how many images.
-        image_size: side of each.
-        what: what to call them in errors.
+        count: number of images.
+        image_size: side of the images in pixels.
+        what: name of the images in errors.
 
     Raises:
-        InputError: together they are larger than MAX_BYTES.
+        InputError: the images together are larger than MAX_BYTES.
     """
     total = count * image_size * image_size * 3
     if total > MAX_BYTES:
         raise InputError(
-            f"{what}: {count} or more images of size {image_size} take over {MAX_BYTES / 2**30:.0f} GiB of"
-            " memory; use a smaller --image_size or fewer images"
+            f"{what}: {count} or more images of size {image_size} take over {MAX_BYTES / 2**30:.0f} GiB of memory; use "
+            "a smaller --image_size or fewer images"
         )
 
 
-def check_encoded(size: int, root: Path) -> None:
-    """Refuses encoded images that would not fit.
-
-    Args:
-        size: of the images of an archive so far, in bytes.
-        root: the archive.
+def read_archive(root: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    """Yield the wanted files of an archive; see `archives.read_members`.
 
     Raises:
-        InputError: `size` is larger than MAX_BYTES.
+        InputError: the files that were read are larger than MAX_BYTES, too large for memory.
     """
-    if size > MAX_BYTES:
-        raise InputError(
-            f"{root} holds over {MAX_BYTES / 2**30:.0f} GiB of images, too many to hold in memory: unpack it; python -m"
-            " resnet_tf.prepare makes a few large files of the folder"
-        )
+    size = 0
+    for name, data in archives.read_members(root, wanted):
+        size += len(data)
+        if size > MAX_BYTES:
+            raise InputError(
+                f"{root} holds over {MAX_BYTES / 2**30:.0f} GiB of images, too many for memory: unpack it; python -m "
+                "resnet_tf.prepare can convert the folder to a few large files"
+            )
+        yield name, data
 
 
 def with_test(splits: dict[str, T]) -> dict[str, T] | None:
-    """Returns train, test and, if there is one, validation; what is there for validation serves as a missing test.
+    """Return the splits "train", "test" and optionally "validation"; if there is no test, validation becomes test.
 
     Args:
-        splits: by name: "train", "validation", "test".
+        splits: {"train", "validation" or "test": split}.
 
     Returns:
-        The splits in that order; None where there is no train, or neither of the others.
+        The splits in that order; None if there is no train, or neither validation nor test.
     """
     if "test" not in splits and "validation" in splits:
         splits = {**splits, "test": splits["validation"]}
@@ -178,19 +177,19 @@ def with_test(splits: dict[str, T]) -> dict[str, T] | None:
 
 
 def arranged(wanted: Sequence[str], found: Sequence[str], splits: dict[str, Examples], rename: bool = False) -> Indexed:
-    """Brings labels into the order of the classes that the user wants.
+    """Change labels to the order of classes that the user wants.
 
     Args:
-        wanted: the names in order; empty to leave all as it is.
-        found: the names that the source has, in the order of its labels.
-        splits: whose labels follow `found`.
-        rename: whether other names, as many and none of them found, may take the place of `found`.
+        wanted: the user's names in order; empty to change nothing.
+        found: the names of the source in the order of its labels.
+        splits: splits with labels in the order of `found`.
+        rename: whether `wanted` may be new names for the classes, the same number and all different from `found`.
 
     Returns:
-        The names in order, and splits whose labels follow them.
+        The names in order, and splits with labels in this order.
 
     Raises:
-        InputError: a name wanted twice, or other names than those found.
+        InputError: `wanted` has duplicates, or other names than `found`.
     """
     if not wanted:
         return list(found), splits
@@ -213,21 +212,18 @@ def arranged(wanted: Sequence[str], found: Sequence[str], splits: dict[str, Exam
 
 
 def listed(names: Collection[str], most: int = 8) -> str:
-    """Returns the names with commas between, only the first `most` where there are more."""
+    """Return the names separated by commas; only the first `most` of them if there are more."""
     rest = len(names) - most
     return ", ".join(list(names)[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def resized(splits: dict[str, Split], image_size: int, what: str) -> dict[str, Split]:
-    """Brings images that are all of one size to `image_size`.
+    """Resize images that all have the same size by `images.resize_center`.
 
     Args:
-        splits: the images as they were stored.
-        image_size: the side wanted; images of that size pass unchanged.
-        what: what to call the data in errors.
-
-    Returns:
-        The same splits with images through `images.resize_center`.
+        splits: the images as they are stored.
+        image_size: side of the result in pixels.
+        what: name of the data in errors.
 
     Raises:
         InputError: the result would be larger than MAX_BYTES.

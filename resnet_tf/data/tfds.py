@@ -1,4 +1,4 @@
-"""Data sets that TensorFlow Datasets (TFDS) prepared, read from its own TFRecord shards; nothing is ever fetched."""
+"""Read data sets that TensorFlow Datasets (TFDS) prepared, from its TFRecord shards, without downloading anything."""
 
 import contextlib
 import re
@@ -18,25 +18,24 @@ _INFO = "dataset_info.json"
 
 
 def index(data_dir: str, classes: tuple[str, ...] = (), name: str = "", exif: str = "apply") -> Indexed:
-    """Finds the records of a data set that TFDS prepared as TFRecord shards.
+    """Find the records of a data set that TFDS prepared as TFRecord shards.
 
-    Examples are the images with their "label"; or, in a set for detection, the boxes of "objects" that are not
-    difficult, with theirs. Where the set is not prepared but its archives are in DATA_DIR/downloads/manual, TFDS
-    prepares it from them.
+    The examples are images with a "label"; or, in a data set for detection, the boxes of "objects" that are not
+    difficult. If the data set is not prepared but its archives are in DATA_DIR/downloads/manual, TFDS prepares it.
 
     Args:
         data_dir: a TFDS data folder, or the folder of one prepared version, which holds dataset_info.json.
-        classes: their order; or names, in the order of the labels, for classes that have none of these names.
-        name: of the set in a data folder, as in "cifar10", "imagenette/320px-v2" or "voc/2007:5.0.0"; of several
-            versions the newest is taken.
-        exif: whether boxes are of the images as their orientation tags turn them, "apply", or as stored, "ignore".
+        classes: order of the classes; or new names in the order of the labels, if none of them is an existing name.
+        name: name of the data set in a data folder, such as "cifar10", "imagenette/320px-v2" or "voc/2007:5.0.0";
+            without a version, the newest one is used.
+        exif: whether boxes refer to the images after ("apply") or before ("ignore") their orientation tags turn them.
 
     Returns:
-        The classes, and "train", "test" and, where there is one, "validation", in the order of the records. A split
-        without labels, such as ImageNet's test split, is left out.
+        The classes, and the splits "train", "test" and, if there is a third one, "validation", in the order of the
+        records. A split without labels, such as ImageNet's test split, is omitted.
 
     Raises:
-        InputError: the set is not there, of another format or without images and labels; shards are missing,
+        InputError: the data set is missing, in another format or without images and labels; or shards are missing,
             truncated or damaged.
     """
     root = existing(data_dir, "tfds")
@@ -46,25 +45,25 @@ def index(data_dir: str, classes: tuple[str, ...] = (), name: str = "", exif: st
     info, features = _read_info(folder)
     splits = {SPLIT_NAMES[split]: _shards(folder, info.splits[split]) for split in info.splits if split in SPLIT_NAMES}
     if "objects" in features:
-        names, found = _read_boxes(folder, info, splits, exif)
+        names, examples = _read_boxes(folder, info, splits, exif)
     else:
-        names, found = _read_labels(folder, info, splits)
-    ready = with_test(found)
+        names, examples = _read_labels(folder, info, splits)
+    ready = with_test(examples)
     if ready is None:
-        raise InputError(f"{folder} needs train and test, or train and validation; found {listed(sorted(found))}")
+        raise InputError(f"{folder} needs train and test, or train and validation; found {listed(sorted(examples))}")
     return arranged(classes, names, ready, rename=True)
 
 
-# --- Finding a set -------------------------------------------------------------------------------------------------
+# --- Finding a data set --------------------------------------------------------------------------------------------
 
 
 def _version_folder(root: Path, name: str) -> Path:
     if (root / _INFO).is_file():
         if name:
-            raise InputError(f"--tfds_name={name}: {root} is itself the folder of a prepared set; leave it unset")
+            raise InputError(f"--tfds_name={name}: {root} is already the folder of a data set; leave the flag unset")
         return root
     if not name:
-        raise InputError(f"--tfds_name is not set, and {root} holds no {_INFO}; say which set of it, such as cifar10")
+        raise InputError(f"--tfds_name is not set, and {root} holds no {_INFO}; set the name, such as cifar10")
     path, _, version = name.partition(":")
     parts = path.split("/")
     if not all(re.fullmatch(r"\w[\w.\-]*", part) for part in [*parts, version or "0"]) or len(parts) > 2:
@@ -76,24 +75,24 @@ def _version_folder(root: Path, name: str) -> Path:
     if folder is None:
         raise InputError(
             f"{root.joinpath(*parts)} holds no prepared version{version and ' ' + version}; on a machine with network "
-            f"run: tfds build {name} --data_dir={root}"
+            f"access run: tfds build {name} --data_dir={root}"
         )
     return folder
 
 
 def _newest(folder: Path, version: str) -> Path | None:
-    """The newest version that was prepared, or the one asked for."""
+    """Return the folder of the given prepared version, or of the newest one."""
     versions = [info.parent for info in folder.glob(f"*/{_INFO}") if re.fullmatch(r"[\d.]+", info.parent.name)]
     versions = [path for path in versions if version in ("", path.name)]
     return max(versions, key=lambda path: [int(number or 0) for number in path.name.split(".")], default=None)
 
 
 def _prepare(root: Path, name: str) -> None:
-    """Lets TFDS prepare a set from archives that are there."""
+    """Let TFDS prepare a data set from local archives."""
     tfds = _import_tfds(root)
 
     def refuse(resource):
-        raise InputError(f"{resource.url} is not in {root / 'downloads' / 'manual'}; nothing is fetched")
+        raise InputError(f"{resource.url} is not in {root / 'downloads' / 'manual'}; nothing is downloaded")
 
     with _tfds_errors(f"--tfds_name={name}: TFDS cannot prepare it from {root / 'downloads' / 'manual'}"):
         builder = tfds.builder(name, data_dir=str(root), try_gcs=False)
@@ -124,7 +123,7 @@ def _import_tfds(root: Path):
 
 @contextlib.contextmanager
 def _tfds_errors(what: str):
-    """One line for whatever TFDS raises for damaged folders and archives, KeyError and AssertionError among it."""
+    """Convert every exception of TFDS for damaged folders and archives, such as KeyError, to a one-line InputError."""
     try:
         yield
     except Exception as error:
@@ -132,17 +131,17 @@ def _tfds_errors(what: str):
         raise InputError(f"{what} ({reason})") from error
 
 
-# --- Reading one ---------------------------------------------------------------------------------------------------
+# --- Reading a data set --------------------------------------------------------------------------------------------
 
 
 def _read_info(folder: Path):
-    """TFDS's description of a set, and its features by name."""
+    """Return TFDS's description of a data set, and its features by name."""
     tfds = _import_tfds(folder)
     with _tfds_errors(f"{folder} cannot be read by TFDS"):
         info = tfds.builder_from_directory(str(folder)).info
         features, kind = dict(info.features), info.file_format
     if kind != tfds.core.FileFormat.TFRECORD:
-        raise InputError(f"{folder}: of file format {kind.value}; only tfrecord is read: prepare it with that")
+        raise InputError(f"{folder}: has the file format {kind.value}; only tfrecord can be read: prepare it anew")
     labelled = "objects" in features or isinstance(features.get("label"), tfds.features.ClassLabel)
     if not labelled or not isinstance(features.get("image"), tfds.features.Image):
         needed = "needs 'image' and a class 'label', or 'image' and 'objects'"
@@ -151,7 +150,7 @@ def _read_info(folder: Path):
 
 
 def _shards(folder: Path, split) -> list[Path]:
-    """The shards of a split that hold records, each of which is there."""
+    """Return the non-empty shards of a split, after a check that they exist."""
     with _tfds_errors(f"{folder / _INFO}: damaged; prepare the set again"):
         pairs = list(zip([Path(path) for path in split.filepaths], split.shard_lengths, strict=True))
     for path, length in pairs:
@@ -161,13 +160,13 @@ def _shards(folder: Path, split) -> list[Path]:
 
 
 def _scan(folder: Path, info, splits: dict[str, list[Path]], parse, kind: str) -> dict[str, records.Columns]:
-    """What `records.scan` finds, once it has found as many examples as TFDS says there are."""
+    """Return the result of `records.scan`, after a check of the number of examples."""
     columns = records.scan(folder, {name: paths for name, paths in splits.items() if paths}, parse, kind)
     lengths = {SPLIT_NAMES[split]: info.splits[split].num_examples for split in info.splits if split in SPLIT_NAMES}
     for name, split in columns.items():
         if len(split["offset"]) != lengths[name]:
-            found = f"{len(split['offset'])} records of {name}, not {lengths[name]}"
-            raise InputError(f"{folder}: {found} as {_INFO} says; a shard is truncated: prepare the set again")
+            counts = f"{len(split['offset'])} records of {name}, not {lengths[name]}"
+            raise InputError(f"{folder}: {counts} as {_INFO} says; a shard is truncated: prepare the set again")
     return columns
 
 
@@ -191,9 +190,9 @@ def _read_boxes(folder: Path, info, splits: dict[str, list[Path]], exif: str) ->
         if "bbox" not in keys:
             raise KeyError("bbox")
     columns = _scan(folder, info, splits, _box_parser("is_difficult" in keys, exif), "tfds boxes")
-    inclusive = info.name == "voc"  # TFDS took VOC's boxes, from 1 on and with the last pixel, as they are
-    found = {name: _box_examples(split, len(names), inclusive, f"{folder}, {name}") for name, split in columns.items()}
-    return names, {name: examples for name, examples in found.items() if len(examples)}
+    inclusive = info.name == "voc"  # TFDS keeps VOC's boxes, which count from 1 and include the last pixel
+    splits = {name: _box_examples(split, len(names), inclusive, f"{folder}, {name}") for name, split in columns.items()}
+    return names, {name: examples for name, examples in splits.items() if len(examples)}
 
 
 def _box_parser(has_difficult: bool, exif: str):
@@ -227,17 +226,17 @@ def _box_parser(has_difficult: bool, exif: str):
 
 
 def _box_examples(columns: records.Columns, classes: int, inclusive: bool, what: str) -> Examples:
-    """The boxes of a split that are not difficult."""
+    """Return the boxes of a split that are not difficult as examples."""
     image = np.repeat(np.arange(len(columns["count"]), dtype=np.int64), columns["count"])
     sides = columns["sides"][image].astype(np.float64)
-    # TFDS stores parts of the height and width: top, left, bottom, right.
+    # TFDS stores top, left, bottom, right as fractions of height and width.
     corners = columns["box"].astype(np.float64) * np.concatenate([sides, sides], axis=1)
-    kept = columns["difficult"] == 0
+    is_used = columns["difficult"] == 0
     storage = Records(columns["path"].tolist(), columns["shard"], columns["offset"], "image")
-    placed, good = boxes.from_corners(corners, columns["sides"][image], inclusive)
-    boxes.warn_skipped(what, [storage.name(number) for number in image[kept & ~good]])
-    kept &= good
-    labels = columns["label"][kept]
+    crops, good = boxes.from_corners(corners, columns["sides"][image], inclusive)
+    boxes.warn_skipped(what, [storage.name(index) for index in image[is_used & ~good]])
+    is_used &= good
+    labels = columns["label"][is_used]
     if len(labels) and (labels.min() < 0 or labels.max() >= classes):
         raise InputError(f"{what}: labels of objects beyond the {classes} classes")
-    return Examples(storage, image[kept], labels.astype(np.int32), placed[kept])
+    return Examples(storage, image[is_used], labels.astype(np.int32), crops[is_used])

@@ -1,4 +1,4 @@
-"""Finding images that cannot be decoded, before a run is spoilt by them."""
+"""Find images that cannot be decoded before a training begins."""
 
 from collections.abc import Callable, Iterator
 
@@ -14,21 +14,21 @@ from resnet_tf.errors import InputError
 def verify(
     examples: Examples, limit: int, report: Callable[[int, int], None] | None = None
 ) -> tuple[Examples, list[tuple[str, str]]]:
-    """Reads every image once, and leaves out the examples whose image, or box, is bad.
+    """Read every image once and remove the examples whose image or box is bad.
 
-    JPEGs are decoded at an eighth of their size, for which all of their entropy-coded data are read; other formats
-    in full. An image that passes can be decoded by `images.decode`.
+    JPEGs are decoded at an eighth of their size, which still reads all of their data; other formats are fully decoded.
+    Images that pass can be decoded by `images.decode`.
 
     Args:
         examples: a split.
-        limit: how many bad images, or bad boxes of good images, may be left out.
-        report: told how many images were read, and of how many, after each; None for per cents on stderr.
+        limit: how many bad images, or bad boxes of good images, may be removed.
+        report: function(images read so far, all images), called after each image; None shows a percentage on stderr.
 
     Returns:
-        The examples without the bad ones, in order; and of each bad image or box its name and what is wrong with it.
+        The good examples in order; and the name and the fault of each bad image or box.
 
     Raises:
-        InputError: there are more than `limit` bad ones, of which the first is named; or no good one.
+        InputError: there are more than `limit` bad images or boxes, the first of which is named; or no good one.
     """
     storage, used = examples.storage, np.unique(examples.image)
     progress = Progress("checking images", len(used))
@@ -56,7 +56,7 @@ def verify(
 
 
 def annotations(examples: Examples) -> None:
-    """Checks what a split's annotations say of its images; see `masks.verify` and `boxes.verify`."""
+    """Check that the annotations of a split fit its images; see `masks.verify` and `boxes.verify`."""
     if examples.masks is not None:
         masks.verify(examples)
     if examples.objects is not None:
@@ -64,27 +64,24 @@ def annotations(examples: Examples) -> None:
 
 
 def check_format(data: tf.Tensor) -> tf.Tensor:
-    """Fails inside a graph for what `images.check_header` refuses and a decoder would wrongly accept.
+    """Return `data` unchanged; the graph fails if `images.check_header` refuses the image.
 
     Args:
-        data: scalar string, an encoded image; a JPEG passes unseen, since its decoder sees all.
-
-    Returns:
-        `data`.
+        data: scalar string, an encoded image; JPEGs are not checked, since their decoder reports all errors.
     """
 
     def check(data):
         images.check_header(data)
         return data
 
-    def ask():
+    def call_check():
         return tf.ensure_shape(tf.numpy_function(check, [data], tf.string, stateful=False), [])
 
-    return tf.cond(tf.io.is_jpeg(data), lambda: data, ask)
+    return tf.cond(tf.io.is_jpeg(data), lambda: data, call_check)
 
 
 def reason(examples: Examples, example: int) -> str | None:
-    """Returns what is wrong with an example, in one line without its name; None if nothing is.
+    """Return in one line what is wrong with an example; None if it is good.
 
     Args:
         examples: a split.
@@ -100,7 +97,7 @@ def reason(examples: Examples, example: int) -> str | None:
 
 
 def describe_box(examples: Examples, example: int, sides: np.ndarray) -> tuple[str, str]:
-    """Returns the name of an example whose box or annotation is not of its image, and that reason."""
+    """Return the name of an example whose box or annotation does not fit its image, and the reason."""
     top, left, height, width = examples.boxes[example].tolist()
     if examples.sides is not None and (examples.sides[example] != sides).any():
         return examples.name(example), boxes.other_size(sides, examples.sides[example], examples.read(example))
@@ -115,7 +112,7 @@ def _check_count(bad: list[tuple[str, str]], limit: int) -> None:
 
 
 def _inside(examples: Examples, sides: np.ndarray) -> np.ndarray:
-    """Which examples are whole images, or boxes of images that have these heights and widths; bool [n]."""
+    """Return which examples are whole images, or boxes inside their images of these sizes: bool [n]."""
     if examples.boxes is None:
         return np.ones(len(examples), bool)
     start, size = examples.boxes[:, :2].astype(np.int64), examples.boxes[:, 2:].astype(np.int64)
@@ -123,36 +120,32 @@ def _inside(examples: Examples, sides: np.ndarray) -> np.ndarray:
     return inside if examples.sides is None else inside & (examples.sides == sides).all(axis=1)
 
 
-def _sides(examples: Examples, chosen: np.ndarray) -> Iterator[np.ndarray | str]:
-    """Height and width of each image of a split, or what is wrong with it."""
+def _sides(examples: Examples, indices: np.ndarray) -> Iterator[np.ndarray | str]:
+    """Yield height and width of some images of a split, or what is wrong with an image."""
     read = examples.reader()
     threads = processors.count()
-    options = tf.data.Options()
-    # TensorFlow 2.21 may wait for the tuning thread when an iterator ends, for as long as the iterator has lived.
-    options.autotune.enabled = False
-    options.threading.private_threadpool_size = threads
-    options.threading.max_intra_op_parallelism = 1
-    dataset = tf.data.Dataset.from_tensor_slices(chosen).map(
+
+    dataset = tf.data.Dataset.from_tensor_slices(indices).map(
         lambda image: _decoded_sides(read(image)), num_parallel_calls=threads, deterministic=True
     )
-    iterator = iter(dataset.prefetch(64).with_options(options))
-    for image in chosen:
+    iterator = iter(dataset.prefetch(64).with_options(processors.dataset_options(threads)))
+    for image in indices:
         try:
             yield next(iterator).numpy()[:2]
-        except TENSORFLOW_ERRORS:  # the iterator goes on with the next image
+        except TENSORFLOW_ERRORS:  # the iterator continues with the next image
             one = Examples(examples.storage, np.array([image]), np.zeros(1, np.int32), exif=examples.exif)
             yield reason(one, 0) or "damaged image"
 
 
 def _decoded_sides(data: tf.Tensor) -> tf.Tensor:
-    """int32 [3], height and width of an image that can be decoded, and something more."""
+    """Decode an image and return its height and width, and a value that is not used: int32 [3]."""
 
     def of_jpeg():
         sides = tf.io.extract_jpeg_shape(data)[:2]
         with tf.control_dependencies([images.check_pixels(sides[0], sides[1])]):
             pixels = tf.io.decode_jpeg(data, channels=3, ratio=8)
         sides = orientation.upright_sides(sides, orientation.of_jpeg(data))
-        # A pixel goes along: what is decoded for nobody is optimised away.
+        # A pixel is returned too, since TensorFlow would remove the decoding if no pixel were used.
         return tf.concat([sides, tf.cast(pixels[0, 0, :1], tf.int32)], axis=0)
 
     def of_other():

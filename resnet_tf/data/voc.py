@@ -1,6 +1,6 @@
-"""PASCAL VOC devkits: annotated images, and each box of an object as an example of classification.
+"""Read PASCAL VOC devkits: annotated images for detection, and boxes of objects as examples for classification.
 
-Whole images with the set of classes in them, the multi-label task of the VOC challenge, are not built.
+The multi-label task of the VOC challenge, to find all classes of a whole image, is not supported.
 """
 
 import dataclasses
@@ -15,23 +15,23 @@ import tensorflow as tf
 from resnet_tf.data import archives, boxes, formats, images, orientation
 from resnet_tf.data.examples import Examples
 from resnet_tf.data.folder import store
-from resnet_tf.data.splits import Indexed, arranged, check_encoded, existing, listed, with_test
+from resnet_tf.data.splits import Indexed, arranged, existing, listed, read_archive, with_test
 from resnet_tf.errors import InputError
 
-MAX_ANNOTATION_BYTES = 2**20  # an annotation has a few thousand
+MAX_ANNOTATION_BYTES = 2**20  # a usual annotation has a few thousand bytes
 
-_PLACE = re.compile(r"(?:(?P<kit>.*)/)?(?P<kind>Annotations|JPEGImages|ImageSets/Main)/(?P<file>[^/]+)")
+_NAME = re.compile(r"(?:(?P<kit>.*)/)?(?P<kind>Annotations|JPEGImages|ImageSets/Main)/(?P<file>[^/]+)")
 _LISTS = ("trainval", "train", "val", "test")
 
 
 @dataclasses.dataclass
 class _Devkit:
-    """One year's folder.
+    """The folder of one year.
 
     Attributes:
-        images: name and size, or content, of each image by its identifier.
-        annotations: name and content of each by its image's identifier.
-        lists: name and content of each list in ImageSets/Main.
+        images: {identifier: (name, size or content)}.
+        annotations: {identifier of the image: (name, content)}.
+        lists: {name without suffix: (name, content)} of the lists in ImageSets/Main.
     """
 
     images: dict[str, tuple[str, bytes | int]] = dataclasses.field(default_factory=dict)
@@ -41,12 +41,12 @@ class _Devkit:
 
 @dataclasses.dataclass(frozen=True)
 class Annotated:
-    """An image and what its annotation says.
+    """An image and the content of its annotation.
 
     Attributes:
-        image: name and size, or content.
+        image: name, and size or content.
         annotation: name of the file.
-        sides: height and width of the image, as the annotation has them or else as the image does.
+        sides: height and width of the image, from the annotation or else from the image.
         objects: see `parse_annotation`.
     """
 
@@ -57,74 +57,74 @@ class Annotated:
 
 
 def index(data_dir: str, classes: tuple[str, ...] = (), exif: str = "apply") -> Indexed:
-    """Finds the objects of one or more PASCAL VOC devkits, each of which is an example.
+    """Find the objects of one or more PASCAL VOC devkits, as examples for classification.
 
-    An example is a box that is not difficult; boxes without area in the image are skipped, with a warning.
+    The examples are the boxes that are not difficult. Boxes without area in the image are skipped, with a warning.
 
     Args:
         data_dir: see `annotated`.
-        classes: their order, instead of the alphabet's.
+        classes: order of the classes; empty for sorted by name.
         exif: see `annotated`.
 
     Returns:
-        The classes, and "train", "test" and, where there is one, "validation", with boxes, in the order of devkits,
-        lists and annotations.
+        The classes, and the splits "train", "test" and, if there is a third one, "validation", with boxes, in the order
+        of devkits, lists and annotations.
 
     Raises:
         InputError: see `annotated`; a split without boxes.
     """
-    root, found = annotated(data_dir, exif)
-    objects = [each for of_split in found.values() for one in of_split for each in one.objects]
+    root, entries = annotated(data_dir, exif)
+    objects = [each for of_split in entries.values() for one in of_split for each in one.objects]
     names = sorted({each.label for each in objects if not each.ignored})
-    splits = {split: _examples(root, of_split, names) for split, of_split in found.items()}
+    splits = {split: _examples(root, of_split, names) for split, of_split in entries.items()}
     check_boxes(root, {split: len(examples) for split, examples in splits.items()})
     return arranged(classes, names, splits)
 
 
 def check_boxes(root: Path, counts: dict[str, int]) -> None:
-    """Refuses, with InputError, splits of which there are no boxes, from their counts."""
+    """Refuse splits without boxes, given the number of boxes of each split; raises InputError."""
     empty = [split for split, count in counts.items() if not count]
     if empty:
         raise InputError(f"{root} has no boxes in {listed(empty)}")
 
 
 def annotated(data_dir: str, exif: str = "apply") -> tuple[Path, dict[str, list[Annotated]]]:
-    """Finds the images of one or more PASCAL VOC devkits, and reads their annotations.
+    """Find the images of one or more PASCAL VOC devkits and read their annotations.
 
-    A devkit is a folder with Annotations, JPEGImages and ImageSets/Main. Over all of them, the lists trainval are
-    training and the lists test are test; of one without trainval, train is training and val is validation. Where there
-    is no list test at all, the lists train are training and the lists val are test.
+    A devkit is a folder with Annotations, JPEGImages and ImageSets/Main. The lists trainval make the training split and
+    the lists test the test split. In a devkit without trainval, train is training and val is validation. If no devkit
+    has a list test, the lists train make the training split and the lists val the test split.
 
     Args:
         data_dir: a folder or tar archive with the devkits, at any depth.
-        exif: what is done with orientation tags, where an annotation does not say how large its image is; see
+        exif: treatment of orientation tags if an annotation does not tell the size of its image; see
             `orientation.treated`.
 
     Returns:
-        Where they are; and the images of "train", "test" and, where there is one, "validation", in the order of
-        devkits and lists. Of a folder no image is read; of an archive they are held in memory, encoded.
+        The path of the data; and the images of "train", "test" and, if there is a third split, "validation", in the
+        order of devkits and lists. Images of an archive are held in memory, encoded.
 
     Raises:
-        InputError: an image or annotation that a list names is missing; an annotation is no plain XML, or lacks
-            something; the archive is damaged or too large.
+        InputError: an image or annotation in a list is missing; an annotation is not plain XML or is incomplete; or the
+            archive is damaged or too large.
     """
     root = existing(data_dir, "voc")
     kits = {path: kit for path, kit in sorted(_devkits(root).items()) if kit.images and kit.annotations and kit.lists}
     if not kits:
         raise InputError(f"{root} holds no folder with Annotations, JPEGImages and ImageSets/Main")
-    chosen = with_test(_choose_lists(kits))
-    if chosen is None:
-        raise InputError(f"{root} needs in ImageSets/Main trainval.txt and test.txt, or train.txt and val.txt")
+    splits = with_test(_choose_lists(kits))
+    if splits is None:
+        raise InputError(f"{root} needs trainval.txt and test.txt, or train.txt and val.txt, in ImageSets/Main")
     return root, {
         split: [one for path, name in lists for one in _read_annotations(root, kits[path], name, exif)]
-        for split, lists in chosen.items()
+        for split, lists in splits.items()
     }
 
 
 def _devkits(root: Path) -> dict[str, _Devkit]:
     kits: dict[str, _Devkit] = {}
     for name, content in _files(root):
-        kind, kit, stem = _place(name)
+        kind, kit, stem = _parse_name(name)
         kit = kits.setdefault(kit, _Devkit())
         members = {"JPEGImages": kit.images, "Annotations": kit.annotations, "ImageSets/Main": kit.lists}[kind]
         if stem in members:
@@ -134,33 +134,34 @@ def _devkits(root: Path) -> dict[str, _Devkit]:
 
 
 def _files(root: Path) -> Iterator[tuple[str, bytes | int]]:
-    """Images, with their sizes or, from an archive, contents; annotations and lists with theirs."""
+    """Yield names of images with sizes, or contents from an archive; and annotations and lists with contents."""
+
+    def kind(name: str) -> str:
+        return (_parse_name(name) or [""])[0]
+
     if not root.is_dir():
-        size = 0
-        for name, data in archives.read_members(root, lambda name: _place(name) is not None):
-            size += len(data)
-            check_encoded(size, root)
-            yield name, data
+        yield from read_archive(root, kind)
         return
-    yield from archives.list_files(root, lambda name: (_place(name) or [""])[0] == "JPEGImages")
-    yield from archives.read_members(root, lambda name: (_place(name) or [""])[0] in ("Annotations", "ImageSets/Main"))
+    yield from archives.list_files(root, lambda name: kind(name) == "JPEGImages")
+    yield from archives.read_members(root, lambda name: kind(name) in ("Annotations", "ImageSets/Main"))
 
 
-def _place(name: str) -> tuple[str, str, str] | None:
-    """Kind, devkit and name without suffix of a file that is wanted."""
-    match = _PLACE.fullmatch(name)
+def _parse_name(name: str) -> tuple[str, str, str] | None:
+    """Return kind, devkit and stem of a file of a devkit; None for other files."""
+    match = _NAME.fullmatch(name)
     if not match or any(part.startswith(".") for part in name.split("/")):
         return None
     stem, dot, suffix = match["file"].rpartition(".")
-    pictures = formats.ALL_SUFFIXES
-    suffixes = {"Annotations": (".xml",), "JPEGImages": pictures, "ImageSets/Main": (".txt",)}[match["kind"]]
-    if (dot + suffix).lower() not in suffixes or (match["kind"] == "ImageSets/Main" and stem not in _LISTS):
+    suffixes = {"Annotations": (".xml",), "JPEGImages": formats.ALL_SUFFIXES, "ImageSets/Main": (".txt",)}
+    if (dot + suffix).lower() not in suffixes[match["kind"]]:
+        return None
+    if match["kind"] == "ImageSets/Main" and stem not in _LISTS:
         return None
     return match["kind"], match["kit"] or "", stem
 
 
 def _choose_lists(kits: dict[str, _Devkit]) -> dict[str, list[tuple[str, str]]]:
-    """The lists, devkit and name, of each split that has any."""
+    """Return {split: [(devkit, name of a list)]}."""
     roles = {"trainval": "train", "train": "train", "val": "validation", "test": "test"}
     tested = any("test" in kit.lists for kit in kits.values())
     splits: dict[str, list[tuple[str, str]]] = {}
@@ -179,14 +180,14 @@ def _read_annotations(root: Path, kit: _Devkit, name: str, exif: str) -> Iterato
     for identifier in _read_list(root, *kit.lists[name]):
         for kind, members in (("image", kit.images), ("annotation", kit.annotations)):
             if identifier not in members:
-                raise InputError(f"{root}: {kit.lists[name][0]} lists {identifier}, of which there is no {kind}")
+                raise InputError(f"{root}: {kit.lists[name][0]} lists {identifier}, which has no {kind}")
         file, data = kit.annotations[identifier]
         sides, objects = parse_annotation(data, f"{root}: {file}")
         yield Annotated(kit.images[identifier], file, sides or _read_sides(root, kit.images[identifier], exif), objects)
 
 
 def _read_sides(root: Path, image: tuple[str, bytes | int], exif: str) -> list[float]:
-    """Height and width of an image whose annotation does not say them."""
+    """Return height and width of an image whose annotation does not tell them."""
     storage = store(root, [image])
     data = storage.read(0)
     images.check_header(data, storage.name(0))
@@ -197,7 +198,7 @@ _sides_of = tf.function(boxes.sides_of, input_signature=[tf.TensorSpec([], tf.st
 
 
 def _read_list(root: Path, name: str, data: bytes) -> list[str]:
-    """The identifiers in a list, of which each line has one first."""
+    """Return the identifiers in a list, the first word of each line."""
     lines = data.decode("utf-8", "replace").splitlines()
     identifiers = [line.split()[0] for line in lines if line.strip()]
     if len(set(identifiers)) < len(identifiers):
@@ -206,28 +207,28 @@ def _read_list(root: Path, name: str, data: bytes) -> list[str]:
 
 
 class _Builder(ElementTree.TreeBuilder):
-    """Refuses document types, and with them entities, which a few bytes can make grow without bound."""
+    """A tree builder that refuses document types, since entities allow a small file to expand without bound."""
 
     def doctype(self, *_):
         raise ValueError("it declares a document type")
 
 
 def parse_annotation(data: bytes, name: str) -> tuple[list[float] | None, list[boxes.Annotation]]:
-    """Reads an annotation.
+    """Read an annotation.
 
     Args:
-        data: the XML file.
-        name: what to call it in errors.
+        data: content of the XML file.
+        name: name of the file in errors.
 
     Returns:
-        Height and width of the image, or None where it says nothing of a size; and the objects, whose labels are names
-        of classes and whose corners are pixels from 1 on, the last one included. Difficult ones are ignored.
+        Height and width of the image, or None if the annotation does not tell; and the objects. Their labels are names
+        of classes, their corners pixels that count from 1, the last one included. Difficult objects are ignored.
 
     Raises:
-        InputError: the file is too large, no XML, declares a document type, or lacks any of these.
+        InputError: the file is too large, is not XML, declares a document type, or is incomplete.
     """
     if len(data) > MAX_ANNOTATION_BYTES:
-        raise InputError(f"{name}: {len(data)} bytes; an annotation has {MAX_ANNOTATION_BYTES} at most")
+        raise InputError(f"{name}: {len(data)} bytes; the limit for an annotation is {MAX_ANNOTATION_BYTES}")
     try:
         annotation = ElementTree.fromstring(data, ElementTree.XMLParser(target=_Builder()))
         sides = None
@@ -262,16 +263,16 @@ def _number(element: ElementTree.Element, path: str) -> float:
 # --- Crops ---------------------------------------------------------------------------------------------------------
 
 
-def _examples(root: Path, found: list[Annotated], names: list[str]) -> Examples:
+def _examples(root: Path, entries: list[Annotated], names: list[str]) -> Examples:
     """Return the objects that are not difficult and have area in their image, each of them an example."""
-    objects = [(number, each) for number, one in enumerate(found) for each in one.objects if not each.ignored]
+    objects = [(number, each) for number, one in enumerate(entries) for each in one.objects if not each.ignored]
     image = np.array([number for number, _ in objects], np.int64)
     corners = np.array([each.corners for _, each in objects], np.float64).reshape(-1, 4)
-    sides = np.array([one.sides for one in found], np.float64).reshape(-1, 2).astype(np.int64)[image]
+    sides = np.array([one.sides for one in entries], np.float64).reshape(-1, 2).astype(np.int64)[image]
     placed, good = boxes.from_corners(corners, sides, inclusive=True)
-    boxes.warn_skipped(str(root), [found[number].image[0] for number in image[~good]])
+    boxes.warn_skipped(str(root), [entries[number].image[0] for number in image[~good]])
     position = {name: number for number, name in enumerate(names)}
     labels = np.array([position[each.label] for _, each in objects], np.int32)
     used, where = np.unique(image[good], return_inverse=True)
-    storage = store(root, [found[number].image for number in used])
+    storage = store(root, [entries[number].image for number in used])
     return Examples(storage, where.astype(np.int64), labels[good], placed[good], sides=sides[good])

@@ -1,4 +1,4 @@
-"""Configuration in, Keras graph out."""
+"""Build networks from their configuration as Keras models."""
 
 import importlib
 
@@ -15,11 +15,11 @@ __all__ = ["Architecture", "Cost", "cost", "cost_by_name", "create_backbone", "c
 
 
 def __getattr__(name):
-    """Import Keras when a network is first asked for."""
+    """Import Keras only when a network is first requested."""
     if name not in _LAZY:
         raise AttributeError(f"module 'resnet_tf.models' has no attribute '{name}'")
     module = importlib.import_module(f"resnet_tf.models.{_LAZY[name]}")
-    for other, home in _LAZY.items():  # all of them: importing the module cost has put it in the place of its function
-        if home == _LAZY[name]:
-            globals()[other] = getattr(module, other)
+    for public, submodule in _LAZY.items():  # all names: importing the module `cost` has replaced the function `cost`
+        if submodule == _LAZY[name]:
+            globals()[public] = getattr(module, public)
     return globals()[name]

@@ -1,4 +1,4 @@
-"""List the networks and what they cost: `python -m resnet_tf.models [PATTERN]`."""
+"""List the networks and their costs: `python -m resnet_tf.models [PATTERN]`."""
 
 import sys
 
@@ -6,7 +6,7 @@ from resnet_tf import command, config
 
 
 def main(argv=None):
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     return command.launch("List the networks and what they cost.", config.ModelsConfig, _run, argv, "[PATTERN]")
 
 
@@ -24,20 +24,21 @@ def _run(settings, patterns):
         return {"models": list(settings.diagram), "out": str(out)}
     names = []
     for pattern in patterns or ["*"]:
-        found = list_models(pattern) or ([pattern] if find(pattern) else [])  # a CIFAR net of any depth, or an error
-        names += [name for name in found if name not in names]
+        # A name outside of the table is a CIFAR net of any valid depth, or `find` raises an error.
+        matches = list_models(pattern) or ([pattern] if find(pattern) else [])
+        names += [name for name in matches if name not in names]
     rows = []
     for name in names:
-        size, figures = find(name).input_size, cost_by_name(name)
+        size, cost = find(name).input_size, cost_by_name(name)
         rows.append(
             {
                 "name": name,
-                "trainable_parameters": figures.trainable_parameters,
-                "gmacs": round(figures.gmacs, 4),
-                "gflops_thop": round(figures.gflops_thop, 4),
-                "mib_float32": round(figures.mib_float32, 2),
-                "mib_float16": round(figures.mib_float16, 2),
-                "activations": figures.activations,
+                "trainable_parameters": cost.trainable_parameters,
+                "gmacs": round(cost.gmacs, 4),
+                "gflops_thop": round(cost.gflops_thop, 4),
+                "mib_float32": round(cost.mib_float32, 2),
+                "mib_float16": round(cost.mib_float16, 2),
+                "activations": cost.activations,
                 "input": [size, size, 3],
                 "classes": find(name).classes,
             }
@@ -45,9 +46,9 @@ def _run(settings, patterns):
     if not settings.json:
         print(f"{'name':22} {'parameters':>12} {'GMACs':>8} {'GFLOPs (thop)':>14} {'MiB (32 bit)':>13}  input")
         for row in rows:
-            figures = f"{row['trainable_parameters']:12,} {row['gmacs']:8.3f} {row['gflops_thop']:14.3f}"
-            figures += f" {row['mib_float32']:13.2f}"
-            print(f"{row['name']:22} {figures}  {'x'.join(map(str, row['input']))}")
+            numbers = f"{row['trainable_parameters']:12,} {row['gmacs']:8.3f} {row['gflops_thop']:14.3f}"
+            numbers += f" {row['mib_float32']:13.2f}"
+            print(f"{row['name']:22} {numbers}  {'x'.join(map(str, row['input']))}")
         return {"models": len(rows)}
     return {"models": rows}
 

@@ -1,27 +1,29 @@
-"""The table: one row of data per named network.
+"""The table of networks: one row of data per named network.
 
-Legend of the names (those of GluonCV, the code of the Bag of Tricks paper, arXiv 1812.01187):
+The names follow GluonCV, the code of the Bag of Tricks paper (arXiv 1812.01187):
 
     plainN, cifar_plainN    the residual net without its shortcuts (He et al. 2015, arXiv 1512.03385)
     *_v1                    He et al. 2015: post-activation; a bottleneck has its stride in the first 1x1
     *_v1b                   ResNet-B: the stride is in the 3x3 (torchvision's "v1.5")
-    *_v1c                   B, and a deep stem: three 3x3 convolutions (32, 32, 64), the first with stride 2
-    *_v1d                   C, and an average pool before the 1x1 of a down-sampling shortcut
+    *_v1c                   v1b with a deep stem: three 3x3 convolutions (32, 32, 64), the first with stride 2
+    *_v1d                   v1c with an average pool before the 1x1 of a down-sampling shortcut
     *_v2                    He et al. 2016 (arXiv 1603.05027): BN-ReLU before each convolution
 
-A v2 activates its stem once, before the two paths of the first block part (the paper's appendix), so that in nets of
-basic blocks the first shortcut carries the activated stem. timm's networks carry the stem as it is, as did this
-project's until November 2026; `graph="timm"` builds these, for their weights. The BN-ReLU comes after the stem's max
-pool, as in timm and TF-slim; fb.resnet.torch has it before the pool, which is the same function where gamma is not
-negative. In the CIFAR bottlenecks (164 and 1001 layers) the first 1x1 has the stride, as in the authors' code
-(KaimingHe/resnet-1k-layers); in those for ImageNet the 3x3 has it, as in fb.resnet.torch. GluonCV's graph of that name
-is another one: it has a BN on the images and BN-ReLU before the stem's pool.
+Details of v2:
 
-Basic blocks (18 and 34 layers) have no 1x1, so their v1 and v1b are one graph; c and d change their stem
-and their shortcuts as they do for the deeper ones.
+- The stem is activated once, before the two paths of the first block separate (appendix of the paper). In nets of
+  basic blocks the first shortcut therefore carries the activated stem. In timm it carries the stem without
+  activation; `graph="timm"` builds that graph, for timm's weights.
+- The BN-ReLU of the stem comes after its max pool, as in timm and TF-slim. fb.resnet.torch has it before the pool,
+  which is the same function unless a gamma is negative.
+- Bottlenecks for CIFAR (164 and 1001 layers) have the stride in the first 1x1, as in the authors' code
+  (KaimingHe/resnet-1k-layers). Bottlenecks for ImageNet have it in the 3x3, as in fb.resnet.torch.
+- GluonCV's v2 is a different graph: it has a BN on the images and a BN-ReLU before the stem's pool.
 
-Shortcuts where shapes change: A, strided identity with zero channels behind its own; B, 1x1 projection; C,
-projections everywhere. ImageNet nets take B by default, CIFAR nets A (as in their paper).
+Basic blocks (18 and 34 layers) have no 1x1, so their v1 and v1b are the same graph.
+
+Shortcuts where the shape changes: A is a strided identity followed by zero channels; B is a 1x1 projection; C has
+projections in every block. ImageNet nets use B by default, CIFAR nets use A (as in the paper).
 """
 
 import dataclasses
@@ -34,21 +36,21 @@ from resnet_tf.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """One row.
+    """One row of the table.
 
     Attributes:
-        blocks: number of blocks of each stage.
-        filters: width of the 3x3 convolutions of each stage.
-        bottleneck: blocks of 1x1, 3x3 and 1x1 (four times as wide) instead of two 3x3.
-        stem: "7x7" (stride 2, then a 3x3 max pool of stride 2), "deep" (three 3x3 in place of the
-            7x7) or "3x3" (CIFAR: stride 1, no pool).
+        blocks: number of blocks in each stage.
+        filters: channels of the 3x3 convolutions in each stage.
+        bottleneck: True for blocks of 1x1, 3x3 and 1x1 (four times as wide), False for blocks of two 3x3.
+        stem: "7x7" (stride 2, then a 3x3 max pool of stride 2), "deep" (three 3x3 instead of the 7x7) or "3x3"
+            (CIFAR: stride 1, no pool).
         shortcut: "A", "B", "C", or "none" for a plain net.
-        stride_in: "1x1" or "3x3": which convolution of a bottleneck has the stride.
-        downsample: "conv" or "avg_pool": what a projection that changes the resolution does first.
-        preactivation: BN-ReLU before the convolutions instead of after them (v2).
-        first_shortcut: what an identity in the first block of a v2 carries: the "activated" stem, or the "raw" one.
-        input_size: height and width of the paper's images, pixels.
-        classes: of the paper's data set.
+        stride_in: "1x1" or "3x3", the convolution of a bottleneck that has the stride.
+        downsample: "conv" or "avg_pool", the first operation of a projection that changes the resolution.
+        preactivation: True for BN-ReLU before the convolutions (v2), False for BN-ReLU after them.
+        first_shortcut: "activated" or "raw", the stem that the identity in the first block of a v2 carries.
+        input_size: height and width of the paper's images in pixels.
+        classes: number of classes in the paper's data set.
     """
 
     blocks: tuple[int, ...]
@@ -64,13 +66,13 @@ class Architecture:
     classes: int = 1000
 
     @property
-    def expansion(self):
-        """Output channels of a block over the width of its 3x3."""
+    def expansion(self) -> int:
+        """Output channels of a block divided by the channels of its 3x3."""
         return 4 if self.bottleneck else 1
 
     @property
-    def graph(self):
-        """The fields that tell two graphs of one depth and width apart: {field: value}, without those of no effect."""
+    def graph(self) -> dict:
+        """{field: value} of the fields that define the graph, without the fields that have no effect in this row."""
         names = {"blocks", "filters", "bottleneck", "stem", "shortcut", "preactivation", "downsample"}
         if self.bottleneck:
             names.add("stride_in")
@@ -96,7 +98,7 @@ _IMAGENET_VARIANTS = {
 }
 _CIFAR = {"filters": (16, 32, 64), "stem": "3x3", "shortcut": "A", "input_size": 32, "classes": 10}
 _CIFAR_BASIC_DEPTHS = (20, 32, 44, 56, 110)
-_CIFAR_BOTTLENECK_DEPTHS = (164, 1001)  # of v2, 9n+2; the papers have no basic net of these depths
+_CIFAR_BOTTLENECK_DEPTHS = (164, 1001)  # v2, 9n+2; the papers have no basic net of these depths
 
 
 def _table():
@@ -116,7 +118,7 @@ def _table():
 
 
 def _cifar(kind, depth):
-    """The row of a CIFAR net, or None where its kind has no net of that depth."""
+    """Return the row of a CIFAR net, or None if there is no net of that depth."""
     bottleneck = kind == "v2" and depth in _CIFAR_BOTTLENECK_DEPTHS
     layers = 9 if bottleneck else 6
     if depth <= 2 or (depth - 2) % layers:
@@ -125,7 +127,7 @@ def _cifar(kind, depth):
     if kind == "plain":
         fields["shortcut"] = "none"
     elif bottleneck:
-        fields["shortcut"] = "B"  # a bottleneck widens in its first block already, which A cannot pad for
+        fields["shortcut"] = "B"  # the first block of bottlenecks adds channels already, which A cannot do
         fields["stride_in"] = "1x1"
     return Architecture(((depth - 2) // layers,) * 3, bottleneck=bottleneck, preactivation=kind == "v2", **fields)
 
@@ -133,21 +135,25 @@ def _cifar(kind, depth):
 TABLE = _table()
 
 
-def as_in_timm(row):
-    """The row of timm's pre-activation network (its resnetv2.py) beside one of the paper's."""
+def as_in_timm(row: Architecture) -> Architecture:
+    """Return the row of timm's pre-activation graph (resnetv2.py) for the row of the paper's graph."""
     return dataclasses.replace(row, first_shortcut="raw", stride_in="3x3")
 
 
-def list_models(pattern="*"):
-    """Names in the table that match a shell pattern, such as "resnet50*", in the table's order."""
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the names in the table that match a shell pattern, such as "resnet50*", in the table's order.
+
+    >>> list_models("resnet50_v1*")
+    ['resnet50_v1', 'resnet50_v1b', 'resnet50_v1c', 'resnet50_v1d']
+    """
     return [name for name in TABLE if fnmatch.fnmatchcase(name, pattern)]
 
 
-def find(name):
-    """The row of a name: of the table, or a CIFAR net of any valid depth.
+def find(name: str) -> Architecture:
+    """Return the row of a network in the table, or of a CIFAR net of any valid depth.
 
     Raises:
-        InputError: no such network; names the nearest ones.
+        InputError: there is no such network; the message names the nearest ones.
     """
     if name in TABLE:
         return TABLE[name]

@@ -1,7 +1,7 @@
-"""What a network costs: parameters, multiply-accumulates, activations, memory.
+"""Count the cost of a network: parameters, multiply-accumulates (MACs), activations, memory.
 
-A MAC is one multiply and one add. The FLOPs that papers print are these, or twice these, or what the counter thop
-makes of them, which adds batch normalisation; so each figure here is named with its unit.
+A MAC is one multiplication and one addition. The "FLOPs" of papers are MACs, twice the MACs, or the number that the
+tool thop prints, which includes batch normalisation. Each number here therefore names its unit.
 """
 
 import dataclasses
@@ -15,14 +15,14 @@ from resnet_tf.models.layers import Layers
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Of one image.
+    """The cost of a network for one image.
 
     Attributes:
-        parameters: all weights, the moving statistics of BN included.
-        trainable_parameters: without these.
+        parameters: number of weights, including the moving statistics of BN.
+        trainable_parameters: number of weights without the moving statistics.
         macs: multiply-accumulates of convolutions and dense layers.
-        activations: numbers that convolutions and dense layers put out.
-        normalized: numbers that batch normalisations put out.
+        activations: output values of convolutions and dense layers.
+        normalized: output values of batch normalisations.
     """
 
     parameters: int
@@ -32,37 +32,40 @@ class Cost:
     normalized: int
 
     @property
-    def gmacs(self):
+    def gmacs(self) -> float:
         """10^9 multiply-accumulates."""
         return self.macs / 1e9
 
     @property
-    def gflops_thop(self):
-        """10^9 operations as thop counts them: two for a MAC, four for each number that passes a BN."""
+    def gflops_thop(self) -> float:
+        """10^9 operations as thop counts them: two for each MAC, four for each output value of a BN."""
         return (2 * self.macs + 4 * self.normalized) / 1e9
 
     @property
-    def mib_float32(self):
+    def mib_float32(self) -> float:
         """Trainable parameters in MiB at 4 bytes each."""
         return self.trainable_parameters * 4 / 2**20
 
     @property
-    def mib_float16(self):
+    def mib_float16(self) -> float:
         """Trainable parameters in MiB at 2 bytes each."""
         return self.mib_float32 / 2
 
 
-def cost(model):
-    """Cost of a built model, from its own layers.
+def cost(model: keras.Model) -> Cost:
+    """Count the cost of a built model from its layers.
+
+    >>> cost(create_model("resnet50_v1b")).trainable_parameters
+    25557032
 
     Args:
-        model: a `keras.Model` with one input of a known size.
+        model: a model with one input of known size.
 
     Raises:
-        InputError: the size is not known.
+        InputError: the size of the input is not known.
     """
     if None in model.inputs[0].shape[1:]:
-        raise InputError(f"{model.name}: the input has no size; build it with input_shape=(height, width, 3)")
+        raise InputError(f"{model.name}: the input has no fixed size; build it with input_shape=(height, width, 3)")
     macs = activations = normalized = 0
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -70,7 +73,7 @@ def cost(model):
         if not isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
             continue
         outputs = math.prod(layer.output.shape[1:])
-        # Every output is a sum over one column of the kernel; a convolution's output has its pixels besides.
+        # Every output value is a sum over all but the last axis of the kernel.
         macs += outputs * math.prod(layer.kernel.shape[:-1])
         activations += outputs
     count = {True: 0, False: 0}
@@ -79,8 +82,8 @@ def cost(model):
     return Cost(count[True] + count[False], count[True], macs, activations, normalized)
 
 
-def cost_by_name(name, shortcut=None, image_size=None, num_classes=None, graph=None):
-    """The same for a network of the table, without building it; the paper's size and classes where None."""
+def cost_by_name(name: str, shortcut=None, image_size=None, num_classes=None, graph=None) -> Cost:
+    """Count the cost of a network without building it; None stands for the paper's image size and classes."""
     from resnet_tf.models.builder import grow, row_of
 
     row = row_of(name, shortcut, graph)
@@ -99,7 +102,7 @@ class _Tensor:
 
 
 class _Counter(Layers):
-    """Walks the plan of a network like `Layers`, and counts instead of building."""
+    """A stand-in for `Layers` that counts what the layers cost instead of building them."""
 
     def __init__(self):
         super().__init__()

@@ -1,13 +1,14 @@
-"""A picture of networks by block: stem, stages, shortcuts, head."""
+"""Draw networks block by block: stem, stages, shortcuts, head."""
 
 import dataclasses
 import itertools
 
 from resnet_tf.models import blocks, builder
+from resnet_tf.models.architectures import Architecture
 from resnet_tf.models.layers import STEMS
 
 _COLOURS = ("#4c78a8", "#54a24b", "#c79a00", "#e45756")
-_WIDTH, _BOX, _GAP, _LINE = 2.1, 1.2, 0.2, 0.16  # of a network, a box, between boxes, and of a line of text: inches
+_WIDTH, _BOX, _GAP, _LINE = 2.1, 1.2, 0.2, 0.16  # inches: width of a network and of a box, gap, height of a text line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,9 +16,9 @@ class Box:
     """One box of the picture.
 
     Attributes:
-        text: its lines.
-        stage: 0 for stem and head.
-        shortcut: "" for none, "identity", "padded", "projection", or "pooled projection" (D).
+        text: text in the box, with line breaks.
+        stage: number of the stage from 1; 0 for stem and head.
+        shortcut: "" for none, "identity", "padded", "projection", or "pooled projection" (v1d).
     """
 
     text: str
@@ -25,16 +26,16 @@ class Box:
     shortcut: str = ""
 
 
-def row_of(name):
-    """The row of a network, named as in `draw`; raises InputError where there is no such network or graph."""
+def row_of(name: str) -> Architecture:
+    """Return the row of a network, named as in `draw`; raises InputError if there is no such network or graph."""
     plain, _, graph = name.partition(":")
     return builder.row_of(plain, graph=graph or None)
 
 
-def boxes(name):
-    """The boxes of a network from top to bottom; equal blocks in a row are one box with their number.
+def boxes(name: str) -> list[Box]:
+    """Return the boxes of a network from top to bottom; consecutive equal blocks share one box, which says how many.
 
-    The first BN and ReLU of a pre-activation net stand before the paths part, or inside the first block.
+    The first BN and ReLU of a v2 are in the box of the stem, or in the first block if the identity there is raw.
     """
     row = row_of(name)
     size = row.input_size
@@ -45,25 +46,25 @@ def boxes(name):
     result = [Box(f"images {size}x{size}x3"), Box("\n".join(stem))]
     if row.stem != "3x3":
         result.append(Box("max pool 3x3, /2"))
-    inside = row.preactivation and not row.bottleneck and row.first_shortcut == "raw"
-    if row.preactivation and not inside:
+    starts_in_block = row.preactivation and not row.bottleneck and row.first_shortcut == "raw"
+    if row.preactivation and not starts_in_block:
         result[-1] = Box(f"{result[-1].text}\nBN, ReLU")
     width = row.filters[0] if row.stem == "3x3" else 64
     for stage, (count, filters) in enumerate(zip(row.blocks, row.filters, strict=True), start=1):
         for first, times in ((True, 1), (False, count - 1)):
             if not times:
                 continue
-            step = blocks.Step(2 if first and stage > 1 else 1)
-            plan = blocks.convolutions(row, filters, step)
+            sampling = blocks.Sampling(2 if first and stage > 1 else 1)
+            plan = blocks.convolutions(row, filters, sampling)
             lines = [f"{k}x{k}, {f}" + (f", /{s}" if s > 1 else "") for k, f, s, _ in plan]
-            changes = step.stride > 1 or width != plan[-1][1]
+            changes = sampling.stride > 1 or width != plan[-1][1]
             shortcut = {"none": "", "A": "padded", "B": "projection", "C": "projection"}[row.shortcut]
             if shortcut and not changes and row.shortcut != "C":
                 shortcut = "identity"
-            if shortcut == "projection" and row.downsample == "avg_pool" and step.stride > 1:
+            if shortcut == "projection" and row.downsample == "avg_pool" and sampling.stride > 1:
                 shortcut = "pooled projection"
             width = plan[-1][1]
-            if inside and first and stage == 1:
+            if starts_in_block and first and stage == 1:
                 lines.insert(0, "BN, ReLU")
             result.append(Box("\n".join(lines) + (f"\nx {times}" if times > 1 else ""), stage, shortcut))
     last = "BN, ReLU\n" if row.preactivation else ""
@@ -71,22 +72,22 @@ def boxes(name):
     return result
 
 
-def draw(names):
-    """Draw networks side by side, from top to bottom.
+def draw(names: list[str]):
+    """Draw networks side by side, each from top to bottom.
 
     Args:
-        names: of the table; NAME:timm for timm's graph of a pre-activation net.
+        names: names of networks; NAME:timm for timm's graph of a v2.
 
     Returns:
         A `matplotlib.figure.Figure`.
 
     Raises:
-        InputError: an unknown name.
+        InputError: a name is unknown.
     """
     from matplotlib.figure import Figure
 
     networks = [boxes(name) for name in names]
-    # Boxes in a row are of one height, so that networks of one plan stand level.
+    # Boxes beside each other have the same height, so that corresponding blocks are aligned.
     levels = itertools.zip_longest(*networks)
     heights = [0.12 + _LINE * max(part.text.count("\n") + 1 for part in level if part) for level in levels]
     total, wide = sum(heights) + _GAP * len(heights), _WIDTH * len(names)
@@ -94,16 +95,16 @@ def draw(names):
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, wide), ylim=(-total - 0.05, 0.45))  # in inches
     axes.axis("off")
-    for place, (name, parts) in enumerate(zip(names, networks, strict=True)):
+    for index, (name, parts) in enumerate(zip(names, networks, strict=True)):
         order = "BN and ReLU before convolutions" if row_of(name).preactivation else "BN and ReLU after convolutions"
-        _draw_network(axes, _WIDTH * (place + 0.4), name, order, parts, heights)
+        _draw_network(axes, _WIDTH * (index + 0.4), name, order, parts, heights)
     return figure
 
 
 def _draw_network(axes, middle, name, order, parts, heights):
     from matplotlib.patches import Rectangle
 
-    left, side = middle - _BOX / 2, middle + _BOX / 2 + 0.1  # of boxes, of the lines of shortcuts
+    left, side = middle - _BOX / 2, middle + _BOX / 2 + 0.1  # left edge of the boxes; lines of the shortcuts
     axes.text(middle, 0.3, name.replace(":", " of "), ha="center", fontsize=10, weight="bold")
     axes.text(middle, 0.14, order, ha="center", fontsize=6.5, color="#555555")
     top, stage = 0.0, 0
@@ -119,9 +120,9 @@ def _draw_network(axes, middle, name, order, parts, heights):
             style = {"identity": "-", "padded": ":"}.get(part.shortcut, "--")
             path = [middle, side, side, middle], [top + 0.12, top + 0.12, bottom - 0.06, bottom - 0.06]
             axes.plot(*path, style, color="#555555", lw=0.9)
-            said = part.shortcut.replace(" ", "\n")
-            axes.text(side + 0.05, top - height / 2, said, fontsize=6.5, va="center", color="#555555")
+            label = part.shortcut.replace(" ", "\n")
+            axes.text(side + 0.05, top - height / 2, label, fontsize=6.5, va="center", color="#555555")
         if part.stage != stage and part.stage:
-            said = {"fontsize": 7, "rotation": 90, "ha": "center", "va": "center", "color": colour}
-            axes.text(left - 0.09, top - height / 2, f"stage {part.stage}", **said)
+            style = {"fontsize": 7, "rotation": 90, "ha": "center", "va": "center", "color": colour}
+            axes.text(left - 0.09, top - height / 2, f"stage {part.stage}", **style)
         top, stage = bottom - _GAP, part.stage

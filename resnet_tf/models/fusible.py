@@ -1,7 +1,7 @@
-"""The same functions, written so that XLA's programs on a GPU read and write less memory when they train.
+"""Layer functions written so that XLA reads and writes less GPU memory in training.
 
-A training step of these networks is bound by bytes, not by MACs (docs/performance.md). What XLA fuses depends on how a
-function and its gradient are written; the values do not, apart from rounding.
+Memory traffic, not arithmetic, limits the training of these networks (docs/performance.md). What XLA can fuse depends
+on how a function and its gradient are written. The values are the same up to rounding.
 """
 
 import functools
@@ -13,47 +13,47 @@ from tensorflow.python.framework import ops
 from tensorflow.python.ops import control_flow_util
 
 
-def wanted():
-    """Whether what is being traced is a program of XLA's for a GPU."""
+def wanted() -> bool:
+    """Return whether the function being traced will be compiled by XLA for a GPU."""
     return bool(on_gpu() and control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph()))
 
 
-def on_gpu():
-    """Whether there is a GPU."""
+def on_gpu() -> list:
+    """Return the GPUs; an empty list if there are none."""
     return tf.config.list_physical_devices("GPU")
 
 
-def count_of_each_channel(x):
-    """Values that [batch, height, width, channels] has of each channel, float32."""
+def count_of_each_channel(x: tf.Tensor) -> tf.Tensor:
+    """Return the number of values per channel in [batch, height, width, channels], a float32 scalar."""
     return tf.reduce_prod(tf.cast(tf.shape(x)[:-1], tf.float32))
 
 
-def sums_of_each_channel(*values):
-    """Sums over all but the last axis, of [batch, height, width, channels].
+def sums_of_each_channel(*values: tf.Tensor) -> list[tf.Tensor]:
+    """Return the sum over all but the last axis of each [batch, height, width, channels].
 
-    Those of 64 channels and 16,384 values an image, or more, are first sums of groups of pixels, in each a power of
-    two. XLA's own groups have the 7 times 7 in them that 224 pixels come down to: their loops are not unrolled, so that
-    fewer bytes are under way. In ResNet-50 with batch 256 the kernels of large tensors so reach 3.4 to 4.2 TB/s of an
-    H200, not 3.0 to 3.8.
+    A tensor with at least 64 channels and 16,384 values per image is first summed in groups of a power of two of
+    pixels. The groups that XLA chooses by itself are multiples of 7 times 7, the last resolution of 224 pixels; their
+    loops are not unrolled and keep fewer bytes in flight. In ResNet-50 with batch 256 on an H200, the kernels of large
+    tensors reach 3.4 to 4.2 TB/s this way, instead of 3.0 to 3.8.
     """
     *pixels, channels = values[0].shape[1:]
     if None in pixels or channels < 64 or np.prod(pixels) * channels < 2**14:
         return [tf.reduce_sum(value, [0, 1, 2]) for value in values]
     pixels = tf.reduce_prod(tf.shape(values[0])[:-1])
-    # A block of threads adds up 128 channels of a group. An H100 has room for 264 blocks at once: 784 are nearly three
-    # times as many, and with groups of powers of two they come out as 784 or up to twice that.
-    most = pixels * max(channels // 128, 1) // 784
+    # A thread block sums 128 channels of one group. An H100 runs 264 blocks at once; 784 is nearly three times that,
+    # and rounding the group size down to a power of two gives between 784 and twice as many blocks.
+    limit = pixels * max(channels // 128, 1) // 784
     sizes = tf.constant(2 ** np.arange(15), tf.int32)
-    size = tf.reduce_max(tf.where((sizes <= most) & (pixels % sizes == 0), sizes, 1))
+    size = tf.reduce_max(tf.where((sizes <= limit) & (pixels % sizes == 0), sizes, 1))
     shape = tf.stack([pixels // size, size, channels])
     groups = tf.concat([tf.reduce_sum(tf.reshape(value, shape), 1) for value in values], 1)
     return tf.split(tf.reduce_sum(groups, 0), len(values))
 
 
-def global_norm(tensors):
-    """`tf.linalg.global_norm`, of sums for each place on the last axis, which one kernel then adds up for all tensors.
+def global_norm(tensors: list[tf.Tensor]) -> tf.Tensor:
+    """Compute `tf.linalg.global_norm` in two stages: sums per index of the last axis, then one sum over all tensors.
 
-    XLA by itself takes a second kernel for each: 32 more in a step of ResNet-50.
+    By itself XLA needs a second kernel for each tensor, which is 32 more in a training step of ResNet-50.
     """
     parts = []
     for tensor in tensors:
@@ -62,22 +62,21 @@ def global_norm(tensors):
     return tf.sqrt(tf.reduce_sum(*optimization_barrier(tf.concat(parts, 0))))
 
 
-def batch_norm(x, gamma, beta, epsilon):
-    """Batch normalisation in training, as a scale and an offset for each channel.
+def batch_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float) -> tuple:
+    """Normalise a batch in training, as one scale and one offset per channel.
 
-    So it is cheap enough for XLA to compute again where the gradient of a ReLU after it asks which values were
-    positive, instead of keeping the answer in memory. In ResNet-50 with batch 256 its gradient reads and writes 2.1 GB
-    less.
+    This form is cheap enough that XLA recomputes it when the gradient of the following ReLU needs to know which values
+    were positive, instead of storing them. In ResNet-50 with batch 256 the gradient reads and writes 2.1 GB less.
 
     Args:
         x: [batch, height, width, channels].
         gamma: float32 [channels].
-        beta: likewise.
-        epsilon: that is added to the variance.
+        beta: float32 [channels].
+        epsilon: number added to the variance.
 
     Returns:
-        The same shape and type as x; mean and variance of the batch, float32 [channels], through which no gradient
-        flows.
+        The outputs, with shape and type of `x`; mean and variance of the batch, float32 [channels], through which no
+        gradient flows.
     """
     count = count_of_each_channel(x)
 
@@ -107,31 +106,32 @@ def batch_norm(x, gamma, beta, epsilon):
 
 
 @tf.custom_gradient
-def relu_of_sum(x):
-    """max(x, 0) of a sum of two paths, whose gradient reads the result.
+def relu_of_sum(x: tf.Tensor) -> tf.Tensor:
+    """Compute max(x, 0) of a sum of two paths, with a gradient that reads the output instead of the sum.
 
-    XLA knows that the result is positive where the sum is, and would read both paths to add them up again: a pass more
-    over the largest tensors, 5.3 GB in all of ResNet-50 with batch 256, with what it then cannot fuse.
+    By itself XLA reads both paths and adds them again in the gradient. That is one more pass over the largest tensors
+    and prevents some fusions: 5.3 GB in ResNet-50 with batch 256.
     """
     outputs = tf.nn.relu(x)
 
     def gradient(upstream):
-        (kept,) = optimization_barrier(outputs)
-        return tf.where(kept > 0, upstream, tf.zeros([], upstream.dtype))
+        (stored,) = optimization_barrier(outputs)
+        return tf.where(stored > 0, upstream, tf.zeros([], upstream.dtype))
 
     return outputs, gradient
 
 
 @tf.custom_gradient
-def max_pool(x):
-    """3x3 max pool of stride 2 without padding, elementwise in both directions: the values of `tf.nn.max_pool2d`.
+def max_pool(x: tf.Tensor) -> tf.Tensor:
+    """Compute a 3x3 max pool of stride 2 without padding, with elementwise operations in both directions.
 
-    XLA makes a scatter of that operation's gradient, which on an H100 takes 3% of a ResNet-50's step. The gradient goes
-    to the first of equal maxima, as there. The gradient's kernels neither branch nor load less than four values at a
-    time. Outermost pixels have the scatter's, which XLA leaves out where they are padding, as in all networks here.
+    The values are those of `tf.nn.max_pool2d`. XLA compiles the gradient of that operation to a scatter, which takes 3%
+    of a training step of ResNet-50 on an H100. As there, the gradient goes to the first of equal maxima. The kernels of
+    the gradient here do not branch and load at least four values at a time. Only the outermost pixels use the scatter;
+    XLA removes it if they are padding, as in all networks here.
 
     Args:
-        x: [batch, height, width, channels], height and width known and at least 3.
+        x: [batch, height, width, channels], with height and width known and at least 3.
 
     Returns:
         [batch, (height - 3) // 2 + 1, (width - 3) // 2 + 1, channels].
@@ -143,23 +143,24 @@ def max_pool(x):
     first = tf.fill(tf.shape(largest), tf.constant(8, tf.uint8))
     for tap in reversed(range(8)):
         first = tf.where(taps[tap] == largest, tf.constant(tap, tf.uint8), first)
-    # The gradient takes all windows in one line: that of the next row is `columns` further. What follows the last of a
-    # row or of an image is the first of another, of which only row or column 0 would be in reach: 9 is no tap.
+    # The gradient addresses all windows as one list, in which the window of the next row is `columns` further. After
+    # the last window of a row or of an image comes the first of the next one. Only its taps in row or column 0 could be
+    # reached by mistake, so they get the number 9, which is no tap.
     first_row = (tf.range(rows) == 0)[:, None, None] & (first < 3)
     first_column = (tf.range(columns) == 0)[:, None] & (first % 3 == 0)
-    chosen = tf.where(first_row | first_column, tf.constant(9, tf.uint8), first)
-    largest, chosen = optimization_barrier(largest, chosen)
+    argmax = tf.where(first_row | first_column, tf.constant(9, tf.uint8), first)
+    largest, argmax = optimization_barrier(largest, argmax)
 
     def gradient(upstream):
-        line = [tf.reshape(of_window, [-1, x.shape[-1]]) for of_window in (upstream, chosen)]
-        line = optimization_barrier(*(tf.pad(of_window, [[0, columns + 1], [0, 0]]) for of_window in line))
+        windows = [tf.reshape(values, [-1, x.shape[-1]]) for values in (upstream, argmax)]
+        windows = optimization_barrier(*(tf.pad(values, [[0, columns + 1], [0, 0]]) for values in windows))
 
         def of(window, tap):
-            gradients, taps = (of_window[window : window - columns - 1 or None] for of_window in line)
+            gradients, taps = (values[window : window - columns - 1 or None] for values in windows)
             gradients = tf.where(taps == tap, gradients, tf.zeros([], gradients.dtype))
             return tf.reshape(gradients, [-1, rows, 1, columns, 1, x.shape[-1]])
 
-        # Row 2r + 1 is tap 1 of window r; row 2r + 2, below it, is tap 2 of window r and tap 0 of r + 1. So columns.
+        # Row 2r + 1 is tap 1 of window r. Row 2r + 2 is tap 2 of window r and tap 0 of window r + 1. Columns are alike.
         below, right = np.array([False, True])[:, None, None, None], np.array([False, True])[:, None]
         inner = tf.where(
             below,

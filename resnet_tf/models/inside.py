@@ -1,18 +1,18 @@
-"""What lies inside a built network: the layers that papers look at, found by what they are and what reads them."""
+"""Look inside a built network: its row, the responses and stages that papers analyse, and the parts of its weights."""
 
 import collections
 import dataclasses
 
 import keras
 
-from resnet_tf.models.architectures import find
+from resnet_tf.models.architectures import Architecture, find
 from resnet_tf.models.layers import PaddedIdentity, close
 
 
-def row_of(model):
-    """The row of the table that a built network has, with the shortcut and the graph that it was built with.
+def row_of(model: keras.Model) -> Architecture:
+    """Return the row of a built network, with the shortcut and the graph that it was built with.
 
-    Its layers tell, so that this holds for a network that was saved and loaded by Keras, too.
+    Both are derived from the layers, so this also works for a network that Keras saved and loaded.
     """
     row = find(model.name)
     layers = {layer.name: layer for layer in model.layers}
@@ -34,18 +34,19 @@ def row_of(model):
     return row
 
 
-def responses(model):
-    """The response of each 3x3 layer (He et al. 2015, figure 7).
+def responses(model: keras.Model) -> dict:
+    """Return the response of each convolution with a 3x3 kernel (He et al. 2015, figure 7).
 
-    A layer is a convolution with a 3x3 kernel: in a CIFAR net of 6n+2 layers all but the last, 6n+1 with the stem; of
-    a bottleneck the middle one; a 7x7 stem does not count, the three convolutions of a deep one do. Its response is
-    what follows batch normalisation, before the nonlinearity and, at the end of a block, before the addition. In a
-    pre-activation net (v2) that is the BN of the next layer of the block. The last of a basic v2 block has none before
-    the addition, so that what is added is taken, the convolution's own output; so has a CIFAR stem of timm's graph,
-    where the first block's shortcut reads it too.
+    These are 6n+1 convolutions in a CIFAR net of 6n+2 layers, including the stem; the middle one of each bottleneck;
+    and the three of a deep stem. A 7x7 stem is not counted.
+
+    The response is the output of the batch normalisation after the convolution, before the nonlinearity and before the
+    addition. In a v2 that BN belongs to the next layer of the block. Where there is no such BN, the response is the
+    output of the convolution itself: in the last convolution of a basic v2 block, and in the CIFAR stem of timm's
+    graph, which the shortcut of the first block reads too.
 
     Args:
-        model: of `create_model`.
+        model: a network of `create_model`.
 
     Returns:
         {name of the convolution: symbolic tensor [batch, height, width, channels]} in the order of layers.
@@ -54,19 +55,19 @@ def responses(model):
     for layer in model.layers:
         for tensor in keras.tree.flatten(layer.input):
             readers[id(tensor)].append(layer)
-    found = {}
+    outputs = {}
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2D) and layer.kernel_size == (3, 3):
             after = readers[id(layer.output)]
-            normalised = len(after) == 1 and isinstance(after[0], keras.layers.BatchNormalization)
-            found[layer.name] = (after[0] if normalised else layer).output
-    return found
+            is_normalised = len(after) == 1 and isinstance(after[0], keras.layers.BatchNormalization)
+            outputs[layer.name] = (after[0] if is_normalised else layer).output
+    return outputs
 
 
-def stage_ends(model):
-    """The output of each stage: {"stage1": symbolic tensor [batch, height, width, channels], ...}.
+def stage_ends(model: keras.Model) -> dict:
+    """Return the output of each stage: {"stage1": symbolic tensor [batch, height, width, channels], ...}.
 
-    As of `create_backbone`: the last of a v2 is activated, its others are raw sums.
+    As in `create_backbone`, the last stage of a v2 is activated and the others are sums without activation.
     """
     row = find(model.name)
     ending = "add" if row.preactivation else "relu"
@@ -76,22 +77,22 @@ def stage_ends(model):
     return {f"stage{stage}": model.get_layer(name).output for stage, name in enumerate(names, start=1)}
 
 
-def part(name):
-    """The part of a network that a layer or variable of that name belongs to: "stem", "stage1", ..., "logits"."""
+def part(name: str) -> str:
+    """Return the part of a network that a layer or variable belongs to: "stem", "stage1", ..., "head" or "logits"."""
     return name.split("/")[0].split("_")[0]
 
 
-def depths(model):
-    """The parts of a network that have weights, from the images on: {part: parts between it and the logits' end}.
+def depths(model: keras.Model) -> dict[str, int]:
+    """Return {part: distance from the output} for the parts of a network that have weights, beginning with the stem.
 
-    The logits, and before them the last batch normalisation of a v2 ("head"), have 0; the last stage has 1.
+    The distance is 0 for "logits" and for "head", the last batch normalisation of a v2, and 1 for the last stage.
     """
     stages = [f"stage{number}" for number in range(len(find(model.name).blocks), 0, -1)]
     order = ["logits", *stages, "stem"]
-    found = {name: depth for depth, name in reversed(list(enumerate(order)))}
-    return found | {"head": 0} if find(model.name).preactivation else found
+    distances = {name: depth for depth, name in reversed(list(enumerate(order)))}
+    return distances | {"head": 0} if find(model.name).preactivation else distances
 
 
-def with_outputs(model, outputs):
-    """The same layers with other outputs, a structure of symbolic tensors: a `keras.Model` that shares the weights."""
+def with_outputs(model: keras.Model, outputs) -> keras.Model:
+    """Return a model with the same layers and weights, but other outputs: any structure of symbolic tensors."""
     return close(find(model.name), model.inputs, outputs, model.name)

@@ -1,8 +1,7 @@
-"""Padding, convolution, normalisation, stems and shortcuts: what blocks are made of.
+"""The layers of blocks, stems, shortcuts and heads.
 
-Where a layer has a stride it pads explicitly, the same on each side, and then convolves without
-padding, as the reference implementations do. Keras' padding="same" pads nothing before and one
-after on even sizes: other pixels, other outputs.
+A layer with a stride first pads both sides equally and then convolves without padding, as the reference
+implementations do. Keras' padding="same" would pad even sizes only behind, which gives other outputs.
 """
 
 import dataclasses
@@ -17,12 +16,12 @@ import tensorflow as tf
 from resnet_tf.errors import InputError
 from resnet_tf.models import fusible
 
-# He et al. 2015; Keras' momentum is the share that stays, one minus PyTorch's.
+# He et al. 2015. Keras' momentum is one minus PyTorch's.
 BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
 
-# Keras dtype policies that networks can have: all keep variables and logits in float32.
+# The supported Keras dtype policies. All of them keep variables and logits in float32.
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
-# Said to every layer, since a keras.json may say "channels_first", which would build another network.
+# Passed to every layer, since a user's keras.json may say "channels_first".
 FORMAT = "channels_last"
 
 # Convolutions before the first stage: (filters, kernel, stride).
@@ -37,10 +36,10 @@ STEMS = {
 class HeNormal(keras.initializers.Initializer):
     """Gaussian with standard deviation sqrt(scale / fan), not truncated.
 
-    Drawn by NumPy, which is faster at it than TensorFlow; it was a fifth of the time that a ResNet-50 takes to build.
+    NumPy draws the values, since TensorFlow would take a fifth of the time in which a ResNet-50 is built.
 
     Args:
-        scale: 2 where a ReLU follows (He et al. 2015b), 1 where none does.
+        scale: 2 if a ReLU follows the layer (He et al. 2015b), 1 otherwise.
         fan: "fan_in" or "fan_out" of the kernel, [..., in, out].
         seed: a non-negative integer.
     """
@@ -51,7 +50,7 @@ class HeNormal(keras.initializers.Initializer):
         self.seed = seed
 
     def __call__(self, shape, dtype=None):
-        """A kernel of the shape."""
+        """Return a kernel of the given shape."""
         fan = math.prod(shape[:-2]) * (shape[-2] if self.fan == "fan_in" else shape[-1])
         values = np.random.Generator(np.random.SFC64(self.seed)).standard_normal(shape, np.float32)
         values *= np.float32(math.sqrt(self.scale / fan))
@@ -64,14 +63,13 @@ class HeNormal(keras.initializers.Initializer):
 
 @keras.saving.register_keras_serializable("resnet_tf")
 class PaddedIdentity(keras.layers.Layer):
-    """Shortcut A (He et al. 2015): every `stride`-th pixel, new channels filled with zeros. No parameters.
+    """Shortcut A (He et al. 2015): every `stride`-th pixel, with zeros in the new channels. It has no parameters.
 
-    The zero channels come behind the others, as in fb.resnet.torch. Code that has a half of them on each side computes
-    the same up to the order of channels, but its weights do not fit here.
+    The zero channels follow the others, as in fb.resnet.torch; `padding` converts weights of code that pads both sides.
 
     Args:
-        filters: channels of the output, at least those of the input.
-        stride: in pixels, of both axes.
+        filters: channels of the output, at least as many as the input has.
+        stride: stride in pixels along both axes.
     """
 
     def __init__(self, filters, stride, **kwargs):
@@ -80,15 +78,15 @@ class PaddedIdentity(keras.layers.Layer):
         self.stride = stride
 
     def call(self, inputs):
-        """[batch, height, width, channels] to [batch, ceil(height / stride), ceil(width / stride), filters]."""
-        # A pool of 1x1 takes every stride-th pixel and is four times as fast as a strided slice on a CPU.
+        """Map [batch, height, width, channels] to [batch, ceil(height / stride), ceil(width / stride), filters]."""
+        # A 1x1 pool takes every stride-th pixel; on a CPU it is four times as fast as a strided slice.
         outputs = inputs
         if self.stride > 1:
             outputs = keras.ops.average_pool(inputs, 1, self.stride, data_format=FORMAT)
         return keras.ops.pad(outputs, [[0, 0]] * 3 + [[0, self.filters - inputs.shape[-1]]])
 
     def compute_output_shape(self, input_shape):
-        """Static shape of the output, None where the input's is."""
+        """Return the static shape of the output; sides that are None stay None."""
         batch, *size, _ = input_shape
         size = [None if side is None else -(-side // self.stride) for side in size]
         return (batch, *size, self.filters)
@@ -102,14 +100,14 @@ class PaddedIdentity(keras.layers.Layer):
 class BatchNormalization(keras.layers.BatchNormalization):
     """Keras' layer on TensorFlow's fused kernel, for channels last.
 
-    Keras computes moments and scaling as a chain of elementwise operations, each a pass over memory on a
-    CPU. The fused kernel gives the same numbers in one operation, and in inference TensorFlow can fold it
-    into the convolution before it. A program of XLA's on a GPU trains by `fusible.batch_norm`. Synchronised
-    statistics take Keras' way.
+    Keras computes moments and scaling by a chain of elementwise operations, each of which is a pass over memory on a
+    CPU. The fused kernel gives the same numbers in one operation, and TensorFlow can fold it into the preceding
+    convolution in inference. Training with XLA on a GPU uses `fusible.batch_norm`. Synchronised statistics use Keras'
+    implementation.
     """
 
     def call(self, inputs, training=None, mask=None):
-        """Images [batch, height, width, channels] to the same; statistics in float32."""
+        """Normalise images [batch, height, width, channels]; statistics are float32."""
         training = bool(training and self.trainable)
         if training and self.synchronized:
             return super().call(inputs, training=training, mask=mask)
@@ -126,7 +124,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 epsilon=self.epsilon,
                 is_training=training,
             )
-            if training:  # The kernel's variance is that of a sample, n / (n - 1) times Keras'.
+            if training:  # The kernel returns the unbiased variance, n / (n - 1) times Keras'.
                 count = fusible.count_of_each_channel(inputs)
                 variance = variance * ((count - 1) / count)
         if training:
@@ -140,7 +138,7 @@ class MaxPool(keras.layers.MaxPooling2D):
     """Keras' layer, 3x3 with stride 2; see `fusible.max_pool`."""
 
     def call(self, inputs, training=None):
-        """Images [batch, height, width, channels] to the largest of each window."""
+        """Return the maximum of each window of images [batch, height, width, channels]."""
         return fusible.max_pool(inputs) if training and fusible.wanted() else super().call(inputs)
 
 
@@ -149,26 +147,26 @@ class SumReLU(keras.layers.ReLU):
     """Keras' layer after the addition of two paths; see `fusible.relu_of_sum`."""
 
     def call(self, inputs, training=None):
-        """max(inputs, 0)."""
+        """Return max(inputs, 0)."""
         return fusible.relu_of_sum(inputs) if training and fusible.wanted() else super().call(inputs)
 
 
-# Keras' own layers that compute the same.
+# Keras' own layers with the same results.
 KERAS = {BatchNormalization: keras.layers.BatchNormalization, MaxPool: keras.layers.MaxPooling2D,
          SumReLU: keras.layers.ReLU}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """Makes the layers of one network, all with the same precision and initializer.
+    """A factory of the layers of one network, which share precision and initializer.
 
     Attributes:
         dtype: a Keras dtype policy, such as "float32" or "mixed_bfloat16".
-        sync_bn: batch statistics over all replicas.
-        zero_gamma: start every residual branch at zero.
+        sync_bn: whether batch statistics are computed over all replicas.
+        zero_gamma: whether every residual branch starts at zero.
         initializer: "he" or "xavier"; see `initializer_of`.
-        seed: of the initial weights. Each kernel draws from (seed, its name), so that a layer's start
-            does not depend on what else the network holds.
+        seed: seed of the initial weights. Each kernel is drawn from (seed, its name), so that it does not depend on
+            the other layers of the network.
     """
 
     dtype: str = "float32"
@@ -178,7 +176,7 @@ class Layers:
     seed: int = 0
 
     def __post_init__(self):
-        """Refuse a precision in which batch normalisation cannot compute, or would lose its statistics."""
+        """Refuse a precision in which batch normalisation cannot be computed or would lose its statistics."""
         name = keras.dtype_policies.get(self.dtype).name
         if name not in POLICIES:
             raise InputError(f"dtype={name}: not one of {', '.join(POLICIES)}")
@@ -186,7 +184,7 @@ class Layers:
     # --- Single layers -----------------------------------------------------------------------------------------------
 
     def conv(self, x, filters, kernel, stride=1, dilation=1, zero=False, *, name):
-        """Convolution without bias, padded by dilation (kernel - 1) / 2 on each side; `zero`: starts at zero."""
+        """Add a convolution without bias, padded by dilation (kernel - 1) / 2 on each side; `zero`: starts at zero."""
         pad = (kernel - 1) // 2
         if stride > 1 and pad:
             x = self.pad(x, pad, name=f"{name}_pad")
@@ -204,15 +202,15 @@ class Layers:
         )(x)
 
     def pad(self, x, pixels, *, name):
-        """Zeros around each image."""
+        """Add a border of zeros to each image."""
         return keras.layers.ZeroPadding2D(pixels, data_format=FORMAT, dtype=self.dtype, name=name)(x)
 
     def pad_identity(self, x, filters, stride, *, name):
-        """Shortcut A."""
+        """Add shortcut A."""
         return PaddedIdentity(filters, stride, dtype=self.dtype, name=name)(x)
 
     def norm(self, x, zero=False, *, name):
-        """Batch normalisation over channels; `zero`: gamma starts at zero."""
+        """Add batch normalisation over channels; `zero`: gamma starts at zero."""
         return BatchNormalization(
             **BATCH_NORM,
             gamma_initializer="zeros" if zero else "ones",
@@ -222,20 +220,20 @@ class Layers:
         )(x)
 
     def relu(self, x, *, name, of_sum=False):
-        """max(x, 0); `of_sum`: of two paths that were added."""
+        """Add a ReLU; `of_sum` says that its input is the sum of two paths."""
         return (SumReLU if of_sum else keras.layers.ReLU)(dtype=self.dtype, name=name)(x)
 
     def add(self, x, y, *, name):
-        """The sum of the two paths of a block."""
+        """Add the two paths of a block."""
         return keras.layers.Add(dtype=self.dtype, name=name)([x, y])
 
     def max_pool(self, x, *, name, activated):
-        """3x3 max pool of stride 2 that pads 1 on each side.
+        """Add a 3x3 max pool of stride 2 that pads 1 on each side.
 
         Args:
             x: [batch, height, width, channels].
-            name: of the layer.
-            activated: whether a ReLU came before. If so, zeros can stand for minus infinity.
+            name: name of the layer.
+            activated: whether x is the output of a ReLU, so that padding with zeros has no effect on the maximum.
         """
         if activated:
             x = self.pad(x, 1, name=f"{name}_pad")
@@ -244,50 +242,50 @@ class Layers:
         return MaxPool(3, 2, padding="valid", data_format=FORMAT, dtype=self.dtype, name=name)(x)
 
     def average_pool(self, x, stride, dilation=1, *, name):
-        """2x2 average; at an odd edge of only the pixels that there are (Keras' "same" does not count padding)."""
+        """Add a 2x2 average pool; at an odd edge it averages only real pixels, since Keras' "same" ignores padding."""
         if dilation > 1:
             return DilatedAveragePool(dilation, dtype=self.dtype, name=name)(x)
         return keras.layers.AveragePooling2D(2, stride, "same", FORMAT, dtype=self.dtype, name=name)(x)
 
     def global_pool(self, x, *, name):
-        """Mean over height and width."""
+        """Add the mean over height and width."""
         return keras.layers.GlobalAveragePooling2D(data_format=FORMAT, dtype=self.dtype, name=name)(x)
 
     def dropout(self, x, rate, *, name):
-        """Drop features in training."""
+        """Add dropout of features in training."""
         return keras.layers.Dropout(rate, dtype=self.dtype, name=name)(x)
 
     def dense(self, x, units, deviation=None, *, name):
-        """Float32 in every precision; biases start at 0, weights as `initializer_of` says or, where given, normal."""
+        """Add a dense layer, float32 in every precision, with a normal initializer if `deviation` is given."""
         initializer = self.initializer_of(name, True)
         if deviation:
             initializer = keras.initializers.RandomNormal(stddev=deviation, seed=initializer.seed)
         return keras.layers.Dense(units, kernel_initializer=initializer, dtype="float32", name=name)(x)
 
-    # --- What is made of them ----------------------------------------------------------------------------------------
+    # --- Combinations of layers --------------------------------------------------------------------------------------
 
-    def shortcut(self, x, row, filters, step, *, name):
-        """Bring a block's input to the shape of its output, as the row's shortcut does.
+    def shortcut(self, x, row, filters, sampling, *, name):
+        """Bring the input of a block to the shape of its output.
 
         Args:
             x: input of the block, or its activation in a v2.
-            row: the network's.
+            row: the `Architecture` of the network.
             filters: channels of the output.
-            step: the `blocks.Step` of the block.
-            name: prefix of the layers.
+            sampling: the `blocks.Sampling` of the block.
+            name: prefix of the layers' names.
         """
-        stride = step.kept
+        stride = sampling.effective_stride
         if row.shortcut != "C" and stride == 1 and x.shape[-1] == filters:
             return x
         if row.shortcut == "A":
             return self.pad_identity(x, filters, stride, name=f"{name}_pad")
-        if row.downsample == "avg_pool" and step.stride > 1:
-            x, stride = self.average_pool(x, stride, step.dilation, name=f"{name}_pool"), 1
+        if row.downsample == "avg_pool" and sampling.stride > 1:
+            x, stride = self.average_pool(x, stride, sampling.dilation, name=f"{name}_pool"), 1
         x = self.conv(x, filters, 1, stride, name=f"{name}_conv")
         return x if row.preactivation else self.norm(x, name=f"{name}_bn")
 
     def stem(self, x, row):
-        """Everything before the first stage. A v2 leaves its last BN-ReLU to the first block."""
+        """Build everything before the first stage. In a v2 the last BN-ReLU is part of the first block instead."""
         plan = STEMS[row.stem]
         for index, (filters, kernel, stride) in enumerate(plan, start=1):
             suffix = index if len(plan) > 1 else ""
@@ -299,7 +297,7 @@ class Layers:
         return self.max_pool(x, name="stem_pool", activated=not row.preactivation)
 
     def head(self, x, row, classes, dropout):
-        """Last BN-ReLU of a v2, global average pool, logits; without classes it ends in the pool."""
+        """Build the last BN-ReLU of a v2, the global average pool, and the logits unless `classes` is 0."""
         if row.preactivation:
             x = self.relu(self.norm(x, name="head_bn"), name="head_relu")
         x = self.global_pool(x, name="pool")
@@ -308,13 +306,13 @@ class Layers:
         return self.dense(x, classes, name="logits") if classes else x
 
     def initializer_of(self, name, dense=False):
-        """How a kernel starts.
+        """Return the initializer of the kernel of a layer.
 
-        he: Gaussian with standard deviation sqrt(2 / fan_out), fan_out = kernel^2 filters (He et al.
-        2015b, arXiv 1502.01852, and the code of the ResNet paper's authors); sqrt(1 / fan_in) for the
-        dense layer, which no ReLU follows. xavier: uniform in +-sqrt(6 / (fan_in + fan_out)), fans being
-        channels times kernel^2 (Glorot and Bengio 2010, as Keras and MXNet have it); the formula in Bag
-        of Tricks, section 2.1, counts channels alone, which for a 3x3 gives three times the range.
+        - he: Gaussian with standard deviation sqrt(2 / fan_out), fan_out = kernel^2 filters (He et al. 2015b, arXiv
+          1502.01852, and the ResNet authors' code); sqrt(1 / fan_in) for the dense layer, which no ReLU follows.
+        - xavier: uniform in +-sqrt(6 / (fan_in + fan_out)), with fans of channels times kernel^2 (Glorot and Bengio
+          2010, Keras, MXNet). The formula in Bag of Tricks, section 2.1, counts channels only, which triples the range
+          of a 3x3.
         """
         seed = zlib.crc32(f"{self.seed}/{name}".encode())
         if self.initializer == "xavier":
@@ -324,10 +322,10 @@ class Layers:
 
 @keras.saving.register_keras_serializable("resnet_tf")
 class MinusInfinityPadding(keras.layers.Layer):
-    """Pad images with the lowest number, so that a max pool never chooses the padding.
+    """Padding of images with minus infinity, which a max pool never selects.
 
     Args:
-        pixels: on each side.
+        pixels: width of the padding on each side.
     """
 
     def __init__(self, pixels, **kwargs):
@@ -335,7 +333,7 @@ class MinusInfinityPadding(keras.layers.Layer):
         self.pixels = pixels
 
     def call(self, inputs):
-        """[batch, height, width, channels] to the same with 2 * pixels more rows and columns."""
+        """Map [batch, height, width, channels] to [batch, height + 2 pixels, width + 2 pixels, channels]."""
         sides = [[0, 0], [self.pixels] * 2, [self.pixels] * 2, [0, 0]]
         return keras.ops.pad(inputs, sides, constant_values=float("-inf"))
 
@@ -346,12 +344,12 @@ class MinusInfinityPadding(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("resnet_tf")
 class DilatedAveragePool(keras.layers.Layer):
-    """2x2 average of stride 1 whose pixels are `dilation` apart; at the edge of only those that there are.
+    """2x2 average pool of stride 1 over pixels that are `dilation` apart; at the edges it averages only real pixels.
 
-    It stands for the pool of shortcut D in a network whose strides have become dilations.
+    It replaces the pool of v1d's shortcut in a network whose strides have become dilations.
 
     Args:
-        dilation: in pixels.
+        dilation: distance in pixels.
     """
 
     def __init__(self, dilation, **kwargs):
@@ -359,14 +357,14 @@ class DilatedAveragePool(keras.layers.Layer):
         self.dilation = dilation
 
     def call(self, inputs):
-        """[batch, height, width, channels] to the same shape."""
+        """Average [batch, height, width, channels]; the shape stays the same."""
         return self._sum(inputs) / self._sum(keras.ops.ones_like(inputs[:1, :, :, :1]))
 
     def _sum(self, x):
-        apart = self.dilation
-        padded = keras.ops.pad(x, [[0, 0], [0, apart], [0, apart], [0, 0]])
-        rows = padded[:, :-apart] + padded[:, apart:]
-        return rows[:, :, :-apart] + rows[:, :, apart:]
+        offset = self.dilation
+        padded = keras.ops.pad(x, [[0, 0], [0, offset], [0, offset], [0, 0]])
+        rows = padded[:, :-offset] + padded[:, offset:]
+        return rows[:, :, :-offset] + rows[:, :, offset:]
 
     def get_config(self):
         """Arguments of the constructor."""
@@ -374,13 +372,13 @@ class DilatedAveragePool(keras.layers.Layer):
 
 
 def close(row, inputs, outputs, name):
-    """Make the model of a row's layers.
+    """Create the Keras model from the tensors of a network.
 
-    Keras walks the graph by recursion, two calls a block and more than Python allows at 1,202 layers.
+    Keras traverses the graph recursively, with two calls per block; 1,202 layers exceed Python's limit.
     """
-    allowed = sys.getrecursionlimit()
-    sys.setrecursionlimit(allowed + 10 * sum(row.blocks))
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(limit + 10 * sum(row.blocks))
     try:
         return keras.Model(inputs, outputs, name=name)
     finally:
-        sys.setrecursionlimit(allowed)
+        sys.setrecursionlimit(limit)

@@ -1,4 +1,4 @@
-"""Files of weights: what is in them, under which names, and what they say of themselves."""
+"""Read files of weights and the description of the network that this project stores in its own files."""
 
 import dataclasses
 import json
@@ -9,27 +9,28 @@ import re
 import numpy as np
 
 from resnet_tf.errors import InputError
+from resnet_tf.models.architectures import Architecture
 
-ABOUT = "resnet_tf"  # the attribute or metadata in which our own files say what network they are of
+ABOUT = "resnet_tf"  # the HDF5 attribute or safetensors metadata that describes the network of a file of this project
 _log = logging.getLogger(__name__)
 
-# Where a checkpoint of PyTorch keeps a network, the averaged ones first.
+# The keys of a PyTorch checkpoint that may hold the averaged or the plain weights.
 _AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 _PLAIN = ("state_dict", "model", "model_state_dict", "net", "network")
-# What wrappers put before every name: DataParallel, torch.compile, Lightning, detection frameworks.
+# Prefixes that wrappers add to every name: DataParallel, torch.compile, Lightning, detection frameworks.
 _PREFIXES = re.compile(r"^(module\.|_orig_mod\.|model\.|backbone\.)+")
 
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A file of weights.
+    """The content of a file of weights.
 
     Attributes:
-        origin: its path, for errors.
-        kind: whose names it has: "ours" (.weights.h5), "torch" (timm, torchvision and their kin) or "keras"
-            (keras.applications).
+        origin: path of the file, for errors.
+        kind: the naming scheme: "ours" (.weights.h5 of this project), "torch" (timm, torchvision and code like theirs)
+            or "keras" (keras.applications).
         arrays: {name: float32 NumPy array} without prefixes; None for "ours", which Keras reads itself.
-        about: what `describe` wrote into it; None where it does not say.
+        about: the network as `describe` wrote it into the file; None if the file does not say.
     """
 
     origin: str
@@ -38,21 +39,21 @@ class Opened:
     about: dict | None = None
 
 
-def describe(name, row):
-    """What a file of ours says of its network: the name, and the fields of its row that make the graph."""
+def describe(name: str, row: Architecture) -> str:
+    """Return the description of a network that is stored in its weight files, as JSON: its name and its graph."""
     return json.dumps({"network": name, "graph": row.graph})
 
 
-def open_file(path, ema=True):
+def open_file(path: str | pathlib.Path, ema: bool = True) -> Opened:
     """Read a file of weights.
 
     Args:
-        path: of a .weights.h5 of ours; a state dict of PyTorch, .safetensors, .pth, .pt, .th, .pth.tar, .tar, .ckpt or
-            .bin; or an .h5 of keras.applications.
-        ema: whether to take the averaged weights of a checkpoint that has both.
+        path: a .weights.h5 of this project; a PyTorch state dict (.safetensors, .pth, .pt, .th, .pth.tar, .tar, .ckpt
+            or .bin); or an .h5 of keras.applications.
+        ema: whether to take the averaged weights of a checkpoint that also has plain ones.
 
     Raises:
-        InputError: missing, damaged, of an unknown kind, or a pickle where PyTorch is not installed.
+        InputError: the file is missing, damaged or of an unknown kind, or a pickle and PyTorch is not installed.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -68,16 +69,16 @@ def open_file(path, ema=True):
         raise InputError(f"{path}: damaged, or no weights ({first_line(error)})") from None
 
 
-def of_arrays(arrays, origin, about=None):
-    """The same of arrays that are in memory already: {name: array} of timm, torchvision or keras.applications."""
+def of_arrays(arrays: dict[str, np.ndarray], origin: str | pathlib.Path, about: dict | None = None) -> Opened:
+    """Return an `Opened` of arrays in memory: {name: array} of timm, torchvision or keras.applications."""
     kind = "keras" if any(name.startswith("conv1_conv/") for name in arrays) else "torch"
     if kind == "torch":
         arrays = _without_prefixes(arrays, origin)
     return Opened(str(origin), kind, arrays, about)
 
 
-def first_line(error):
-    """The first line of an error's message, or its type's name."""
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its type if the message is empty."""
     text = str(error).strip()
     return text.splitlines()[0][:200] if text else type(error).__name__
 
@@ -108,26 +109,26 @@ def _read_torch(path, ema):
         import torch
     except ImportError:
         raise InputError(
-            f"{path}: a {path.suffix} is a pickle, which only PyTorch reads without running it, and PyTorch is not "
-            "installed; install torch, or take the .safetensors file"
+            f"{path}: reading a {path.suffix} file safely needs PyTorch, which is not installed; install torch, or use "
+            "the .safetensors file"
         ) from None
     content = torch.load(path, map_location="cpu", weights_only=True)
     return of_arrays(arrays_of_torch(content, path, ema), path)
 
 
-def arrays_of_torch(content, origin, ema=True):
-    """The state dict of what `torch.load` gave.
+def arrays_of_torch(content, origin: str | pathlib.Path, ema: bool = True) -> dict[str, np.ndarray]:
+    """Extract the state dict from the result of `torch.load`.
 
     Args:
-        content: a state dict, or a dict that holds one, or one and its moving average.
-        origin: the file, for errors.
-        ema: whether to take the average where there are both.
+        content: a state dict, or a dict that holds a state dict, its moving average, or both.
+        origin: path of the file, for errors.
+        ema: whether to take the average if there are both.
 
     Returns:
         {name: float32 NumPy array}.
 
     Raises:
-        InputError: no state dict is in it.
+        InputError: it holds no state dict.
     """
     if not isinstance(content, dict):
         raise InputError(f"{origin}: holds a {type(content).__name__}, not a state dict")
@@ -135,13 +136,13 @@ def arrays_of_torch(content, origin, ema=True):
     plain = next((name for name in _PLAIN if isinstance(content.get(name), dict)), None)
     if averaged and plain:
         taken, other = (averaged, plain) if ema else (plain, averaged)
-        _log.info("%s: holds two sets of weights: takes %s, leaves %s (see --ema)", origin, taken, other)
+        _log.info("%s: holds two sets of weights: uses %s, not %s (see --ema)", origin, taken, other)
         content = content[taken]
     elif averaged or plain:
         content = content[averaged or plain]
     tensors = {name: value for name, value in content.items() if hasattr(value, "detach")}
     if not tensors:
-        raise InputError(f"{origin}: no state dict in it; it has {', '.join(map(str, list(content)[:5])) or 'nothing'}")
+        raise InputError(f"{origin}: holds no state dict; its keys are {', '.join(map(str, list(content)[:5]))}")
     return {name: value.detach().float().numpy() for name, value in tensors.items() if value.is_floating_point()}
 
 
@@ -172,13 +173,13 @@ _READERS |= dict.fromkeys((".pth", ".pt", ".th", ".pth.tar", ".tar", ".ckpt", ".
 
 
 def _without_prefixes(arrays, origin):
-    """Names as timm and torchvision have them, without what wrappers put before."""
-    found = {}
+    """Return the arrays under the names of timm and torchvision, without the prefixes of wrappers."""
+    renamed = {}
     for name, value in arrays.items():
         if name.endswith("num_batches_tracked"):
             continue
         plain = _PREFIXES.sub("", name)
-        if plain in found:
-            raise InputError(f"{origin}: two weights are called {plain} but for their prefixes")
-        found[plain] = value
-    return found
+        if plain in renamed:
+            raise InputError(f"{origin}: two weights are called {plain} after their prefixes are removed")
+        renamed[plain] = value
+    return renamed

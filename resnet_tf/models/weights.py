@@ -1,7 +1,7 @@
-"""Weights in and out: timm, torchvision, keras.applications, and this project's own files.
+"""Load, convert and save weights: timm, torchvision, keras.applications, and this project's own files.
 
-Names are translated by rule from our layer names, so that a network's table row is all there is to
-keep. Kernels of PyTorch are [out, in, height, width]; ours are [height, width, in, out].
+Rules translate the names of layers, so there is no table of names per network. Kernels of PyTorch are [out, in,
+height, width]; kernels here are [height, width, in, out].
 """
 
 import json
@@ -9,6 +9,7 @@ import logging
 import pathlib
 import re
 
+import keras
 import numpy as np
 
 from resnet_tf.errors import InputError
@@ -16,8 +17,8 @@ from resnet_tf.models import inside, padding, weight_files
 from resnet_tf.models.architectures import as_in_timm, find
 from resnet_tf.models.weight_files import Opened, first_line, open_file
 
-# Where the best known published weights of a graph are: (kind, place). The recipe is part of timm's name.
-# timm: repository of the Hugging Face hub, its file model.safetensors. keras: class in keras.applications.
+# Published ImageNet weights: (library, repository or class). The recipe is part of timm's name.
+# timm: repository on the Hugging Face hub, file model.safetensors. keras: class in keras.applications.
 PUBLISHED = {
     "resnet18_v1b": ("timm", "timm/resnet18.a1_in1k"),
     "resnet34_v1b": ("timm", "timm/resnet34.a1_in1k"),
@@ -38,36 +39,33 @@ PUBLISHED = {
     "resnet101_v1": ("keras", "ResNet101"),
     "resnet152_v1": ("keras", "ResNet152"),
 }
-# A basic net's v1 is its v1b.
+# In nets of basic blocks, v1 and v1b are the same graph.
 PUBLISHED |= {name.replace("v1b", "v1"): PUBLISHED[name] for name in ("resnet18_v1b", "resnet34_v1b")}
 
-# What other code bases call the parts of the networks of PyTorch: (pattern, timm's and torchvision's name).
+# Names in other PyTorch code: (pattern, replacement by the name in timm and torchvision).
 _ALIASES = (
     (re.compile(r"^(linear|classifier|head\.fc|head)\."), "fc."),
     (re.compile(r"\.shortcut\.(\d)"), r".downsample.\1"),
 )
 _log = logging.getLogger(__name__)
 _BN = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
-_KERAS_BN_EPSILON = 1.001e-5  # of keras.applications; ours is 1e-5
+_KERAS_BN_EPSILON = 1.001e-5  # keras.applications; here it is 1e-5
 _LAYER = re.compile(r"stage(\d+)_block(\d+)_(conv|bn|shortcut_conv|shortcut_bn)(\d*)")
 
 
-def open_source(name, source, ema=True):
-    """Open weights for a network: a file, or "imagenet" for the published ones of the network `name`.
-
-    Returns:
-        A `weight_files.Opened`.
+def open_source(name: str, source: str | pathlib.Path | Opened, ema: bool = True) -> Opened:
+    """Open a file of weights, or the published weights of the network `name` if `source` is "imagenet".
 
     Raises:
-        InputError: there is no such file, it is damaged, or nothing is published.
+        InputError: there is no such file, it is damaged, or no weights are published.
     """
     if isinstance(source, Opened):
         return source
     return open_file(fetch(name) if source == "imagenet" else source, ema)
 
 
-def graph_of(name, opened):
-    """Which graph of a v2 opened weights are of: "paper" or "timm"; None where there is one, or they do not tell."""
+def graph_of(name: str, opened: Opened) -> str | None:
+    """Return the graph of a v2 that weights belong to: "paper" or "timm"; None if unknown or there is only one."""
     row = find(name)
     timm = as_in_timm(row)
     if not row.preactivation or timm.graph == row.graph:
@@ -79,19 +77,22 @@ def graph_of(name, opened):
     return "timm" if opened.kind == "torch" else None
 
 
-def load(model, source, ema=True, pad=None):
-    """Fill a network with weights.
+def load(model: keras.Model, source: str | pathlib.Path | Opened, ema: bool = True, pad: str | None = None) -> None:
+    """Load weights into a network.
+
+        model = resnet_tf.create_model("resnet50_v1b")
+        weights.load(model, "resnet50.a1_in1k.safetensors")  # or "imagenet", which downloads published weights
 
     Args:
-        model: built by `create_model`; its name and its layers say the graph.
-        source: "imagenet"; a file, see `weight_files.open_file`; or what that returned.
-        ema: whether to take the averaged weights of a file that has both.
-        pad: where shortcut A put its zero channels in the network that the weights are of: "behind" or "both"; None to
-            tell by the names.
+        model: a network of `create_model`.
+        source: "imagenet"; a file, see `weight_files.open_file`; or an `Opened`.
+        ema: whether to take the averaged weights of a file that also has plain ones.
+        pad: "behind" or "both", where shortcut A has its zero channels in the network of the weights; None to derive
+            it from their names.
 
     Raises:
-        InputError: the file is missing, damaged, or of another network (names what is missing, unused
-            or of another shape); the model is left as it was.
+        InputError: the file is missing, damaged, or of another network (the message names weights that are missing,
+            unused or of another shape). The model is then unchanged.
     """
     opened = open_source(model.name, source, ema)
     if opened.kind != "ours":
@@ -104,13 +105,13 @@ def load(model, source, ema=True, pad=None):
         raise InputError(f"{opened.origin}: not the weights of {model.name} ({first_line(error)})") from None
 
 
-def check_graph(model, opened):
-    """Refuse weights whose origin says another graph, of which every shape fits; warn where that cannot be told.
+def check_graph(model: keras.Model, opened: Opened) -> None:
+    """Refuse weights of another graph whose shapes all fit, and warn if the graph of the weights is unknown.
 
-    Where the stride of a bottleneck lies, and what the first shortcut of a v2 carries, changes no shape.
+    The position of a bottleneck's stride and the first shortcut of a v2 do not change any shape.
 
     Raises:
-        InputError: names what differs.
+        InputError: the graphs differ; the message says in what.
     """
     row = inside.row_of(model)
     if opened.about:
@@ -127,38 +128,43 @@ def check_graph(model, opened):
     twins = row.bottleneck and not row.preactivation  # v1 and v1b
     if twins and opened.kind == "keras" and row.stride_in == "3x3":
         raise InputError(
-            f"{opened.origin}: keras.applications has the stride of a bottleneck in its first 1x1, {model.name} in its "
-            f"3x3: these are weights of {model.name.replace('_v1b', '_v1')}"
+            f"{opened.origin}: weights of keras.applications, whose bottlenecks have the stride in the first 1x1; "
+            f"{model.name} has it in the 3x3. Load them into {model.name.replace('_v1b', '_v1')}"
         )
     if twins and opened.kind == "torch" and row.stride_in == "1x1":
         _log.warning(
             "%s: has the names of PyTorch, whose published networks have the stride of a bottleneck in its 3x3 (%s); "
-            "%s has it in the first 1x1, which is right for weights that came from Caffe alone",
+            "%s has it in the first 1x1, which is right only for weights that come from Caffe",
             opened.origin, model.name.replace("_v1", "_v1b"), model.name,
         )  # fmt: skip
     twins = twins or row.stem == "deep"  # v1c and v1d
     if opened.kind == "ours" and (twins or (row.preactivation and as_in_timm(row).graph != find(model.name).graph)):
         _log.warning(
-            "%s: does not say which network its weights are of, and those of another graph would fit; taken for %s. "
-            "Files that resnet_tf.convert writes say it.", opened.origin, model.name,
+            "%s: does not say which network its weights belong to, and weights of another graph would fit too; assumed "
+            "to be of %s. Files that resnet_tf.convert writes say it.", opened.origin, model.name,
         )  # fmt: skip
 
 
-def convert(model, source, origin="the weights", pad=None):
-    """Translate a state dict to a network's own variables.
+def convert(
+    model: keras.Model, source: Opened | dict[str, np.ndarray], origin: str = "the weights", pad: str | None = None
+) -> dict[str, np.ndarray]:
+    """Translate a state dict to the variables of a network.
+
+        state = {name: tensor.numpy() for name, tensor in torch_model.state_dict().items()}
+        weights.assign(model, weights.convert(model, state))
 
     Args:
-        model: built by `create_model`.
-        source: a `weight_files.Opened`, or {name: NumPy array} of timm, torchvision or keras.applications.
-        origin: what to name in an error, for arrays.
+        model: a network of `create_model`.
+        source: an `Opened`, or {name: array} of timm, torchvision or keras.applications.
+        origin: name of the arrays in errors.
         pad: see `load`.
 
     Returns:
         {variable path: array} for every variable of the model.
 
     Raises:
-        InputError: names are missing or unused, shapes differ, or the graph is another: a file for another network;
-            or a number is not finite, or a variance negative.
+        InputError: the weights belong to another network (names are missing or unused, shapes or graphs differ), or
+            hold a number that is not finite or a negative variance.
     """
     opened = source if isinstance(source, Opened) else weight_files.of_arrays(dict(source), origin)
     check_graph(model, opened)
@@ -177,7 +183,7 @@ def convert(model, source, origin="the weights", pad=None):
         value = translate(arrays, names, variable.path)
         if value.shape != tuple(variable.shape):
             raise InputError(
-                f"{origin}: {names[0]} gives {list(value.shape)} for {variable.path}, which is "
+                f"{origin}: {names[0]} has shape {list(value.shape)}, but {variable.path} has "
                 f"{list(variable.shape)}: weights of another network than {model.name}"
             )
         _check_values(origin, names[0], value, variable.path)
@@ -191,20 +197,20 @@ def convert(model, source, origin="the weights", pad=None):
         values = padding.to_behind(row, values, padding.decide(pad, opened, "linear" in aliased, model.name))
     elif pad:
         raise InputError(
-            f"--padding={pad} is not used by {origin}: {model.name} pads no channels, or the file says where"
+            f"--padding={pad} is not used for {origin}: {model.name} pads no channels, or the file says where"
         )
     return values
 
 
 def _usual_names(arrays):
-    """Names as torchvision has them, and the first parts of those that were called otherwise."""
+    """Return the arrays under torchvision's names, and the first components of the names that were replaced."""
     renamed, aliased = {}, set()
     for name, value in arrays.items():
         usual = name
         for pattern, replacement in _ALIASES:
             usual = pattern.sub(replacement, usual)
         if usual in arrays and usual != name:
-            usual = name  # both are there: for the list of what is unused
+            usual = name  # both names exist, so this one must be reported as unused
         if usual != name:
             aliased.add(name.split(".")[0])
         renamed[usual] = value
@@ -212,7 +218,7 @@ def _usual_names(arrays):
 
 
 def _check_values(origin, name, value, path):
-    """Refuse what no network computes with, which would make every answer NaN."""
+    """Refuse values that are not finite and negative variances, which would make every output NaN."""
     if not np.isfinite(value).all():
         raise InputError(f"{origin}: {name} holds {np.count_nonzero(~np.isfinite(value))} numbers that are not finite")
     if path.endswith("moving_variance") and (value < 0).any():
@@ -220,25 +226,24 @@ def _check_values(origin, name, value, path):
 
 
 def _some(*pairs):
-    said = []
-    for what, names in zip(pairs[::2], pairs[1::2], strict=True):
+    parts = []
+    for label, names in zip(pairs[::2], pairs[1::2], strict=True):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            said.append(f"{what} {', '.join(sorted(names)[:3])}{more}")
-    return "; ".join(said)
+            parts.append(f"{label} {', '.join(sorted(names)[:3])}{more}")
+    return "; ".join(parts)
 
 
-def assign(model, values):
-    """Give a network the values that `convert` returned."""
+def assign(model: keras.Model, values: dict[str, np.ndarray]) -> None:
+    """Assign the values that `convert` returned to the variables of a network."""
     for variable in model.variables:
         variable.assign(values[variable.path])
 
 
-def state_dict(model):
-    """The network's weights under timm's names (torchvision's, where the graph is torchvision's).
+def state_dict(model: keras.Model) -> dict[str, np.ndarray]:
+    """Return the weights of a network in PyTorch's layout, float32, under timm's names.
 
-    Returns:
-        {name: float32 NumPy array in PyTorch's layout}.
+    For the graphs that torchvision has, these are also torchvision's names.
     """
     result = {}
     for variable in model.variables:
@@ -254,13 +259,13 @@ def state_dict(model):
     return result
 
 
-def source_names(model_name, path, arrays):
-    """What a variable is called in a state dict; more than one name where several make one value.
+def source_names(model_name: str, path: str, arrays: dict[str, np.ndarray]) -> list[str]:
+    """Return the name of a variable in a state dict, or several names if the value is computed from several arrays.
 
     Args:
-        model_name: of a network of the table.
-        path: of our variable, such as "stage1_block1_conv1/kernel".
-        arrays: the state dict, whose style decides between the names of PyTorch and of Keras.
+        model_name: name of the network.
+        path: path of the variable, such as "stage1_block1_conv1/kernel".
+        arrays: the state dict, whose names tell PyTorch from Keras.
     """
     layer, kind = path.split("/")
     if any(name.startswith("conv1_conv/") for name in arrays):
@@ -283,7 +288,7 @@ def _torch_layer(layer, row):
     stage, block, kind, index = match.groups()
     prefix = f"layer{stage}.{int(block) - 1}"
     if kind.startswith("shortcut"):
-        pooled = row.downsample == "avg_pool"  # timm keeps a place for the pool in every projection
+        pooled = row.downsample == "avg_pool"  # in timm every projection has a module for the pool
         return f"{prefix}.downsample.{(kind == 'shortcut_bn') + pooled}"
     return f"{prefix}.{kind}{index}"
 
@@ -316,7 +321,7 @@ def _keras_names(layer, kind):
         part = part.removeprefix("shortcut_")
     else:
         prefix, part = "conv1", layer.removeprefix("stem_")
-    if kind == "moving_mean":  # takes in the bias of the convolution, which BN would subtract again
+    if kind == "moving_mean":  # the bias of the convolution is subtracted from the mean, which has the same effect
         return [f"{prefix}_bn/moving_mean", f"{prefix}_conv/bias"]
     return [f"{prefix}_{part}/{kind}"]
 
@@ -330,11 +335,11 @@ def _keras_value(arrays, names, path):
     return value
 
 
-def save(model, path):
-    """Write a network's weights: .weights.h5 for this project, .safetensors under timm's names.
+def save(model: keras.Model, path: str | pathlib.Path) -> None:
+    """Write the weights of a network: as .weights.h5 for this project, or as .safetensors under timm's names.
 
     Raises:
-        InputError: another ending.
+        InputError: the path has another suffix, or timm would load the weights into another graph.
     """
     path = pathlib.Path(path)
     row = inside.row_of(model)
@@ -350,43 +355,38 @@ def save(model, path):
 
         if row.preactivation and row.graph != as_in_timm(row).graph and row.stem != "3x3":
             raise InputError(
-                f"--out={path}: timm would take these names for its own graph, not the paper's; write a .weights.h5"
+                f"--out={path}: timm would load these weights into its own graph, not the paper's; write a .weights.h5"
             )
         save_file(state_dict(model), partial, {"format": "pt", weight_files.ABOUT: about})
     else:
-        raise InputError(f"--out={path}: ends neither in .weights.h5 (ours) nor in .safetensors (timm's names)")
+        raise InputError(f"--out={path}: ends neither in .weights.h5 (resnet_tf) nor in .safetensors (timm's names)")
     partial.replace(path)
 
 
-def fetch(name):
-    """Fetch the best known published ImageNet weights of a graph, by its library's own hub client.
-
-    Returns:
-        Path of the file in the client's cache.
+def fetch(name: str) -> str:
+    """Download the published ImageNet weights of a network; return the path of the file in the client's cache.
 
     Raises:
-        InputError: there are none, or they cannot be had now; says what to do without a network.
+        InputError: no weights are published, or they cannot be downloaded; the message says what to do offline.
     """
     if name not in PUBLISHED:
-        raise InputError(f"weights=imagenet: none are published for {name}; there are for {', '.join(PUBLISHED)}")
-    kind, place = PUBLISHED[name]
+        raise InputError(f"weights=imagenet: none are published for {name}, only for {', '.join(PUBLISHED)}")
+    library, identifier = PUBLISHED[name]
     try:
-        if kind == "timm":
+        if library == "timm":
             from huggingface_hub import hf_hub_download
 
-            return hf_hub_download(place, "model.safetensors")
-        import keras
-
+            return hf_hub_download(identifier, "model.safetensors")
         applications = keras.src.applications.resnet
-        file = f"{place.lower()}_weights_tf_dim_ordering_tf_kernels.h5"
-        digest = applications.WEIGHTS_HASHES[place.lower()][0]
+        file = f"{identifier.lower()}_weights_tf_dim_ordering_tf_kernels.h5"
+        digest = applications.WEIGHTS_HASHES[identifier.lower()][0]
         return keras.utils.get_file(
             file, applications.BASE_WEIGHTS_PATH + file, cache_subdir="models", file_hash=digest
         )
     except ImportError:
         raise InputError("weights=imagenet: needs huggingface_hub: pip install 'resnet_tf[convert]'") from None
-    except Exception as error:  # each client has errors of its own for a network that is not there
+    except Exception as error:  # each client has its own exceptions for a missing network
         raise InputError(
-            f"weights=imagenet: {place} cannot be fetched ({first_line(error)}); without a network, bring the file "
-            "from a machine that has one and give its path as weights"
+            f"weights=imagenet: {identifier} cannot be downloaded ({first_line(error)}); without a network, copy the "
+            "file from another machine and give its path as weights"
         ) from None

@@ -1,4 +1,4 @@
-"""What an exported model says of itself: model.json for programs, model.md for people."""
+"""Write the card of an exported model: model.json for programs, model.md for people."""
 
 import json
 import pathlib
@@ -17,22 +17,21 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
 def describe(section, run, values, normalization, version):
-    """The card of a model that is about to be written.
+    """Return the content of the card of a model, without the entries "signatures" and "files".
 
     Args:
         section: a `config.ExportConfig`.
         run: the `record.Run`.
-        values: of its checkpoint.
+        values: the values of its checkpoint.
         normalization: a `colour.Normalization`.
-        version: its number.
+        version: number of the version.
 
     Returns:
-        What model.json holds but for "signatures" and "files", plain values. "accuracy" is None where evaluation.json
-        is of other weights than these.
+        A dict of plain values. "accuracy" is None if evaluation.json belongs to other weights.
     """
     settings, model = run.config, run.config.model
     size, classes = evaluation_size(settings.data), list(run.manifest["classes"])
-    spent = cost_by_name(model.model, model.shortcut, size, len(classes), model.graph)
+    cost = cost_by_name(model.model, model.shortcut, size, len(classes), model.graph)
     return {
         "model": settings.model.model,
         "version": version,
@@ -51,10 +50,10 @@ def describe(section, run, values, normalization, version):
         "precision": section.precision,
         "activations": section.activations,
         "cost": {
-            "parameters": spent.trainable_parameters,
-            "parameters_mib": round(spent.trainable_parameters * _BYTES[section.precision] / 2**20, 3),
-            "gmacs": round(spent.gmacs, 4),
-            "gflops": round(2 * spent.gmacs, 4),
+            "parameters": cost.trainable_parameters,
+            "parameters_mib": round(cost.trainable_parameters * _BYTES[section.precision] / 2**20, 3),
+            "gmacs": round(cost.gmacs, 4),
+            "gflops": round(2 * cost.gmacs, 4),
         },
         "weights": section.weights,
         "steps": restore.step_of(values),
@@ -81,21 +80,21 @@ def _preprocessing(size, data, normalization):
 
 
 def _accuracy(run, weights, steps):
-    """What evaluation.json says, where it is of these weights."""
+    """Return the metrics in evaluation.json; None if it is missing or belongs to other weights."""
     path = run.folder / "evaluation.json"
     try:
-        found = json.loads(path.read_text())
-        mine = (found.get("weights"), found.get("steps")) == (weights, steps)
+        metrics = json.loads(path.read_text())
+        is_same = (metrics.get("weights"), metrics.get("steps")) == (weights, steps)
     except FileNotFoundError:
         return None
     except (ValueError, AttributeError):
         raise InputError(f"{path}: damaged") from None
-    kept = ("split", "views", "scales", "examples", "top1", "top5", "loss", "ece", "command", "commit")
-    return {name: found[name] for name in kept if name in found} if mine else None
+    keys = ("split", "views", "scales", "examples", "top1", "top5", "loss", "ece", "command", "commit")
+    return {name: metrics[name] for name in keys if name in metrics} if is_same else None
 
 
 def write(folder, card):
-    """Write both forms of a card into a version's folder."""
+    """Write model.json and model.md into the folder of a version."""
     folder = pathlib.Path(folder)
     files.write_json(folder / versions.CARD, card)
     text = _markdown(card)
@@ -103,13 +102,13 @@ def write(folder, card):
 
 
 def _markdown(card):
-    spent, data, accuracy = card["cost"], card["data"], card["accuracy"]
+    cost, data, accuracy = card["cost"], card["data"], card["accuracy"]
     mean, std = (np.asarray(card["preprocessing"][name]) for name in ("mean", "std"))
     rows = {
         "network": card["model"],
         "classes": len(card["classes"]),
-        "parameters": f"{spent['parameters']:,}, {spent['parameters_mib']:.2f} MiB in {card['precision']}",
-        "cost of one image": f"{spent['gmacs']:g} GMACs, {spent['gflops']:g} GFLOPs",
+        "parameters": f"{cost['parameters']:,}, {cost['parameters_mib']:.2f} MiB in {card['precision']}",
+        "cost of one image": f"{cost['gmacs']:g} GMACs, {cost['gflops']:g} GFLOPs",
         "activations": card["activations"],
         "formats": ", ".join(card["formats"]),
         "signatures": ", ".join(card["signatures"]) or "none",

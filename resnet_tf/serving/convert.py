@@ -1,7 +1,7 @@
-"""A run's network -> one file for other runtimes: TFLite, ONNX, Keras.
+"""Convert the network of a run to a file for other runtimes: TFLite, ONNX, Keras.
 
-All take images, float32 [batch, size, size, 3] in [0, 255], at the size of evaluation's crop and before normalisation,
-and return probabilities, float32 [batch, classes].
+All of them take images before normalisation, float32 [batch, size, size, 3] in [0, 255], where size is that of the crop
+in evaluation. They return probabilities, float32 [batch, classes].
 """
 
 import keras
@@ -11,11 +11,11 @@ import tensorflow as tf
 from resnet_tf.errors import InputError
 from resnet_tf.models.layers import FORMAT, KERAS, MinusInfinityPadding, PaddedIdentity
 
-_OPSET = 17  # of ONNX
+_OPSET = 17  # ONNX operator set
 
 
 def _function(model, normalization, size):
-    """The network as a function of images, its weights constants of the graph."""
+    """Return the network as a function of images, with its weights as constants of the graph."""
     trainable = [np.asarray(variable) for variable in model.trainable_variables]
     others = [np.asarray(variable) for variable in model.non_trainable_variables]
     signature = tf.TensorSpec([None, size, size, 3], tf.float32, name="images")
@@ -30,16 +30,16 @@ def _function(model, normalization, size):
 
 
 def tflite(path, model, normalization, size, precision="float32", calibration=()):
-    """Write a TFLite model, with a signature of its own, `serving_default`.
+    """Write a TFLite model with the signature `serving_default`.
 
     Args:
-        path: of the file.
+        path: path of the file.
         model: a `keras.Model` of `models.create_model` in float32, from normalised images to logits.
         normalization: a `colour.Normalization`.
         size: side of the images in pixels.
-        precision: "float32"; "float16": kernels are kept in it; "int8": weights and activations are integers, the
-            range of each activation that of `calibration`, while images and probabilities stay float32.
-        calibration: int8: uint8 images of that size.
+        precision: "float32"; "float16" for kernels in float16; or "int8" for integer weights and activations, with
+            float32 images and probabilities.
+        calibration: uint8 images of this size that determine the range of each activation for int8.
     """
     classify = _function(model, normalization, size).get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([classify], tf.Module())
@@ -54,7 +54,7 @@ def tflite(path, model, normalization, size, precision="float32", calibration=()
 
 
 def onnx(path, model, normalization, size, precision="float32"):
-    """Write an ONNX model of opset 17; arguments as for `tflite`, but no "int8".
+    """Write an ONNX model of opset 17; see `tflite` for the arguments, without "int8".
 
     Raises:
         InputError: tf2onnx is not installed.
@@ -74,9 +74,9 @@ def onnx(path, model, normalization, size, precision="float32"):
 
 
 class _ChannelsFirst:
-    """A normalisation that lays images out as ONNX's convolutions take them before it computes, not after.
+    """A normalisation that transposes images to the channels-first layout of ONNX before it computes.
 
-    A mean of three numbers is then one number for each plane: on a CPU 2 of the 57 ms of a ResNet-50 less.
+    A mean of three numbers is then a single number for each plane, which saves 2 of 57 ms of a ResNet-50 on a CPU.
     """
 
     def __init__(self, normalization):
@@ -85,15 +85,15 @@ class _ChannelsFirst:
         self._scale = np.float32(1) / std.reshape((-1, 1, 1) if std.ndim else ())
 
     def __call__(self, images):
-        """float32 [batch, height, width, 3] to the same."""
-        # The second transposition meets that of the first convolution, and the converter leaves out both.
+        """Normalise float32 [batch, height, width, 3]; the shape stays the same."""
+        # The converter removes the second transposition together with that of the first convolution.
         return tf.transpose((tf.transpose(images, [0, 3, 1, 2]) - self._mean) * self._scale, [0, 2, 3, 1])
 
 
 def _pad_in_pools(library, graph):
-    """Let a max pool pad by itself where zeros are padded after a ReLU; onnxruntime copies what a node of its own pads.
+    """Replace a node that pads zeros between a ReLU and a max pool by padding in the pool, which saves a copy.
 
-    The pool pads with what it never chooses, and each of its windows has a pixel of at least zero.
+    The pool ignores its padding. The result is the same, since each window has a pixel of at least zero.
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
     makers = {output: node for node in graph.node for output in node.output}
@@ -102,9 +102,9 @@ def _pad_in_pools(library, graph):
         if pad is None or pad.op_type != "Pad" or makers[pad.input[0]].op_type != "Relu":
             continue
         before, after = library.numpy_helper.to_array(constants[pad.input[1]]).reshape(2, 4)[:, 2:].tolist()
-        kept = [attribute for attribute in pool.attribute if attribute.name not in ("auto_pad", "pads")]
+        attributes = [attribute for attribute in pool.attribute if attribute.name not in ("auto_pad", "pads")]
         del pool.attribute[:]
-        pool.attribute.extend([*kept, library.helper.make_attribute("pads", before + after)])
+        pool.attribute.extend([*attributes, library.helper.make_attribute("pads", before + after)])
         pool.input[0] = pad.input[0]
         graph.node.remove(pad)
     used = {name for node in graph.node for name in node.input}
@@ -113,7 +113,7 @@ def _pad_in_pools(library, graph):
 
 
 def _halve(library, graph):
-    """Keep kernels in float16; a runtime makes them float32 once, as it loads the graph."""
+    """Store kernels in float16; a runtime converts them to float32 once, when it loads the graph."""
     for tensor in graph.initializer:
         if tensor.data_type != library.TensorProto.FLOAT or len(tensor.dims) < 2:
             continue
@@ -124,7 +124,7 @@ def _halve(library, graph):
 
 
 def keras_file(path, model, normalization, size):
-    """Write a .keras file, which needs nothing but Keras to be loaded; arguments as for `tflite`."""
+    """Write a .keras file that Keras can load without this package; see `tflite` for the arguments."""
     images = keras.Input((size, size, 3), dtype="float32", name="images")
     mean = np.asarray(normalization.mean)
     normalize = keras.layers.Normalization(
@@ -140,7 +140,7 @@ def keras_file(path, model, normalization, size):
 
 
 def _plain(layer):
-    """A layer of Keras' own that computes what one of ours does."""
+    """Return a layer of Keras' own with the same result as a layer of this package."""
     if isinstance(layer, PaddedIdentity):
         pool = keras.layers.AveragePooling2D(1, layer.stride, data_format=FORMAT, name=f"{layer.name}_pool")
         return lambda x: keras.ops.pad(pool(x), [[0, 0]] * 3 + [[0, layer.filters - x.shape[-1]]])
@@ -149,5 +149,5 @@ def _plain(layer):
         return lambda x: keras.ops.pad(x, sides, constant_values=float("-inf"))
     config = layer.get_config()
     if "kernel_initializer" in config:
-        config["kernel_initializer"] = "zeros"  # ours is not Keras', and the weights follow
+        config["kernel_initializer"] = "zeros"  # the initializer is not Keras' own, and the weights are set anyway
     return KERAS.get(type(layer), type(layer)).from_config(config)

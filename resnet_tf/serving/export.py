@@ -1,4 +1,4 @@
-"""A run -> a new version of an exported model, in every format that is asked for, with its card."""
+"""Export a run as a new version of a model, in the requested formats, with its card."""
 
 import contextlib
 import dataclasses
@@ -12,20 +12,20 @@ from resnet_tf.serving import card, convert, savedmodel
 
 
 def export(settings):
-    """Write a version of a run's network, whole or not at all.
+    """Write a version of the network of a run, completely or not at all.
 
-    Activations are float32 in whatever precision the run was trained: half precision is slower on CPUs and not in
-    every runtime. `--activations` changes that for SavedModels that are for GPUs.
+    Activations are float32 in any training precision, since half precision is slower on CPUs and not available in every
+    runtime. `--activations` changes this for SavedModels for GPUs.
 
     Args:
         settings: a `config.ExportConfig` with a run and a folder.
 
     Returns:
-        {"model": the folder, "version", "run", "classes": how many, "signatures": their names, "format", "files":
-        their names in the version's folder, "bytes": of all of them}.
+        {"model": the folder, "version", "run", "classes": their number, "signatures": their names, "format", "files":
+        their names in the folder of the version, "bytes": size of all files}.
 
     Raises:
-        InputError: no such run, one without a checkpoint, or the version exists.
+        InputError: there is no such run, it has no checkpoint, or the version exists.
         OSError: the folder cannot be written.
     """
     version = versions.choose(settings.out, settings.version)
@@ -62,25 +62,22 @@ def export(settings):
 
 
 def export_run(run, out, **settings):
-    """Export from Python: `export_run("runs/NAME", "model", format=("savedmodel", "onnx"), ten_crop=True)`.
+    """Export a run from Python: `export_run("runs/NAME", "model", format=("savedmodel", "onnx"), ten_crop=True)`.
 
     Args:
         run: folder of the run.
         out: folder of the versions.
-        **settings: more of the export command's flags by name.
+        **settings: other flags of the command `export` by name.
 
     Returns:
-        What `export` returns.
-
-    Raises:
-        InputError: as `export`.
+        The result of `export`, which also raises its errors.
     """
     values = {"run": str(run), "out": str(out)} | settings
     return export(configuration.from_settings(configuration.ExportConfig, values, "export_run"))
 
 
 def _sizes(folder):
-    """{name in the folder: bytes} of all files beneath it."""
+    """Return {relative path: bytes} of all files in a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
@@ -99,7 +96,7 @@ def _write_savedmodel(folder, section, run, model, normalization):
 
 
 def _calibration(section, run):
-    """Images of the training split, as evaluation sees them: uint8 [n, size, size, 3]."""
+    """Return images of the training split, cropped as in evaluation: uint8 [n, size, size, 3]."""
     settings = run.config
     if section.data_dir:
         settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, data_dir=section.data_dir))
@@ -108,7 +105,7 @@ def _calibration(section, run):
 
 @contextlib.contextmanager
 def quiet():
-    """Keep notes and warnings of TensorFlow's and ONNX's writers away, of names that they give to weights and such."""
+    """Silence messages of TensorFlow's and ONNX's writers about names of weights and the like."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

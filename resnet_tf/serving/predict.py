@@ -1,4 +1,4 @@
-"""Classify image files with an exported model, here or on a server."""
+"""Classify image files with an exported model, on this machine or on a server."""
 
 import collections
 import concurrent.futures
@@ -17,38 +17,35 @@ from resnet_tf.serving import runtimes
 
 _log = logging.getLogger(__name__)
 
-# --- Files in --------------------------------------------------------------------------------------------------------
+# --- Finding files ---------------------------------------------------------------------------------------------------
 
 
 def find_images(arguments, listed=()):
-    """The image files that a command line names, in its order, those of a folder sorted.
+    """Return the paths of the image files that a command line names, in its order.
 
     Args:
-        arguments: files; folders, whose images count at any depth, hidden ones left out; patterns, in which ** is any
-            depth; and "-" for `listed`.
-        listed: lines of a path each, such as standard input; empty ones are left out.
-
-    Returns:
-        List of paths, strings. A file that is named is taken whatever its suffix, and need not exist.
+        arguments: files, with any suffix, which need not exist; folders, whose images at any depth are sorted, without
+            hidden ones; patterns, in which ** matches any depth; and "-" for `listed`.
+        listed: lines with one path each, such as standard input; empty lines are ignored.
 
     Raises:
-        InputError: a folder without images, a pattern that matches nothing, or no path in `listed`.
+        InputError: a folder has no images, a pattern matches nothing, or `listed` has no path.
     """
-    found = []
+    paths = []
     for argument in arguments:
         if argument == "-":
             named = [line.rstrip("\r\n") for line in listed if line.strip()]
             if not named:
                 raise InputError("-: no paths on standard input, one a line")
-            found += [path for name in named for path in _files(name)]
+            paths += [path for name in named for path in _files(name)]
         elif pathlib.Path(argument).exists() or not glob.has_magic(argument):
-            found += _files(argument)
+            paths += _files(argument)
         else:
             matches = sorted(path for path in glob.iglob(argument, recursive=True) if pathlib.Path(path).is_file())
             if not matches:
                 raise InputError(f"{argument}: matches no file")
-            found += matches
-    return found
+            paths += matches
+    return paths
 
 
 def _files(name):
@@ -72,36 +69,40 @@ def _files(name):
     return paths
 
 
-# --- Answers out -----------------------------------------------------------------------------------------------------
+# --- Classification --------------------------------------------------------------------------------------------------
 
 
 def classify_files(model, paths, batch=32):
-    """Classify images in files, which are read ahead by as many threads as there are processors.
+    """Classify image files, which threads read in advance.
+
+        model = runtimes.load("model")
+        for path, predictions, error in classify_files(model, ["dog.jpg", "cat.png"]):
+            print(path, error or predictions[0])
 
     Args:
-        model: of `runtimes.load` or `client.connect`.
-        paths: of images in any format of `formats`.
-        batch: how many at a time.
+        model: a model of `runtimes.load` or `client.connect`.
+        paths: paths of images in any format of `formats`.
+        batch: number of images per batch.
 
     Yields:
-        For each file in order (path, [(class name, probability), ...], None), best first; or (path, [], InputError)
-        where it is no image, and the others go on.
+        For each file in order (path, [(class name, probability), ...], None), the likeliest class first; or (path, [],
+        InputError) if it is not an image.
 
     Raises:
-        InputError: a server is lost.
+        InputError: a server cannot be reached.
     """
     with concurrent.futures.ThreadPoolExecutor(processors.count()) as pool:
         read = _ahead(pool, lambda path: _read(model, path), paths, 2 * batch)
-        while chosen := list(itertools.islice(read, batch)):
-            good = [(path, content) for path, content in chosen if not isinstance(content, InputError)]
-            answers = iter(_classify(model, good))
-            for path, content in chosen:
-                answer = content if isinstance(content, InputError) else next(answers)
-                yield (path, [], answer) if isinstance(answer, InputError) else (path, answer, None)
+        while files_of_batch := list(itertools.islice(read, batch)):
+            good = [(path, content) for path, content in files_of_batch if not isinstance(content, InputError)]
+            predictions = iter(_classify(model, good))
+            for path, content in files_of_batch:
+                result = content if isinstance(content, InputError) else next(predictions)
+                yield (path, [], result) if isinstance(result, InputError) else (path, result, None)
 
 
 def _ahead(pool, function, items, count):
-    """Yield (item, function(item)) in order, with so many under way; what is not asked for any more is given up."""
+    """Yield (item, function(item)) in order, with `count` calls submitted in advance and cancelled at the end."""
     items, waiting = iter(items), collections.deque()
     try:
         while True:
@@ -117,7 +118,7 @@ def _ahead(pool, function, items, count):
 
 
 def _read(model, path):
-    """What a model takes of a file, or the error."""
+    """Return the input of the model for a file, or the error."""
     try:
         return model.prepare(pathlib.Path(path).read_bytes(), str(path))
     except OSError as error:
@@ -127,9 +128,9 @@ def _read(model, path):
 
 
 def _classify(model, named):
-    """The answers to (path, content), each a list or an error; a batch that is refused is halved until it is known why.
+    """Return a list of classes or an error for each (path, content).
 
-    Whoever decodes says what it cannot decode, and that need not be this machine.
+    A refused batch is halved until the bad image is found, since a server, not this machine, may decode the images.
     """
     if not named:
         return []
@@ -147,35 +148,35 @@ def _classify(model, named):
         return [InputError(f"{path}: refused ({error})")]
 
 
-# --- Answers written -------------------------------------------------------------------------------------------------
+# --- Output ----------------------------------------------------------------------------------------------------------
 
 CSV_COLUMNS = ("file", "rank", "class", "probability", "error")
 
 
 def lines(form, path, best, error, width=0):
-    """One file's answer as lines of text, without their ends.
+    """Format the result of one file as lines of text, without line ends.
 
     Args:
-        form: "table": one line; "jsonl": one JSON object, "file" and "predictions" or "error"; "csv": a row of
-            `CSV_COLUMNS` for each class, rank 1 the likeliest, or one with the error.
-        path: of the file, a string.
+        form: "table" for one line; "jsonl" for one JSON object with "file" and "predictions" or "error"; "csv" for a
+            row of `CSV_COLUMNS` for each class, where rank 1 is the likeliest, or one row with the error.
+        path: path of the file, a string.
         best: [(class name, probability), ...].
         error: InputError or None.
-        width: of the column of paths in a table.
+        width: width of the column of paths in a table.
     """
-    path = path.encode(errors="backslashreplace").decode()  # names of files need not be text
+    path = path.encode(errors="backslashreplace").decode()  # names of files may have invalid characters
     if form == "jsonl":
         named = [{"class": name, "probability": round(score, 6)} for name, score in best]
         return [files.to_json({"file": path, **({"error": str(error)} if error else {"predictions": named})})]
     if form == "csv":
         rows = [(path, rank, name, f"{score:.6f}", "") for rank, (name, score) in enumerate(best, start=1)]
         return [csv_line(row) for row in rows or [(path, "", "", "", error)]]
-    answer = f"error: {error}" if error else "  ".join(f"{name} {score:.4f}" for name, score in best)
-    return [f"{path:{width}}  {answer}"]
+    result = f"error: {error}" if error else "  ".join(f"{name} {score:.4f}" for name, score in best)
+    return [f"{path:{width}}  {result}"]
 
 
 def csv_line(cells):
-    """Cells as a line of CSV, without its end."""
+    """Format cells as a line of CSV, without line end."""
     text = io.StringIO()
     csv.writer(text, lineterminator="").writerow(cells)
     return text.getvalue()

@@ -1,7 +1,7 @@
-"""Exported models on this machine, each format behind the same two methods.
+"""Load and run exported models on this machine, with the same two methods for every format.
 
-A SavedModel takes encoded images. TFLite, ONNX and Keras files take pixels: the view of evaluation, `geometry.center`.
-`prepare(content, name)` makes of a file's content what `classify` takes a list of.
+`prepare(content, name)` converts the content of an image file to the input of a model, and `classify` takes a list of
+these. A SavedModel takes encoded images; TFLite, ONNX and Keras files take the pixels of `geometry.center`.
 """
 
 import json
@@ -15,25 +15,29 @@ from resnet_tf.data import geometry, images, orientation, processors
 from resnet_tf.errors import InputError
 from resnet_tf.runs import versions
 
-TOP_K = 5  # classes that a file's answer names where nobody says how many
+TOP_K = 5  # default number of classes per prediction of a model file
 
 
 class Refused(ValueError):
-    """A batch holds what the model cannot decode; the message is the model's."""
+    """A batch holds an image that the model cannot decode; the message is from the model."""
 
 
 def load(path, top_k=0):
     """Load an exported model.
 
+        model = runtimes.load("model", top_k=3)
+        content = model.prepare(pathlib.Path("dog.jpg").read_bytes(), "dog.jpg")
+        (predictions,) = model.classify([content])  # [("dog", 0.98), ("wolf", 0.01), ("fox", 0.0)]
+
     Args:
-        path: of a folder of versions, of one version, or of a .tflite, .onnx or .keras file in a version's folder.
-        top_k: how many classes an answer names; 0 for as many as a SavedModel does, and for `TOP_K` of a file.
+        path: a folder of versions, the folder of a version, or a .tflite, .onnx or .keras file in it.
+        top_k: number of classes per prediction; 0 for as many as a SavedModel returns, or `TOP_K` for a file.
 
     Returns:
-        A `SavedModel`, `TFLite`, `ONNX` or `Keras`. Of a folder without a SavedModel, the first file that is there.
+        A `SavedModel`, `TFLite`, `ONNX` or `Keras`. In a folder without a SavedModel the first file is loaded.
 
     Raises:
-        InputError: there is none, it is damaged, or its library is not installed.
+        InputError: there is no model, it is damaged, or its library is not installed.
     """
     path = pathlib.Path(path)
     if path.is_file():
@@ -55,11 +59,11 @@ def load_signature(folder, signature="serving_default"):
     """Load one signature of a SavedModel; see `savedmodel`.
 
     Raises:
-        InputError: not a folder with a SavedModel of this project.
+        InputError: the folder has no SavedModel of this project.
     """
     folder = versions.locate(folder)
     if not (folder / versions.SAVED_MODEL).is_file():
-        raise InputError(f"--model={folder}: no SavedModel is there ({versions.SAVED_MODEL})")
+        raise InputError(f"--model={folder}: has no SavedModel ({versions.SAVED_MODEL})")
     try:
         model = tf.saved_model.load(str(folder))
         loaded = model.signatures[signature]
@@ -67,43 +71,43 @@ def load_signature(folder, signature="serving_default"):
         raise InputError(f"--model={folder}: damaged SavedModel ({error})") from None
     for output, task in (("masks", "segmentation"), ("boxes", "detection")):
         if output in loaded.structured_outputs:
-            raise InputError(f"--model={folder}: a model of {task}, not of classification")
-    loaded.keep_alive = model  # the signature does not hold its model's variables by itself
+            raise InputError(f"--model={folder}: a model for {task}, not for classification")
+    loaded.keep_alive = model  # a signature does not keep the variables of its model alive
     return loaded
 
 
-# --- From encoded images ---------------------------------------------------------------------------------------------
+# --- Models of encoded images ----------------------------------------------------------------------------------------
 
 
 class Encoded:
-    """What takes encoded images: SavedModels, here or on a server."""
+    """Base class of models that take encoded images: SavedModels, on this machine or on a server."""
 
     def __init__(self, top_k=0):
         self._top_k = top_k
 
     def prepare(self, content, name):
-        """Bytes as they are, or a PNG of what only Pillow reads, once their header has been looked at.
+        """Check the header and return the bytes of an image; an image that only Pillow reads becomes a PNG.
 
         Raises:
-            InputError: names the image.
+            InputError: the image is refused; names it.
         """
         content = images.readable(content, name)
         images.check_header(content, name)
         return content
 
     def named(self, classes, scores, all_classes):
-        """Cut each answer, of classes best first and their scores, to --top_k; `all_classes` is how many there are.
+        """Return the first --top_k classes and scores of each prediction; `all_classes` is the number of classes.
 
         Raises:
-            InputError: the model names fewer.
+            InputError: the model returns fewer.
         """
-        wanted = self._top_k or len(classes[0])
-        if len(classes[0]) < min(wanted, all_classes):
+        top_k = self._top_k or len(classes[0])
+        if len(classes[0]) < min(top_k, all_classes):
             raise InputError(
-                f"--top_k={wanted}: the model names the {len(classes[0])} likeliest; export it with --top_k={wanted}"
+                f"--top_k={top_k}: the model returns the {len(classes[0])} likeliest; export it with --top_k={top_k}"
             )
         return [
-            [(name, float(score)) for name, score in zip(names[:wanted], values[:wanted], strict=True)]
+            [(name, float(score)) for name, score in zip(names[:top_k], values[:top_k], strict=True)]
             for names, values in zip(classes, scores, strict=True)
         ]
 
@@ -112,13 +116,13 @@ class SavedModel(Encoded):
     """A SavedModel on this machine, through its signature for encoded images."""
 
     def __init__(self, folder, top_k=0, frozen=False):
-        """Load it.
+        """Load the model.
 
         Args:
-            folder: of the model, or of its versions.
+            folder: folder of the model, or of its versions.
             top_k: see `load`.
-            frozen: make weights constants of the graph, which TensorFlow then lays out once and not in every call:
-                a single image takes a fifth less time on a CPU. That takes some seconds, once.
+            frozen: convert weights to constants of the graph, whose memory layout TensorFlow then changes once instead
+                of in every call. A single image takes a fifth less time on a CPU. The conversion takes some seconds.
         """
         super().__init__(top_k)
         self._signature = load_signature(folder)
@@ -130,10 +134,10 @@ class SavedModel(Encoded):
             self._signature = lambda image_bytes: dict(zip(names, graph(image_bytes), strict=True))
 
     def classify(self, encoded):
-        """Classify a list of encoded images: for each [(class name, probability), ...], best first.
+        """Classify a list of encoded images; return [(class name, probability), ...] for each, the likeliest first.
 
         Raises:
-            Refused: some cannot be decoded.
+            Refused: some images cannot be decoded.
         """
         try:
             output = self._signature(image_bytes=tf.constant(encoded))
@@ -143,23 +147,23 @@ class SavedModel(Encoded):
         return self.named(classes, output["scores"].numpy(), output["probabilities"].shape[1])
 
 
-# --- From pixels -----------------------------------------------------------------------------------------------------
+# --- Models of pixels ------------------------------------------------------------------------------------------------
 
 
 class Pixels:
-    """What takes pixels: model files, with model.json beside them.
+    """Base class of model files, which take pixels and need model.json beside them.
 
     Attributes:
         size: side of the images in pixels.
         classes: names of the classes in the order of their probabilities.
-        dtype: of the arrays that `probabilities` takes.
+        dtype: data type of the arrays that `probabilities` takes.
     """
 
     def __init__(self, path, top_k=0):
-        """Load the file and what model.json says of it.
+        """Load the file and its model.json.
 
         Args:
-            path: of the file.
+            path: path of the file.
             top_k: see `load`.
 
         Raises:
@@ -171,9 +175,9 @@ class Pixels:
             self.size, self._resize = int(described["image_size"]), int(described["resize"])
             self.classes = [str(name) for name in described["classes"]]
             self.dtype = np.dtype(described["input"])
-            treated = orientation.treated(described.get("exif", "ignore"))  # exports from before it ignore the tag
+            treated = orientation.treated(described.get("exif", "ignore"))  # older exports have no entry and ignore it
         except FileNotFoundError:
-            raise InputError(f"--model={path}: {card} is missing, which says what the file takes") from None
+            raise InputError(f"--model={path}: {card} is missing, which describes the inputs of the file") from None
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{card}: damaged ({error!r})") from None
         self._top_k = min(top_k or TOP_K, len(self.classes))
@@ -188,11 +192,11 @@ class Pixels:
             raise InputError(f"--model={path}: {error}; pip install 'resnet_tf[onnx]'") from None
         except InputError:
             raise
-        except Exception as error:  # each library has its own
+        except Exception as error:  # each library has its own exceptions
             raise InputError(f"--model={path}: damaged ({error})") from None
 
     def prepare(self, content, name):
-        """Decode an image to what evaluation saw of it: uint8 [size, size, 3]; raises InputError, which names it."""
+        """Decode and crop an image as in evaluation: uint8 [size, size, 3]; raises InputError that names the image."""
         content = images.readable(content, name)
         images.check_header(content, name)
         try:
@@ -201,7 +205,7 @@ class Pixels:
             raise InputError(f"{name}: damaged or truncated image") from None
 
     def classify(self, pixels):
-        """Classify a list of images [size, size, 3]: for each [(class name, probability), ...], best first."""
+        """Classify a list of images [size, size, 3]; see `SavedModel.classify` for the result."""
         probabilities = self.probabilities(np.stack(pixels).astype(self.dtype))
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, : self._top_k]
         return [
@@ -214,7 +218,7 @@ class TFLite(Pixels):
     """A .tflite file."""
 
     def _open(self, path):
-        with warnings.catch_warnings():  # TensorFlow 2.21 says that 2.20 will be without it
+        with warnings.catch_warnings():  # TensorFlow 2.21 warns that TensorFlow 2.20 will remove tf.lite
             warnings.simplefilter("ignore", UserWarning)
             self._interpreter = tf.lite.Interpreter(str(path), num_threads=processors.count())
         self._input = self._interpreter.get_input_details()[0]["index"]

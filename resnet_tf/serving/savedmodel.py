@@ -1,24 +1,24 @@
-"""A run's network -> a SavedModel that answers what its evaluation answered.
+"""Write the network of a run as a SavedModel, whose predictions equal those of the run's evaluation.
 
-Signatures take any batch:
+Signatures take batches of any size:
 
-    serving_default  image_bytes: string [batch], each a JPEG, PNG, BMP, GIF or WebP (of these the first frame)
+    serving_default  image_bytes: string [batch], each a JPEG, PNG, BMP, GIF or WebP (the first frame is used)
     images           images: uint8 [batch, height, width, 3] of any size
-    ten_crop         image_bytes, where it was asked for: softmax averaged over ten crops
+    ten_crop         image_bytes; optional: softmax averaged over ten crops
 
-and answer with
+They return
 
-    classes        string [batch, k]: names of the k likeliest, best first
+    classes        string [batch, k]: names of the k likeliest classes, the likeliest first
     scores         float32 [batch, k]: their probabilities
     probabilities  float32 [batch, classes], in the order of the training labels
 
-`features`, of image_bytes, and `images_features`, of images, answer with
+The signatures `features` of image_bytes and `images_features` of images return
 
     features       float32 [batch, channels]: the pooled vector before the classifier
 
-Encoded images are turned upright as their orientation tags say, where the run's --exif is apply. All but ten_crop go
-through the view of evaluation, `images.resize_center`. Where image_bytes hold what is no image,
-the call fails with the positions of all such in the batch, as in image_bytes[1, 4]; it fails for an empty batch too.
+If the run has --exif=apply, encoded images are turned upright as their orientation tags say. All signatures except
+ten_crop crop images as evaluation does, by `images.resize_center`. If some image_bytes cannot be decoded, the call
+fails and the error lists their positions in the batch, such as image_bytes[1, 4]. An empty batch is an error too.
 """
 
 import uuid
@@ -27,24 +27,24 @@ import numpy as np
 import tensorflow as tf
 import yaml
 
-from resnet_tf.data import formats, geometry, images, orientation
+from resnet_tf.data import formats, geometry, images, orientation, processors
 from resnet_tf.errors import InputError
 from resnet_tf.models import builder, find
 from resnet_tf.runs import network
 
 WARM_UP = "tf_serving_warmup_requests"  # in assets.extra, where TensorFlow Serving looks for it
-_DECODING = 8  # images of a batch at a time: enough for many cores, and the largest of them still fit into memory
+_DECODING = 8  # images decoded in parallel: enough for many cores, and the largest images still fit into memory
 
 
 class Served(tf.Module):
     """The weights of a network for inference, and the network as a function of images.
 
-    Kernels may be kept in half precision, which halves the file: they become float32 once, when the model is loaded,
-    and no call pays for it. Vectors (biases, BN) stay float32: they weigh nothing, and small variances would be lost.
+    Kernels may be stored in half precision, which halves the file. They are converted to float32 once, when the model
+    is loaded. Vectors (biases, BN) stay float32, since they are small and small variances would be lost.
 
     Attributes:
-        weights: list of `tf.Variable`, what the file holds.
-        paths: their names in the network, a tuple.
+        weights: list of the `tf.Variable`s in the file.
+        paths: tuple of their names in the network.
     """
 
     def __init__(self, model, normalization, precision="float32"):
@@ -53,7 +53,7 @@ class Served(tf.Module):
         Args:
             model: a `keras.Model` of `models.create_model` with its weights.
             normalization: a `colour.Normalization`.
-            precision: of kernels in the file: "float32", "bfloat16" or "float16".
+            precision: precision of kernels in the file: "float32", "bfloat16" or "float16".
         """
         super().__init__()
         variables = [*model.trainable_variables, *model.non_trainable_variables]
@@ -74,7 +74,7 @@ class Served(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)], autograph=False)
         def answer(pixels):
             values = [read() for read in reads]
-            # oneDNN's convolutions fail on it in words that nobody would understand.
+            # Without this check, an empty batch fails in oneDNN's convolutions with an incomprehensible message.
             with tf.control_dependencies([tf.debugging.Assert(tf.shape(pixels)[0] > 0, ["an empty batch"])]):
                 inputs = normalization(pixels)
             (features, logits), _ = both.stateless_call(values[:trainable], values[trainable:], inputs, training=False)
@@ -84,7 +84,7 @@ class Served(tf.Module):
 
 
 class _Widened(tf.saved_model.experimental.TrackableResource):
-    """A float32 copy of a variable in half precision, made anew whenever the model is loaded."""
+    """A float32 copy of a variable in half precision, created whenever the model is loaded."""
 
     def __init__(self, stored):
         super().__init__()
@@ -101,7 +101,7 @@ class _Widened(tf.saved_model.experimental.TrackableResource):
         tf.raw_ops.AssignVariableOp(resource=self.resource_handle, value=value)
 
     def read(self):
-        """float32 of the variable's shape."""
+        """Return the float32 value, with the shape of the variable."""
         value = tf.raw_ops.ReadVariableOp(resource=self.resource_handle, dtype=tf.float32)
         value.set_shape(self._shape)
         return value
@@ -111,15 +111,15 @@ def write(folder, served, description, size, resize, top_k, ten_crop, exif="appl
     """Write the SavedModel.
 
     Args:
-        folder: which exists.
+        folder: an existing folder.
         served: a `Served`.
-        description: {"flags", "classes", "normalization"}, so that a training can start from the model or learn
-            from it; see `network.describe_exported`.
-        size: side of evaluation's crop in pixels.
-        resize: shorter side before it; 0 for `size`.
-        top_k: how many classes are named; all where there are fewer.
-        ten_crop: whether there is a signature for ten crops.
-        exif: what is done with orientation tags; see `orientation.treated`.
+        description: {"flags", "classes", "normalization"}, for trainings that start from the model or distil it; see
+            `network.describe_exported`.
+        size: side of the crop in evaluation, in pixels.
+        resize: length of the shorter side before the crop; 0 for `size`.
+        top_k: number of classes per prediction; all classes if there are fewer.
+        ten_crop: whether to add a signature for ten crops.
+        exif: treatment of orientation tags; see `orientation.treated`.
 
     Returns:
         Names of the signatures.
@@ -130,7 +130,7 @@ def write(folder, served, description, size, resize, top_k, ten_crop, exif="appl
     signatures = _signatures(served, description["classes"], size, resize, top_k, ten_crop, exif)
     try:
         tf.saved_model.save(served, str(folder), signatures=signatures)
-    except tf.errors.OpError as error:  # TensorFlow writes the files and has errors of its own for a full disk
+    except tf.errors.OpError as error:  # TensorFlow's error for a full disk, for instance
         raise InputError(f"--out={folder.parent}: {error.message}") from None
     extra = folder / "assets.extra"
     extra.mkdir()
@@ -178,29 +178,28 @@ def _signatures(served, classes, size, resize, top_k, ten_crop, exif):
 
 
 def decode(image_bytes, view, shape):
-    """Decode a batch inside a graph, several images at a time.
+    """Decode a batch inside a graph, several images in parallel.
 
     Args:
         image_bytes: string [batch].
-        view: function(scalar string) -> uint8 of `shape`, which fails for what is no image.
-        shape: of one view.
+        view: function(scalar string) -> uint8 of `shape`, which fails for a bad image.
+        shape: shape of one view.
 
     Returns:
         uint8 [batch, *shape].
 
     Raises:
-        tf.errors.InvalidArgumentError: when the graph runs, where `view` has failed; it names all such positions.
+        tf.errors.InvalidArgumentError: when the graph runs, if `view` fails; names the positions of all bad images.
     """
     count = tf.size(image_bytes, tf.int64)
-    options = tf.data.Options()
-    # TensorFlow 2.21 may wait for the tuning thread when an iterator ends, for as long as the iterator has lived.
-    options.autotune.enabled = False
+
     good = (
         tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
         .map(lambda position, data: (position, view(data)), num_parallel_calls=_DECODING, deterministic=True)
         .ignore_errors()
     )
-    end = tf.data.Dataset.from_tensors((count, tf.zeros(shape, tf.uint8)))  # a batch must not be empty
+    end = tf.data.Dataset.from_tensors((count, tf.zeros(shape, tf.uint8)))  # so that the batch below is not empty
+    options = processors.dataset_options()
     positions, views = good.concatenate(end).batch(count + 1).with_options(options).get_single_element()
     bad = tf.reduce_all(tf.range(count)[:, None] != positions[None], axis=1)
     listed = tf.strings.reduce_join(tf.strings.as_string(tf.where(bad)[:, 0]), separator=", ")
@@ -214,7 +213,7 @@ def decode(image_bytes, view, shape):
 
 
 def _write_warm_up(path, size):
-    """A request of one grey JPEG, which TensorFlow Serving runs before it says that the model is ready."""
+    """Write a request with a grey JPEG, which TensorFlow Serving runs before it reports that the model is ready."""
     from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
     image = tf.io.encode_jpeg(np.full((size, size, 3), 128, np.uint8)).numpy()

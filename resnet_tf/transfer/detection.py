@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import augmentation, batches, boxes, detection, draws, geometry
+from resnet_tf.data import annotated_views, augmentation, batches, boxes, detection, draws
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import pictures
 from resnet_tf.models import find
@@ -81,9 +81,11 @@ class Detection:
         }
 
     def view(self, normalization):
-        """A `geometry.BoxedView`."""
+        """An `annotated_views.BoxedView`."""
         data, views = self.config.data, self.config.views
-        return geometry.BoxedView(data.image_size, views.scale, views.mirror, fill_of(normalization), data.most_objects)
+        return annotated_views.BoxedView(
+            data.image_size, views.scale, views.mirror, fill_of(normalization), data.most_objects
+        )
 
     def macs(self, classes):
         """Not known: necks and heads are not counted."""
@@ -140,7 +142,7 @@ class Detection:
 
         def detect(pixels):
             views, scales = tf.map_fn(
-                lambda one: geometry.boxed(one, size, fill), pixels, fn_output_signature=(tf.uint8, tf.float32)
+                lambda one: annotated_views.boxed(one, size, fill), pixels, fn_output_signature=(tf.uint8, tf.float32)
             )
             outputs = model(inputs_of(model, normalization(views)), training=False)
             return in_pixels(boxes.Detections.unpack(outputs.detections), scales)._asdict()
@@ -288,7 +290,7 @@ class Evaluation:
         size, fill = config.data.image_size, fill_of(normalization)
 
         def see(data, box):
-            pixels, scale = geometry.boxed_whole(data, size, fill)
+            pixels, scale = annotated_views.boxed_whole(data, size, fill)
             return pixels[None], scale
 
         def part(replica):

@@ -128,7 +128,7 @@ def create(
     align = Align(strides[: len(pooled)], _CROPS[neck], dtype=layers.dtype, name="logits_align")
     crops = align([rois, *pooled])
     if neck == "c4":
-        x = builder.grow_stage(layers, row, crops, len(row.blocks), blocks.Step(2))
+        x = builder.grow_stage(layers, row, crops, len(row.blocks), blocks.Sampling(2))
         if row.preactivation:
             x = layers.relu(layers.norm(x, name="head_bn"), name="head_relu")
         x = layers.global_pool(x, name="logits_pool")

@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import augmentation, batches, census, geometry, masks, segmentation
+from resnet_tf.data import annotated_views, augmentation, batches, census, masks, segmentation
 from resnet_tf.evaluation import pictures
 from resnet_tf.models import find
 from resnet_tf.runs import network, record, run_data
@@ -72,9 +72,11 @@ class Segmentation:
         }
 
     def view(self, normalization):
-        """A `geometry.MaskedView`."""
+        """An `annotated_views.MaskedView`."""
         views = self.config.views
-        return geometry.MaskedView(self.config.data.image_size, views.scale, views.mirror, fill_of(normalization))
+        return annotated_views.MaskedView(
+            self.config.data.image_size, views.scale, views.mirror, fill_of(normalization)
+        )
 
     def macs(self, classes):
         """Not known: heads are not counted."""
@@ -123,7 +125,7 @@ class Segmentation:
         def segment(pixels):
             shape = tf.shape(pixels)[1:3]
             missing = -shape % MULTIPLE
-            filled = geometry.filled(pixels, [[0, missing[0]], [0, missing[1]]], fill)
+            filled = annotated_views.filled(pixels, [[0, missing[0]], [0, missing[1]]], fill)
             logits = tf.nest.flatten(model(normalization(filled), training=False))[0]
             masks = tf.cast(tf.argmax(logits, axis=-1), tf.uint8)
             return {"masks": masks[:, : shape[0], : shape[1]], "classes": tf.constant(classes)}
@@ -223,7 +225,7 @@ class Evaluation:
 
         def part(replica):  # images of many sizes, so one a replica at a time
             return batches.testing(
-                split, lambda data, box: geometry.filled_whole(data, MULTIPLE, fill)[None],
+                split, lambda data, box: annotated_views.filled_whole(data, MULTIPLE, fill)[None],
                 batch=self._at_once, threads=threads, replica=replica, replicas=self._at_once,
             )  # fmt: skip
 
