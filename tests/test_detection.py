@@ -418,7 +418,7 @@ def test_what_is_scored_is_what_is_served(trained, tmp_path, last_json, capsys):
 
 
 def test_two_replicas_find_the_same(trained):
-    run = record.open_run(trained / "run", config_type=configuration.DetectConfig)
+    run = record.open_run(trained / "run", tasks=("detection",))
     split = data_detection.index("synthetic").splits["test"]
     names = split.names
     expected = written.read(trained / "run" / written.FILE, names, ["grey", "bright"])

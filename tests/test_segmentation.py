@@ -209,7 +209,7 @@ def test_pixel_loss_is_a_plain_mean(rng):
 
 
 def test_two_replicas_score_every_image_once(trained):
-    run, values, normalization = restore.load(trained / "run", config_type=configuration.SegmentConfig)
+    run, values, normalization = restore.load(trained / "run", tasks=("segmentation",))
     split = data_segmentation.index("synthetic").splits["test"].take(np.arange(5))
     found = []
     for replicas in (1, 2):

@@ -75,4 +75,5 @@ from resnet_tf.config.segmentation import (
     SegmentationViewConfig,
     SegmentConfig,
 )
+from resnet_tf.config.tasks import CLASSIFICATION, TASKS, Metric, TaskRow
 from resnet_tf.config.transfer import ScoreConfig, ScoreSection, TransferExportConfig, TransferExportSection

@@ -153,7 +153,7 @@ def train(config, source=None, callbacks=(), task_type=Classification):
     # from the seed and the step.
     values = None
     if resume:
-        run = record.open_run(folder, config_type=type(config))
+        run = record.open_run(folder, tasks=(config.task,))
         _check_same_data(run, config, source)
         values = checkpoint.load_latest(run.checkpoints)
         if values is not None:

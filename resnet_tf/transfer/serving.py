@@ -55,7 +55,7 @@ def load(run_folder, weights="raw"):
     Raises:
         InputError: no such run, one of another task, or without such weights.
     """
-    run, values, normalization = restore.load(run_folder, weights, (SegmentConfig, DetectConfig))
+    run, values, normalization = restore.load(run_folder, weights, (SegmentConfig.task, DetectConfig.task))
     model = task_of(run.config).build(len(run.manifest["classes"]))
     restore.check_weights(run, weights)
     network.assign(model, values, run.checkpoints, "ema/" if weights == "ema" else "model/")
