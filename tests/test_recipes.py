@@ -16,8 +16,8 @@ from resnet_tf import evaluate, export, train
 from resnet_tf.data import Source, Split, colour, resident
 from resnet_tf.errors import InputError
 from resnet_tf.models import fusible
-from resnet_tf.runs import checkpoint, devices, network, record, run_data
-from resnet_tf.training import distillation, feed, loop, losses, optimizer, schedule, sweep, task
+from resnet_tf.runs import checkpoint, describe, devices, network, record, run_data
+from resnet_tf.training import distillation, feed, loop, losses, optimizer, schedule, sweep
 from resnet_tf.training.step import METRICS, Engine, Recipe
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
@@ -95,8 +95,7 @@ def test_distillation_equals_its_formula(rng):
 
 def test_published_normalisations_are_of_no_data():
     split = Split(*data())
-    of = {kind: run_data.normalization(config_of(*SMALL, f"--normalization={kind}"), split) for kind in colour.PUBLISHED
-          if kind != "caffe"}  # fmt: skip
+    of = {kind: run_data.normalization(kind, split, 16) for kind in colour.PUBLISHED if kind != "caffe"}
     np.testing.assert_allclose(of["inception"](split.images), split.images / 127.5 - 1, atol=1e-6)
     assert of["imagenet"] is colour.IMAGENET and len(of) == 2
 
@@ -179,7 +178,7 @@ def test_freeze_parts_of_a_network(teacher_run, tmp_path, capsys):
     kept = {name for name in names if (before[name] == after[name]).all()}
     assert kept == {name for name in names if name.startswith(("model/stem_", "model/stage2_"))}
     assert all((after[name.replace("model/", "ema/")] == after[name]).all() for name in kept)
-    words = task.describe(record.open_run(tmp_path / "run").config)
+    words = describe.classification_recipe(record.open_run(tmp_path / "run").config)
     assert " transferred frozen stem+stage2 " in words
     assert train.main([*flags, "--freeze=stem,stage5", f"--out={tmp_path}/other"]) == 1
     assert "--freeze=stem,stage5: cifar_resnet8_v1 has" in capsys.readouterr().err

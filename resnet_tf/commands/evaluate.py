@@ -12,9 +12,13 @@ def main(argv=None):
 
 
 def _run(settings, _):
+    from resnet_tf import tasks
     from resnet_tf.evaluation import evaluate
 
-    return evaluate.evaluate(settings)
+    if not settings.evaluation.run:
+        return evaluate.evaluate(settings)
+    first = settings.evaluation.run.split(",")[0]
+    return tasks.type_of_run(first).evaluate(settings)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ def _run(settings, _):
     for name in ("run", "out"):
         if not getattr(settings.export, name):
             raise InputError(f"--{name} is not set")
-    from resnet_tf.serving import export
+    from resnet_tf import tasks
 
-    return export.export(settings)
+    return tasks.type_of_run(settings.export.run).export(settings)
 
 
 if __name__ == "__main__":

@@ -104,7 +104,8 @@ def _calibration(section, run):
     settings = run.config
     if section.data_dir:
         settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, data_dir=section.data_dir))
-    return run_data.sample(settings, run_data.load(settings)[0].splits["train"], section.calibration_examples)
+    split = run_data.load(settings)[0].splits["train"]
+    return run_data.sample(split, section.calibration_examples, evaluation_size(settings.data), settings.data.resize)
 
 
 @contextlib.contextmanager

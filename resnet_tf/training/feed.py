@@ -76,7 +76,7 @@ def _group_size(engine, batch, size):
 class Training:
     """Steps on a training split."""
 
-    def __init__(self, engine, config, split, first_step, most, view=None, held=None):
+    def __init__(self, engine, config, split, first_step, most, view=None, held=None, repeats=1):
         """Put the data in place.
 
         Args:
@@ -85,10 +85,11 @@ class Training:
             split: a `Split` or an `Examples`.
             first_step: where the run goes on.
             most: steps of one call.
-            view: that streamed images are seen through; None for that of the configuration.
+            view: that streamed images are seen through; None of a `Split`.
             held: what `hold` returned.
+            repeats: views of each streamed example that an epoch has room for.
         """
-        self._view = view or run_data.training_view(config)
+        self._view, self._repeats = view, repeats
         self._engine, self._config, self._split = engine, config, split
         self._batch, self._seed = config.optimizer.batch_size, config.optimizer.seed
         if isinstance(split, Split):
@@ -110,11 +111,16 @@ class Training:
         def part(replica):
             return batches.training(
                 self._split, self._view, batch=self._batch, seed=self._seed, first_step=first_step,
-                repeats=views.repeats, threads=views.threads, replica=engine.first_replica + replica,
+                repeats=self._repeats, threads=views.threads, replica=engine.first_replica + replica,
                 replicas=engine.replicas, servers=self._config.device.data_service, held=self._sides,
             )  # fmt: skip
 
         return [iter(dataset) for dataset in engine.streams(part, ahead)]
+
+    @property
+    def streamed(self):
+        """Whether examples are decoded as they come, so that steps may stand waiting for them."""
+        return self._order is None
 
     def restart(self, step):
         """Go on from another step than the one given at first."""

@@ -14,7 +14,6 @@ from resnet_tf.errors import InputError
 from resnet_tf.runs import checkpoint, devices, network, record, run_data, signals
 from resnet_tf.training import debug, feed, optimizer, schedule, smoke
 from resnet_tf.training.step import Engine, Recipe
-from resnet_tf.training.task import Classification
 from resnet_tf.training.window import Window
 
 
@@ -51,49 +50,28 @@ class Callback:
         """After the last evaluation: what `train` returns."""
 
 
-def fit(source=None, callbacks=(), **settings):
-    """Train from Python: `fit(model="resnet18_v1d", dataset="folder", data_dir="photos", train_epochs=30, ...)`.
-
-    Args:
-        source: data instead of --dataset and --data_dir: a `data.Source`.
-        callbacks: of `Callback`.
-        **settings: flags by name.
-
-    Returns:
-        What `train` returns.
-
-    Raises:
-        InputError: as `train`.
-    """
-    return train(configuration.from_settings(configuration.TrainConfig, settings, "fit"), source, callbacks)
-
-
-def train(config, source=None, callbacks=(), task_type=Classification):
+def train(task, source=None, callbacks=()):
     """Train, evaluate and record one run; go on where it was if its folder is there.
 
     Args:
-        config: a `config.TrainConfig`, or what the task has.
+        task: what is learnt, a `tasks.task.Task`, and by its `config` how.
         source: data that are here already, a `data.Source` with splits "train" and "test"; None for those of the
             configuration.
         callbacks: of `Callback`.
-        task_type: what is learnt: `task.Classification`, or a class that has all that it has.
 
     Returns:
         {"run", "steps", "split", "views", "weights", "examples", "top1", "top5", "loss", "best_top1",
         "images_per_second", "wall_seconds"}: the last evaluation, on the validation split where one is held out, else
         on the test split; `best_top1` is the best of the curve, for the record and not chosen by. examples.csv of the
         run's folder has its answers one by one. With --ema also "ema":
-        {"top1", "top5", "loss"} of the averaged weights. Other tasks have other figures.
+        {"top1", "top5", "loss"} of the averaged weights. Other tasks have other metrics.
 
     Raises:
         InputError: bad flags, files or data; or the loss is no longer a number.
         signals.Stopped: a signal came, and the checkpoint is written; or another machine of the cluster is gone.
     """
     # --- Refuse what cannot work before anything is read or written --------------------------------------------------
-    smoked = config.record.smoke
-    if smoked:
-        config = task_type.shrink(config)
-    task = task_type(config)
+    config = task.config
     if config.model.init_from:
         network.locate("init_from", config.model.init_from)
     devices.use_precision(config.device.precision)
@@ -112,7 +90,7 @@ def train(config, source=None, callbacks=(), task_type=Classification):
     if batch_size % (replicas * config.optimizer.accumulate):
         raise InputError(f"--batch_size={batch_size} does not divide by the {replicas} replicas there are")
     source, skipped = (source, []) if source else task.load()
-    if smoked:
+    if task.smoke:
         source = smoke.few(source)
     task.check(source)
     training = source.splits["train"]
@@ -120,7 +98,7 @@ def train(config, source=None, callbacks=(), task_type=Classification):
     evaluated = source.splits[held_out]
     if batch_size > len(training):
         raise InputError(f"--batch_size={batch_size} is more than the {len(training)} training examples")
-    held = feed.hold(config, training)
+    held = task.hold(training)
     steps_per_epoch = len(training) / batch_size
     total = schedule.total_steps(config.optimizer, len(training))
     rates = schedule.from_config(config.schedule, batch_size, steps_per_epoch, total)
@@ -132,7 +110,7 @@ def train(config, source=None, callbacks=(), task_type=Classification):
     # --- Model, optimizer, compiled step ------------------------------------------------------------------------------
     with strategy.scope():
         model = task.build(len(source.classes), replicas)
-        normalization = run_data.normalization(config, training)
+        normalization = task.normalization(training)
         recipe = Recipe(
             optimizer=optimizer.from_config(config.optimizer, model),
             schedule=rates,
@@ -166,7 +144,7 @@ def train(config, source=None, callbacks=(), task_type=Classification):
         run = record.Run(folder, {}, config)
     step = engine.step
     most = config.device.steps_per_call or (1000 if devices.on_gpu(strategy) else 10)
-    batches = feed.Training(engine, config, training, step, most, task.view(normalization), held)
+    batches = feed.Training(engine, config, training, step, most, task.view(normalization), held, task.repeats)
     del held  # which are on the devices now
     if config.record.debug_step:
         return debug.reproduce(engine, batches, run, config.record.debug_step)
@@ -175,7 +153,7 @@ def train(config, source=None, callbacks=(), task_type=Classification):
     # A step on one image: forward, and twice that backward.
     mfu_of_rate = 6 * macs / (peak * replicas) if macs and peak else None
     recorder = record.Recorder(run, total, step, callbacks, task.metrics_columns) if chief else record.Silent(run, step)
-    window = Window(recorder, config, batch_size, steps_per_epoch, total, mfu_of_rate)
+    window = Window(recorder, config, batch_size, steps_per_epoch, total, mfu_of_rate, batches.streamed)
     window.set_state(values)
     if chief:
         run_data.write_skipped(folder, skipped)
@@ -211,11 +189,11 @@ def train(config, source=None, callbacks=(), task_type=Classification):
             recorder.histograms(step, engine)
         if rates.kind == "plateau":
             seen = held_out == "validation"
-            error = 1 - found[held_out][task.figure] if seen else window.error_since_evaluation()
+            error = 1 - found[held_out][task.metric] if seen else window.error_since_evaluation()
             state = {name: float(engine.state.get(f"state/{name}")) for name in ("falls", "best_error", "waited")}
             after = schedule.after_plateau(state, error, config.schedule.patience)
             engine.state.set({f"state/{name}": np.float32(value) for name, value in after.items()})
-        ranks = [_rank(row, task.figure) for row in recorder.rows if row["split"] == held_out]
+        ranks = [_rank(row, task.metric) for row in recorder.rows if row["split"] == held_out]
         if chief and held_out == "validation" and ranks[-1] > max(ranks[:-1], default=(-1.0, 0.0)):
             checkpoint.save_best(run.checkpoints, arrays())
         return found
@@ -298,15 +276,15 @@ def train(config, source=None, callbacks=(), task_type=Classification):
         trained = figures is not None
         new = trained or not run.finished  # also where it was killed after its last checkpoint
         figures = figures or score()
-        curve = [row[task.figure] for row in recorder.rows if row["split"] == held_out]
+        curve = [row[task.metric] for row in recorder.rows if row["split"] == held_out]
         result = {
             "run": str(folder),
             "steps": step,
             "split": held_out,
-            "views": task.views,
+            "views": task.test_view,
             "weights": "raw",
             **figures[held_out],
-            f"best_{task.figure}": max([*curve, figures[held_out][task.figure]]),
+            f"best_{task.metric}": max([*curve, figures[held_out][task.metric]]),
             "images_per_second": window.images_per_second,
             "wall_seconds": round(recorder.wall_seconds if trained else recorder.rows[-1]["wall_seconds"], 1),
         }

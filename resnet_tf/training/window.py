@@ -16,7 +16,7 @@ _MEANS = ("loss", "top1", "top5", "gradient_norm")
 class Window:
     """Adds up what calls measured, and writes a row every `log_every` steps and at the end."""
 
-    def __init__(self, recorder, config, batch_size, steps_per_epoch, total, mfu_of_rate):
+    def __init__(self, recorder, config, batch_size, steps_per_epoch, total, mfu_of_rate, streamed=False):
         """Start empty.
 
         Args:
@@ -26,8 +26,9 @@ class Window:
             steps_per_epoch: float.
             total: steps of the run.
             mfu_of_rate: what of the cards' peak one image a second takes; None where that is not known.
+            streamed: whether images are decoded as they come, so that rows say how long steps waited for them.
         """
-        self._recorder, self._config = recorder, config
+        self._recorder, self._config, self._streamed = recorder, config, streamed
         self._batch_size, self._steps_per_epoch, self._total = batch_size, steps_per_epoch, total
         self._mfu_of_rate = mfu_of_rate
         self._sums, self._count, self._finite_norms = np.zeros(len(METRICS)), 0, 0
@@ -122,7 +123,7 @@ class Window:
         rate = self._timed_here * self._batch_size / self._seconds if self._seconds else 0.0
         if self._mfu_of_rate:
             means["mfu"] = rate * self._mfu_of_rate
-        if self._config.views.view != "pad_crop":
+        if self._streamed:
             means["data_wait"] = self._waited / self._seconds if self._seconds else 0.0
         self._recorder.write(
             step, step / self._steps_per_epoch, "train", lr=self._last_rate, images_per_second=rate, **means

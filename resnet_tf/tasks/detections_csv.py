@@ -7,7 +7,7 @@ import numpy as np
 
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import pictures
-from resnet_tf.transfer.average_precision import Detected
+from resnet_tf.tasks.average_precision import Detected
 
 FILE = "detections.csv"
 COLUMNS = ("image", "class", "score", "top", "left", "bottom", "right")

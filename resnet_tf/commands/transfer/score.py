@@ -1,5 +1,9 @@
-"""Score a run of segmentation or detection: `python -m resnet_tf.transfer.score --run=runs/NAME --report=DIR`."""
+"""Score a run of segmentation or detection: `python -m resnet_tf.transfer.score --run=runs/NAME --report=DIR`.
 
+It is another name for `python -m resnet_tf.evaluate`, with the flags that these tasks use.
+"""
+
+import dataclasses
 import sys
 
 from resnet_tf import command, config
@@ -15,9 +19,10 @@ def main(argv=None):
 def _run(settings, _):
     if not settings.score.run:
         raise InputError("--run is not set")
-    from resnet_tf.transfer import scoring
+    from resnet_tf import tasks
 
-    return scoring.score(settings.score)
+    section = config.EvaluationSection(**dataclasses.asdict(settings.score))
+    return tasks.type_of_run(section.run).evaluate(config.EvaluateConfig(section))
 
 
 if __name__ == "__main__":
