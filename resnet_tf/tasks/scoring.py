@@ -7,6 +7,7 @@ import time
 import numpy as np
 
 from resnet_tf.data import images
+from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import charts, pictures
 from resnet_tf.runs import devices, record
@@ -57,7 +58,9 @@ def score(section):
 
     def look(example, truth, answer):
         if example in shown:
-            shown_rows.append((images.decode(split.read(example)), truth, answer))
+            held = isinstance(split, Split)
+            image = split.images[example] if held else images.decode(split.read(example))
+            shown_rows.append((image, truth, answer))
 
     begun = time.monotonic()
     metrics, answers = task.score(evaluation, split, False, lambda: None, look if section.report else None)
