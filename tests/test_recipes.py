@@ -434,8 +434,8 @@ def test_fit_takes_data_of_ones_own_and_callbacks(tmp_path):
         [str(label) for label in range(10)],
         {"train": Split(images, labels), "test": Split(images[:7], labels[:7])},
     )
-    result = loop.fit(
-        source, [Look()], model="cifar_resnet8_v1", dataset="synthetic", image_size=16, batch_size=16, train_steps=4,
+    result = resnet_tf.fit(
+        source, [Look()], model="cifar_resnet8_v1", image_size=16, batch_size=16, train_steps=4,
         log_every=2, out=str(tmp_path / "run"),
     )  # fmt: skip
     assert result["examples"] == 7
@@ -451,7 +451,7 @@ def test_a_run_that_was_one_step_too_long_is_done(tmp_path, monkeypatch):
         "mine", [str(label) for label in range(10)], {"train": Split(images, labels), "test": Split(*data())}
     )
     settings = {
-        "model": "cifar_resnet8_v1", "dataset": "synthetic", "image_size": 16, "batch_size": 22, "train_epochs": 1.1,
+        "model": "cifar_resnet8_v1", "image_size": 16, "batch_size": 22, "train_epochs": 1.1,
         "out": str(tmp_path / "run"),
     }  # fmt: skip
 
@@ -460,13 +460,13 @@ def test_a_run_that_was_one_step_too_long_is_done(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(schedule, "total_steps", counted_in_floats)
-        assert loop.fit(source, **settings)["steps"] == 6
+        assert resnet_tf.fit(source, **settings)["steps"] == 6
     rows = (tmp_path / "run" / "metrics.csv").read_bytes()
-    again = loop.fit(source, **settings)
+    again = resnet_tf.fit(source, **settings)
     assert again["steps"] == 6 and (tmp_path / "run" / "metrics.csv").read_bytes() == rows
     finished, figures = sweep.figures_of(tmp_path / "run")
     assert finished and figures["steps"] == 6
-    assert loop.fit(source, **settings | {"out": str(tmp_path / "new")})["steps"] == 5
+    assert resnet_tf.fit(source, **settings | {"out": str(tmp_path / "new")})["steps"] == 5
 
 
 @pytest.mark.parametrize("held_out", [0, 128])

@@ -17,8 +17,10 @@ def _run(settings, _):
             raise InputError(f"--{name} is not set")
     from resnet_tf import tasks
 
-    return tasks.type_of_run(settings.export.run).export(settings)
+    return tasks.export(settings)
 
+
+sys.modules[__name__].__class__ = command.Callable  # `resnet_tf.export(...)`
 
 if __name__ == "__main__":
     sys.exit(main())

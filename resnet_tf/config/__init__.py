@@ -50,6 +50,7 @@ from resnet_tf.config.fields import (
 )
 from resnet_tf.config.run import (
     DATASETS,
+    GIVEN,
     PRECISIONS,
     SMALL_DATASETS,
     DataConfig,

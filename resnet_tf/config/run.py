@@ -12,6 +12,7 @@ from resnet_tf.errors import InputError
 
 SMALL_DATASETS = ("cifar10", "cifar100", "digits", "synthetic")
 DATASETS = (*SMALL_DATASETS, "folder", "records", "tfds", "voc")
+GIVEN = "given"  # --dataset of a run whose data were given from Python; no command can read them again
 
 # Networks that had timm's graph before there was --graph.
 _TWO_GRAPHS = re.compile(r"(cifar_resnet\d+|resnet18|resnet34)_v2")
@@ -417,7 +418,7 @@ def check_ten_crop(config, flag, name):
 
 def check_data(data):
     """Refuse settings of a `DataConfig` that make no sense together."""
-    needs_none = data.dataset in ("digits", "synthetic")
+    needs_none = data.dataset in ("digits", "synthetic", GIVEN)
     if needs_none and data.data_dir:
         raise InputError(f"--data_dir={data.data_dir} is not used by --dataset={data.dataset}")
     if not needs_none and not data.data_dir:
@@ -427,9 +428,9 @@ def check_data(data):
     if data.resize and data.resize < evaluation_size(data):
         crop = f"--eval_size={data.eval_size}" if data.eval_size else f"--image_size={data.image_size}"
         raise InputError(f"--resize={data.resize} is less than {crop}")
-    streamed = data.dataset not in SMALL_DATASETS
-    for name in ("classes", "skip_bad_images"):
-        if getattr(data, name) and not streamed:
+    unused = ("classes", "skip_bad_images") if data.dataset in (*SMALL_DATASETS, GIVEN) else ()
+    for name in (*unused, *(["validation_examples"] if data.dataset == GIVEN else [])):
+        if getattr(data, name):
             raise InputError(f"--{name} is not used by --dataset={data.dataset}")
 
 

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from resnet_tf.config.fields import exif_setting, setting
 from resnet_tf.config.run import (
+    GIVEN,
     DeviceConfig,
     ModelConfig,
     OptimizerConfig,
@@ -102,7 +103,7 @@ class SegmentConfig:
         check_training(self)
         check_transfer(self, "masks")
         values, data = self.data.mask_values, self.data
-        if values and data.dataset == "synthetic":
-            raise InputError("--mask_values is not used by --dataset=synthetic")
+        if values and data.dataset in ("synthetic", GIVEN):
+            raise InputError(f"--mask_values is not used by --dataset={data.dataset}")
         if values and (len(set(values)) < max(2, len(values)) or not 0 <= min(values) <= max(values) <= 255):
             raise InputError(f"--mask_values={','.join(map(str, values))}: not two or more different numbers, 0 to 255")

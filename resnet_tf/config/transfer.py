@@ -3,14 +3,14 @@
 import dataclasses
 
 from resnet_tf.config.fields import setting
-from resnet_tf.config.run import check_jitter
+from resnet_tf.config.run import GIVEN, check_jitter
 from resnet_tf.errors import InputError
 
 
 def check_transfer(config, annotations):
     """Refuse settings of data and views that make no sense; `annotations` are what images have."""
     data, views = config.data, config.views
-    if (data.dataset == "synthetic") == bool(data.data_dir):
+    if (data.dataset in ("synthetic", GIVEN)) == bool(data.data_dir):
         needed = "is not used by" if data.data_dir else "is not set and needed by"
         raise InputError(f"--data_dir={data.data_dir} {needed} --dataset={data.dataset}")
     if config.device.data_service:

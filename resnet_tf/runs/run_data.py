@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_tf import files
-from resnet_tf.config import evaluation_size
+from resnet_tf.config import GIVEN, evaluation_size
 from resnet_tf.data import batches, colour, geometry, images, sources, verify
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
@@ -41,6 +41,7 @@ def load(config):
         InputError: data that are missing, damaged or too large; more bad images than --skip_bad_images.
     """
     data = config.data
+    refuse_given(data)
     common = {
         "dataset": data.dataset,
         "data_dir": data.data_dir,
@@ -63,6 +64,16 @@ def load(config):
             skipped += bad
         source = dataclasses.replace(source, splits=splits)
     return source, skipped
+
+
+def refuse_given(data):
+    """Refuse to read data that were given from Python, with an InputError.
+
+    Args:
+        data: the section of data of a run of any task.
+    """
+    if data.dataset == GIVEN:
+        raise InputError(f"--dataset={GIVEN}: the data were given from Python to `fit`, and cannot be read here")
 
 
 def of_run(run, data_dir=""):

@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import tensorflow as tf
 
+from resnet_tf.config import GIVEN
 from resnet_tf.data import batches, detection, draws, geometry
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import pictures
@@ -41,7 +42,7 @@ class Detection(Task):
     def shrink(cls, config):
         """Return the configuration of --smoke."""
         data = dataclasses.replace(config.data, image_size=_SMOKE_SIZE)
-        if not data.data_dir:
+        if not data.data_dir and data.dataset != GIVEN:
             data = dataclasses.replace(data, dataset="synthetic", classes=())
         # Of a c4 the last stage works on every box: on a CPU that is most of the time.
         few = {name: min(getattr(config.detector, name), _SMOKE_BOXES) for name in ("regions", "eval_proposals")}
@@ -51,6 +52,7 @@ class Detection(Task):
     def load(self):
         """Read the index of examples with objects; nothing is left out."""
         data = self.config.data
+        run_data.refuse_given(data)
         source = detection.index(data.dataset, data.data_dir, data.classes, data.exif)
         _log.info("%s", source)
         most = source.splits["train"].objects.most

@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import tensorflow as tf
 
+from resnet_tf.config import GIVEN
 from resnet_tf.data import batches, census, geometry, masks, segmentation
 from resnet_tf.evaluation import pictures
 from resnet_tf.runs import describe, network, run_data
@@ -31,7 +32,7 @@ class Segmentation(Task):
     def shrink(cls, config):
         """Return the configuration of --smoke."""
         data = dataclasses.replace(config.data, image_size=_SMOKE_SIZE)
-        if not data.data_dir:
+        if not data.data_dir and data.dataset != GIVEN:
             data = dataclasses.replace(data, dataset="synthetic", classes=(), mask_values=())
         head = config.head
         if head.output_stride == 8:  # a CPU takes five times as long for the gradients of that many dilated layers
@@ -41,6 +42,7 @@ class Segmentation(Task):
     def load(self):
         """Read the index of examples with masks; nothing is left out."""
         data = self.config.data
+        run_data.refuse_given(data)
         source = segmentation.index(data.dataset, data.data_dir, data.classes, data.mask_values, data.exif)
         _log.info("%s", source)
         return source, []

@@ -23,7 +23,7 @@ def _run(settings, _):
     from resnet_tf import tasks
 
     section = config.ExportSection(**dataclasses.asdict(settings.export))
-    return tasks.type_of_run(section.run).export(config.ExportConfig(section))
+    return tasks.export(config.ExportConfig(section))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def _run(settings, _):
     from resnet_tf import tasks
 
     section = config.EvaluationSection(**dataclasses.asdict(settings.score))
-    return tasks.type_of_run(section.run).evaluate(config.EvaluateConfig(section))
+    return tasks.evaluate(config.EvaluateConfig(section))
 
 
 if __name__ == "__main__":
