@@ -62,24 +62,6 @@ def export(config):
     }
 
 
-def export_run(run, out, **settings):
-    """Export from Python: `export_run("runs/NAME", "model", format=("savedmodel", "onnx"), ten_crop=True)`.
-
-    Args:
-        run: folder of the run.
-        out: folder of the versions.
-        **settings: more of the export command's flags by name.
-
-    Returns:
-        What `export` returns.
-
-    Raises:
-        InputError: as `export`.
-    """
-    values = {"run": str(run), "out": str(out)} | settings
-    return export(configuration.from_settings(configuration.ExportConfig, values, "export_run"))
-
-
 def _sizes(folder):
     """{name in the folder: bytes} of all files beneath it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
