@@ -1,7 +1,9 @@
 """A task of one's own: one file, this one, and one row of the table; and what the base class gives it."""
 
+import ast
 import dataclasses
 import json
+import pathlib
 from typing import ClassVar
 
 import numpy as np
@@ -136,3 +138,14 @@ def test_the_table_and_the_classes_agree():
         # A setting is a flag, or there is none.
         for section in config.section_types(row.config_type).values():
             assert [field.name for field in dataclasses.fields(section)] == list(section.__annotations__)
+
+
+def test_rooms_below_know_no_task():
+    package = pathlib.Path(tasks.__file__).parent.parent
+    for room in ("config", "data", "models", "runs", "training", "serving", "evaluation", "bench"):
+        for path in (package / room).glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = [node.module] if isinstance(node, ast.ImportFrom) else []
+                names += [f"{node.module}.{name.name}" for name in node.names] if names else []
+                names += [name.name for name in node.names] if isinstance(node, ast.Import) else []
+                assert not [name for name in names if name and name.startswith("resnet_tf.tasks")], path
