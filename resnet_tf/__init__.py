@@ -15,11 +15,21 @@ __path__.append(os.path.join(os.path.dirname(__file__), "commands"))
 
 __version__ = "0.1.0"
 _MODELS = ("cost", "create_backbone", "create_model", "list_models")
-__all__ = ["InputError", *_MODELS]
+_COMMANDS = ("evaluate", "export", "predict")  # modules that can be called; see `command.Callable`
+__all__ = ["InputError", *_MODELS, "fit", *_COMMANDS]
 
 
 def __getattr__(name):
-    """Import TensorFlow when a network is first asked for, so that --help and bad flags answer at once."""
+    """Import TensorFlow when it is first needed, so that --help and bad flags answer at once."""
     if name in _MODELS:
         return getattr(importlib.import_module("resnet_tf.models"), name)
+    if name == "fit":
+        return importlib.import_module("resnet_tf.api").fit
+    if name in _COMMANDS:
+        return importlib.import_module(f"resnet_tf.{name}")
     raise AttributeError(f"module 'resnet_tf' has no attribute '{name}'")
+
+
+def __dir__():
+    """Name what can be asked for, imported yet or not."""
+    return sorted({*globals(), *__all__})

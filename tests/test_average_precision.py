@@ -8,7 +8,7 @@ import pytest
 
 from resnet_tf.data.boxes import IGNORED, PACKED, Detections, Objects
 from resnet_tf.errors import InputError
-from resnet_tf.transfer import average_precision, detections, pictures
+from resnet_tf.tasks import average_precision, detection_pictures, detections_csv
 
 CLASSES = 4  # of the last there are no objects
 
@@ -159,9 +159,9 @@ NAMES = [f"images/{number},a.jpg" for number in range(40)]
 
 def test_file_gives_back_every_bit(tmp_path):
     found, _ = made()
-    path = tmp_path / detections.FILE
-    detections.write(path, NAMES, ["a", "b, c", '"d"', "e"], found)
-    again = detections.read(path, NAMES, ["a", "b, c", '"d"', "e"])
+    path = tmp_path / detections_csv.FILE
+    detections_csv.write(path, NAMES, ["a", "b, c", '"d"', "e"], found)
+    again = detections_csv.read(path, NAMES, ["a", "b, c", '"d"', "e"])
     for ours, theirs in zip(found, again, strict=True):
         for before, after in zip(ours, theirs, strict=True):
             assert before.dtype == after.dtype
@@ -175,21 +175,21 @@ def test_file_gives_back_every_bit(tmp_path):
     [
         ("image,score\n", "its columns are image,score, not image,class"),
         ("", "its columns are , not"),
-        (",".join(detections.COLUMNS) + "\nx.jpg,a,1,1,2,3,4\n", "row 2: no image x.jpg"),
-        (",".join(detections.COLUMNS) + '\n"images/1,a.jpg",z,1,1,2,3,4\n', "or no class z"),
-        (",".join(detections.COLUMNS) + '\n"images/1,a.jpg",a,1,1,2,3\n', "damaged"),
-        (",".join(detections.COLUMNS) + '\n"images/1,a.jpg",a,1,1,2,3,4,5\n', "damaged"),
-        (",".join(detections.COLUMNS) + '\n"images/1,a.jpg",a,much,1,2,3,4\n', "damaged"),
+        (",".join(detections_csv.COLUMNS) + "\nx.jpg,a,1,1,2,3,4\n", "row 2: no image x.jpg"),
+        (",".join(detections_csv.COLUMNS) + '\n"images/1,a.jpg",z,1,1,2,3,4\n', "or no class z"),
+        (",".join(detections_csv.COLUMNS) + '\n"images/1,a.jpg",a,1,1,2,3\n', "damaged"),
+        (",".join(detections_csv.COLUMNS) + '\n"images/1,a.jpg",a,1,1,2,3,4,5\n', "damaged"),
+        (",".join(detections_csv.COLUMNS) + '\n"images/1,a.jpg",a,much,1,2,3,4\n', "damaged"),
     ],
 )
 def test_bad_files_are_named(tmp_path, text, expected):
     path = tmp_path / "found.csv"
     path.write_text(text)
     with pytest.raises(InputError, match=r"^[^\n]*found\.csv: ") as caught:
-        detections.read(path, NAMES, ["a"])
+        detections_csv.read(path, NAMES, ["a"])
     assert expected in str(caught.value)
     with pytest.raises(InputError, match="no such file"):
-        detections.read(tmp_path / "none.csv", NAMES, ["a"])
+        detections_csv.read(tmp_path / "none.csv", NAMES, ["a"])
 
 
 def test_pictures_show_what_is_there_and_found():
@@ -197,7 +197,7 @@ def test_pictures_show_what_is_there_and_found():
     image = np.full((320, 320, 3), 200, np.uint8)
     example = int(np.diff(truths.starts).argmax())
     rows = np.concatenate([truths.rows(example), np.zeros((3, PACKED), np.float32)])  # filled up, as views are
-    figure = pictures.box_gallery([(image, rows, found[example])], list("abcd"), threshold=0.5)
+    figure = detection_pictures.box_gallery([(image, rows, found[example])], list("abcd"), threshold=0.5)
     (axes,) = figure.axes
     sure = found[example].scores >= 0.5
     assert 0 < sure.sum() < len(sure)
@@ -209,6 +209,6 @@ def test_pictures_show_what_is_there_and_found():
     top, left, bottom, right = truths.of(example).boxes[0]
     np.testing.assert_allclose(dashed[0].get_bbox().extents, np.array([left, top, right, bottom]) - 0.5, rtol=1e-6)
     curves = average_precision.curves(found, truths, CLASSES)
-    figure = pictures.precision_recall(curves, list("abcd"))
+    figure = detection_pictures.precision_recall(curves, list("abcd"))
     assert len(figure.axes[0].lines) == CLASSES - 1  # there are no objects of the last
     figure.savefig(io.BytesIO(), format="png")

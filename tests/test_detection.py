@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras_cv.layers import BoxMatcher
+from resnet_tf.transfer import detect, export, score
 
 from resnet_tf import compare, predict
 from resnet_tf import config as configuration
@@ -17,11 +18,11 @@ from resnet_tf.errors import InputError
 from resnet_tf.models import create_model, inside
 from resnet_tf.runs import checkpoint, devices, network, record
 from resnet_tf.runs.runner import Runner
+from resnet_tf.tasks import average_precision, detection, detectors, regions
+from resnet_tf.tasks import detections_csv as written
 from resnet_tf.training import optimizer, schedule, step, supply
 from resnet_tf.training.engine import Engine
 from resnet_tf.training.recipe import Recipe
-from resnet_tf.transfer import average_precision, detect, detection, detectors, export, regions, score
-from resnet_tf.transfer import detections as written
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 
@@ -339,7 +340,7 @@ def test_a_run_is_recorded(trained):
     assert train[-1]["loss"] < train[0]["loss"] and 0 < train[-1]["top1"] <= 1 and 0 <= last["ap50"] <= 1
     with open(trained / "results.csv", newline="") as file:
         (row,) = csv.DictReader(file)
-    assert tuple(row) == detection.COLUMNS
+    assert tuple(row) == record.results_columns("detection")
     assert row["model"] == "faster_rcnn c4 cifar_resnet8_v1" and row["examples"] == "64"
     with open(trained / "run" / "classes.csv", newline="") as file:
         classes = list(csv.DictReader(file))
@@ -412,7 +413,7 @@ def test_what_is_scored_is_what_is_served(trained, tmp_path, last_json, capsys):
         np.testing.assert_allclose(answer["boxes"], scored[example].boxes, atol=1e-2)
     assert [name.decode() for name in answer["classes"]] == ["grey", "bright"]
     figures, _ = detection.figures_of(all_found, split.objects, 2)
-    assert figures == pytest.approx({name: result[name] for name in detection.FIGURES}, abs=1e-3)
+    assert figures == pytest.approx({name: result[name] for name in configuration.TASKS["detection"].columns}, abs=1e-3)
     pixels = tf.io.decode_image(split.read(example))
     both = served["images"](images=tf.stack([pixels, pixels]))
     count = len(all_found[-1].scores)
@@ -424,7 +425,7 @@ def test_what_is_scored_is_what_is_served(trained, tmp_path, last_json, capsys):
 
 
 def test_two_replicas_find_the_same(trained):
-    run = record.open_run(trained / "run", config_type=configuration.DetectConfig)
+    run = record.open_run(trained / "run", tasks=("detection",))
     split = data_detection.index("synthetic").splits["test"]
     names = split.names
     expected = written.read(trained / "run" / written.FILE, names, ["grey", "bright"])

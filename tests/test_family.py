@@ -502,7 +502,7 @@ _DESCRIBE = """
 import json
 import numpy as np
 import resnet_tf
-from resnet_tf.transfer import detectors, heads
+from resnet_tf.tasks import detectors, heads
 found = {}
 def describe(name, model, *more):
     variables = {variable.path: [list(variable.shape), variable.dtype] for variable in model.variables}

@@ -296,7 +296,7 @@ def test_segmentation_takes_the_flag(tmp_path):
         data=config.SegmentationDataConfig(data_dir=root, classes=("a", "b"), exif="ignore"),
         optimizer=config.OptimizerConfig(train_steps=1),
     )
-    from resnet_tf.transfer.segmentation import Segmentation
+    from resnet_tf.tasks.segmentation import Segmentation
 
     assert Segmentation(settings).load()[0].splits["test"].exif == "ignore"
 

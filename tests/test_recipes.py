@@ -16,9 +16,9 @@ from resnet_tf import evaluate, export, train
 from resnet_tf.data import Source, Split, colour, resident
 from resnet_tf.errors import InputError
 from resnet_tf.models import fusible
-from resnet_tf.runs import checkpoint, devices, network, record, run_data
+from resnet_tf.runs import checkpoint, describe, devices, network, record, run_data
 from resnet_tf.sweeps import sweep
-from resnet_tf.training import distillation, loop, losses, optimizer, precise_bn, schedule, supply, task
+from resnet_tf.training import distillation, loop, losses, optimizer, precise_bn, schedule, supply
 from resnet_tf.training.engine import Engine
 from resnet_tf.training.recipe import Recipe
 from resnet_tf.training.step import METRICS
@@ -98,8 +98,7 @@ def test_distillation_equals_its_formula(rng):
 
 def test_published_normalisations_are_of_no_data():
     split = Split(*data())
-    of = {kind: run_data.normalization(config_of(*SMALL, f"--normalization={kind}"), split) for kind in colour.PUBLISHED
-          if kind != "caffe"}  # fmt: skip
+    of = {kind: run_data.normalization(kind, split, 16) for kind in colour.PUBLISHED if kind != "caffe"}
     np.testing.assert_allclose(of["inception"](split.images), split.images / 127.5 - 1, atol=1e-6)
     assert of["imagenet"] is colour.IMAGENET and len(of) == 2
 
@@ -182,7 +181,7 @@ def test_freeze_parts_of_a_network(teacher_run, tmp_path, capsys):
     kept = {name for name in names if (before[name] == after[name]).all()}
     assert kept == {name for name in names if name.startswith(("model/stem_", "model/stage2_"))}
     assert all((after[name.replace("model/", "ema/")] == after[name]).all() for name in kept)
-    words = task.describe(record.open_run(tmp_path / "run").config)
+    words = describe.classification_recipe(record.open_run(tmp_path / "run").config)
     assert " transferred frozen stem+stage2 " in words
     assert train.main([*flags, "--freeze=stem,stage5", f"--out={tmp_path}/other"]) == 1
     assert "--freeze=stem,stage5: cifar_resnet8_v1 has" in capsys.readouterr().err
@@ -437,8 +436,8 @@ def test_fit_takes_data_of_ones_own_and_callbacks(tmp_path):
         [str(label) for label in range(10)],
         {"train": Split(images, labels), "test": Split(images[:7], labels[:7])},
     )
-    result = loop.fit(
-        source, [Look()], model="cifar_resnet8_v1", dataset="synthetic", image_size=16, batch_size=16, train_steps=4,
+    result = resnet_tf.fit(
+        source, [Look()], model="cifar_resnet8_v1", image_size=16, batch_size=16, train_steps=4,
         log_every=2, out=str(tmp_path / "run"),
     )  # fmt: skip
     assert result["examples"] == 7
@@ -454,7 +453,7 @@ def test_a_run_that_was_one_step_too_long_is_done(tmp_path, monkeypatch):
         "mine", [str(label) for label in range(10)], {"train": Split(images, labels), "test": Split(*data())}
     )
     settings = {
-        "model": "cifar_resnet8_v1", "dataset": "synthetic", "image_size": 16, "batch_size": 22, "train_epochs": 1.1,
+        "model": "cifar_resnet8_v1", "image_size": 16, "batch_size": 22, "train_epochs": 1.1,
         "out": str(tmp_path / "run"),
     }  # fmt: skip
 
@@ -463,13 +462,13 @@ def test_a_run_that_was_one_step_too_long_is_done(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(schedule, "total_steps", counted_in_floats)
-        assert loop.fit(source, **settings)["steps"] == 6
+        assert resnet_tf.fit(source, **settings)["steps"] == 6
     rows = (tmp_path / "run" / "metrics.csv").read_bytes()
-    again = loop.fit(source, **settings)
+    again = resnet_tf.fit(source, **settings)
     assert again["steps"] == 6 and (tmp_path / "run" / "metrics.csv").read_bytes() == rows
     finished, figures = sweep.figures_of(tmp_path / "run")
     assert finished and figures["steps"] == 6
-    assert loop.fit(source, **settings | {"out": str(tmp_path / "new")})["steps"] == 5
+    assert resnet_tf.fit(source, **settings | {"out": str(tmp_path / "new")})["steps"] == 5
 
 
 @pytest.mark.parametrize("held_out", [0, 128])

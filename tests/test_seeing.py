@@ -13,20 +13,20 @@ import pytest
 import yaml
 from absl import flags as absl_flags
 from files import command_of
+from resnet_tf.transfer import detect, segment
 from tensorboard.backend.event_processing import event_accumulator
 
 from resnet_tf import config as configuration
 from resnet_tf import train
 from resnet_tf.runs import devices, record
-from resnet_tf.training.task import Classification
-from resnet_tf.transfer import detect, detection, segment, segmentation
+from resnet_tf.tasks import classification, detection, segmentation
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGFILES = sorted((ROOT / "flags").glob("*.cfg"))
 TASKS = {  # by their commands
-    train: (configuration.TrainConfig, Classification),
+    train: (configuration.TrainConfig, classification.Classification),
     segment: (configuration.SegmentConfig, segmentation.Segmentation),
     detect: (configuration.DetectConfig, detection.Detection),
 }

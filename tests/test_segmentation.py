@@ -9,9 +9,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from resnet_tf.transfer import export, score, segment
 
 from resnet_tf import compare, evaluate, predict
 from resnet_tf import config as configuration
+from resnet_tf import export as export_command
 from resnet_tf.data import colour, images
 from resnet_tf.data import segmentation as data_segmentation
 from resnet_tf.data.masks import VOID
@@ -19,10 +21,11 @@ from resnet_tf.errors import InputError
 from resnet_tf.models import create_backbone, create_model, inside
 from resnet_tf.runs import checkpoint, devices, network, record, restore
 from resnet_tf.runs.runner import Runner
+from resnet_tf.tasks import heads, segmentation
+from resnet_tf.tasks import segmentation_metrics as metrics
 from resnet_tf.training import optimizer, schedule, supply
 from resnet_tf.training.engine import Engine
 from resnet_tf.training.recipe import Recipe
-from resnet_tf.transfer import export, heads, metrics, score, segment, segmentation
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 
@@ -99,7 +102,7 @@ def state_of(folder):
     return checkpoint.load_latest(folder / "checkpoints")
 
 
-def test_a_run_is_recorded(trained, capsys):
+def test_a_run_is_recorded(trained):
     rows = record.read_metrics(trained / "run" / "metrics.csv")
     train = [row for row in rows if row["split"] == "train"]
     scores = [row for row in rows if row["split"] == "test"]
@@ -107,15 +110,13 @@ def test_a_run_is_recorded(trained, capsys):
     assert [row["step"] for row in scores] == [6, 12] and all(0 <= row["miou"] <= 1 for row in scores)
     with open(trained / "results.csv", newline="") as file:
         (row,) = csv.DictReader(file)
-    assert tuple(row) == segmentation.COLUMNS
+    assert tuple(row) == record.results_columns("segmentation")
     assert row["model"] == "fcn cifar_resnet8_v1 stride 2" and row["examples"] == "64"
     with open(trained / "run" / "classes.csv", newline="") as file:
         classes = list(csv.DictReader(file))
     found = [float(row["iou"]) for row in classes if row["iou"]]
     # Six digits in each file.
     assert float(row["miou"]) == pytest.approx(np.mean(found), abs=2e-6)
-    assert evaluate.main([f"--run={trained}/run"]) == 1
-    assert "a run of segmentation, not of classification" in capsys.readouterr().err
 
 
 def test_runs_are_compared_by_their_own_figures(trained, tmp_path, last_json):
@@ -208,7 +209,7 @@ def test_pixel_loss_is_a_plain_mean(rng):
 
 
 def test_two_replicas_score_every_image_once(trained):
-    run, values, normalization = restore.load(trained / "run", config_type=configuration.SegmentConfig)
+    run, values, normalization = restore.load(trained / "run", tasks=("segmentation",))
     split = data_segmentation.index("synthetic").splits["test"].take(np.arange(5))
     found = []
     for replicas in (1, 2):
@@ -264,6 +265,8 @@ def test_what_is_scored_is_what_is_served(trained, tmp_path, last_json, capsys):
     flags = [f"--run={trained}/run", "--weights=ema", f"--report={report}", f"--results={tmp_path}/r.csv"]
     assert score.main(flags) == 0
     result = last_json()
+    assert evaluate.main(flags[:2]) == 0  # another name for it
+    assert last_json() | {"images_per_second": 0} == result | {"images_per_second": 0}
     split, total = data_segmentation.index("synthetic").splits["test"], np.zeros((3, 3), np.int64)
     for example in range(len(split)):
         answer = served["serving_default"](image_bytes=tf.constant(split.read(example)))
@@ -287,6 +290,8 @@ def test_exporting_refuses(trained, tmp_path, capsys):
     ):
         assert export.main(list(flags)) == 1
         assert words in capsys.readouterr().err.strip().splitlines()[-1]
+    assert export_command.main([f"--run={trained}/run", f"--out={tmp_path}/model", "--format=onnx"]) == 1
+    assert f"--format is not used by --run={trained}/run, a run of segmentation" in capsys.readouterr().err
 
 
 def test_scoring_refuses(trained, tmp_path, capsys):
@@ -297,6 +302,12 @@ def test_scoring_refuses(trained, tmp_path, capsys):
         ((f"--run={trained}/run", f"--report={trained}"), "exists already"),
     ):
         assert score.main(list(flags)) == 1
+        assert words in capsys.readouterr().err.strip().splitlines()[-1]
+    for flags, words in (
+        ((f"--run={trained}/run", "--views=ten_crop"), f"--views is not used by --run={trained}/run, a run of segm"),
+        ((f"--run={trained}/run,{trained}/run",), "runs of segmentation make no ensemble"),
+    ):
+        assert evaluate.main(list(flags)) == 1
         assert words in capsys.readouterr().err.strip().splitlines()[-1]
 
 

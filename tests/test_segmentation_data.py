@@ -12,7 +12,7 @@ from resnet_tf import config
 from resnet_tf.data import annotated_views, batches, geometry, masks, segmentation
 from resnet_tf.errors import InputError
 from resnet_tf.runs import run_data
-from resnet_tf.transfer import metrics
+from resnet_tf.tasks import segmentation_metrics as metrics
 
 SIDES = (37, 53)  # height and width
 

@@ -17,7 +17,7 @@ import yaml
 
 import resnet_tf
 from resnet_tf import config as configuration
-from resnet_tf import evaluate, train
+from resnet_tf import evaluate, tasks, train
 from resnet_tf.data import colour, draws, resident
 from resnet_tf.errors import InputError
 from resnet_tf.runs import checkpoint, devices, record
@@ -348,7 +348,7 @@ def test_every_setting_is_read(tmp_path, monkeypatch):
         )
         read.clear()  # of what the checks of the flags read
         monkeypatch.setattr(configuration, "settings_of", lambda _, bare=bare: plain(bare))  # so does the manifest
-        loop.train(recording)
+        loop.train(tasks.of(recording))
         counted |= read
     unread = set(configuration.fields_of(configuration.TrainConfig)) - counted
     assert unread == {"train_epochs", "lr_epochs"} & unread  # not reached where the same is given in steps

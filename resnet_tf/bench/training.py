@@ -225,16 +225,15 @@ def _run_seconds(config):
     every = min(100, settings.steps)
     total = every + settings.steps  # those before the first row compile and warm up
     with tempfile.TemporaryDirectory() as folder:
-        loop.train(
-            configuration.TrainConfig(
-                model=config.model,
-                data=configuration.DataConfig(dataset="synthetic", image_size=settings.image_size),
-                views=configuration.ViewConfig(pad=_pad(config)),
-                optimizer=configuration.OptimizerConfig(train_steps=total, batch_size=settings.batch_size),
-                device=config.device,
-                record=configuration.RecordConfig(out=f"{folder}/run", log_every=every, checkpoint_every=total),
-            )
+        training = configuration.TrainConfig(
+            model=config.model,
+            data=configuration.DataConfig(dataset="synthetic", image_size=settings.image_size),
+            views=configuration.ViewConfig(pad=_pad(config)),
+            optimizer=configuration.OptimizerConfig(train_steps=total, batch_size=settings.batch_size),
+            device=config.device,
+            record=configuration.RecordConfig(out=f"{folder}/run", log_every=every, checkpoint_every=total),
         )
+        loop.train(configuration.TASKS[training.task].task_type(training))
         with open(f"{folder}/run/metrics.csv", newline="") as file:
             times = [float(row["wall_seconds"]) for row in csv.DictReader(file) if row["split"] == "train"]
     seconds = times[-1] - times[0]

@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import textwrap
+import types
 
 from absl import flags
 
@@ -19,6 +20,20 @@ from resnet_tf.errors import InputError
 
 # Errors of the machine, not of the program, that a person can mend: disk full, quota, file limit, read-only, no access.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+
+
+class Callable(types.ModuleType):
+    """The module of a command that is a function of the package too: `resnet_tf.evaluate(...)` is `api.evaluate(...)`.
+
+    `import resnet_tf.evaluate`, wherever it stands, makes the module an attribute of the package and would hide a
+    function of that name there. So the module itself is what can be called, and the order of imports does not matter.
+    """
+
+    def __call__(self, *arguments, **flags):
+        """Call the function of `api` that has the command's name."""
+        from resnet_tf import api
+
+        return getattr(api, self.__name__.rpartition(".")[2])(*arguments, **flags)
 
 
 def launch(description, config_type, run, argv=None, positional="", code=lambda result: 0):

@@ -33,13 +33,14 @@ def main(argv=None):
 def _run(settings, _):
     import tensorflow as tf
 
+    from resnet_tf import tasks
     from resnet_tf.data.splits import Split
     from resnet_tf.evaluation import evaluate
     from resnet_tf.runs import record, run_data
     from resnet_tf.serving import export, predict, runtimes
     from resnet_tf.training import loop
 
-    trained = loop.train(settings)
+    trained = loop.train(tasks.of(settings))
     run = pathlib.Path(trained["run"])
     settings = record.open_run(run).config  # of --smoke it is another one
     evaluation = config.EvaluationSection(run=str(run))

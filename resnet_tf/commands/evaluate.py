@@ -12,10 +12,12 @@ def main(argv=None):
 
 
 def _run(settings, _):
-    from resnet_tf.evaluation import evaluate
+    from resnet_tf import tasks
 
-    return evaluate.evaluate(settings)
+    return tasks.evaluate(settings)
 
+
+sys.modules[__name__].__class__ = command.Callable  # `resnet_tf.evaluate(...)`
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,10 +15,12 @@ def _run(settings, _):
     for name in ("run", "out"):
         if not getattr(settings, name):
             raise InputError(f"--{name} is not set")
-    from resnet_tf.serving import export
+    from resnet_tf import tasks
 
-    return export.export(settings)
+    return tasks.export(settings)
 
+
+sys.modules[__name__].__class__ = command.Callable  # `resnet_tf.export(...)`
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -75,5 +75,7 @@ def _run(settings, arguments):
     return result if settings.format else result | {"predictions": answers}
 
 
+sys.modules[__name__].__class__ = command.Callable  # `resnet_tf.predict(...)`
+
 if __name__ == "__main__":
     sys.exit(main())

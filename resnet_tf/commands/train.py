@@ -11,9 +11,10 @@ def main(argv=None):
 
 
 def _run(settings, _):
+    from resnet_tf import tasks
     from resnet_tf.training import loop
 
-    return loop.train(settings)
+    return loop.train(tasks.of(settings))
 
 
 if __name__ == "__main__":

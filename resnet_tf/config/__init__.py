@@ -46,6 +46,7 @@ from resnet_tf.config.run import (
 from resnet_tf.config.scoring import EvaluateConfig, EvaluationSection, ImportedSection
 from resnet_tf.config.sections import (
     DATASETS,
+    GIVEN,
     PRECISIONS,
     SMALL_DATASETS,
     DataConfig,
@@ -64,4 +65,5 @@ from resnet_tf.config.segmentation import (
     SegmentationViewConfig,
     SegmentConfig,
 )
+from resnet_tf.config.tasks import CLASSIFICATION, TASKS, Metric, TaskRow
 from resnet_tf.config.transfer import ScoreConfig, TransferExportConfig

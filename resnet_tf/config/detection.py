@@ -49,9 +49,6 @@ class DetectorConfig:
 class DetectionDataConfig:
     """Data."""
 
-    eval_size: ClassVar[int] = 0  # evaluation has the views' square
-    resize: ClassVar[int] = 0
-
     dataset: str = setting(
         "voc", "How images and boxes lie in --data_dir; docs/transfer.md.", choices=DETECTION_DATASETS
     )
@@ -74,10 +71,6 @@ class DetectionDataConfig:
 @dataclasses.dataclass(frozen=True)
 class DetectionViewConfig:
     """Training views."""
-
-    view: ClassVar[str] = "boxed"
-    repeats: ClassVar[int] = 1
-    hold_images: ClassVar[bool] = False
 
     scale: tuple[float, ...] = setting(
         (0.8, 1.25), "Smallest and largest factor of the size at which an image just fits the square."

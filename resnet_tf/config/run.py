@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from resnet_tf.config.fields import check_used
 from resnet_tf.config.sections import (
+    GIVEN,
     SMALL_DATASETS,
     DataConfig,
     DeviceConfig,
@@ -129,7 +130,7 @@ def check_ten_crop(config, flag, name):
 
 def check_data(data):
     """Refuse settings of a `DataConfig` that make no sense together."""
-    if data.dataset not in ("digits", "synthetic") and not data.data_dir:
+    if data.dataset not in ("digits", "synthetic", GIVEN) and not data.data_dir:
         raise InputError(f"--dataset={data.dataset} needs --data_dir: the folder or archive of the images")
     if data.resize and data.resize < evaluation_size(data):
         crop = f"--eval_size={data.eval_size}" if data.eval_size else f"--image_size={data.image_size}"

@@ -9,6 +9,7 @@ from resnet_tf.config.fields import SET, UNSET, exif_setting, setting
 SMALL_DATASETS = ("cifar10", "cifar100", "digits", "synthetic")
 _ENCODED = ("folder", "records", "tfds", "voc")
 DATASETS = (*SMALL_DATASETS, *_ENCODED)
+GIVEN = "given"  # --dataset of a run whose data were given from Python; no command can read them again
 _DECODING = ("random_resized_crop", "scale_jitter", "resize_crop")  # views that decode each image anew
 
 # With what several flags are used.
@@ -103,7 +104,10 @@ class DataConfig:
         (), "Class names in the order of their labels. Unset: the source's own order.", used_with={"dataset": _ENCODED}
     )
     validation_examples: int = setting(
-        0, "Hold that many training examples out and evaluate on them, not on the test split.", low=0
+        0,
+        "Hold that many training examples out and evaluate on them, not on the test split.",
+        low=0,
+        used_with={"dataset": DATASETS},
     )
     validation_sampling: str = setting(
         "stratified",

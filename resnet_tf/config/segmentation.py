@@ -35,9 +35,6 @@ class HeadConfig:
 class SegmentationDataConfig:
     """Data."""
 
-    eval_size: ClassVar[int] = 0  # which whole images have not
-    resize: ClassVar[int] = 0
-
     dataset: str = setting(
         "camvid", "How images and masks lie in --data_dir; docs/transfer.md.", choices=SEGMENTATION_DATASETS
     )
@@ -65,10 +62,6 @@ class SegmentationDataConfig:
 @dataclasses.dataclass(frozen=True)
 class SegmentationViewConfig:
     """Training views."""
-
-    view: ClassVar[str] = "scale_crop"
-    repeats: ClassVar[int] = 1
-    hold_images: ClassVar[bool] = False
 
     scale: tuple[float, ...] = setting((0.5, 2.0), "Smallest and largest factor that an image is scaled by.")
     mirror: bool = setting(True, "Mirror images and masks with probability 0.5.")

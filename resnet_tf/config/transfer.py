@@ -4,13 +4,14 @@ import dataclasses
 
 from resnet_tf.config.fields import setting
 from resnet_tf.config.run import check_jitter
+from resnet_tf.config.sections import GIVEN
 from resnet_tf.errors import InputError
 
 
 def check_transfer(config):
     """Refuse settings of data and views that make no sense."""
     data, views = config.data, config.views
-    if data.dataset != "synthetic" and not data.data_dir:
+    if data.dataset not in ("synthetic", GIVEN) and not data.data_dir:
         raise InputError(f"--data_dir= is not set and needed by --dataset={data.dataset}")
     if len(views.scale) != 2 or not 0 < views.scale[0] <= views.scale[1]:
         raise InputError(f"--scale={','.join(map(str, views.scale))}: not two positive rising numbers")

@@ -22,12 +22,6 @@ from resnet_tf.models import Cost, cost_by_name
 from resnet_tf.runs import record
 from resnet_tf.training import schedule
 
-# The figures of each task, the first of which best runs are known by, and their names; all are fractions.
-FIGURES = {
-    configuration.TrainConfig: {"top1": "Top-1", "top5": "Top-5"},
-    configuration.SegmentConfig: {"miou": "Mean IoU", "pixel_accuracy": "Pixel accuracy"},
-    configuration.DetectConfig: {"ap50": "AP50", "ap75": "AP75", "ap": "AP"},
-}
 _GPU = re.compile(r"NVIDIA|Tesla|GeForce|Quadro|TITAN|Instinct|Radeon", re.IGNORECASE)
 _PLACES = ("out", "results")  # flags that say where things are written, not what was run
 
@@ -90,8 +84,9 @@ class Trained:
 
     @property
     def figures(self):
-        """{figure of its task: name}."""
-        return FIGURES[type(self.config)]
+        """{column: title} of the metrics that runs of its task are compared by, fractions all of them."""
+        metrics = configuration.TASKS[self.config.task].metrics
+        return {metric.column: metric.title for metric in metrics if metric.compared}
 
     @property
     def evaluated(self):
@@ -209,14 +204,14 @@ def read(folder, name=None):
     """
     folder = pathlib.Path(folder)
     try:
-        run = record.open_run(folder, flag="", config_type=tuple(FIGURES))
+        run = record.open_run(folder, flag="", tasks=tuple(configuration.TASKS))
         _check_whole(folder / record.MANIFEST)
         _check_manifest(folder / record.MANIFEST, run.manifest)
-        figures, classified = FIGURES[type(run.config)], isinstance(run.config, configuration.TrainConfig)
+        figures = [metric.column for metric in configuration.TASKS[run.config.task].metrics if metric.compared]
         rows = _read_rows(folder / "metrics.csv", figures)
         evaluation = _read_evaluation(folder / "evaluation.json", rows, figures)
         answers, unanswered, cost = None, f"{folder}: no class of each image", None
-        if classified:
+        if run.config.task == configuration.CLASSIFICATION:
             answers, unanswered = _read_answers(folder / answering.FILE, evaluation)
             size, classes = configuration.evaluation_size(run.config.data), len(run.manifest["classes"])
             model = run.config.model
@@ -325,7 +320,7 @@ def check_comparable(runs):
     first = runs[0]
     for other in runs[1:]:
         ours, theirs = first.manifest, other.manifest
-        if type(first.config) is not type(other.config):
+        if first.config.task != other.config.task:
             differs = f"task: {first.config.task} and {other.config.task}"
         elif ours["classes"] != theirs["classes"]:
             pairs = list(itertools.zip_longest(ours["classes"], theirs["classes"], fillvalue="none"))

@@ -8,6 +8,8 @@ import warnings
 
 import numpy as np
 
+from resnet_tf.config import CLASSIFICATION, TASKS
+
 
 def _error(fraction):
     return 100 * (1 - fraction)
@@ -17,17 +19,6 @@ def _percent(fraction):
     return 100 * fraction
 
 
-# What is drawn: (column of metrics.csv, title, how a fraction or a loss is shown).
-METRICS = {
-    "top1_error": ("top1", "Top-1 error (%)", _error),
-    "top5_error": ("top5", "Top-5 error (%)", _error),
-    "miou": ("miou", "Mean IoU (%)", _percent),
-    "pixel_accuracy": ("pixel_accuracy", "Pixel accuracy (%)", _percent),
-    "ap50": ("ap50", "AP50 (%)", _percent),
-    "ap75": ("ap75", "AP75 (%)", _percent),
-    "ap": ("ap", "AP (%)", _percent),
-    "loss": ("loss", "Loss (nats)", lambda loss: loss),
-}
 # Of curves on white and on black: told apart by colour-blind readers too; after them the strokes change.
 COLOURS = (
     ("#0063a6", "#5fb0ee"), ("#c44601", "#ff9a57"), ("#00795c", "#3ccaa3"), ("#a8327d", "#ee95cd"),
@@ -41,9 +32,22 @@ _POINTS = 400  # of a curve
 _FONT = 10  # points
 
 
-def metrics_of(figures):
-    """The part of `METRICS` that is of some columns of metrics.csv, or of the loss."""
-    return {name: metric for name, metric in METRICS.items() if metric[0] in (*figures, "loss")}
+def metrics_of(task):
+    """What is drawn of the runs of a task.
+
+    Args:
+        task: its name.
+
+    Returns:
+        {name of the picture: (column of metrics.csv, title, how a fraction or a loss is shown)}.
+    """
+    drawn = {}
+    for metric in TASKS[task].metrics:
+        if metric.compared and metric.drawn_as_error:
+            drawn[f"{metric.column}_error"] = (metric.column, f"{metric.title} error (%)", _error)
+        elif metric.compared:
+            drawn[metric.column] = (metric.column, f"{metric.title} (%)", _percent)
+    return drawn | {"loss": ("loss", "Loss (nats)", lambda loss: loss)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,19 +93,20 @@ def stroke(number):
     return number % len(COLOURS), _DASHES[number // len(COLOURS) % len(_DASHES)]
 
 
-def draw(curves, metric):
+def draw(curves, metric, task=CLASSIFICATION):
     """Draw one metric.
 
     Args:
         curves: of its column, from `of_groups`.
-        metric: a key of `METRICS`.
+        metric: a key of `metrics_of` that task.
+        task: the name of what the runs are of.
 
     Returns:
         A `matplotlib.figure.Figure`.
     """
     from matplotlib.figure import Figure
 
-    _, title, shown = METRICS[metric]
+    _, title, shown = metrics_of(task)[metric]
     ink, muted, rule = (INK[name][0] for name in INK)
     figure = Figure(figsize=(5.2, max(3.6, 0.19 * len(curves) + 1.2)), layout="constrained")
     axes = figure.add_subplot()

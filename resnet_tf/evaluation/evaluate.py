@@ -6,8 +6,7 @@ import time
 from resnet_tf.data.progress import Progress
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import answers, metrics, report, scored
-from resnet_tf.runs import record, run_data
-from resnet_tf.training import task
+from resnet_tf.runs import describe, record, run_data
 
 
 def evaluate(config):
@@ -77,6 +76,7 @@ def evaluate(config):
         steps = result["steps"] if "run" in result else 0  # which the row does not have then
         epochs = steps * settings.optimizer.batch_size / len(source.splits["train"])
         row = record.provenance(settings.optimizer.seed, time.monotonic() - started)
-        row |= task.accuracy_row(settings, steps, epochs, figures) | found.row
+        recipe = describe.classification_recipe(settings)
+        row |= describe.results_row(settings, recipe, steps, epochs, figures) | found.row
         record.append_result(section.results, record.ACCURACY_COLUMNS, row)
     return result

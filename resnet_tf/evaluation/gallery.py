@@ -83,7 +83,7 @@ def training_rows(config):
     """
     source, split, chosen = _chosen(config)
     originals = [_original(split, example) for example in chosen]
-    normalization = run_data.normalization(config, split)
+    normalization = run_data.normalization_of(config, split)
     settings, view = recipe.from_views(config.views, config.optimizer.seed), run_data.training_view(config)
     labels = split.labels[chosen]
     rows = [Row(image, source.classes[label], []) for (image, _), label in zip(originals, labels, strict=True)]

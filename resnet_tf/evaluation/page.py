@@ -63,7 +63,7 @@ def compare(settings, folders, figures=()):
 
     pictures, contents = {}, {}
     for metric, (column, _, _) in content.metrics.items():
-        figure = curves.draw(curves.of_groups(made, column), metric)
+        figure = curves.draw(curves.of_groups(made, column), metric, runs[0].config.task)
         pictures[metric] = curves.rendered(figure, "svg")
         contents[f"curves_{metric}.svg"] = pictures[metric]
         contents[f"curves_{metric}.png"] = curves.rendered(figure, "png")
@@ -183,7 +183,7 @@ class Content:
     @property
     def metrics(self):
         """What curves are drawn of; see `curves.metrics_of`."""
-        return curves.metrics_of(self.runs[0].figures)
+        return curves.metrics_of(self.runs[0].config.task)
 
     def summary(self):
         """What is compared, in a sentence."""

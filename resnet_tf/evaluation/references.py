@@ -77,7 +77,7 @@ def beside(rows, made, path):
         InputError: see `read`; runs of another task than classification, or a file without a line for their data set.
     """
     config = made[0].runs[0].config
-    if not isinstance(config, configuration.TrainConfig):
+    if config.task != configuration.CLASSIFICATION:
         raise InputError(f"--references={path}: of classification, and the runs are of {config.task}")
     dataset = config.data.dataset
     found = [line for line in read(path) if line["dataset"] == dataset]

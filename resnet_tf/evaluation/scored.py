@@ -219,7 +219,7 @@ def _imported(config):
             if published:
                 normalization = colour.PUBLISHED[imported.normalization]
             else:
-                normalization = run_data.normalization(theirs, source.splits["train"])
+                normalization = run_data.normalization_of(theirs, source.splits["train"])
             return [_member(section, split, theirs, Runner(strategy, model, normalization))]
 
     said = {"network": section.network, "init_from": imported.init_from}

@@ -25,7 +25,20 @@ METRICS_COLUMNS = (
     "gradient_norm", "loss_scale", "skipped",
 )  # fmt: skip
 RESULT_COLUMNS = ("date", "commit", "command", "hardware", "versions", "seed", "wall_seconds")
-ACCURACY_COLUMNS = (*RESULT_COLUMNS, "model", "recipe", "dataset", "steps", "epochs", "examples", "top1", "top5")
+
+
+def results_columns(task):
+    """The columns of a results file of trainings and scores of a task, by its name."""
+    described = ("model", "recipe", "dataset", "steps", "epochs", "examples")
+    return (*RESULT_COLUMNS, *described, *configuration.TASKS[task].columns)
+
+
+def metrics_columns(task):
+    """The columns of metrics.csv of a task, by its name."""
+    return tuple(dict.fromkeys((*METRICS_COLUMNS, *configuration.TASKS[task].columns)))
+
+
+ACCURACY_COLUMNS = results_columns(configuration.CLASSIFICATION)
 SPEED_COLUMNS = (
     *RESULT_COLUMNS, "benchmark", "model", "batch", "precision", "strategy", "system", "images_per_second", "ratio"
 )  # fmt: skip
@@ -148,7 +161,7 @@ class Run:
     Attributes:
         folder: path.
         manifest: what manifest.yaml holds.
-        config: the `TrainConfig` of the run.
+        config: the configuration of the run, that of its task.
     """
 
     def __init__(self, folder, manifest, config):
@@ -171,29 +184,28 @@ class Run:
         files.write_json(self.folder / "evaluation.json", evaluation | of)
 
 
-def open_run(folder, flag="--run=", config_type=configuration.TrainConfig):
+def open_run(folder, flag="--run=", tasks=(configuration.CLASSIFICATION,)):
     """Open an existing run.
 
     Args:
         folder: of the run.
         flag: what errors put before the folder; "" where it was named without one.
-        config_type: what the run must be, or several that it may be.
+        tasks: names of those that it may be a run of, of `config.TASKS`.
 
     Raises:
         InputError: no such folder, not a run's, or a run of another task.
     """
-    types = config_type if isinstance(config_type, tuple) else (config_type,)
     folder = pathlib.Path(folder)
     path = folder / MANIFEST
     if not folder.is_dir():
         raise InputError(f"{flag}{folder}: no such folder")
     try:
         manifest = yaml.safe_load(path.read_text())
-        task = manifest.get("task", configuration.TrainConfig.task)
-        wanted = {one.task: one for one in types}
-        if task not in wanted:
-            raise InputError(f"{flag}{folder}: a run of {task}, not of {' or '.join(wanted)}")
-        return Run(folder, manifest, configuration.from_settings(wanted[task], manifest["flags"], path, recorded=True))
+        task = manifest.get("task", configuration.CLASSIFICATION)
+        if task not in tasks:
+            raise InputError(f"{flag}{folder}: a run of {task}, not of {' or '.join(tasks)}")
+        config_type = configuration.TASKS[task].config_type
+        return Run(folder, manifest, configuration.from_settings(config_type, manifest["flags"], path, recorded=True))
     except FileNotFoundError:
         raise InputError(f"{flag}{folder}: not a run's folder, it has no {MANIFEST}") from None
     except (yaml.YAMLError, TypeError, KeyError, AttributeError, UnicodeDecodeError):
@@ -216,7 +228,7 @@ def check_folder(folder, config):
         raise InputError(f"--out={folder}: a file, not a folder")
     if not (folder / MANIFEST).exists():
         raise InputError(f"--out={folder}: not empty and not a run's folder; choose another")
-    ours, theirs = _plain(config), _plain(open_run(folder, "--out=", type(config)).config)
+    ours, theirs = _plain(config), _plain(open_run(folder, "--out=", (config.task,)).config)
     fields = configuration.fields_of(type(config))
     differing = [
         f"--{name}={theirs[name]!r} there, {ours[name]!r} here"
@@ -294,6 +306,8 @@ class Recorder:
         self._file = open(self._path, "a", newline="")  # noqa: SIM115 (open for the length of the run)
         self._writer = csv.DictWriter(self._file, columns, lineterminator="\n")
         self._events = {}
+        self._labels = {"loss": "loss", "top1": "top-1"}  # rows of training have these in every task
+        self._labels |= {metric.column: metric.label for metric in configuration.TASKS[run.config.task].metrics}
         self._folder = run.folder
         self._total = total_steps
         self._terminal = sys.stderr.isatty()
@@ -357,15 +371,7 @@ class Recorder:
 
     def _say(self, row):
         parts = [f"step {row['step']}/{self._total}", f"epoch {row['epoch']:.2f}", row["split"]]
-        names = {
-            "loss": "loss",
-            "top1": "top-1",
-            "miou": "mIoU",
-            "pixel_accuracy": "pixel accuracy",
-            "ap50": "AP50",
-            "ap": "AP",
-        }
-        parts += [f"{shown} {row[name]:.4f}" for name, shown in names.items() if row.get(name, "") != ""]
+        parts += [f"{label} {row[name]:.4f}" for name, label in self._labels.items() if label and row[name] != ""]
         if row["images_per_second"]:
             parts.append(f"lr {row['lr']:g}")
             parts.append(f"{row['images_per_second']:,.0f} images/s")

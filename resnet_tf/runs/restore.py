@@ -4,21 +4,21 @@ import dataclasses
 
 import numpy as np
 
-from resnet_tf.config import TrainConfig
+from resnet_tf.config import CLASSIFICATION
 from resnet_tf.data import colour
 from resnet_tf.errors import InputError
 from resnet_tf.runs import checkpoint, network, record
 from resnet_tf.runs.runner import Runner
 
 
-def load(folder, weights="raw", config_type=TrainConfig):
+def load(folder, weights="raw", tasks=(CLASSIFICATION,)):
     """Read a run and its newest whole checkpoint, or its best one.
 
     Args:
         folder: of the run.
         weights: "best" for the checkpoint of the step whose top-1 on the held-out validation split was best, of several
             such the one of the lowest loss; else the newest.
-        config_type: what the run must be; see `record.open_run`.
+        tasks: what it may be a run of; see `record.open_run`.
 
     Returns:
         The `record.Run`; its state {name: array}; its `colour.Normalization`.
@@ -27,7 +27,7 @@ def load(folder, weights="raw", config_type=TrainConfig):
         InputError: not a run, one without a checkpoint, or the best asked of one that holds no validation split out:
             to choose on the test split would spoil it.
     """
-    run = record.open_run(folder, config_type=config_type)
+    run = record.open_run(folder, tasks=tasks)
     values = _load_best(run) if weights == "best" else checkpoint.load_latest(run.checkpoints)
     if values is None:
         raise InputError(f"--run={folder}: no checkpoint yet")

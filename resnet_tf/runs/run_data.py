@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_tf import files
-from resnet_tf.config import evaluation_size
+from resnet_tf.config import GIVEN, evaluation_size
 from resnet_tf.data import batches, colour, geometry, images, sources, verify
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
@@ -41,6 +41,7 @@ def load(config):
         InputError: data that are missing, damaged or too large; more bad images than --skip_bad_images.
     """
     data = config.data
+    refuse_given(data)
     common = {
         "dataset": data.dataset,
         "data_dir": data.data_dir,
@@ -63,6 +64,16 @@ def load(config):
             skipped += bad
         source = dataclasses.replace(source, splits=splits)
     return source, skipped
+
+
+def refuse_given(data):
+    """Refuse to read data that were given from Python, with an InputError.
+
+    Args:
+        data: the section of data of a run of any task.
+    """
+    if data.dataset == GIVEN:
+        raise InputError(f"--dataset={GIVEN}: the data were given from Python to `fit`, and cannot be read here")
 
 
 def of_run(run, data_dir=""):
@@ -106,26 +117,38 @@ def training_view(config):
     return geometry.View(views.view, size, views.area, views.aspect, views.scale, views.mirror)
 
 
-def normalization(config, split):
-    """The `colour.Normalization` of a training split; estimated on 4,096 of its examples where it is streamed."""
-    kind = config.data.normalization
+def normalization(kind, split, size, resize=0):
+    """Return the normalization of a training split; estimated on 4,096 of its examples where it is streamed.
+
+    Args:
+        kind: a value of --normalization.
+        split: a `Split` or an `Examples`.
+        size: height and width in pixels of the central crops that statistics of a stream are taken of.
+        resize: shorter side in pixels before the crop; 0 for that of the crop.
+
+    Returns:
+        A `colour.Normalization`.
+    """
     if kind in colour.PUBLISHED:
         return colour.PUBLISHED[kind]
     if isinstance(split, Split):
         return colour.normalization(kind, split.images)
-    return colour.normalization(kind, sample(config, split, _STATISTICS_EXAMPLES))
+    return colour.normalization(kind, sample(split, _STATISTICS_EXAMPLES, size, resize))
 
 
-def sample(config, split, count):
-    """Some images of a split as evaluation sees them, the same ones every time: uint8 [n, size, size, 3]."""
+def normalization_of(config, split):
+    """Return the `colour.Normalization` of a `TrainConfig`, by the views of its evaluation; see `normalization`."""
+    data = config.data
+    return normalization(data.normalization, split, evaluation_size(data), data.resize)
+
+
+def sample(split, count, size, resize=0):
+    """Return central crops of some images of a split, the same ones every time: uint8 [n, size, size, 3]."""
     # Not the run's seed: runs with different seeds must share what they are evaluated with.
     chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:count])
     if isinstance(split, Split):
         return split.images[chosen]
-    size = evaluation_size(config.data)
-    views = batches.testing(
-        split.take(chosen), lambda data, box: geometry.center(data, size, config.data.resize, box), batch=1
-    )
+    views = batches.testing(split.take(chosen), lambda data, box: geometry.center(data, size, resize, box), batch=1)
     with named_errors(split):
         return np.concatenate([view["pixels"].numpy() for view in views])
 

@@ -61,21 +61,6 @@ def export(settings):
     }
 
 
-def export_run(run, out, **settings):
-    """Export a run from Python: `export_run("runs/NAME", "model", format=("savedmodel", "onnx"), ten_crop=True)`.
-
-    Args:
-        run: folder of the run.
-        out: folder of the versions.
-        **settings: other flags of the command `export` by name.
-
-    Returns:
-        The result of `export`, which also raises its errors.
-    """
-    values = {"run": str(run), "out": str(out)} | settings
-    return export(configuration.from_settings(configuration.ExportConfig, values, "export_run"))
-
-
 def _sizes(folder):
     """Return {relative path: bytes} of all files in a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -100,7 +85,8 @@ def _calibration(section, run):
     settings = run.config
     if section.data_dir:
         settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, data_dir=section.data_dir))
-    return run_data.sample(settings, run_data.load(settings)[0].splits["train"], section.calibration_examples)
+    split = run_data.load(settings)[0].splits["train"]
+    return run_data.sample(split, section.calibration_examples, evaluation_size(settings.data), settings.data.resize)
 
 
 @contextlib.contextmanager

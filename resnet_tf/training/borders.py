@@ -83,7 +83,7 @@ class Borders:
             session.recorder.histograms(step, session.engine)
         if session.engine.recipe.schedule.kind == "plateau":
             self._advance_plateau()
-        ranks = [_rank(row, session.task.figure) for row in self._curve()]
+        ranks = [_rank(row, session.task.metric) for row in self._curve()]
         is_best = session.held_out == "validation" and ranks and ranks[-1] > max(ranks[:-1], default=(-1.0, 0.0))
         if session.place.is_chief and is_best:
             checkpoint.save_best(session.run.checkpoints, self._arrays())
@@ -106,7 +106,7 @@ class Borders:
         """Let the schedule see the error: of validation or of the training batches, never of the test split."""
         session, state = self._session, self._session.engine.state
         if session.held_out == "validation":
-            error = 1 - self._metrics["validation"][session.task.figure]
+            error = 1 - self._metrics["validation"][session.task.metric]
         else:
             error = session.window.error_since_evaluation()
         before = {name: float(state.get(f"state/{name}")) for name in ("falls", "best_error", "waited")}
@@ -137,14 +137,14 @@ class Borders:
         is_new = is_trained or not run.finished  # also where it was killed after its last checkpoint
         if not is_trained:
             self._score()
-        held_out, recorder, name = session.held_out, session.recorder, task.figure
+        held_out, recorder, name = session.held_out, session.recorder, task.metric
         metrics = self._metrics[held_out]
         seconds = recorder.wall_seconds if is_trained else recorder.rows[-1]["wall_seconds"]
         result = {
             "run": str(session.place.folder),
             "steps": self.step,
             "split": held_out,
-            "views": task.views,
+            "views": task.test_view,
             "weights": "raw",
             **metrics,
             f"best_{name}": max([*(row[name] for row in self._curve()), metrics[name]]),

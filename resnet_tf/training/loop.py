@@ -4,12 +4,10 @@ import time
 
 import tensorflow as tf
 
-from resnet_tf import config as configuration
 from resnet_tf.runs import record, run_data, signals
-from resnet_tf.training import debug, smoke
+from resnet_tf.training import debug
 from resnet_tf.training.borders import Borders
 from resnet_tf.training.session import prepare
-from resnet_tf.training.task import Classification
 
 
 class Callback:
@@ -28,32 +26,13 @@ class Callback:
         """After the last evaluation: what `train` returns."""
 
 
-def fit(source=None, callbacks=(), **settings):
-    """Train from Python: `fit(model="resnet18_v1d", dataset="folder", data_dir="photos", train_epochs=30, ...)`.
-
-    Args:
-        source: data instead of --dataset and --data_dir: a `data.Source`.
-        callbacks: of `Callback`.
-        **settings: flags by name.
-
-    Returns:
-        What `train` returns.
-
-    Raises:
-        InputError: as `train`.
-    """
-    return train(configuration.from_settings(configuration.TrainConfig, settings, "fit"), source, callbacks)
-
-
-def train(config, source=None, callbacks=(), task_type=Classification):
+def train(task, source=None, callbacks=()):
     """Train, evaluate and record one run; go on where it was if its folder is there.
 
     Args:
-        config: a `config.TrainConfig`, or what the task has.
-        source: data that are here already, a `data.Source` with splits "train" and "test"; None for those of the
-            configuration.
+        task: a `tasks.task.Task`: what is learnt, and in its `config` how.
+        source: a `data.Source` with splits "train" and "test"; None to load the data of the configuration.
         callbacks: of `Callback`.
-        task_type: what is learnt: `task.Classification`, or a class that has all that it has.
 
     Returns:
         {"run", "steps", "split", "views", "weights", "examples", "top1", "top5", "loss", "best_top1",
@@ -66,9 +45,7 @@ def train(config, source=None, callbacks=(), task_type=Classification):
         InputError: bad flags, files or data; or the loss is no longer a number.
         signals.Stopped: a signal came, and the checkpoint is written; or another machine of the cluster is gone.
     """
-    smoked = config.record.smoke
-    task = task_type(task_type.shrink(config) if smoked else config)
-    session = prepare(task, source, callbacks, smoke.few if smoked else lambda source: source)
+    session = prepare(task, source, callbacks)
     engine, supply, plan, run = session.engine, session.supply, session.plan, session.run
     settings, place = task.config.record, session.place
     if settings.debug_step:

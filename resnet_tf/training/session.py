@@ -11,7 +11,7 @@ from resnet_tf import config as configuration
 from resnet_tf.data import colour, splits
 from resnet_tf.errors import InputError
 from resnet_tf.runs import checkpoint, devices, network, record, run_data
-from resnet_tf.training import optimizer, schedule, supply
+from resnet_tf.training import optimizer, schedule, smoke, supply
 from resnet_tf.training.engine import Engine
 from resnet_tf.training.recipe import Recipe
 from resnet_tf.training.window import Window
@@ -64,7 +64,7 @@ class Session:
     """A training that is ready for its next step.
 
     Attributes:
-        task: what is learnt.
+        task: a `tasks.task.Task`.
         place: a `Place`.
         source: a `data.Source`.
         held_out: name of the split to evaluate on, "validation" where there is one, else "test".
@@ -116,33 +116,32 @@ def run_folder(config) -> pathlib.Path:
     return pathlib.Path("runs", f"{config.model.model}-{config.data.dataset}-{digest}")
 
 
-def prepare(task, source, callbacks, reduce=lambda source: source) -> Session:
+def prepare(task, source, callbacks) -> Session:
     """Prepare a training; see `loop.train`.
 
     Args:
-        task: what is learnt.
+        task: a `tasks.task.Task`.
         source: a `data.Source`; None for that of the configuration.
         callbacks: of `loop.Callback`.
-        reduce: function(source) that returns the part of it that --smoke trains on.
     """
     config = task.config
     place = _place(task)
     source, skipped = (source, []) if source else task.load()
-    source = reduce(source)
+    source = smoke.few(source) if task.smoke else source
     task.check(source)
     training = source.splits["train"]
     held_out = "validation" if "validation" in source.splits else "test"
     batch_size, total = config.optimizer.batch_size, schedule.total_steps(config.optimizer, len(training))
     rates = schedule.from_config(config.schedule, batch_size, len(training) / batch_size, total)
     _check_lengths(config, place, training, rates, total)
-    held = supply.held_images(config, training)
+    held = task.hold(training)
 
-    normalization = run_data.normalization(config, training)
+    normalization = task.normalization(training)
     engine = _build(task, place, source, normalization, rates)
     run, values = _open_run(task, place, source, engine)
     step = engine.step
     steps_per_call = config.device.steps_per_call or (1000 if engine.on_gpu else 10)
-    batches = supply.make(engine, config, training, step, steps_per_call, task.view(normalization), held)
+    batches = supply.make(engine, config, training, step, steps_per_call, task.view(normalization), held, task.repeats)
     del held  # the devices have their own copy now
 
     macs, peak = task.macs(len(source.classes)), devices.peak_flops(config.device.precision)
@@ -231,7 +230,7 @@ def _open_run(task, place, source, engine):
     """
     config, folder, model = task.config, place.folder, engine.model
     if place.is_resumed:
-        run = record.open_run(folder, config_type=type(config))
+        run = record.open_run(folder, tasks=(config.task,))
         _check_same_data(run, config, source)
         values = checkpoint.load_latest(run.checkpoints)
         if values is not None:

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 
+from resnet_tf.config import GIVEN
 from resnet_tf.runs import devices
 
 _EXAMPLES = 64  # of each split; one epoch of them is the training
@@ -27,7 +28,7 @@ def shrink(config):
     replace = dataclasses.replace
     streamed = config.views.view != "pad_crop"
     data = config.data
-    if not data.data_dir and data.dataset != "digits":
+    if not data.data_dir and data.dataset not in ("digits", GIVEN):
         data = replace(data, dataset="synthetic", tfds_name="", classes=(), skip_bad_images=0)
     data = replace(data, validation_examples=min(data.validation_examples, _EXAMPLES))
     views = replace(config.views, hold_images=False)  # of which views this small cannot be cut

@@ -108,7 +108,7 @@ class Streamed:
         capacity: most steps in one call.
     """
 
-    def __init__(self, engine, config, split, first_step, view, sides=()):
+    def __init__(self, engine, config, split, first_step, view, repeats=1, sides=()):
         """Start the stream.
 
         Args:
@@ -116,13 +116,15 @@ class Streamed:
             config: a `TrainConfig`.
             split: an `Examples`.
             first_step: step that the run goes on from.
-            view: the `geometry.View` that images are seen through.
+            view: a `geometry.View`, or another function that decodes a random view of an example.
+            repeats: views of each example in an epoch.
             sides: height and width of images that are on the devices; () where the stream has the images.
         """
         service.check(config.device.data_service)
         if config.device.data_service and isinstance(split.storage, Memory):
             raise InputError("--data_service cannot send images that are held in memory: unpack the archive")
-        self._engine, self._config, self._split, self._view, self._sides = engine, config, split, view, sides
+        self._engine, self._config, self._split = engine, config, split
+        self._view, self._repeats, self._sides = view, repeats, sides
         size = 0 if sides else config.data.image_size
         self.capacity = batches_per_call(engine, config.optimizer.batch_size, size)
         self.restart(first_step)
@@ -172,7 +174,7 @@ class Streamed:
         def part(replica):
             return batches.training(
                 self._split, self._view, batch=config.optimizer.batch_size, seed=config.optimizer.seed,
-                first_step=first_step, repeats=config.views.repeats, threads=config.views.threads,
+                first_step=first_step, repeats=self._repeats, threads=config.views.threads,
                 replica=engine.first_replica + replica, replicas=engine.replicas,
                 servers=config.device.data_service, held=self._sides,
             )  # fmt: skip
@@ -183,7 +185,7 @@ class Streamed:
 class Held(Streamed):
     """Decoded images of one size on the devices; the stream says only where the views of each batch lie in them."""
 
-    def __init__(self, engine, config, split, first_step, view, images):
+    def __init__(self, engine, config, split, first_step, view, repeats, images):
         """Copy the images to the devices and start the stream.
 
         Args:
@@ -191,11 +193,12 @@ class Held(Streamed):
             config: a `TrainConfig`.
             split: an `Examples`.
             first_step: step that the run goes on from.
-            view: the `geometry.View` that images are seen through.
+            view: a `geometry.View`.
+            repeats: views of each example in an epoch.
             images: uint8 [n, height, width, 3], NumPy; from `held_images`.
         """
         self._images = engine.place(images)
-        super().__init__(engine, config, split, first_step, view, images.shape[1:3])
+        super().__init__(engine, config, split, first_step, view, repeats, images.shape[1:3])
 
     def prepare(self, data):
         """Stack where the views of a call lie; see `Resident.prepare`."""
@@ -238,7 +241,7 @@ def held_images(config, split):
     return images
 
 
-def make(engine, config, split, first_step, capacity, view=None, held=None):
+def make(engine, config, split, first_step, capacity, view=None, held=None, repeats=1):
     """Return the supply of a training split.
 
     Args:
@@ -247,16 +250,16 @@ def make(engine, config, split, first_step, capacity, view=None, held=None):
         split: a `Split`, which is `Resident`, or an `Examples`.
         first_step: step that the run goes on from.
         capacity: most steps in one call of a `Resident`.
-        view: the `geometry.View` that streamed images are seen through; None for that of the configuration.
+        view: for streamed examples, a function that decodes a random view; see `tasks.task.Task.view`.
         held: from `held_images`.
+        repeats: views of each streamed example in an epoch.
     """
     if isinstance(split, Split):
         part = config.optimizer
         return Resident(engine, split.images, split.labels, part.batch_size, part.seed, capacity)
-    view = view or run_data.training_view(config)
     if held is not None:
-        return Held(engine, config, split, first_step, view, held)
-    return Streamed(engine, config, split, first_step, view)
+        return Held(engine, config, split, first_step, view, repeats, held)
+    return Streamed(engine, config, split, first_step, view, repeats)
 
 
 def batches_per_call(engine, batch_size, image_size):

@@ -1,93 +1,16 @@
-"""Pictures of segmentation and detection: each function returns a `matplotlib.figure.Figure`."""
+"""Pictures of detection: each function returns a `matplotlib.figure.Figure`."""
 
 import numpy as np
 
 from resnet_tf.data.boxes import IGNORED, ImageObjects
-from resnet_tf.data.masks import VOID
 from resnet_tf.evaluation import pictures
-from resnet_tf.evaluation.charts import BLUE, GREY, short
-from resnet_tf.transfer.average_precision import area
+from resnet_tf.evaluation.charts import GREY, short
+from resnet_tf.tasks.average_precision import area
+from resnet_tf.tasks.segmentation_pictures import colours
 
-_INCHES = 2.6  # a picture's width
-_BOXED_INCHES = 4.6  # width of a picture with boxes
+_INCHES = 4.6  # a picture's width
 _DASHED = (0, (4, 2))
 _NAMED = 20  # curves that have a colour and a name, the best ones
-
-
-def colours(count):
-    """uint8 [256, 3], a colour for each label, neighbours far apart; void is black."""
-    import colorsys
-
-    table = np.zeros((256, 3), np.uint8)
-    for label in range(count):
-        # Steps of the golden ratio around the circle of hues, on three levels of brightness.
-        rgb = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85 - 0.25 * (label % 2), (1.0, 0.75, 0.55)[label % 3])
-        table[label] = np.round(255 * np.array(rgb))
-    return table
-
-
-def gallery(rows, classes):
-    """Images with their truth and what was predicted laid over them, and the names of the colours.
-
-    Args:
-        rows: list of (image, uint8 [H, W, 3], labels and predictions, uint8 [H, W]).
-        classes: their names.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
-
-    table = colours(len(classes))
-    height = sum(_INCHES * image.shape[0] / image.shape[1] for image, _, _ in rows)
-    there = sorted({int(label) for _, *masks in rows for mask in masks for label in np.unique(mask) if label != VOID})
-    lines = -(-(len(there) + 1) // 6)
-    figure = Figure(figsize=(3 * _INCHES + 0.2, height + 0.3 + 0.24 * lines), layout="constrained")
-    grid = figure.subplots(len(rows), 3, squeeze=False)
-    for axes, (image, truth, predicted) in zip(grid, rows, strict=True):
-        for place, mask in zip(axes, (None, truth, predicted), strict=True):
-            place.imshow(image if mask is None else _over(image, mask, table))
-            place.set_axis_off()
-    for place, title in zip(grid[0], ("image", "truth", "prediction"), strict=True):
-        place.set_title(title, fontsize=9)
-    handles = [Patch(color=table[label] / 255, label=short(classes[label])) for label in there]
-    if any((truth == VOID).any() for _, truth, _ in rows):
-        handles.append(Patch(color="black", label="no class"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
-    return figure
-
-
-def bars(found, classes):
-    """The IoU of each class, the best first, and how many pixels it has.
-
-    Args:
-        found: of `metrics.per_class`.
-        classes: their names; those that are neither in the truth nor in the answers are left out.
-    """
-    from matplotlib.figure import Figure
-
-    iou, pixels = found["iou"], found["pixels"]
-    order = [label for label in np.argsort(-np.nan_to_num(iou, nan=-1), kind="stable") if not np.isnan(iou[label])]
-    figure = Figure(figsize=(6, 0.7 + 0.22 * len(order)), layout="constrained")
-    axes = figure.add_subplot()
-    axes.barh(range(len(order)), iou[order], color=BLUE, height=0.7)
-    share = pixels / max(1, pixels.sum())
-    for place, label in enumerate(order):
-        axes.text(iou[label] + 0.01, place, f"{iou[label]:.2f}", va="center", fontsize=8)
-    axes.set_yticks(range(len(order)), [f"{short(classes[i])}  {share[i]:.1%}" for i in order], fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.08)
-    axes.axvline(np.mean(iou[order]), color=GREY, linewidth=1, linestyle="--")
-    axes.set_title(f"IoU by class, with its part of the pixels; mean {np.mean(iou[order]):.3f}", fontsize=9, loc="left")
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-    return figure
-
-
-def _over(image, mask, table):
-    mixed = 0.35 * image + 0.65 * table[mask]
-    return np.where((mask == VOID)[..., None], 0.35 * image, mixed).astype(np.uint8)
-
-
-# --- Detection -------------------------------------------------------------------------------------------------------
 
 
 def box_gallery(shown, classes, threshold=0.0):
@@ -107,7 +30,7 @@ def box_gallery(shown, classes, threshold=0.0):
     columns = min(2, len(shown))
     lines = -(-len(shown) // columns)
     tallest = max(image.shape[0] / image.shape[1] for image, _, _ in shown)
-    figure = Figure(figsize=(columns * _BOXED_INCHES, lines * _BOXED_INCHES * tallest + 0.4), layout="constrained")
+    figure = Figure(figsize=(columns * _INCHES, lines * _INCHES * tallest + 0.4), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes, (image, objects, found) in zip(grid, shown, strict=False):
         axes.imshow(image)

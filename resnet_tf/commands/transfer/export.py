@@ -1,5 +1,9 @@
-"""Export a run of segmentation or detection: `python -m resnet_tf.transfer.export --run=runs/NAME --out=model`."""
+"""Export a run of segmentation or detection: `python -m resnet_tf.transfer.export --run=runs/NAME --out=model`.
 
+It is another name for `python -m resnet_tf.export`, with the flags that these tasks use.
+"""
+
+import dataclasses
 import sys
 
 from resnet_tf import command, config
@@ -16,9 +20,9 @@ def _run(settings, _):
     for name in ("run", "out"):
         if not getattr(settings, name):
             raise InputError(f"--{name} is not set")
-    from resnet_tf.transfer import serving
+    from resnet_tf import tasks
 
-    return serving.export(settings)
+    return tasks.export(config.ExportConfig(**dataclasses.asdict(settings)))
 
 
 if __name__ == "__main__":

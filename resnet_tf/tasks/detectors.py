@@ -22,7 +22,7 @@ from resnet_tf.data import boxes, draws
 from resnet_tf.errors import InputError
 from resnet_tf.models import blocks, builder
 from resnet_tf.models.layers import FORMAT, Layers, close
-from resnet_tf.transfer import regions
+from resnet_tf.tasks import regions
 
 ROI_VARIANCE = (0.1, 0.1, 0.2, 0.2)  # of the box head's deltas, as in Fast R-CNN's code
 _CROPS = {"c4": 14, "fpn": 7}

@@ -1,4 +1,4 @@
-"""Detection: what `training.loop` asks of it, its loss and its score."""
+"""Detection: objects that have a box and a class each."""
 
 import dataclasses
 import logging
@@ -6,20 +6,18 @@ import logging
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import annotated_views, augmentation, batches, boxes, detection, draws
+from resnet_tf.config import GIVEN
+from resnet_tf.data import annotated_views, batches, boxes, detection, draws
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import pictures
-from resnet_tf.models import find
-from resnet_tf.runs import network, record, run_data
+from resnet_tf.runs import describe, network, run_data
 from resnet_tf.runs.runner import inputs_of
+from resnet_tf.tasks import average_precision, detections_csv, detectors, regions
+from resnet_tf.tasks import detection_pictures as drawn
+from resnet_tf.tasks.segmentation import fill_of
+from resnet_tf.tasks.task import Task
 from resnet_tf.training import losses, smoke
-from resnet_tf.training.task import dataset, in_words
-from resnet_tf.transfer import average_precision, detections, detectors, regions
-from resnet_tf.transfer import pictures as drawn
-from resnet_tf.transfer.segmentation import fill_of
 
-FIGURES = ("ap50", "ap50_voc07", "ap75", "ap")
-COLUMNS = (*record.RESULT_COLUMNS, "model", "recipe", "dataset", "steps", "epochs", "examples", *FIGURES)
 CLASSES_FILE = "classes.csv"
 _SMOKE_SIZE, _SMOKE_BOXES = 64, 4
 _CHOICES = ("candidates", "proposal_nms", "score_threshold", "nms", "detections")  # flags of these names
@@ -31,23 +29,21 @@ _BETA = 1 / 9  # of the smooth L1 of anchors, as in the code of Faster R-CNN; 1 
 _log = logging.getLogger(__name__)
 
 
-class Detection:
-    """Objects that have a box and a class each; see `task.Classification` for what each part is."""
+class Detection(Task):
+    """Objects that have a box and a class each, by a `config.DetectConfig`; see `task.Task` for what each part is."""
 
-    figure, views = "ap50", "whole"
-    columns, metrics_columns = COLUMNS, (*record.METRICS_COLUMNS, *FIGURES)
+    name = "detection"
 
     def __init__(self, config):
-        """Args: config: a `config.DetectConfig`."""
-        self.config = config
-        find(config.model.model)
+        """Refuse to begin without the package that scores, too."""
+        super().__init__(config)
         average_precision.require("detection")
 
-    @staticmethod
-    def shrink(config):
-        """The configuration of --smoke."""
+    @classmethod
+    def shrink(cls, config):
+        """Return the configuration of --smoke."""
         data = dataclasses.replace(config.data, image_size=_SMOKE_SIZE)
-        if not data.data_dir:
+        if not data.data_dir and data.dataset != GIVEN:
             data = dataclasses.replace(data, dataset="synthetic", classes=())
         # Of a c4 the last stage works on every box: on a CPU that is most of the time.
         few = {name: min(getattr(config.detector, name), _SMOKE_BOXES) for name in ("regions", "eval_proposals")}
@@ -55,8 +51,9 @@ class Detection:
         return dataclasses.replace(config, data=data, detector=detector, **smoke.shrunk_parts(config))
 
     def load(self):
-        """A `splits.Source` of examples with objects; nothing is left out."""
+        """Read the index of examples with objects; nothing is left out."""
         data = self.config.data
+        run_data.refuse_given(data)
         source = detection.index(data.dataset, data.data_dir, data.classes, data.exif)
         _log.info("%s", source)
         most = source.splits["train"].objects.most
@@ -64,80 +61,54 @@ class Detection:
             raise InputError(f"--most_objects={data.most_objects}: an image has {most}")
         return source, []
 
-    def check(self, source):
-        """Nothing: boxes were looked at as they were read."""
-
     def build(self, classes, replicas=1):
-        """The network."""
+        """Build a Faster R-CNN."""
         return build(self.config, classes, replicas)
 
-    def recipe(self, classes, normalization):
-        """What of a `recipe.Recipe` depends on the task."""
-        views = self.config.views
-        return {
-            "loss": loss_of(self.config, len(classes)),
-            "augmentation": augmentation.Augmentation(views.color_jitter or (0.0,) * 4, views.lighting),
-            "seed": self.config.optimizer.seed,
-        }
+    def loss(self, classes):
+        """Return a `DetectionLoss`."""
+        return loss_of(self.config, classes)
 
     def view(self, normalization):
-        """An `annotated_views.BoxedView`."""
+        """Return a `annotated_views.BoxedView`."""
         data, views = self.config.data, self.config.views
         return annotated_views.BoxedView(
             data.image_size, views.scale, views.mirror, fill_of(normalization), data.most_objects
         )
 
-    def macs(self, classes):
-        """Not known: necks and heads are not counted."""
-        return None
-
     def evaluation(self, runner, split, normalization):
-        """A `Evaluation`."""
+        """Return an `Evaluation`."""
         return Evaluation(runner, split, normalization, self.config)
 
-    def score(self, evaluation, split, ema, check, look=lambda example, rows, found: None):
-        """{"examples", "ap50", "ap50_voc07", "ap75", "ap"}; and what was found with the figures of each class.
-
-        `look` sees each answer.
-        """
+    def score(self, evaluation, split, ema, check, look=None):
+        """Return {"examples", "ap50", "ap50_voc07", "ap75", "ap"}; and what was found, with the figures of classes."""
         found = evaluation.detections(ema, check)
-        for example, one in enumerate(found):
+        for example, one in enumerate(found if look else ()):
             look(example, split.objects.rows(example), one)
         figures, table = figures_of(found, split.objects, evaluation.classes)
         return {"examples": len(found), **figures}, (found, table)
 
-    def keep(self, folder, split, classes, answered):
+    def keep(self, folder, split, classes, answers):
         """Write detections.csv, what was found, and classes.csv, the figures of each class."""
-        found, table = answered
-        detections.write(folder / detections.FILE, split.names, classes, found)
+        found, table = answers
+        detections_csv.write(folder / detections_csv.FILE, split.names, classes, found)
         write_classes(folder / CLASSES_FILE, classes, table)
 
-    def row(self, steps, epochs, figures):
-        """The columns of a results file that describe a run and its score: {column: value}."""
-        data, detector = self.config.data, self.config.detector
-        return {
-            "model": self.config.network,
-            "recipe": in_words(self.config, {"square": data.image_size, "proposals": detector.eval_proposals}),
-            "dataset": dataset(data),
-            "steps": steps,
-            "epochs": round(epochs, 2),
-            **{name: figures[name] for name in ("examples", *FIGURES)},
-        }
+    def describe(self):
+        """Return the recipe in a few words."""
+        options = {"square": self.config.data.image_size, "proposals": self.config.detector.eval_proposals}
+        return describe.in_words(self.config, options)
 
-    def pictures(self, split, classes, answered, shown):
-        """The pictures of a report: {file: Figure}. `shown`: (image, rows, found) of some examples."""
-        curves = average_precision.curves(answered[0], split.objects, len(classes))
+    def pictures(self, split, classes, answers, shown):
+        """Return images with their boxes, and the curves of precision over recall."""
+        curves = average_precision.curves(answers[0], split.objects, len(classes))
         return {
             "boxes.png": drawn.box_gallery(shown, classes, _DRAWN_FROM),
             "precision_recall.png": drawn.precision_recall(curves, classes),
         }
 
     def served(self, model, normalization, classes):
-        """What an exported model answers with; see `serving`.
-
-        Returns:
-            Functions of the pixels of one image, uint8 [height, width, 3], and of several, [n, height, width, 3].
-        """
+        """Return functions from pixels to boxes, scores and labels; see `serving`."""
         size, fill, names = self.config.data.image_size, fill_of(normalization), tf.constant(classes)
 
         def detect(pixels):

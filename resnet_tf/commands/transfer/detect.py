@@ -12,10 +12,10 @@ def main(argv=None):
 
 
 def _run(settings, _):
+    from resnet_tf import tasks
     from resnet_tf.training import loop
-    from resnet_tf.transfer import detection
 
-    return loop.train(settings, task_type=detection.Detection)
+    return loop.train(tasks.of(settings))
 
 
 if __name__ == "__main__":

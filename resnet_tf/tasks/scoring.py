@@ -1,4 +1,4 @@
-"""Scoring a run of segmentation or detection, with pictures."""
+"""Scoring a run of any task by what its `task.Task` says, with pictures."""
 
 import dataclasses
 import pathlib
@@ -7,11 +7,12 @@ import time
 import numpy as np
 
 from resnet_tf.data import images
+from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import charts, pictures
 from resnet_tf.runs import devices, record
 from resnet_tf.runs.runner import Runner
-from resnet_tf.transfer import serving
+from resnet_tf.tasks import find, serving
 
 _SHOWN = 4  # images in the gallery, evenly over the split
 
@@ -20,11 +21,12 @@ def score(section):
     """Score a split.
 
     Args:
-        section: a `config.ScoreConfig`.
+        section: a `config.EvaluationSection` with a run; of its settings `run`, `split`, `weights`, `data_dir`,
+            `results` and `report` are used. What training left in the run's folder stays.
 
     Returns:
-        {"run", "steps", "split", "views", "weights", "examples", ..., "images_per_second"}; between them "miou" and
-        "pixel_accuracy" of segmentation, "ap50", "ap50_voc07", "ap75" and "ap" of detection.
+        {"run", "steps", "split", "views", "weights", "examples", ..., "images_per_second"}; between them the metrics of
+        the task: "miou" and "pixel_accuracy" of segmentation, "ap50", "ap50_voc07", "ap75" and "ap" of detection.
 
     Raises:
         InputError: no such run, split or data; other data than the run's; --report exists.
@@ -41,7 +43,7 @@ def score(section):
     devices.use_precision(run.config.device.precision)
     where = section.data_dir or run.config.data.data_dir
     config = dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, data_dir=where))
-    task = serving.task_of(config)
+    task = find.of(config)
     if section.results:
         record.check_results(section.results, task.columns)
     source, _ = task.load()
@@ -52,33 +54,35 @@ def score(section):
     split, classes = source.splits[section.split], list(source.classes)
     shown = set(np.linspace(0, len(split) - 1, min(_SHOWN, len(split))).astype(int).tolist())
     evaluation = task.evaluation(runner, split, normalization)
-    rows = []
+    shown_rows = []
 
     def look(example, truth, answer):
-        if section.report and example in shown:
-            rows.append((images.decode(split.read(example)), truth, answer))
+        if example in shown:
+            held = isinstance(split, Split)
+            image = split.images[example] if held else images.decode(split.read(example))
+            shown_rows.append((image, truth, answer))
 
     begun = time.monotonic()
-    figures, answered = task.score(evaluation, split, False, lambda: None, look)
+    metrics, answers = task.score(evaluation, split, False, lambda: None, look if section.report else None)
     rate = len(split) / (time.monotonic() - begun)
     if section.report:
         folder = pathlib.Path(section.report)
         folder.mkdir(parents=True)
-        task.keep(folder, split, classes, answered)
-        for name, figure in task.pictures(split, classes, answered, rows).items():
+        task.keep(folder, split, classes, answers)
+        for name, figure in task.pictures(split, classes, answers, shown_rows).items():
             pictures.write(folder / name, figure, 150)
     if section.results:
         epochs = steps * config.optimizer.batch_size / len(source.splits["train"])
         row = record.provenance(config.optimizer.seed, time.monotonic() - started)
-        row |= task.row(steps, epochs, figures)
+        row |= task.row(steps, epochs, metrics)
         row["dataset"] += f" {section.split}"
         record.append_result(section.results, task.columns, row)
     return {
         "run": str(run.folder),
         "steps": steps,
         "split": section.split,
-        "views": task.views,
+        "views": task.test_view,
         "weights": section.weights,
-        **figures,
+        **metrics,
         "images_per_second": round(rate, 1),
     }

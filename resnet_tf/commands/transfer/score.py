@@ -1,5 +1,9 @@
-"""Score a run of segmentation or detection: `python -m resnet_tf.transfer.score --run=runs/NAME --report=DIR`."""
+"""Score a run of segmentation or detection: `python -m resnet_tf.transfer.score --run=runs/NAME --report=DIR`.
 
+It is another name for `python -m resnet_tf.evaluate`, with the flags that these tasks use.
+"""
+
+import dataclasses
 import sys
 
 from resnet_tf import command, config
@@ -15,9 +19,9 @@ def main(argv=None):
 def _run(settings, _):
     if not settings.run:
         raise InputError("--run is not set")
-    from resnet_tf.transfer import scoring
+    from resnet_tf import tasks
 
-    return scoring.score(settings)
+    return tasks.evaluate(config.EvaluateConfig(config.EvaluationSection(**dataclasses.asdict(settings))))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A run of segmentation or detection -> a SavedModel that answers what its evaluation answered.
+"""A run of a task -> a SavedModel that answers what its evaluation answered; of classification see `serving/`.
 
 Signatures:
 
@@ -25,38 +25,28 @@ import keras
 import tensorflow as tf
 import yaml
 
-from resnet_tf.config import DetectConfig, SegmentConfig
+from resnet_tf.config import TASKS
 from resnet_tf.data import images, orientation
 from resnet_tf.errors import InputError
 from resnet_tf.runs import network, restore, versions
-
-
-def task_of(config):
-    """The task of a configuration: a `segmentation.Segmentation` or a `detection.Detection`."""
-    if config.task == DetectConfig.task:
-        from resnet_tf.transfer import detection  # and with it keras-cv
-
-        return detection.Detection(config)
-    from resnet_tf.transfer import segmentation
-
-    return segmentation.Segmentation(config)
+from resnet_tf.tasks import find
 
 
 def load(run_folder, weights="raw"):
-    """A run, its trained network and its normalisation.
+    """Read a run, its trained network and its normalisation.
 
     Args:
-        run_folder: of a run of segmentation or detection.
+        run_folder: of a run of any task.
         weights: "raw", "ema" or "best"; see `restore`.
 
     Returns:
         The `record.Run`; a `keras.Model`; a `colour.Normalization`; steps done.
 
     Raises:
-        InputError: no such run, one of another task, or without such weights.
+        InputError: no such run, or one without such weights.
     """
-    run, values, normalization = restore.load(run_folder, weights, (SegmentConfig, DetectConfig))
-    model = task_of(run.config).build(len(run.manifest["classes"]))
+    run, values, normalization = restore.load(run_folder, weights, tuple(TASKS))
+    model = find.of(run.config).build(len(run.manifest["classes"]))
     restore.check_weights(run, weights)
     network.assign(model, values, run.checkpoints, "ema/" if weights == "ema" else "model/")
     return run, model, normalization, restore.step_of(values)
@@ -66,7 +56,7 @@ def export(section):
     """Write the SavedModel of a run, whole or not at all.
 
     Args:
-        section: a `config.TransferExportConfig`.
+        section: a `config.ExportConfig`, of which `run`, `weights`, `out` and `version` are used.
 
     Returns:
         {"model": folder of the versions, "version": its number, "run": the run's folder, "classes": how many,
@@ -78,7 +68,7 @@ def export(section):
     version = versions.choose(section.out, section.version)
     run, model, normalization, _ = load(section.run, section.weights)
     classes = run.manifest["classes"]
-    answer_one, answer = task_of(run.config).served(model, normalization, classes)
+    answer_one, answer = find.of(run.config).served(model, normalization, classes)
     treated = orientation.treated(run.config.data.exif)
     archive = keras.export.ExportArchive()
     archive.track(model)

@@ -1,4 +1,4 @@
-"""Segmentation: what `training.loop` asks of it, and its score."""
+"""Segmentation: pixels that have a class each."""
 
 import dataclasses
 import logging
@@ -6,18 +6,16 @@ import logging
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import annotated_views, augmentation, batches, census, masks, segmentation
+from resnet_tf.config import GIVEN
+from resnet_tf.data import annotated_views, batches, census, masks, segmentation
 from resnet_tf.evaluation import pictures
-from resnet_tf.models import find
-from resnet_tf.runs import network, record, run_data
+from resnet_tf.runs import describe, network, run_data
+from resnet_tf.tasks import heads
+from resnet_tf.tasks import segmentation_metrics as metrics
+from resnet_tf.tasks import segmentation_pictures as drawn
+from resnet_tf.tasks.task import Task
 from resnet_tf.training import losses, smoke
-from resnet_tf.training.task import dataset, in_words
-from resnet_tf.transfer import heads, metrics
-from resnet_tf.transfer import pictures as drawn
 
-COLUMNS = (
-    *record.RESULT_COLUMNS, "model", "recipe", "dataset", "steps", "epochs", "examples", "miou", "pixel_accuracy"
-)  # fmt: skip
 CLASSES_FILE = "classes.csv"
 MULTIPLE = 32  # what the sides of whole images are filled up to: few shapes, and no stride that leaves a rest
 _SMOKE_SIZE = 16
@@ -25,22 +23,16 @@ _SMOKE_SIZE = 16
 _log = logging.getLogger(__name__)
 
 
-class Segmentation:
-    """Pixels that have a class each; see `task.Classification` for what each part is."""
+class Segmentation(Task):
+    """Pixels that have a class each, by a `config.SegmentConfig`; see `task.Task` for what each part is."""
 
-    figure, views = "miou", "whole"
-    columns, metrics_columns = COLUMNS, (*record.METRICS_COLUMNS, "miou", "pixel_accuracy")
+    name = "segmentation"
 
-    def __init__(self, config):
-        """Args: config: a `config.SegmentConfig`."""
-        self.config = config
-        find(config.model.model)
-
-    @staticmethod
-    def shrink(config):
-        """The configuration of --smoke."""
+    @classmethod
+    def shrink(cls, config):
+        """Return the configuration of --smoke."""
         data = dataclasses.replace(config.data, image_size=_SMOKE_SIZE)
-        if not data.data_dir:
+        if not data.data_dir and data.dataset != GIVEN:
             data = dataclasses.replace(data, dataset="synthetic", classes=(), mask_values=())
         head = config.head
         if head.output_stride == 8:  # a CPU takes five times as long for the gradients of that many dilated layers
@@ -48,8 +40,9 @@ class Segmentation:
         return dataclasses.replace(config, data=data, head=head, **smoke.shrunk_parts(config))
 
     def load(self):
-        """A `splits.Source` of examples with masks; nothing is left out."""
+        """Read the index of examples with masks; nothing is left out."""
         data = self.config.data
+        run_data.refuse_given(data)
         source = segmentation.index(data.dataset, data.data_dir, data.classes, data.mask_values, data.exif)
         _log.info("%s", source)
         return source, []
@@ -59,67 +52,47 @@ class Segmentation:
         census.check(source.splits["train"], source.classes)
 
     def build(self, classes, replicas=1):
-        """The network."""
+        """Build an FCN or a DeepLabV3+."""
         return build(self.config, classes, replicas)
 
-    def recipe(self, classes, normalization):
-        """What of a `recipe.Recipe` depends on the task."""
-        views = self.config.views
-        return {
-            "loss": PixelLoss(len(classes), self.config.head.auxiliary),
-            "augmentation": augmentation.Augmentation(views.color_jitter or (0.0,) * 4, views.lighting),
-            "seed": self.config.optimizer.seed,
-        }
+    def loss(self, classes):
+        """Return a `PixelLoss`."""
+        return PixelLoss(classes, self.config.head.auxiliary)
 
     def view(self, normalization):
-        """An `annotated_views.MaskedView`."""
+        """Return a `annotated_views.MaskedView`."""
         views = self.config.views
         return annotated_views.MaskedView(
             self.config.data.image_size, views.scale, views.mirror, fill_of(normalization)
         )
 
-    def macs(self, classes):
-        """Not known: heads are not counted."""
-        return None
-
     def evaluation(self, runner, split, normalization):
-        """A `Evaluation`."""
+        """Return an `Evaluation`."""
         return Evaluation(runner, split, normalization, self.config.views.threads)
 
-    def score(self, evaluation, split, ema, check, look=lambda example, truth, predicted: None):
-        """{"examples", "miou", "pixel_accuracy"}, and the confusion matrix. `look` sees each answer as it comes."""
-        matrix = evaluation.confusion(ema, check, look)
+    def score(self, evaluation, split, ema, check, look=None):
+        """Return {"examples", "miou", "pixel_accuracy"}, and the confusion matrix; `look` is told as answers come."""
+        matrix = evaluation.confusion(ema, check, look or (lambda example, truth, predicted: None))
         return {"examples": len(split), **metrics.figures(matrix)}, matrix
 
-    def keep(self, folder, split, classes, answered):
+    def keep(self, folder, split, classes, answers):
         """Write classes.csv: the figures of each class."""
-        write_classes(folder / CLASSES_FILE, classes, answered)
+        write_classes(folder / CLASSES_FILE, classes, answers)
 
-    def row(self, steps, epochs, figures):
-        """The columns of a results file that describe a run and its score: {column: value}."""
-        config, head = self.config, self.config.head
-        return {
-            "model": config.network,
-            "recipe": in_words(config, {"crop": config.data.image_size, "auxiliary": head.auxiliary}),
-            "dataset": dataset(config.data),
-            "steps": steps,
-            "epochs": round(epochs, 2),
-            **{name: figures[name] for name in ("examples", "miou", "pixel_accuracy")},
-        }
+    def describe(self):
+        """Return the recipe in a few words."""
+        options = {"crop": self.config.data.image_size, "auxiliary": self.config.head.auxiliary}
+        return describe.in_words(self.config, options)
 
-    def pictures(self, split, classes, answered, shown):
-        """The pictures of a report: {file: Figure}. `shown`: (image, labels, predicted) of some examples."""
+    def pictures(self, split, classes, answers, shown):
+        """Return images with their masks, and a bar for the IoU of each class."""
         return {
             "masks.png": drawn.gallery(shown, classes),
-            "iou.png": drawn.bars(metrics.per_class(answered), classes),
+            "iou.png": drawn.bars(metrics.per_class(answers), classes),
         }
 
     def served(self, model, normalization, classes):
-        """What an exported model answers with; see `serving`.
-
-        Returns:
-            Functions of the pixels of one image, uint8 [height, width, 3], and of several, [n, height, width, 3].
-        """
+        """Return functions from pixels to masks; see `serving`."""
         fill = fill_of(normalization)
 
         def segment(pixels):

@@ -1,0 +1,1 @@
+"""Trainings of other tasks on the backbones, and other names for commands on their runs."""

@@ -1,1 +1,0 @@
-"""Other tasks on the backbones."""

@@ -1,0 +1,85 @@
+"""From Python: fit, evaluate, export and predict; and data that are given there."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+
+import resnet_tf
+from resnet_tf import InputError, config, train
+from resnet_tf.data import Source, Split
+
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
+SMALL = {"model": "cifar_resnet8_v1", "image_size": 16, "batch_size": 8, "train_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def source():
+    labels = np.arange(24, dtype=np.int32) % 2
+    images = np.broadcast_to((200 * labels).astype(np.uint8)[:, None, None, None], (24, 16, 16, 3)).copy()
+    return Source("mine", ["dark", "bright"], {"train": Split(images, labels), "test": Split(images[:7], labels[:7])})
+
+
+@pytest.fixture(scope="module")
+def given(source, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("given") / "run"
+    assert resnet_tf.fit(source, **SMALL, out=str(folder))["examples"] == 7
+    return folder
+
+
+@pytest.mark.parametrize("lines", [
+    "import resnet_tf\nfirst = resnet_tf.evaluate\nimport resnet_tf.evaluate",
+    "import resnet_tf.evaluate\nfirst = resnet_tf.evaluate",
+    "from resnet_tf import evaluate as first\nimport resnet_tf",
+    "import resnet_tf\nfrom resnet_tf.commands import evaluate, export\nfirst = resnet_tf.evaluate",
+])  # fmt: skip
+def test_commands_are_modules_and_functions_in_any_order(lines):
+    script = f"""{lines}
+import sys
+assert first is resnet_tf.evaluate and callable(first) and first.main
+assert {{"fit", "evaluate", "export", "predict", "create_model"}} <= set(dir(resnet_tf))
+assert "tensorflow" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_source_needs_no_data_set(given, source, tmp_path, capsys):
+    flags = yaml.safe_load((given / "manifest.yaml").read_text())["flags"]
+    assert flags["dataset"] == config.GIVEN and flags["data_dir"] == ""
+    assert resnet_tf.fit(source, **SMALL, out=str(given))["steps"] == 2  # it goes on
+    with pytest.raises(InputError, match="dataset=given: the data were given from Python"):
+        resnet_tf.evaluate(given)
+    with pytest.raises(InputError, match="dataset=given: the data were given from Python"):
+        resnet_tf.fit(**SMALL, dataset="given", out=str(tmp_path / "run"))
+    for flag in ({"data_dir": "photos"}, {"validation_examples": 8}, {"classes": ("a", "b")}):
+        with pytest.raises(InputError, match=f"--{next(iter(flag))}.* is not used by --dataset=given"):
+            resnet_tf.fit(source, **SMALL, **flag)
+    assert train.main(["--dataset=given", "--train_steps=1"]) == 2
+    assert "flag --dataset=given" in capsys.readouterr().err
+
+
+def test_export_and_predict(given, source, tmp_path):
+    exported = resnet_tf.export(given, tmp_path / "model")
+    assert exported["version"] == 1 and exported["run"] == str(given)
+    (tmp_path / "a.png").write_bytes(tf.io.encode_png(source.splits["test"].images[1]).numpy())
+    (tmp_path / "b.png").write_bytes(b"none")
+    first, second = resnet_tf.predict(tmp_path / "model", [tmp_path / "a.png", tmp_path / "b.png"], top_k=1)
+    assert first[0] == str(tmp_path / "a.png") and first[1][0][0] in ("dark", "bright") and first[2] is None
+    assert second[1] == [] and isinstance(second[2], InputError)
+
+
+def test_other_tasks_and_scores(tmp_path):
+    with pytest.raises(InputError, match="task=poetry: not one of classification, segmentation, detection"):
+        resnet_tf.fit(task="poetry")
+    with pytest.raises(InputError, match="fit: unknown setting nonsense"):
+        resnet_tf.fit(nonsense=1)
+    run = tmp_path / "run"
+    settings = SMALL | {"dataset": "synthetic", "output_stride": 2}
+    result = resnet_tf.fit(task="segmentation", **settings, out=str(run))
+    assert resnet_tf.evaluate(run)["miou"] == pytest.approx(result["miou"], abs=1e-6)
+    with pytest.raises(InputError, match="of segmentation make no ensemble"):
+        resnet_tf.evaluate([run, run])
