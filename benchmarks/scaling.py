@@ -51,7 +51,7 @@ def table(header, rows):
 
 def wrapped(part):
     """A paragraph in lines of 120 characters; what is no prose as it is."""
-    return part if part[:1] in ("", "#", "|") else textwrap.fill(part, 120, break_on_hyphens=False)
+    return part if part[:1] in ("", "#", "|", "-") else textwrap.fill(part, 120, break_on_hyphens=False)
 
 
 def main():
@@ -87,54 +87,58 @@ def main():
             ])  # fmt: skip
     lines = f"""# The full ImageNet recipe on 1, 8 and 64 GPUs
 
-Computed by `python benchmarks/scaling.py`, not measured: from the rate of one H100 (80GB HBM3), the costs of the
-networks, and the speed of reading. Of several GPUs only a step of two was measured. The recipe is
-`flags/imagenet_r50d_distil.cfg`, Bag of Tricks' 79.29%: ResNet-50-D taught by ResNet-152-D, {EPOCHS} epochs, float16,
-mixup, cosine.
+These numbers are computed by `python benchmarks/scaling.py`, not measured, from the rate of one H100 (80GB HBM3), the
+costs of the networks, and the speed of reading. The only measurement with several GPUs is a training step on two. The
+recipe is `flags/imagenet_r50d_distil.cfg`, with which Bag of Tricks reports 79.29%: ResNet-50-D distilled from
+ResNet-152-D, {EPOCHS} epochs, float16, mixup, cosine.
 
-One GPU steps through {STEP_RATE:,.0f} images/s with resnet50_v1b, {100 * MFU:.0f}% of its tensor cores' dense peak
-(6 x 4.089 GMACs an image). At the same utilisation student and teacher
-(6 x {cost.macs / 1e9:.2f} + 2 x {cost_by_name(TEACHER).macs / 1e9:.2f} GMACs) make {one:,.0f} images/s. The
-{EPOCHS} evaluations of {VALIDATION:,} images are in the hours, at a third of a step's FLOPs.
+One GPU trains resnet50_v1b at {STEP_RATE:,.0f} images/s, {100 * MFU:.0f}% of the dense peak of its tensor cores
+(6 x 4.089 GMACs per image). With the same utilisation, student and teacher
+(6 x {cost.macs / 1e9:.2f} + 2 x {cost_by_name(TEACHER).macs / 1e9:.2f} GMACs) reach {one:,.0f} images/s. The hours
+include {EPOCHS} evaluations of {VALIDATION:,} images, each with a third of the FLOPs of training.
 
 ## Hours
 """.splitlines()
     lines += table(
-        ["GPUs", "batch", "of a GPU", "ms a step", "steps", "hours", f"hours at {FROM_FILES:.2f} of the rate",
-         "hours with the all-reduce of two GPUs"],
+        ["GPUs", "batch", "batch per GPU", "ms per step", "steps", "hours", f"hours at {FROM_FILES:.2f} of the rate",
+         "hours with the measured all-reduce"],
         hours,
     )  # fmt: skip
     lines += f"""
-The last column but one has the rate from JPEG files that was measured on one GPU with 32 cores. Several GPUs are
-charged {100 * SHARE_OF_STEP:.0f}% for the all-reduce, as below. Two H200 with 256 images of resnet50_v1b each took
-{1000 * TWO_GPUS:.1f} ms a step more than one, 1.91 times its images; the last column has that time for a ring of
-eight, {1000 * summing(8):.1f} ms. Eight GPUs keep the recipe's batch. Of 64 each would have 16
-images, too few to fill one: the row has {BATCHES[64]:,}, and the rate of `--linear_scaling` with it. Whether this batch
-still reaches 79.3% is not known here; Goyal et al. 2017 (arXiv:1706.02677) lose nothing up to 8,192 in 90 epochs, with
-the 5 epochs of warm-up that the recipe has. Without the teacher (`flags/imagenet_r50d.cfg`, 79.15%) all hours are
-{6 * cost.macs / (6 * cost.macs + 2 * cost_by_name(TEACHER).macs):.2f} of these.
+- "hours" adds {100 * SHARE_OF_STEP:.0f}% to the step of several GPUs for the all-reduce; see Network below.
+- "hours at {FROM_FILES:.2f} of the rate" uses the rate from JPEG files, measured on one GPU with 32 cores.
+- "hours with the measured all-reduce" extrapolates from two H200 with 256 images of resnet50_v1b each. They took
+  {1000 * TWO_GPUS:.1f} ms per step more than one GPU, at 1.91 times its rate. For a ring of eight this is
+  {1000 * summing(8):.1f} ms.
+- Eight GPUs use the batch of the recipe. With 64 GPUs, each would get 16 images, too few to fill it. The row for 64
+  GPUs therefore has a batch of {BATCHES[64]:,} and scales the learning rate with `--linear_scaling`. It is not known
+  whether this batch still reaches 79.3%. Goyal et al. 2017 (arXiv:1706.02677) lose no accuracy up to 8,192 images in 90 epochs,
+  with 5 epochs of warm-up as in this recipe.
+- Without the teacher (`flags/imagenet_r50d.cfg`, 79.15%), all hours are multiplied by
+  {6 * cost.macs / (6 * cost.macs + 2 * cost_by_name(TEACHER).macs):.2f}.
 
 ## Images
 """.splitlines()
     lines += table(
-        ["GPUs", "images are", "hosts of 8", "images/s a host", "cores a host", "MB/s read a host", "GB in all"], hosts
+        ["GPUs", "images", "hosts of 8", "images/s per host", "cores per host", "MB/s per host", "GB in total"], hosts
     )
     lines += f"""
-Cores are those that decode and cut, by one core's measured {VIEWS["ImageNet's files"][0]:.0f} and
-{VIEWS["prepared with `--shorter_side=288`"][0]:,.0f} views a second; leave some for the rest. Where a host has fewer,
-`--data_service` decodes on others, which then send {one * 224 * 224 * 3 / 1e9:.1f} GB/s a GPU of uint8 views.
-Prepared images fit into the memory of most hosts, so that a disk is read once.
+The cores decode and crop, at the measured {VIEWS["ImageNet's files"][0]:.0f} and
+{VIEWS["prepared with `--shorter_side=288`"][0]:,.0f} views per second and core; leave some cores for other work. If a
+host has fewer cores, other machines can decode with `--data_service`; they then send
+{one * 224 * 224 * 3 / 1e9:.1f} GB/s of uint8 views per GPU. Prepared images fit into the memory of most hosts, so a
+disk is read once.
 
 ## Network
 
-Once a step all replicas sum one packed float32 vector: gradients and BN statistics, {packed / 1e6:.0f} MB. A ring moves
-2 (n - 1) / n of it through every link, and nothing overlaps with it. For the {100 * SHARE_OF_STEP:.0f}% above it
-may take:
+In each step all replicas sum one packed float32 vector, gradients and BN statistics, of {packed / 1e6:.0f} MB. A ring
+moves 2 (n - 1) / n of it through every link, and nothing overlaps with it. To take {100 * SHARE_OF_STEP:.0f}% of a
+step, as assumed above, it needs these rates:
 """.splitlines()
-    lines += table(["GPUs", "ms", "GB/s between GPUs", "between hosts, each way, a host"], network)
+    lines += table(["GPUs", "ms", "GB/s between GPUs", "per host, between hosts, each way"], network)
     lines += """
-A host's NVLink has the first (an H100's is 450 GB/s each way by its data sheet). The last column is a ring over
-hosts, one crossing a host.
+The NVLink of a host is fast enough for the rate between GPUs (450 GB/s each way according to the data sheet of the
+H100). The last column assumes a ring over hosts, with one connection between each two neighbours.
 
 ## Commands
 
