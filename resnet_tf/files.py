@@ -1,5 +1,6 @@
 """Atomic writes of files, and JSON as the standard defines it (RFC 8259), without NaN and infinity."""
 
+import contextlib
 import json
 import math
 import os
@@ -16,22 +17,35 @@ def replace_atomically(path, write):
     Raises:
         OSError: the disk is full or not writable; the error names `path`.
     """
-    partial = partial_path(path)
     try:
-        with open(partial, "wb") as file:
+        with writing(path) as partial, open(partial, "wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def partial_path(path):
-    """Return the temporary path at which a file is written before it is renamed to `path`."""
-    path = pathlib.Path(path)
-    return path.with_name(f".{path.name}.partial")
+@contextlib.contextmanager
+def writing(path, writer=""):
+    """Yield a temporary path to write to. It is renamed to `path` when the block ends, or removed if it fails.
+
+    Args:
+        path: path of the file.
+        writer: a name that tells processes apart which may write the same file at the same time.
+    """
+    partial = partial_path(path, writer)
+    try:
+        yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def partial_path(path, writer=""):
+    """Return the temporary path at which a file is written before it is renamed to `path`; see `writing`."""
+    path = pathlib.Path(path)  # whose suffix stays: some writers choose their format by it
+    return path.with_name(f".partial{writer}-{path.name}")
 
 
 def write_json(path, content, indent=2):

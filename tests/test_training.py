@@ -180,7 +180,7 @@ def test_run_folder_explains_itself(unbroken):
     assert [row["lr"] for row in rows if row["step"] == 24 and row["lr"]] == pytest.approx([0.01])
     assert checkpoint.steps(folder / "checkpoints") == [16, 24]
     assert list(folder.glob("events/*/events*"))
-    assert not list(folder.rglob("*.partial"))
+    assert not list(folder.rglob(".partial*"))
 
 
 def test_finished_run_answers_again_and_appends_nothing(unbroken, last_json, tmp_path):

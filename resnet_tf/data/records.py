@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from resnet_tf import files
 from resnet_tf.data import processors, shards
 from resnet_tf.data.examples import TENSORFLOW_ERRORS, Examples, Records
 from resnet_tf.data.folder import SPLIT_NAMES
@@ -363,11 +364,6 @@ def _read_cache(path: Path, signature: str, splits: dict) -> dict[str, Columns] 
 
 def _write_cache(path: Path, signature: str, splits: dict[str, Columns]) -> None:
     arrays = {f"{name}:{column}": array for name, columns in splits.items() for column, array in columns.items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            np.savez(file, signature=np.array(signature), **arrays)
-        os.replace(partial, path)
-    except OSError:  # the folder is not writable; the shards are scanned again next time
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    # Where the folder is not writable, the shards are scanned again next time.
+    with contextlib.suppress(OSError), files.writing(path, str(os.getpid())) as partial, open(partial, "wb") as file:
+        np.savez(file, signature=np.array(signature), **arrays)

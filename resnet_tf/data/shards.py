@@ -16,7 +16,6 @@ A folder of this format holds:
 """
 
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -85,9 +84,8 @@ def write_shard(path: Path, records: Iterable[bytes]) -> tuple[list[int], int, i
     Raises:
         InputError: the disk is full or not writable.
     """
-    partial = files.partial_path(path)
-    offsets, end = [], 0
-    try:
+    offsets, end, crc32 = [], 0, 0
+    with files.writing(path) as partial:
         try:
             with tf.io.TFRecordWriter(str(partial)) as writer:
                 for record in records:
@@ -97,18 +95,12 @@ def write_shard(path: Path, records: Iterable[bytes]) -> tuple[list[int], int, i
         except tf.errors.OpError as error:
             reason = " ".join(error.message.split()).removeprefix(f"{partial}; ")
             raise InputError(f"{path}: cannot be written ({reason})") from error
-        crc32 = 0
         with open(partial, "rb") as file:
             while part := file.read(2**20):
                 crc32 = zlib.crc32(part, crc32)
             size = file.tell()
-            os.fsync(file.fileno())
         if size != end:
             raise InputError(f"{path}: cannot be written (only {size} of {end} bytes were)")
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
     return offsets, size, crc32
 
 

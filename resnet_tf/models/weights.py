@@ -12,6 +12,7 @@ import re
 import keras
 import numpy as np
 
+from resnet_tf import files
 from resnet_tf.errors import InputError
 from resnet_tf.models import inside, padding, weight_files
 from resnet_tf.models.architectures import as_in_timm, find
@@ -343,13 +344,14 @@ def save(model: keras.Model, path: str | pathlib.Path) -> None:
     """
     path = pathlib.Path(path)
     row = inside.row_of(model)
-    about, partial = weight_files.describe(model.name, row), path.with_name(f".partial-{path.name}")
+    about = weight_files.describe(model.name, row)
     if path.name.endswith(".weights.h5"):
         import h5py
 
-        model.save_weights(partial)
-        with h5py.File(partial, "a") as file:
-            file.attrs[weight_files.ABOUT] = about
+        with files.writing(path) as partial:
+            model.save_weights(partial)
+            with h5py.File(partial, "a") as file:
+                file.attrs[weight_files.ABOUT] = about
     elif path.suffix == ".safetensors":
         from safetensors.numpy import save_file
 
@@ -357,10 +359,10 @@ def save(model: keras.Model, path: str | pathlib.Path) -> None:
             raise InputError(
                 f"--out={path}: timm would load these weights into its own graph, not the paper's; write a .weights.h5"
             )
-        save_file(state_dict(model), partial, {"format": "pt", weight_files.ABOUT: about})
+        with files.writing(path) as partial:
+            save_file(state_dict(model), partial, {"format": "pt", weight_files.ABOUT: about})
     else:
         raise InputError(f"--out={path}: ends neither in .weights.h5 (resnet_tf) nor in .safetensors (timm's names)")
-    partial.replace(path)
 
 
 def fetch(name: str) -> str:
