@@ -26,7 +26,7 @@ from scipy import stats
 
 from resnet_tf import analyze, compare, config, files, train
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import answers, curves, page, responses, significance
+from resnet_tf.evaluation import answers, curves, page, responses, significance, trained
 from resnet_tf.evaluation import compare as comparing
 from resnet_tf.runs import record
 
@@ -291,7 +291,7 @@ def test_a_trained_run_copied_without_checkpoints(tmp_path, last_json):
     assert run_command([tmp_path / "copy"], tmp_path / "out") == 0
     result = last_json()
     assert result["best"] == {"run": "copy", "top1": trained["top1"], "evaluated": "test"} and result["pairs"] == 0
-    run = comparing.read(tmp_path / "copy")
+    run = trained.read(tmp_path / "copy")
     assert run.cost.trainable_parameters == run.manifest["model"]["trainable_parameters"]
     assert run.finished and run.planned == run.steps == 8 and len(run.curve("test", "top1")[0]) == 2
     assert run.gpus == 0 and run.unanswered == "no examples.csv"
@@ -406,17 +406,17 @@ def test_a_loss_that_was_not_finite_is_no_damage(tmp_path):
     """Null in JSON; the run stays in the table by its other figures."""
     path = make_run(tmp_path / "a") / "evaluation.json"
     files.write_json(path, json.loads(path.read_text()) | {"loss": float("inf")})
-    assert "null" in path.read_text() and np.isnan(comparing.read(tmp_path / "a").evaluation["loss"])
+    assert "null" in path.read_text() and np.isnan(trained.read(tmp_path / "a").evaluation["loss"])
 
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_damaged_run_is_named(name, tmp_path):
     damage, reason = DAMAGES[name]
     folder = make_run(tmp_path / "a")
-    comparing.read(folder)
+    trained.read(folder)
     damage(folder)
     with pytest.raises(InputError) as caught:
-        comparing.read(folder)
+        trained.read(folder)
     message = str(caught.value)
     assert message.startswith(str(folder)) and reason in message and "\n" not in message
 
@@ -465,10 +465,10 @@ def test_runs_of_other_data_are_refused(changes, named, tmp_path, capsys):
 
 
 def test_runs_of_other_tasks_are_refused(tmp_path):
-    one = comparing.read(make_run(tmp_path / "mine"))
+    one = trained.read(make_run(tmp_path / "mine"))
     masks = config.from_settings(config.SegmentConfig, {"dataset": "synthetic", "train_steps": 1}, "test")
     with pytest.raises(InputError, match=r"mine and mine do not .* their task: classification and segmentation"):
-        comparing.check_comparable([one, dataclasses.replace(one, config=masks)])
+        trained.check_comparable([one, dataclasses.replace(one, config=masks)])
 
 
 def test_out_must_be_a_folder_of_its_own(two, capsys):
@@ -536,9 +536,9 @@ def test_answers_that_do_not_belong_to_the_evaluation_are_not_tested(two, last_j
     other = answers.read(two[1] / "examples.csv")
     other["predicted"] = (other["label"] + 1) % 10
     answers.write(two[1] / "examples.csv", other)
-    assert comparing.read(two[1]).unanswered.endswith("of another evaluation")
+    assert trained.read(two[1]).unanswered.endswith("of another evaluation")
     (two[0] / "examples.csv").write_text("a,b\n1,2\n")
-    assert "its columns are" in comparing.read(two[0]).unanswered
+    assert "its columns are" in trained.read(two[0]).unanswered
     assert run_command(two, two[0].parent / "out") == 0 and last_json()["pairs"] == 0
     text = (two[0].parent / "out" / "report.md").read_text()
     assert "a: not tested: " in text and "b: not tested: " in text
@@ -546,7 +546,7 @@ def test_answers_that_do_not_belong_to_the_evaluation_are_not_tested(two, last_j
 
 
 def test_only_answers_to_the_same_examples_are_compared(two):
-    a, b = map(comparing.read, two)
+    a, b = map(trained.read, two)
     moved = dataclasses.replace(b, answers={**b.answers, "label": np.roll(b.answers["label"], 1)})
     rows, notes = significance.of_pairs(comparing.groups([a, moved]))
     assert rows == [] and notes == ["a and b: not tested: other examples"]
@@ -556,7 +556,7 @@ def test_only_answers_to_the_same_examples_are_compared(two):
 
 
 def test_an_earlier_network_of_a_finished_run(two):
-    run = comparing.read(two[0])
+    run = trained.read(two[0])
     run = dataclasses.replace(run, evaluation={**run.evaluation, "steps": 200, "weights": "best"})
     (row,) = comparing.table(comparing.groups([run]))
     assert run.finished and (row["steps"], row["planned_steps"], row["epochs"]) == (200, 400, 2)
@@ -567,13 +567,13 @@ def test_groups_count_seeds_once(tmp_path):
     folders = [make_run(tmp_path / name, seed) for name, seed in (("r1", 1), ("r2", 2), ("again", 1))]
     folders.append(make_run(tmp_path / "elsewhere", 3, data_dir="", log_every=7, steps_per_call=3))
     folders.append(make_run(tmp_path / "other", 1, weight_decay=0.5))
-    made = comparing.groups([comparing.read(folder) for folder in folders])
+    made = comparing.groups([trained.read(folder) for folder in folders])
     assert [[run.name for run in group.runs] for group in made] == [["r1", "r2", "elsewhere"], ["again"], ["other"]]
     assert len({group.name for group in made}) == 3
 
 
 def test_views_and_weights_of_an_evaluation_are_told_apart(two):
-    a, b = map(comparing.read, two)
+    a, b = map(trained.read, two)
     b = dataclasses.replace(a, name="b", evaluation={**a.evaluation, "views": "ten_crop", "weights": "ema"})
     assert (a.evaluated, b.evaluated) == ("test", "test, ten_crop, ema")
     b = dataclasses.replace(b, config=dataclasses.replace(b.config, optimizer=dataclasses.replace(b.config.optimizer,
@@ -583,7 +583,7 @@ def test_views_and_weights_of_an_evaluation_are_told_apart(two):
 
 def test_gpus_of_a_run(two):
     def gpus(hardware, **device):
-        run = comparing.read(two[0])
+        run = trained.read(two[0])
         chosen = dataclasses.replace(run.config, device=dataclasses.replace(run.config.device, **device))
         return dataclasses.replace(run, config=chosen, manifest={**run.manifest, "hardware": hardware}).gpus
 
@@ -593,7 +593,7 @@ def test_gpus_of_a_run(two):
 
 
 def test_mean_curve_takes_the_steps_that_all_have(tmp_path):
-    runs = [comparing.read(make_run(tmp_path / f"s{seed}", seed)) for seed in (0, 1)]
+    runs = [trained.read(make_run(tmp_path / f"s{seed}", seed)) for seed in (0, 1)]
     runs[1] = dataclasses.replace(runs[1], rows=[row for row in runs[1].rows if row["step"] != 100])
     epochs, means, spread = comparing.Group("s", runs).mean_curve("test", "top1")
     assert epochs.tolist() == [2, 3, 4]
@@ -677,7 +677,7 @@ def test_trainings_that_share_a_gpu_share_its_cost(tmp_path):
     for folder, hardware in ((alone, "NVIDIA H100 x1"), (shared, "NVIDIA H100 x1, shared by 4 trainings")):
         path = folder / "manifest.yaml"
         path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"hardware": hardware}))
-    rows = [comparing.table(comparing.groups([comparing.read(folder)]), 2.0)[0] for folder in (alone, shared)]
+    rows = [comparing.table(comparing.groups([trained.read(folder)]), 2.0)[0] for folder in (alone, shared)]
     assert rows[0]["gpu_hours"] == pytest.approx(4 * rows[1]["gpu_hours"]) and rows[0]["price"] == 4 * rows[1]["price"]
 
 
@@ -694,10 +694,10 @@ def test_more_figures_on_the_page(two, tmp_path):
 def test_curves_of_a_run_that_failed(tmp_path):
     """Numbers that are none, and names that are long, do not stop a picture."""
     folder = make_run(tmp_path / ("x" * 80), epochs=2)
-    run = comparing.read(folder)
+    run = trained.read(folder)
     for row in run.rows:
         row["loss"] = float("nan")
     with pytest.raises(InputError):
-        comparing.read(tmp_path)
+        trained.read(tmp_path)
     figure = curves.draw(curves.of_groups(comparing.groups([run]), "loss"), "loss")
     assert b"\xe2\x80\xa6" in curves.rendered(figure, "svg")  # shortened by an ellipsis

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
+from resnet_tf.list_models import main as list_command
 
 import resnet_tf
 from resnet_tf.errors import InputError
 from resnet_tf.models import architectures, builder, cost, cost_by_name, diagram, inside, weights
-from resnet_tf.models.__main__ import main as list_command
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 SIZES = ((224, 224), (225, 225), (160, 192), (97, 97))  # of the goldens

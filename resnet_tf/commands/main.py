@@ -17,7 +17,7 @@ COMMANDS = {
         "show", "benchmark", "data_server", "demo",
     )
 }  # fmt: skip
-COMMANDS |= {"models": "resnet_tf.models.__main__"}
+COMMANDS |= {"models": "resnet_tf.list_models"}
 COMMANDS |= {name: f"resnet_tf.transfer.{name}" for name in ("segment", "detect", "score")}
 
 

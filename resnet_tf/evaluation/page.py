@@ -9,7 +9,7 @@ import string
 
 from resnet_tf import files
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import charts, curves, references, significance, tables
+from resnet_tf.evaluation import charts, curves, references, significance, tables, trained
 from resnet_tf.evaluation import compare as comparing
 from resnet_tf.models import find
 from resnet_tf.runs import record
@@ -37,7 +37,7 @@ def compare(settings, folders, figures=()):
     out = pathlib.Path(settings.out)
     _check_out(out)
     charts.require("compare")
-    runs, skipped = comparing.read_all(folders)
+    runs, skipped = trained.read_all(folders)
     for _, reason in skipped:
         _log.warning("warning: left out: %s", reason)
     made = comparing.groups(runs)
@@ -164,7 +164,7 @@ class Content:
 
     Attributes:
         title: of it.
-        runs: list of `compare.Trained`.
+        runs: list of `trained.Trained`.
         made: list of `compare.Group`.
         skipped: list of (folder, reason).
         tables: {name: `tables.Table`}.
@@ -205,7 +205,7 @@ class Content:
         for run in self.runs:
             keys = ("command", "commit", "created", "hardware", "versions")
             facts = {key.capitalize(): str(run.manifest[key]) for key in keys if key in run.manifest}
-            found.append((run.name, {"Folder": comparing.printable(run.folder)} | facts))
+            found.append((run.name, {"Folder": trained.printable(run.folder)} | facts))
         return found
 
 

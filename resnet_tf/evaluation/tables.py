@@ -109,7 +109,7 @@ def of_report(rows, flags, tests, runs, price):
         rows: what `compare.table` returns, or `references.beside`.
         flags: what `compare.differing_flags` returns.
         tests: what `significance.of_pairs` returns first.
-        runs: list of `compare.Trained`.
+        runs: list of `trained.Trained`.
         price: of a GPU for an hour.
 
     Returns:

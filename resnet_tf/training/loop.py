@@ -4,9 +4,10 @@ import time
 
 import tensorflow as tf
 
-from resnet_tf.runs import record, run_data, signals
+from resnet_tf.runs import run_data, signals
 from resnet_tf.training import debug
 from resnet_tf.training.borders import Borders
+from resnet_tf.training.recorder import Profile
 from resnet_tf.training.session import prepare
 
 
@@ -52,7 +53,7 @@ def train(task, source=None, callbacks=()):
         return debug.reproduce(engine, supply, run, settings.debug_step)
     stop = signals.Stop()
     borders = Borders(session, callbacks, stop)
-    profile = record.Profile(run.folder, settings.profile_steps if place.is_chief else ())
+    profile = Profile(run.folder, settings.profile_steps if place.is_chief else ())
     session.introduce()
     with stop.listening(), session.recorder:
         try:

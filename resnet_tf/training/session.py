@@ -14,6 +14,7 @@ from resnet_tf.runs import checkpoint, devices, network, record, run_data
 from resnet_tf.training import optimizer, schedule, smoke, supply
 from resnet_tf.training.engine import Engine
 from resnet_tf.training.recipe import Recipe
+from resnet_tf.training.recorder import Recorder, Silent
 from resnet_tf.training.window import Window
 
 
@@ -73,7 +74,7 @@ class Session:
         supply: of batches, from the engine's step on.
         plan: a `Plan`.
         run: a `record.Run`.
-        recorder: a `record.Recorder`, or a `record.Silent` on machines that do not write.
+        recorder: a `recorder.Recorder`, or a `recorder.Silent` on machines that do not write.
         window: a `window.Window`.
         evaluation: what the task scores with.
     """
@@ -152,13 +153,13 @@ def prepare(task, source, callbacks) -> Session:
         mfu_of_rate=6 * macs / (peak * engine.replicas) if macs and peak else None,
     )  # fmt: skip
     if config.record.debug_step:  # which writes nothing
-        recorder = record.Silent(run, step)
+        recorder = Silent(run, step)
     elif place.is_chief:
-        recorder = record.Recorder(run, total, step, callbacks, task.metrics_columns)
+        recorder = Recorder(run, total, step, callbacks, task.metrics_columns)
         run_data.write_skipped(place.folder, skipped)
         recorder.hyperparameters(config)
     else:
-        recorder = record.Silent(run, step)
+        recorder = Silent(run, step)
     window = Window(recorder, plan)
     window.set_state(values)
     evaluation = task.evaluation(engine, source.splits[held_out], normalization)

@@ -20,7 +20,7 @@ class Window:
         """Start empty.
 
         Args:
-            recorder: a `record.Recorder`.
+            recorder: a `recorder.Recorder`.
             plan: a `session.Plan`.
         """
         self._recorder, self._plan = recorder, plan
