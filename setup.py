@@ -26,6 +26,7 @@ EXTRAS["dev"] = [
     *EXTRAS["detect"],
     *EXTRAS["profile"],
     "hypothesis>=6.100",
+    "import-linter>=2.17",
     "ipykernel>=6",
     "nbclient>=0.10",
     "nbformat>=5.10",
