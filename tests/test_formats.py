@@ -135,7 +135,7 @@ def test_heic_names_what_reads_it(tmp_path, monkeypatch):
     files |= {"train/a/x.heic": HEIC, "train/a/y.HEIF": HEIC}
     for place in (unpack(tmp_path / "set", files), pack(tmp_path / "set.tar", files, "w")):
         message = refused(place, using=index)
-        assert message.startswith(f"--data_dir: {place}: 2 HEIC images, such as train/a/x.heic: to read HEIC, pip install")
+        assert message.startswith(f"--data_dir: {place}: 2 HEIC images, such as train/a/x.heic: to read HEIC, pip")
 
 
 # --- In sets, runs and exports ---------------------------------------------------------------------------------------
