@@ -111,9 +111,9 @@ include {EPOCHS} evaluations of {VALIDATION:,} images, each with a third of the 
   {1000 * TWO_GPUS:.1f} ms per step more than one GPU, at 1.91 times its rate. For a ring of eight this is
   {1000 * summing(8):.1f} ms.
 - Eight GPUs use the batch of the recipe. With 64 GPUs, each would get 16 images, too few to fill it. The row for 64
-  GPUs therefore has a batch of {BATCHES[64]:,} and scales the learning rate with `--linear_scaling`. It is not known
-  whether this batch still reaches 79.3%. Goyal et al. 2017 (arXiv:1706.02677) lose no accuracy up to 8,192 images in
-  90 epochs, with 5 epochs of warm-up as in this recipe.
+  GPUs therefore has a batch of {BATCHES[64]:,} and scales the learning rate with `--linear_scaling`. It is
+  not known whether this batch still reaches 79.3%. Goyal et al. 2017 (arXiv:1706.02677) lose no accuracy up to
+  8,192 images in 90 epochs, with 5 epochs of warm-up as in this recipe.
 - Without the teacher (`flags/imagenet_r50d.cfg`, 79.15%), all hours are multiplied by
   {6 * cost.macs / (6 * cost.macs + 2 * cost_by_name(TEACHER).macs):.2f}.
 

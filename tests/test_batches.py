@@ -96,7 +96,7 @@ def test_images_that_are_held_have_one_size_and_fit(examples, monkeypatch):
     with pytest.raises(InputError, match=r"drawn: 20\.png: damaged or truncated"):
         sources.decoded(dataclasses.replace(examples, storage=storage))
     boxes = np.tile(np.int32([0, 0, 8, 8]), (50, 1))
-    with pytest.raises(InputError, match="--hold_images: these examples are boxes"):
+    with pytest.raises(InputError, match="--hold_images: the examples are boxes"):
         sources.decoded(dataclasses.replace(examples, boxes=boxes))
     monkeypatch.setattr(sources, "MAX_BYTES", 50 * 20 * 24 * 3 - 1)
     with pytest.raises(InputError, match="--hold_images: 50 images of 20 x 24 pixels take over"):

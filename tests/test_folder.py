@@ -104,9 +104,9 @@ def without(tree, part):
 
 def test_folder_layout_errors(tree, tmp_path):
     cases = {
-        "no train": (without(tree, "/train/"), "found of such folders: set/test"),
-        "no test": (without(tree, "/test/"), "found of such folders: set/train"),
-        "neither": ({"a/1.png": picture(0)}, "found of such folders: none"),
+        "no train": (without(tree, "/train/"), "folders with names of splits: set/test"),
+        "no test": (without(tree, "/test/"), "folders with names of splits: set/train"),
+        "neither": ({"a/1.png": picture(0)}, "folders with names of splits: none"),
         "two sets": (tree | {"other/train/a/1.png": picture(0)}, "other/train, set/test, set/train"),
         "class only in train": (tree | {"set/train/c/1.png": picture(0)}, "one of train and test: c"),
         "class only in test": (tree | {"set/test/d/1.png": picture(0)}, "one of train and test: d"),

@@ -135,7 +135,7 @@ def test_heic_names_what_reads_it(tmp_path, monkeypatch):
     files |= {"train/a/x.heic": HEIC, "train/a/y.HEIF": HEIC}
     for place in (unpack(tmp_path / "set", files), pack(tmp_path / "set.tar", files, "w")):
         message = refused(place, using=index)
-        assert message.startswith(f"--data_dir: {place}: 2 HEIC images, such as train/a/x.heic: pip install")
+        assert message.startswith(f"--data_dir: {place}: 2 HEIC images, such as train/a/x.heic: to read HEIC, pip")
 
 
 # --- In sets, runs and exports ---------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def test_sets_of_every_format(everything):
 
 def test_data_servers_do_not_get_what_only_pillow_reads(everything):
     view = geometry.View("resize_crop", 16, scale=(20,))
-    with pytest.raises(InputError, match="--data_service: Pillow"):
+    with pytest.raises(InputError, match="--data_service: some images need Pillow"):
         batches.training(index("folder", str(everything[0])).splits["train"], view, batch=4, servers=("localhost:1",))
 
 

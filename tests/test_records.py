@@ -132,7 +132,10 @@ def test_incomplete_and_doubled_sets_are_named(tmp_path):
         "no train": (lambda root: [path.unlink() for path in root.glob("train*")], "needs train and test"),
         "gap": (lambda root: (root / "train-00001-of-00003").unlink(), "train-00001-of-00003: the shard is missing, 1"),
         "last": (lambda root: (root / "validation-00001-of-00002").unlink(), "validation-00001-of-00002: the shard is"),
-        "empty": (lambda root: (root / "train-00002-of-00003").write_bytes(b""), "train-00002-of-00003: an empty file"),
+        "empty": (
+            lambda root: (root / "train-00002-of-00003").write_bytes(b""),
+            "train-00002-of-00003: the shard is empty",
+        ),
         "two": (
             lambda root: shutil.copy(root / "train-00000-of-00003", root / "train-00000-of-00001"),
             "more than one",

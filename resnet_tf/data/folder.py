@@ -148,7 +148,7 @@ def _find_splits(
     if with_test({split: name for name, split in splits.items()}) is None:
         needed = "train/CLASS/ and in test/CLASS/ or val/CLASS/"
         beside = f"; ignored: {ignored}" if str(ignored) else ""
-        raise InputError(f"{root} needs images in {needed}; found of such folders: {listed}{beside}")
+        raise InputError(f"{root} needs images in {needed}; folders with names of splits: {listed}{beside}")
     return above, splits
 
 

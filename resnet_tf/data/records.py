@@ -90,12 +90,12 @@ def _read_prepared(root: Path) -> Indexed:
     except InputError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, MemoryError) as error:
-        raise InputError(f"{root / shards.INDEX}: damaged; fetch it again, or prepare the data anew") from error
+        raise InputError(f"{root / shards.INDEX}: damaged; fetch it again, or prepare the data again") from error
     empty = [split for split, examples in splits.items() if not len(examples)]
     if empty:
         raise InputError(f"{root} has no examples in {listed(empty)}")
     if any((examples.labels < 0).any() or (examples.storage.offset < 0).any() for examples in splits.values()):
-        raise InputError(f"{root}: negative labels or offsets in a file SPLIT.npz; prepare the data anew")
+        raise InputError(f"{root}: negative labels or offsets in a file SPLIT.npz; prepare the data again")
     return list(names), splits
 
 

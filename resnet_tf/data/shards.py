@@ -133,7 +133,7 @@ def read_index(folder: Path) -> dict:
     path = Path(folder) / INDEX
     index = read_json(path)
     if index.get("format") != FORMAT:
-        raise InputError(f"{path}: has format {index.get('format')}, not {FORMAT}: prepare the data anew")
+        raise InputError(f"{path}: has format {index.get('format')}, not {FORMAT}: prepare the data again")
     return index
 
 
@@ -164,7 +164,7 @@ def read_split(folder: Path, index: dict, split: str) -> Examples:
     expected = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     lengths = {len(expected), len(offset), len(labels), entry["examples"]}
     if len(lengths) > 1 or not np.array_equal(shard, expected) or labels.max(initial=0) >= len(index["classes"]):
-        raise InputError(f"{path}: does not fit {INDEX}; prepare the data anew")
+        raise InputError(f"{path}: does not fit {INDEX}; prepare the data again")
     files = [str(folder / shard["file"]) for shard in entry["shards"]]
     return Examples(Records(files, shard, offset), np.arange(len(shard), dtype=np.int64), labels)
 
@@ -183,9 +183,9 @@ def check_sizes(folder: Path, split: dict) -> None:
         path = Path(folder) / shard["file"]
         size = path.stat().st_size if path.is_file() else None
         if size is None:
-            raise InputError(f"{path}: the shard is missing; fetch it again, or prepare the data anew")
+            raise InputError(f"{path}: the shard is missing; fetch it again, or prepare the data again")
         if size != shard["bytes"]:
-            raise InputError(f"{path}: {size} bytes, not {shard['bytes']}; fetch it again, or prepare the data anew")
+            raise InputError(f"{path}: {size} bytes, not {shard['bytes']}; fetch it again, or prepare the data again")
 
 
 def read_json(path: Path) -> dict:

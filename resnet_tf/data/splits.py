@@ -176,38 +176,38 @@ def with_test(splits: dict[str, T]) -> dict[str, T] | None:
     return {name: splits[name] for name in ("train", "test", "validation") if name in splits}
 
 
-def arranged(wanted: Sequence[str], found: Sequence[str], splits: dict[str, Examples], rename: bool = False) -> Indexed:
+def arranged(wanted: Sequence[str], names: Sequence[str], splits: dict[str, Examples], rename: bool = False) -> Indexed:
     """Change labels to the order of classes that the user wants.
 
     Args:
         wanted: the user's names in order; empty to change nothing.
-        found: the names of the source in the order of its labels.
-        splits: splits with labels in the order of `found`.
-        rename: whether `wanted` may be new names for the classes, the same number and all different from `found`.
+        names: the names in the source, in the order of its labels.
+        splits: splits with labels in the order of `names`.
+        rename: whether `wanted` may be new names for the classes, the same number and all different from `names`.
 
     Returns:
         The names in order, and splits with labels in this order.
 
     Raises:
-        InputError: `wanted` has duplicates, or other names than `found`.
+        InputError: `wanted` has duplicates, or other names than `names`.
     """
     if not wanted:
-        return list(found), splits
+        return list(names), splits
     wanted = list(wanted)
     twice = sorted({name for name in wanted if wanted.count(name) > 1}) if len(set(wanted)) < len(wanted) else []
     if twice:
         raise InputError(f"--classes: more than once: {listed(twice)}")
-    if rename and len(wanted) == len(found) and not set(wanted) & set(found):
+    if rename and len(wanted) == len(names) and not set(wanted) & set(names):
         return wanted, splits
     position = {name: index for index, name in enumerate(wanted)}
     faults = [
-        f"{what}: {listed(sorted(names))}"
-        for what, names in (("lacks", set(found) - set(wanted)), ("not in the data", set(wanted) - set(found)))
-        if names
+        f"{what}: {listed(sorted(differing))}"
+        for what, differing in (("lacks", set(names) - set(wanted)), ("not in the data", set(wanted) - set(names)))
+        if differing
     ]
     if faults:
         raise InputError(f"--classes: {'; '.join(faults)}")
-    labels = np.array([position[name] for name in found], np.int32)
+    labels = np.array([position[name] for name in names], np.int32)
     return wanted, {name: replace(split, labels=labels[split.labels]) for name, split in splits.items()}
 
 

@@ -141,7 +141,7 @@ def _read_info(folder: Path):
         info = tfds.builder_from_directory(str(folder)).info
         features, kind = dict(info.features), info.file_format
     if kind != tfds.core.FileFormat.TFRECORD:
-        raise InputError(f"{folder}: has the file format {kind.value}; only tfrecord can be read: prepare it anew")
+        raise InputError(f"{folder}: has the file format {kind.value}; only tfrecord can be read: prepare it again")
     labelled = "objects" in features or isinstance(features.get("label"), tfds.features.ClassLabel)
     if not labelled or not isinstance(features.get("image"), tfds.features.Image):
         needed = "needs 'image' and a class 'label', or 'image' and 'objects'"
