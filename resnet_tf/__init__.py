@@ -14,22 +14,22 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 __path__.append(os.path.join(os.path.dirname(__file__), "commands"))
 
 __version__ = "0.1.0"
-_MODELS = ("cost", "create_backbone", "create_model", "list_models")
+# Names that the package hands on, by the module that has them. TensorFlow is imported when one is first asked for, so
+# that --help and bad flags answer at once.
+_HOMES = dict.fromkeys(("cost", "create_backbone", "create_model", "list_models"), "models") | {"fit": "api"}
 _COMMANDS = ("evaluate", "export", "predict")  # modules that can be called; see `command.Callable`
-__all__ = ["InputError", *_MODELS, "fit", *_COMMANDS]
+__all__ = ["InputError", *_HOMES, *_COMMANDS]
 
 
 def __getattr__(name):
-    """Import TensorFlow when it is first needed, so that --help and bad flags answer at once."""
-    if name in _MODELS:
-        return getattr(importlib.import_module("resnet_tf.models"), name)
-    if name == "fit":
-        return importlib.import_module("resnet_tf.api").fit
+    """Import a name that the package hands on."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     if name in _COMMANDS:
-        return importlib.import_module(f"resnet_tf.{name}")
-    raise AttributeError(f"module 'resnet_tf' has no attribute '{name}'")
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
 def __dir__():
-    """Name what can be asked for, imported yet or not."""
+    """List the names that the package hands on, imported yet or not."""
     return sorted({*globals(), *__all__})
