@@ -1,4 +1,4 @@
-"""What happens between the calls into the compiled program: evaluate, save, agree with the other machines."""
+"""The work between calls into the compiled program: evaluate, save, agree with the other machines."""
 
 import math
 
@@ -10,14 +10,14 @@ from resnet_tf.training.precise_bn import precise_bn
 
 
 class Borders:
-    """The borders of one training.
+    """The borders of one training: the points between two calls into the compiled program.
 
     Attributes:
-        step: steps done at the border that was reached last.
+        step: number of steps done at the last border.
     """
 
     def __init__(self, session, callbacks, stop):
-        """Begin at the step of the engine.
+        """Start at the step of the engine.
 
         Args:
             session: a `session.Session`.
@@ -30,10 +30,10 @@ class Borders:
         self._metrics = None  # {split: metrics} of the last evaluation
         self._answers = None  # of the weights as they are, in the last evaluation
 
-    # --- Where they are ----------------------------------------------------------------------------------------------
+    # --- Where they lie ----------------------------------------------------------------------------------------------
 
     def distance(self):
-        """Return how many steps the next call may have, as all machines see it.
+        """Return the number of steps to the next border, on which all machines agree.
 
         Raises:
             signals.StopRequested: a signal came to any of the machines.
@@ -47,7 +47,7 @@ class Borders:
         return min(int(ahead / session.place.machines), total - self.step, *(n - self.step % n for n in every if n))
 
     def begin(self):
-        """Do the evaluation that a stop cut off, if any."""
+        """Do the evaluation that a stop cut off, if there was one."""
         rows, held_out = self._session.recorder.rows, self._session.held_out
         is_scored = any(row["step"] == self.step and row["split"] == held_out for row in rows)
         if self.step and self._due(self._record.eval_every) and not is_scored:
@@ -55,7 +55,7 @@ class Borders:
             self.save()
 
     def reach(self, step):
-        """Evaluate and save after a call that ended at `step`, where the time has come.
+        """Move to the border at `step`; evaluate and save there if it is time.
 
         Raises:
             signals.StopRequested: a signal came.
@@ -72,7 +72,7 @@ class Borders:
     # --- What happens there ------------------------------------------------------------------------------------------
 
     def evaluate(self):
-        """Score the held-out split, write rows, lower the rate of a plateau schedule, keep the best weights."""
+        """Score the held-out split, write rows, advance a plateau schedule, and keep the best weights."""
         session, config, step = self._session, self._session.task.config, self.step
         if step == session.plan.total and config.optimizer.precise_bn:
             precise_bn(session.engine, session.supply, step, config.optimizer.precise_bn)
@@ -103,7 +103,7 @@ class Borders:
                 self._answers = answers
 
     def _advance_plateau(self):
-        """Let the schedule see the error: of validation or of the training batches, never of the test split."""
+        """Advance the schedule by the error of validation or of the training batches, never of the test split."""
         session, state = self._session, self._session.engine.state
         if session.held_out == "validation":
             error = 1 - self._metrics["validation"][session.task.metric]
@@ -131,7 +131,7 @@ class Borders:
     # --- The end -----------------------------------------------------------------------------------------------------
 
     def finish(self):
-        """Write what the run ends with, and return the result; see `loop.train`."""
+        """Write the result of the run, and return it; see `loop.train`."""
         session, task, run = self._session, self._session.task, self._session.run
         is_trained = self._metrics is not None
         is_new = is_trained or not run.finished  # also where it was killed after its last checkpoint
@@ -167,7 +167,7 @@ class Borders:
 
 
 def _rank(row, name):
-    """Return what the best evaluation has most of: the metric, then minus the loss, where there is one."""
+    """Return the key by which the best row is found: the metric, then the negative loss, if there is one."""
     loss = row.get("loss")
     return row[name], -loss if isinstance(loss, float) and math.isfinite(loss) else -math.inf
 

@@ -1,9 +1,11 @@
 """A training run from its task to its result; reads like the method section of a paper."""
 
 import time
+from collections.abc import Sequence
 
 import tensorflow as tf
 
+from resnet_tf.data.splits import Source
 from resnet_tf.runs import run_data, signals
 from resnet_tf.training import debug
 from resnet_tf.training.borders import Borders
@@ -12,39 +14,38 @@ from resnet_tf.training.session import prepare
 
 
 class Callback:
-    """What may look on while a run trains; every method does nothing unless it is overridden."""
+    """Hooks of a training. Override those that are needed; the others do nothing."""
 
     def on_start(self, run, engine):
-        """Before the first step: the `record.Run` and the `engine.Engine`."""
+        """Called before the first step, with the `record.Run` and the `engine.Engine`."""
 
     def on_row(self, row):
-        """After each row of metrics.csv: {column: value}; see `record.METRICS_COLUMNS`."""
+        """Called after each row of metrics.csv, with {column: value}; see `record.METRICS_COLUMNS`."""
 
     def on_checkpoint(self, path):
-        """After each checkpoint."""
+        """Called after each checkpoint, with its path."""
 
     def on_end(self, result):
-        """After the last evaluation: what `train` returns."""
+        """Called after the last evaluation, with the result of `train`."""
 
 
-def train(task, source=None, callbacks=()):
-    """Train, evaluate and record one run; go on where it was if its folder is there.
+def train(task, source: Source | None = None, callbacks: Sequence[Callback] = ()) -> dict:
+    """Train, evaluate and record one run, or resume it if its folder exists.
 
     Args:
-        task: a `tasks.task.Task`: what is learnt, and in its `config` how.
+        task: a `tasks.task.Task` with the configuration of the run.
         source: a `data.Source` with splits "train" and "test"; None to load the data of the configuration.
-        callbacks: of `Callback`.
+        callbacks: hooks of the training.
 
     Returns:
         {"run", "steps", "split", "views", "weights", "examples", "top1", "top5", "loss", "best_top1",
-        "images_per_second", "wall_seconds"}: the last evaluation, on the validation split where one is held out, else
-        on the test split; `best_top1` is the best of the curve, for the record and not chosen by. examples.csv of the
-        run's folder has its answers one by one. With --ema also "ema":
-        {"top1", "top5", "loss"} of the averaged weights. Other tasks have other metrics.
+        "images_per_second", "wall_seconds"} of the last evaluation, on the validation split if one is held out, else on
+        the test split. "best_top1" is the best of the curve; nothing is chosen by it. With --ema also "ema": {"top1",
+        "top5", "loss"} of the averaged weights. Other tasks have other metrics.
 
     Raises:
-        InputError: bad flags, files or data; or the loss is no longer a number.
-        signals.Stopped: a signal came, and the checkpoint is written; or another machine of the cluster is gone.
+        InputError: bad flags, files or data; or the loss is not finite.
+        signals.Stopped: a signal came and the checkpoint is written; or another machine of the cluster is gone.
     """
     session = prepare(task, source, callbacks)
     engine, supply, plan, run = session.engine, session.supply, session.plan, session.run

@@ -4,6 +4,8 @@ import dataclasses
 
 import tensorflow as tf
 
+from resnet_tf.config import LossConfig
+
 _PRESENT = 0.2  # the target above which bce takes a class for present; --bce-target-thresh of timm's A recipes
 
 
@@ -68,7 +70,7 @@ class Loss:
         return {"top1": tf.cast(ranks < 2, tf.float32), "top5": tf.cast(ranks < 6, tf.float32)}
 
 
-def rank(logits, labels):
+def rank(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Return how many classes score at least as high as the label's class, which counts too.
 
     Args:
@@ -83,6 +85,6 @@ def rank(logits, labels):
     return tf.where(tf.reduce_any(tf.math.is_nan(logits), axis=-1), float("inf"), ranks)
 
 
-def from_config(config):
+def from_config(config: LossConfig) -> Loss:
     """Return the loss that a `LossConfig` describes."""
     return Loss(config.loss, config.label_smoothing, config.temperature, config.distillation)

@@ -7,13 +7,14 @@ function. SGD and Adam add the L2 penalty to the gradient, so that momentum sees
 
 import dataclasses
 
+import keras
 import tensorflow as tf
 
-from resnet_tf.config import PRECISIONS
+from resnet_tf.config import PRECISIONS, OptimizerConfig
 from resnet_tf.models import inside
 
 
-def decayed(model, decay):
+def decayed(model: keras.Model, decay: str) -> list[bool]:
     """Return which variables weight decay applies to, by their role in their layer and never by name.
 
     Args:
@@ -28,7 +29,7 @@ def decayed(model, decay):
     return [chosen[decay](variable) for variable in model.trainable_variables]
 
 
-def scaled(model, layer_decay):
+def scaled(model: keras.Model, layer_decay: float) -> list[float] | tuple[()]:
     """Return factors of the learning rate by depth: each part has `layer_decay` times the factor of the next part.
 
     Source: Clark et al. 2020, ELECTRA, section A.2.
@@ -216,7 +217,7 @@ class LossScale:
         }
 
 
-def from_config(config, model):
+def from_config(config: OptimizerConfig, model: keras.Model) -> SGD | Adam | LAMB:
     """Return the optimizer that an `OptimizerConfig` describes, for the weights of `model`."""
     decay, penalty = tuple(decayed(model, config.decay)), config.weight_decay
     scales = tuple(scaled(model, config.layer_decay))
@@ -230,12 +231,12 @@ def from_config(config, model):
     return kinds[config.optimizer]()
 
 
-def loss_scale_of(precision):
+def loss_scale_of(precision: str) -> LossScale | None:
     """Return the `LossScale` that a --precision needs, or None."""
     return LossScale() if PRECISIONS[precision].is_scaled else None
 
 
-def clip(gradients, norm, limit):
+def clip(gradients: list[tf.Tensor], norm: tf.Tensor, limit: float) -> list[tf.Tensor]:
     """Scale gradients so that their common norm is at most `limit` (Pascanu 2013).
 
     Args:

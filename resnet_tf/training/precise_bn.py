@@ -8,14 +8,16 @@ import tensorflow as tf
 from resnet_tf.runs import network
 from resnet_tf.runs.runner import all_reduce, inputs_of
 from resnet_tf.training import step
+from resnet_tf.training.engine import Engine
+from resnet_tf.training.supply import Resident, Streamed
 
 
-def precise_bn(engine, supply, first_step, count):
+def precise_bn(engine: Engine, supply: Resident | Streamed, first_step: int, count: int) -> None:
     """Set the statistics of BN to those of whole batches, for the weights and for their moving average.
 
     Args:
-        engine: an `engine.Engine`.
-        supply: a `supply.Resident`, `Streamed` or `Held`.
+        engine: of the training.
+        supply: of its batches.
         first_step: the first step whose batch is used.
         count: number of batches.
     """

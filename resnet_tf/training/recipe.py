@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from resnet_tf.config import ViewConfig
 from resnet_tf.data import colour, resident
 from resnet_tf.data.augmentation import Augmentation
 from resnet_tf.training import optimizer
@@ -42,7 +43,7 @@ class Recipe:
     normalization: colour.Normalization | None = None
 
 
-def from_views(views, seed):
+def from_views(views: ViewConfig, seed: int) -> dict:
     """Return the fields of a `Recipe` that a `ViewConfig` describes, {name: value}."""
     return {
         "pad_crop": resident.PadCrop(views.pad, views.mirror) if views.view == "pad_crop" else None,

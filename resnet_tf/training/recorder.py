@@ -18,7 +18,7 @@ class Recorder:
     """Writes metrics.csv, TensorBoard scalars, and progress to stderr."""
 
     def __init__(self, run, total_steps, resumed_step, callbacks=(), columns=METRICS_COLUMNS):
-        """Open the files; rows after the step that a run goes on from are dropped, since they will come again."""
+        """Open the files and drop the rows after `resumed_step`, whose steps will run again."""
         import tensorflow as tf
 
         self._tf, self._callbacks, self._columns = tf, callbacks, columns
@@ -41,11 +41,11 @@ class Recorder:
 
     @property
     def wall_seconds(self):
-        """Seconds of the run, those before a resume included."""
+        """Seconds since the start of the run, including those before a resume."""
         return time.monotonic() - self._started
 
     def write(self, step, epoch, split, **values):
-        """Write one row: metrics of a split ("train": the steps since its row before) at a step."""
+        """Write one row: metrics of a split at a step; for "train", means over the steps since its last row."""
         row = dict.fromkeys(self._columns, "")
         row |= {"step": step, "epoch": round(epoch, 4), "wall_seconds": round(self.wall_seconds, 3), "split": split}
         row |= {name: float(f"{value:.6g}") for name, value in values.items()}
@@ -104,7 +104,7 @@ class Recorder:
         self.message("  ".join(parts))
 
     def progress(self, step, loss, top1, images_per_second, seconds_left):
-        """Show where the run is, on one line that is written over; nothing where stderr is a file."""
+        """Show progress on a line of the terminal that is overwritten; nothing if stderr is not a terminal."""
         if self._terminal:
             minutes, seconds = divmod(int(seconds_left), 60)
             line = (
@@ -114,7 +114,7 @@ class Recorder:
             print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
 
     def message(self, text):
-        """A line of its own on stderr."""
+        """Write a line to stderr."""
         print(f"\r\x1b[2K{text}" if self._terminal else text, file=sys.stderr, flush=True)
 
     def __enter__(self):
@@ -127,7 +127,7 @@ class Recorder:
 
 
 class Silent:
-    """Stands for the recorder on machines that only help: it reads the rows and writes nothing."""
+    """The recorder of machines that do not write: it knows the rows of the file, and ignores all calls."""
 
     def __init__(self, run, resumed_step):
         self.rows = [row for row in read_metrics(run.folder / "metrics.csv") if row["step"] <= resumed_step]
@@ -149,7 +149,7 @@ class Silent:
 
 
 class Profile:
-    """A profiler trace of some steps, for TensorBoard's Profile tab; each of them a call of its own, and named."""
+    """A profiler trace for TensorBoard's Profile tab, in which each step is a call with its own name."""
 
     def __init__(self, folder, steps):
         """Args: the run's folder; first and last step, counted from 1, or () for no trace."""
@@ -158,14 +158,14 @@ class Profile:
         self.running = False
 
     def steps_until_border(self, step):
-        """How many steps a call may have after `step` steps."""
+        """Return how many steps the next call may have after `step` steps."""
         if not self._last or step >= self._last:
             return 1 << 30
         return 1 if step + 1 >= self._first else self._first - 1 - step
 
     @contextlib.contextmanager
     def step(self, step):
-        """Around the call that begins after `step` steps."""
+        """Trace the call within this context, which begins after `step` steps."""
         import tensorflow as tf
 
         if not self._last or not self._first <= step + 1 <= self._last:

@@ -6,6 +6,8 @@ import math
 
 import tensorflow as tf
 
+from resnet_tf.config import OptimizerConfig, ScheduleConfig
+
 _POWER = 0.9  # of poly
 _MEMORY = 0.98  # of the running training error: about 50 steps
 
@@ -84,7 +86,7 @@ class Schedule:
         return state | {"error": average, "warming": state["warming"] * still}
 
 
-def after_plateau(state, error, patience):
+def after_plateau(state: dict, error: float, patience: int) -> dict:
     """Return the state of a plateau schedule after an evaluation.
 
     Args:
@@ -100,7 +102,7 @@ def after_plateau(state, error, patience):
     return {"falls": state["falls"], "best_error": state["best_error"], "waited": waited}
 
 
-def total_steps(config, examples):
+def total_steps(config: OptimizerConfig, examples: int) -> int:
     """Return the number of steps of a training; the last step may end after the last epoch.
 
     The number is exact, computed from the decimals of --train_epochs. Earlier releases computed it in floating point,
@@ -115,7 +117,7 @@ def total_steps(config, examples):
     return config.train_steps or math.ceil(epochs * examples / config.batch_size)
 
 
-def from_config(config, batch_size, steps_per_epoch, total):
+def from_config(config: ScheduleConfig, batch_size: int, steps_per_epoch: float, total: int) -> Schedule:
     """Return the schedule that a `ScheduleConfig` describes.
 
     Args:

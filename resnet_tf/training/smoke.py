@@ -1,4 +1,4 @@
-"""Any recipe, shrunk to a minute on a laptop: to see that it runs, not what it reaches."""
+"""Shrinks any recipe to a minute on a laptop, to see that it runs."""
 
 import dataclasses
 import os
@@ -6,24 +6,24 @@ import re
 
 import numpy as np
 
-from resnet_tf.config import GIVEN
+from resnet_tf.config import GIVEN, TrainConfig
 from resnet_tf.runs import devices
 
 _EXAMPLES = 64  # of each split; one epoch of them is the training
 _BATCH = 8
 _SIZE = 32
-# The smallest network of a kind, by the names of kinds that stay as they are.
+# (pattern, replacement) of names: the smallest network of each kind.
 _SMALLEST = ((r"^(cifar_(?:resnet|plain))\d+", r"\g<1>8"), (r"^(resnet|plain)\d+", r"\g<1>18"))
 
 
-def shrink(config):
-    """The same recipe on the smallest network of its kind, a few small images, and eight steps.
+def shrink(config: TrainConfig) -> TrainConfig:
+    """Return the same recipe on the smallest network of its kind, a few small images, and eight steps.
 
     Args:
         config: a `TrainConfig` whose `record.smoke` is set.
 
     Returns:
-        A `TrainConfig` whose `smoke` is not set. Where --data_dir is unset the images are synthetic.
+        A `TrainConfig` without `record.smoke`. Its images are synthetic if --data_dir is unset.
     """
     replace = dataclasses.replace
     streamed = config.views.view != "pad_crop"
@@ -31,7 +31,7 @@ def shrink(config):
     if not data.data_dir and data.dataset not in ("digits", GIVEN):
         data = replace(data, dataset="synthetic", tfds_name="", classes=(), skip_bad_images=0)
     data = replace(data, validation_examples=min(data.validation_examples, _EXAMPLES))
-    views = replace(config.views, hold_images=False)  # of which views this small cannot be cut
+    views = replace(config.views, hold_images=False)  # views this small cannot be cut from held images
     if streamed:
         data = replace(data, image_size=_SIZE, eval_size=_SIZE + 8 if data.eval_size else 0)
         data = replace(data, resize=_SIZE + 16 if data.resize else 0)
@@ -44,10 +44,9 @@ def shrink(config):
 
 
 def shrunk_parts(config):
-    """The shrunk sections of a configuration that all tasks have, by name."""
+    """Return the shrunk sections that the configurations of all tasks have, {name: section}."""
     replace = dataclasses.replace
     replicas = max(1, config.device.replicas, len(config.device.gpus))
-    # Read back from the flags, since these have not been checked yet.
     model = replace(config.model, model=smallest(config.model.model))
     if model.init_from and not os.path.exists(model.init_from):
         model = replace(model, init_from="", freeze=(), bn="local" if model.bn == "frozen" else model.bn)
@@ -75,14 +74,14 @@ def shrunk_parts(config):
 
 
 def few(source):
-    """The first examples of each split, in an order that has all classes."""
+    """Return a source with a few random examples of each split, the same ones every time."""
     order = np.random.default_rng(0).permutation
     splits = {name: split.take(np.sort(order(len(split))[:_EXAMPLES])) for name, split in source.splits.items()}
     return dataclasses.replace(source, splits=splits)
 
 
-def smallest(name):
-    """Name of the smallest network of the kind that a network is of."""
+def smallest(name: str) -> str:
+    """Return the name of the smallest network of the same kind."""
     for pattern, smallest in _SMALLEST:
         name = re.sub(pattern, smallest, name)
     return name

@@ -11,11 +11,13 @@ changes nothing: under a loss scale it is skipped, otherwise the training halts 
 
 from typing import NamedTuple
 
+import keras
 import tensorflow as tf
 
 from resnet_tf.models import fusible
 from resnet_tf.runs.runner import inputs_of
 from resnet_tf.training import optimizer
+from resnet_tf.training.recipe import Recipe
 
 # The metrics of a step in the order of the columns that `Engine.run` returns. top1 and top5 compare with the labels,
 # also where targets are mixed; gradient_norm is before clipping; skipped is 1 for a step that a loss scale skipped.
@@ -36,7 +38,7 @@ class Batch(NamedTuple):
     keys: tf.Tensor
 
 
-def augment(recipe, model, batch):
+def augment(recipe: Recipe, model: keras.Model, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
     """Turn a batch into what the network is trained on: normalized images and targets, augmented and mixed.
 
     Returns:
@@ -46,14 +48,14 @@ def augment(recipe, model, batch):
     return recipe.augmentation.finish(batch.pixels, targets, batch.keys, recipe.normalization, recipe.pad_crop)
 
 
-def forward_backward(recipe, model, state, batch, examples):
+def forward_backward(recipe: Recipe, model: keras.Model, state: dict, batch: Batch, examples: int) -> dict:
     """Compute loss, gradients, new BN statistics and metrics of one batch.
 
     Args:
-        recipe: a `recipe.Recipe`.
-        model: a `keras.Model`.
+        recipe: how the network is trained.
+        model: the network.
         state: see this module.
-        batch: a `Batch`.
+        batch: of this replica.
         examples: size of the global batch, which losses and metrics are divided by, so that sums over replicas and
             accumulated parts are means.
 
@@ -80,7 +82,7 @@ def forward_backward(recipe, model, state, batch, examples):
     }
 
 
-def accumulated(recipe, model, state, batch, examples):
+def accumulated(recipe: Recipe, model: keras.Model, state: dict, batch: Batch, examples: int) -> dict:
     """Sum `forward_backward` over `recipe.accumulate` parts of the batch, one after another; same result."""
     parts = recipe.accumulate
     batches = [tf.reshape(values, [parts, values.shape[0] // parts, *values.shape[1:]]) for values in batch]
@@ -98,11 +100,11 @@ def accumulated(recipe, model, state, batch, examples):
     return tf.while_loop(lambda part, _: part < parts, body, [tf.constant(0), zero])[1]
 
 
-def update(recipe, state, sums):
+def update(recipe: Recipe, state: dict, sums: dict) -> tuple[dict, tf.Tensor]:
     """Apply the optimizer.
 
     Args:
-        recipe: a `recipe.Recipe`.
+        recipe: how the network is trained.
         state: the state before the step.
         sums: what `forward_backward` returns, summed over the replicas.
 

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from resnet_tf.config import TrainConfig
 from resnet_tf.data import batches, draws, resident, service, sources
-from resnet_tf.data.examples import Memory
+from resnet_tf.data.examples import Examples, Memory
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
 from resnet_tf.runs import devices, run_data
@@ -216,7 +217,7 @@ class Held(Streamed):
         return list(zip(stacks, self._images, strict=True))
 
 
-def held_images(config, split):
+def held_images(config: TrainConfig, split: Examples) -> np.ndarray | None:
     """Decode the images of a training split where --hold_images asks for it.
 
     Args:
@@ -262,7 +263,7 @@ def make(engine, config, split, first_step, capacity, view=None, held=None, repe
     return Streamed(engine, config, split, first_step, view, repeats)
 
 
-def batches_per_call(engine, batch_size, image_size):
+def batches_per_call(engine, batch_size: int, image_size: int) -> int:
     """How many batches to stack into one XLA call, whose launch takes some 7 ms on a GPU; 1 on a CPU.
 
     Args:
