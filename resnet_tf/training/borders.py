@@ -44,7 +44,7 @@ class Borders:
         if halt:
             raise signals.StopRequested(stop.name or "a signal to another machine")
         every = (self._record.eval_every, self._record.checkpoint_every)
-        return min(int(ahead / session.place.machines), total - self.step, *(n - self.step % n for n in every if n))
+        return min(int(ahead / session.context.machines), total - self.step, *(n - self.step % n for n in every if n))
 
     def begin(self):
         """Do the evaluation that a stop cut off, if there was one."""
@@ -85,14 +85,14 @@ class Borders:
             self._advance_plateau()
         ranks = [_rank(row, session.task.metric) for row in self._curve()]
         is_best = session.held_out == "validation" and ranks and ranks[-1] > max(ranks[:-1], default=(-1.0, 0.0))
-        if session.place.is_chief and is_best:
+        if session.context.is_chief and is_best:
             checkpoint.save_best(session.run.checkpoints, self._arrays())
 
     def _score(self):
         session, task = self._session, self._session.task
         split = session.source.splits[session.held_out]
         # Machines stop together, at the border of a call; a single one need not end its evaluation before.
-        check = self._stop.check if session.place.machines == 1 else lambda: None
+        check = self._stop.check if session.context.machines == 1 else lambda: None
         self._metrics = {}
         for name, ema in (("", False), ("_ema", True))[: 2 if task.config.optimizer.ema else 1]:
             metrics, answers = task.score(session.evaluation, split, ema, check)
@@ -115,7 +115,7 @@ class Borders:
 
     def save(self):
         """Write a checkpoint."""
-        if self._session.place.is_chief:
+        if self._session.context.is_chief:
             path = checkpoint.save(self._session.run.checkpoints, self.step, self._arrays())
             for callback in self._callbacks:
                 callback.on_checkpoint(path)
@@ -141,7 +141,7 @@ class Borders:
         metrics = self._metrics[held_out]
         seconds = recorder.wall_seconds if is_trained else recorder.rows[-1]["wall_seconds"]
         result = {
-            "run": str(session.place.folder),
+            "run": str(session.context.folder),
             "steps": self.step,
             "split": held_out,
             "views": task.test_view,
@@ -153,7 +153,7 @@ class Borders:
         }
         if task.config.optimizer.ema:
             result["ema"] = _without_count(self._metrics[f"{held_out}_ema"])
-        if session.place.is_chief:
+        if session.context.is_chief:
             task.keep(run.folder, session.source.splits[held_out], session.source.classes, self._answers)
             run.finish(result)
             if self._record.results and is_new:

@@ -49,12 +49,12 @@ def train(task, source: Source | None = None, callbacks: Sequence[Callback] = ()
     """
     session = prepare(task, source, callbacks)
     engine, supply, plan, run = session.engine, session.supply, session.plan, session.run
-    settings, place = task.config.record, session.place
+    settings, context = task.config.record, session.context
     if settings.debug_step:
         return debug.reproduce(engine, supply, run, settings.debug_step)
     stop = signals.Stop()
     borders = Borders(session, callbacks, stop)
-    profile = Profile(run.folder, settings.profile_steps if place.is_chief else ())
+    profile = Profile(run.folder, settings.profile_steps if context.is_chief else ())
     session.introduce()
     with stop.listening(), session.recorder:
         try:
@@ -73,16 +73,16 @@ def train(task, source: Source | None = None, callbacks: Sequence[Callback] = ()
         except signals.StopRequested as request:
             borders.save()  # also where its evaluation is not done: a resume sees by the rows what is missing
             raise signals.Stopped(
-                f"{request} at step {borders.step} of {plan.total}, saved in {place.folder}; "
+                f"{request} at step {borders.step} of {plan.total}, saved in {context.folder}; "
                 "the same command goes on from there"
             ) from None
         except debug.NotFinite as failure:
-            raise debug.explain(failure, engine, supply, run, place.is_chief, session.normalization) from None
+            raise debug.explain(failure, engine, supply, run, context.is_chief, session.normalization) from None
         except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError):
-            if place.machines == 1:
+            if context.machines == 1:
                 raise
             raise signals.Stopped(
-                f"another machine of the cluster is gone; start all of them again to go on in {place.folder}"
+                f"another machine of the cluster is gone; start all of them again to go on in {context.folder}"
             ) from None
     for callback in callbacks:
         callback.on_end(result)

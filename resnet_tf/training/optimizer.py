@@ -25,8 +25,8 @@ def decayed(model: keras.Model, decay: str) -> list[bool]:
         A list of bool, one for each of `model.trainable_variables`.
     """
     kernels = {id(layer.kernel) for layer in model.layers if getattr(layer, "kernel", None) is not None}
-    chosen = {"kernels": lambda variable: id(variable) in kernels, "all": lambda _: True, "none": lambda _: False}
-    return [chosen[decay](variable) for variable in model.trainable_variables]
+    rules = {"kernels": lambda variable: id(variable) in kernels, "all": lambda _: True, "none": lambda _: False}
+    return [rules[decay](variable) for variable in model.trainable_variables]
 
 
 def scaled(model: keras.Model, layer_decay: float) -> list[float] | tuple[()]:

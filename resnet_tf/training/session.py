@@ -42,7 +42,7 @@ class Plan(NamedTuple):
     mfu_of_rate: float | None = None
 
 
-class Place(NamedTuple):
+class Context(NamedTuple):
     """Where a training runs.
 
     Attributes:
@@ -66,7 +66,7 @@ class Session:
 
     Attributes:
         task: a `tasks.task.Task`.
-        place: a `Place`.
+        context: a `Context`.
         source: a `data.Source`.
         held_out: name of the split to evaluate on, "validation" where there is one, else "test".
         normalization: a `colour.Normalization`.
@@ -80,7 +80,7 @@ class Session:
     """
 
     task: object
-    place: Place
+    context: Context
     source: splits.Source
     held_out: str
     normalization: colour.Normalization
@@ -95,7 +95,7 @@ class Session:
     def introduce(self):
         """Say where the run goes on, or show what the network is trained on."""
         if self.engine.step:
-            self.recorder.message(f"{self.place.folder}: goes on from step {self.engine.step} of {self.plan.total}")
+            self.recorder.message(f"{self.context.folder}: goes on from step {self.engine.step} of {self.plan.total}")
         else:
             self.recorder.images(self.engine, self.supply)
 
@@ -126,7 +126,7 @@ def prepare(task, source, callbacks) -> Session:
         callbacks: of `loop.Callback`.
     """
     config = task.config
-    place = _place(task)
+    context = _choose_context(task)
     source, skipped = (source, []) if source else task.load()
     source = smoke.few(source) if task.smoke else source
     task.check(source)
@@ -134,12 +134,12 @@ def prepare(task, source, callbacks) -> Session:
     held_out = "validation" if "validation" in source.splits else "test"
     batch_size, total = config.optimizer.batch_size, schedule.total_steps(config.optimizer, len(training))
     rates = schedule.from_config(config.schedule, batch_size, len(training) / batch_size, total)
-    _check_lengths(config, place, training, rates, total)
+    _check_lengths(config, training, rates, total)
     held = task.hold(training)
 
     normalization = task.normalization(training)
-    engine = _build(task, place, source, normalization, rates)
-    run, values = _open_run(task, place, source, engine)
+    engine = _build(task, context, source, normalization, rates)
+    run, values = _open_run(task, context, source, engine)
     step = engine.step
     steps_per_call = config.device.steps_per_call or (1000 if engine.on_gpu else 10)
     batches = supply.make(engine, config, training, step, steps_per_call, task.view(normalization), held, task.repeats)
@@ -154,9 +154,9 @@ def prepare(task, source, callbacks) -> Session:
     )  # fmt: skip
     if config.record.debug_step:  # which writes nothing
         recorder = Silent(run, step)
-    elif place.is_chief:
+    elif context.is_chief:
         recorder = Recorder(run, total, step, callbacks, task.metrics_columns)
-        run_data.write_skipped(place.folder, skipped)
+        run_data.write_skipped(context.folder, skipped)
         recorder.hyperparameters(config)
     else:
         recorder = Silent(run, step)
@@ -164,11 +164,11 @@ def prepare(task, source, callbacks) -> Session:
     window.set_state(values)
     evaluation = task.evaluation(engine, source.splits[held_out], normalization)
     return Session(
-        task, place, source, held_out, normalization, engine, batches, plan, run, recorder, window, evaluation
+        task, context, source, held_out, normalization, engine, batches, plan, run, recorder, window, evaluation
     )
 
 
-def _place(task):
+def _choose_context(task):
     """Choose devices and folder, and refuse what cannot work before anything is read or written."""
     config = task.config
     if config.model.init_from:
@@ -185,10 +185,10 @@ def _place(task):
     batch_size, replicas = config.optimizer.batch_size, strategy.num_replicas_in_sync
     if batch_size % (replicas * config.optimizer.accumulate):
         raise InputError(f"--batch_size={batch_size} does not divide by the {replicas} replicas there are")
-    return Place(strategy, devices.workers(strategy), is_chief, folder, is_resumed)
+    return Context(strategy, devices.workers(strategy), is_chief, folder, is_resumed)
 
 
-def _check_lengths(config, place, training, rates, total):
+def _check_lengths(config, training, rates, total):
     batch_size, profiled = config.optimizer.batch_size, config.record.profile_steps
     if batch_size > len(training):
         raise InputError(f"--batch_size={batch_size} is more than the {len(training)} training examples")
@@ -198,11 +198,11 @@ def _check_lengths(config, place, training, rates, total):
         raise InputError(f"--profile_steps: step {profiled[1]} is after the last, {total}")
 
 
-def _build(task, place, source, normalization, rates):
+def _build(task, context, source, normalization, rates):
     """Build network and engine, with the weights of --init_from where the run is new."""
     config = task.config
-    with place.strategy.scope():
-        model = task.build(len(source.classes), place.strategy.num_replicas_in_sync)
+    with context.strategy.scope():
+        model = task.build(len(source.classes), context.strategy.num_replicas_in_sync)
         recipe = Recipe(
             optimizer=optimizer.from_config(config.optimizer, model),
             schedule=rates,
@@ -212,14 +212,14 @@ def _build(task, place, source, normalization, rates):
             ema=config.optimizer.ema,
             **task.recipe(source.classes, normalization),
         )
-        engine = Engine(place.strategy, model, normalization, recipe)
-        if config.model.init_from and not place.is_resumed:
+        engine = Engine(context.strategy, model, normalization, recipe)
+        if config.model.init_from and not context.is_resumed:
             network.start_from(model, network.load("init_from", config.model.init_from, config), source.classes)
             engine.state.reset_averages()
     return engine
 
 
-def _open_run(task, place, source, engine):
+def _open_run(task, context, source, engine):
     """Create the run's folder, or read it and put the engine into the state of the last checkpoint.
 
     A checkpoint holds all there is: weights, moving statistics and averages, optimizer, step, schedule, loss scale, and
@@ -229,8 +229,8 @@ def _open_run(task, place, source, engine):
     Returns:
         A `record.Run`; the checkpoint's {name: array}, or None.
     """
-    config, folder, model = task.config, place.folder, engine.model
-    if place.is_resumed:
+    config, folder, model = task.config, context.folder, engine.model
+    if context.is_resumed:
         run = record.open_run(folder, tasks=(config.task,))
         _check_same_data(run, config, source)
         values = checkpoint.load_latest(run.checkpoints)
@@ -238,7 +238,7 @@ def _open_run(task, place, source, engine):
             engine.state.set_all(values)
             engine.state.set({"state/halted": 0.0})
         return run, values
-    if not place.is_chief:
+    if not context.is_chief:
         return record.Run(folder, {}, config), None
     parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     return record.create(folder, config, source, {"name": model.name, "trainable_parameters": parameters}), None
