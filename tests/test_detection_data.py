@@ -90,7 +90,7 @@ def test_bad_devkits_are_named(voc, tmp_path):
         "Annotations/3.xml: no annotation (a size of 12 x 0)": {"Annotations/3.xml": annotation([CAT], width=0)},
         "no boxes in test": {"Annotations/3.xml": annotation([(*CAT, 1)])},
         "has no boxes in test": {"ImageSets/Main/test.txt": b""},
-        "in ImageSets/Main": {"ImageSets/Main/test.txt": None},
+        "needs trainval.txt and test.txt, or train.txt and val.txt, in": {"ImageSets/Main/test.txt": None},
     }
     for number, (expected, changes) in enumerate(cases.items()):
         files = {name: data for name, data in voc.items() if name.removeprefix(f"{KIT}/") not in changes}
