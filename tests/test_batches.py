@@ -320,10 +320,10 @@ def test_multi_scale_traces_once_whatever_the_sizes(finetuned, monkeypatch):
 @pytest.mark.parametrize(
     "flags, named",
     [
-        (["--scales=16"], "--scales=16"),
+        (["--scales=16"], "--scales is not used by --views=center"),
         (["--views=multi_scale", "--scales=20,16"], "--scales=20,16"),
         (["--views=multi_scale", "--scales=4"], "--scales=4"),
-        (["--views=multi_scale", "--batch_size=8"], "--batch_size=8"),
+        (["--views=multi_scale", "--batch_size=8"], "--batch_size is not used by --views=multi_scale"),
         (["--views=multi_scale", "--scales=16,90000"], "--scales"),
     ],
 )
