@@ -37,9 +37,9 @@ def benchmark_inference(config: BenchmarkConfig) -> dict:
 
     Returns:
         {"benchmark", "model", "ours", "unit", "peers", "ratio", "spread"} as of `measure.summary`, in ms at the first
-        of --batches. "ours" and "peers" are medians; "ratio" is how many times faster than the peer the format is that
-        "beside" names for this peer. "rows": [{"batch", "format", "system", "p50_ms", "p95_ms", "p99_ms",
-        "images_per_second", "ratio"}], one for each batch size and system.
+        of --batches. "ours" and "peers" are medians. "beside" names the format that each peer is compared with, "ratio"
+        how many times faster than the peer this format is. "rows", one for each batch size and system, holds [{"batch",
+        "format", "system", "p50_ms", "p95_ms", "p99_ms", "images_per_second", "ratio"}].
 
     Raises:
         InputError: there is no model or there are no images, or a peer is unknown, not installed or lacks the network.
@@ -93,9 +93,6 @@ def _result(model, rows, calls, formats, beside):
         },
         "beside": beside, "rows": rows,
     }  # fmt: skip
-
-
-# --- Models and processes --------------------------------------------------------------------------------------------
 
 
 def _model(config, temporary):
@@ -173,9 +170,6 @@ def _name_of(peer, model):
     if not name:
         raise InputError(f"--peers={peer}: it has no network like {model}")
     return name
-
-
-# --- Measuring -------------------------------------------------------------------------------------------------------
 
 
 def _measure(processes, batch, settings):

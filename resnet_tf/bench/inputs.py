@@ -28,17 +28,11 @@ _HOST_BATCH = 50
 _ALL_ON = Augmentation((0.4, 0.0, 0.4, 0.4), lighting=0.1, erasing=0.25, mixup=0.2)
 
 
-# --- Host part -------------------------------------------------------------------------------------------------------
-
-
 def benchmark_input(config: configuration.BenchmarkConfig) -> dict:
     """Measure decoding, random resized crop and mirroring into uint8 batches, beside peers.
 
     Ours is the stream that training reads. All systems read the same encoded images from memory and cut the same
     boxes. Each is timed by the processor time that it uses on one thread, which gives images/s of one core.
-
-    Args:
-        config: a `config.BenchmarkConfig`.
 
     Returns:
         What `measure.summary` returns, in images/s of one core, and "threads": {number of threads: images/s by the
@@ -81,7 +75,7 @@ class _Stream:
         self.images = self._batches * _HOST_BATCH
 
     def _open(self, threads):
-        """Open the stream and read what its buffers hold, so that every later batch has to be waited for."""
+        """Open the stream and empty its buffers, so that every later batch is computed after its request."""
         stream = iter(batches.training(self._examples, self._view, batch=_HOST_BATCH, threads=threads))
         for _ in range(batches.AHEAD + 1):
             next(stream)
@@ -134,14 +128,8 @@ def _draw_views(encoded, rounds):
     return views
 
 
-# --- Device part -----------------------------------------------------------------------------------------------------
-
-
 def benchmark_augment(config: configuration.BenchmarkConfig) -> dict:
     """Measure jitter, lighting, normalisation, erasing and mixup, which run on the device, beside a training step.
-
-    Args:
-        config: a `config.BenchmarkConfig`.
 
     Returns:
         What `measure.summary` returns, in ms of a step with everything on; "device_part_ms", the time that this adds
@@ -200,9 +188,6 @@ def _device_part(strategy, pixels, labels, steps):
         augmented[0, 0, 0].numpy()  # waits for the device
 
     return measure.timed(work)
-
-
-# --- Images ----------------------------------------------------------------------------------------------------------
 
 
 def read_images(data_dir: str) -> list[bytes]:
@@ -273,36 +258,24 @@ def _torchvision(size: int) -> Callable:
     return read
 
 
-def _with_opencv(decoder):
-    def make(size):
-        cv2 = _module("cv2", "opencv-python-headless")
-        cv2.setNumThreads(1)
-        decode = decoder(cv2)
-
-        def read(data, box, mirror):
-            top, left, height, width = box
-            pixels = decode(data)[top : top + height, left : left + width]
-            pixels = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_LINEAR)
-            return pixels[:, ::-1] if mirror else pixels
-
-        return read
-
-    return make
-
-
-def _decode_opencv(cv2):
+def _opencv(size: int, decode: Callable | None = None) -> Callable:
+    cv2 = _module("cv2", "opencv-python-headless")
+    cv2.setNumThreads(1)
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    return lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    decode = decode or (lambda data: cv2.imdecode(np.frombuffer(data, np.uint8), flags))
+
+    def read(data, box, mirror):
+        top, left, height, width = box
+        pixels = decode(data)[top : top + height, left : left + width]
+        pixels = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_LINEAR)
+        return pixels[:, ::-1] if mirror else pixels
+
+    return read
 
 
-def _decode_simplejpeg(cv2):
+def _simplejpeg(size: int) -> Callable:
     decode = _module("simplejpeg", "simplejpeg").decode_jpeg
-    return lambda data: decode(data, colorspace="RGB")
+    return _opencv(size, functools.partial(decode, colorspace="RGB"))
 
 
-_PEERS = {
-    "pillow": _pillow,
-    "torchvision": _torchvision,
-    "opencv": _with_opencv(_decode_opencv),
-    "simplejpeg": _with_opencv(_decode_simplejpeg),
-}
+_PEERS = {"pillow": _pillow, "torchvision": _torchvision, "opencv": _opencv, "simplejpeg": _simplejpeg}

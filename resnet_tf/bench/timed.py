@@ -1,4 +1,4 @@
-"""Program of one system of `python -m resnet_tf.benchmark inference`, whose process shares no threads or memory.
+"""Program of one system of `python -m resnet_tf.benchmark inference`, so that systems share no threads or memory.
 
     python timed.py SYSTEM MODEL FOLDER
 
@@ -66,9 +66,6 @@ def _arrays(folder, normalized=False, channels_first=False, dtype="float32"):
     return lambda first, count: pixels[np.arange(first, first + count) % len(pixels)]
 
 
-# --- Ours ------------------------------------------------------------------------------------------------------------
-
-
 def _saved_model(model, folder, frozen=False):
     from resnet_tf.runs import record
     from resnet_tf.serving import runtimes
@@ -98,9 +95,6 @@ def _file(model, folder, suffix):
 
         versions += f"; onnxruntime {onnxruntime.__version__}"
     return loaded.probabilities, _arrays(folder, dtype=loaded.dtype), versions
-
-
-# --- Peers -----------------------------------------------------------------------------------------------------------
 
 
 def _keras(model, folder, predict=False):

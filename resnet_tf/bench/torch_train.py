@@ -23,10 +23,8 @@ def main() -> None:
     """Parse the flags, then answer each line of stdin with one measurement."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True, help="timm's name")
-    parser.add_argument("--classes", type=int, required=True)
-    parser.add_argument("--image_size", type=int, required=True)
-    parser.add_argument("--batch_size", type=int, required=True)
-    parser.add_argument("--steps", type=int, required=True)
+    for name in ("classes", "image_size", "batch_size", "steps"):
+        parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--precision", choices=("float32", "bfloat16", "float16"), required=True)
     parser.add_argument("--mode", choices=MODES, required=True)
     parser.add_argument("--device", choices=("cpu", "cuda"), required=True)

@@ -29,9 +29,6 @@ _ONE_REPLICA = "one_replica"  # the peer of several replicas
 _LARGE = 64  # image side in pixels from which images are not padded and cropped, as those of CIFAR are
 
 
-# --- Beside peers ----------------------------------------------------------------------------------------------------
-
-
 def benchmark_train(config: configuration.BenchmarkConfig) -> dict:
     """Measure images per second of training steps, ours and those of each peer.
 
@@ -90,16 +87,10 @@ def _task(config, on_gpu):
     count = settings.batch_size * min(settings.steps, _POOL_BATCHES)
     images = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
     return peers.Task(
-        config=config,
-        recipe=_RECIPE,
-        lr=_LR,
-        network=lambda: _network(config, classes),
+        config=config, recipe=_RECIPE, lr=_LR, network=lambda: _network(config, classes),
         normalization=colour.normalization("channel", images[: settings.batch_size]),
-        images=images,
-        labels=rng.integers(0, classes, count, dtype=np.int32),
-        classes=classes,
-        on_gpu=on_gpu,
-    )
+        images=images, labels=rng.integers(0, classes, count, dtype=np.int32), classes=classes, on_gpu=on_gpu,
+    )  # fmt: skip
 
 
 def _network(config, classes, replicas=1):
@@ -164,9 +155,6 @@ def _watched(make, task):
 
     system.run = watched
     return system
-
-
-# --- The loop beside its step ----------------------------------------------------------------------------------------
 
 
 def benchmark_loop(config: configuration.BenchmarkConfig) -> dict:

@@ -29,14 +29,9 @@ def of_logits(logits: np.ndarray, labels: np.ndarray, names: list | None = None)
     predicted = probabilities.argmax(axis=1)
     with np.errstate(divide="ignore"):
         loss = -np.log(probabilities[examples, labels])
-    return {
-        "example": examples,
-        "name": np.array([""] * len(labels) if names is None else names, dtype=object),
-        "label": np.asarray(labels),
-        "predicted": predicted,
-        "probability": probabilities[examples, predicted],
-        "loss": loss,
-    }
+    names = np.array([""] * len(labels) if names is None else names, dtype=object)
+    columns = examples, names, np.asarray(labels), predicted, probabilities[examples, predicted], loss
+    return dict(zip(COLUMNS, columns, strict=True))
 
 
 def right(answers: dict[str, np.ndarray]) -> np.ndarray:

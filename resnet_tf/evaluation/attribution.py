@@ -1,7 +1,7 @@
 """Parts of an image to which a trained network responds: feature maps and Grad-CAM.
 
 Images are prepared as in evaluation and serving, and the network computes in float32. `activations` and `grad_cam`
-return arrays; `draw_activations` and `draw_grad_cam` draw them.
+return arrays; `draw_activations` and `draw_grad_cam` draw them in a `matplotlib.figure.Figure`.
 """
 
 import dataclasses
@@ -83,9 +83,6 @@ def _prepare(settings, paths, kind):
     return out, subject, [subject.view(path) for path in paths]
 
 
-# --- Feature maps ----------------------------------------------------------------------------------------------------
-
-
 def analyse_activations(settings: AnalyzeConfig, paths: list) -> dict:
     """Draw the feature maps of an image to --out.
 
@@ -112,7 +109,7 @@ def activations(subject: Subject, view: np.ndarray, channels: int = 8) -> dict[s
     """Return the strongest feature maps of an image at the end of each stage; see `inside.stage_ends`.
 
     Args:
-        subject: a `Subject`.
+        subject: network of a run.
         view: uint8 [height, width, 3], such as `Subject.view` returns.
         channels: number of maps of each stage.
 
@@ -137,9 +134,6 @@ def draw_activations(view: np.ndarray, stages: dict[str, dict[int, np.ndarray]])
     Args:
         view: uint8 [height, width, 3].
         stages: what `activations` returned.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
     """
     columns = max(len(maps) for maps in stages.values())
     figure = charts.new_figure(_INCHES * (columns + 2.2), _INCHES * 1.25 * len(stages))
@@ -160,9 +154,6 @@ def _draw_image(axes, pixels, title, **style):
     charts.hide_ticks(axes)
     axes.spines[:].set_visible(False)
     axes.set_title(title, fontsize=8)
-
-
-# --- Grad-CAM --------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +209,7 @@ def grad_cam(subject: Subject, view: np.ndarray, class_name: str | None = None) 
     by the number of positions, and the heat is that of CAM (Zhou et al. 2016) up to this factor, without its bias.
 
     Args:
-        subject: a `Subject`.
+        subject: network of a run.
         view: uint8 [height, width, 3], such as `Subject.view` returns.
         class_name: name of a class of the subject; None for the predicted class.
     """
@@ -239,12 +230,6 @@ def draw_grad_cam(explanations: list[Explanation]):
     """Draw a row for each image: the image, and its heat map over the image in grey.
 
     The lightest value is the largest of that image; nothing is laid over an image whose heat is zero everywhere.
-
-    Args:
-        explanations: list of `Explanation`.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
     """
     figure = charts.new_figure(5.6, 2.9 * len(explanations))
     for row, e in zip(figure.subplots(len(explanations), 2, squeeze=False), explanations, strict=True):

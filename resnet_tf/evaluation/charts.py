@@ -59,9 +59,6 @@ def confusion(matrix: np.ndarray, classes: list[str]):
     Args:
         matrix: int [classes, classes] of `metrics.confusion`.
         classes: names of the classes.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
     """
     return (_matrix_with_counts if len(classes) <= _MAX_COUNTS else _logarithmic_matrix)(matrix, classes)
 
@@ -82,8 +79,7 @@ def _matrix_with_counts(matrix, classes):
     turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 3 else {}
     axes.set_xticks(range(count), names, **turned)
     axes.set_yticks(range(count), names)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+    axes.set(xlabel="predicted", ylabel="true")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure
@@ -129,8 +125,7 @@ def _logarithmic_matrix(matrix, classes):
 
 def _name_pairs(axes, matrix, classes):
     axes.axis("off")
-    axes.set_xlim(0, 1)
-    axes.set_ylim(_PAIRS + 2, -1)
+    axes.set(xlim=(0, 1), ylim=(_PAIRS + 2, -1))
     totals = matrix.sum(axis=1)
     right = matrix.trace()
     pairs = metrics.most_confused(matrix)
@@ -174,9 +169,6 @@ def reliability(table: dict[str, np.ndarray], error: float):
     Args:
         table: what `metrics.calibration` returned.
         error: the expected calibration error, a fraction.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
     """
     figure = new_figure(5.5, 7.2)
     grid = figure.add_gridspec(2, 1, height_ratios=[3, 1.2])

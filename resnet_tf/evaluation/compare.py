@@ -13,14 +13,8 @@ from resnet_tf.evaluation.trained import Trained
 _OUTPUTS = ("out", "results")  # flags that name outputs and do not change a run
 
 
-# --- Flags and seeds -------------------------------------------------------------------------------------------------
-
-
 def differing_flags(runs: list[Trained]) -> list[dict]:
     """Return the flags that differ between runs, except those that name outputs.
-
-    Args:
-        runs: list of `Trained`.
 
     Returns:
         List of {"flag", "changes_result": bool, "values": [text on the command line, for each run]}.
@@ -80,9 +74,6 @@ def key_without_seed(run: Trained) -> str:
 def groups(runs: list[Trained]) -> list[Group]:
     """Group runs whose evaluation and flags that change results are equal, except for the seed.
 
-    Args:
-        runs: list of `Trained`.
-
     Returns:
         List of `Group` in the order of their first runs. Two runs of one seed are two groups, so that n counts seeds.
     """
@@ -102,9 +93,6 @@ def groups(runs: list[Trained]) -> list[Group]:
             taken.add(name)
         groups.append(Group(name, members))
     return groups
-
-
-# --- Table -----------------------------------------------------------------------------------------------------------
 
 
 def table(groups: list[Group], price_per_hour: float = 0.0) -> list[dict]:
@@ -142,37 +130,23 @@ def _row(run, group, price_per_hour):
     hours = run.wall_seconds / 3600 / run.sharing
     best = {name: run.curve(run.held_out, name)[2].max(initial=-1) for name in run.metrics}
     return {
-        "kind": "run",
-        "group": group.name,
-        "run": run.name,
-        "seed": run.seed,
-        "runs": 1,
-        "architecture": run.config.network,
-        "precision": precision,
+        "kind": "run", "group": group.name, "run": run.name, "seed": run.seed, "runs": 1,
+        "architecture": run.config.network, "precision": precision,
         "precision_bits": configuration.PRECISIONS[precision].bits,
         "parameters_mib": run.cost.mib_float32 if run.cost else parameters and 4 * parameters / 2**20,
-        "gmacs": run.cost and run.cost.gmacs,
-        "gflops": run.cost and 2 * run.cost.gmacs,
-        "gflops_thop": run.cost and run.cost.gflops_thop,
-        "evaluated": run.evaluated,
+        "gmacs": run.cost and run.cost.gmacs, "gflops": run.cost and 2 * run.cost.gmacs,
+        "gflops_thop": run.cost and run.cost.gflops_thop, "evaluated": run.evaluated,
         "examples": run.evaluation.get("examples", run.manifest["data"]["examples"].get(run.evaluation["split"])),
-        **{name: run.evaluation[name] for name in run.metrics},
-        "loss_nats": run.evaluation.get("loss"),
+        **{name: run.evaluation[name] for name in run.metrics}, "loss_nats": run.evaluation.get("loss"),
         **dict.fromkeys((*(f"{name}_sd" for name in run.metrics), "loss_nats_sd")),
         **{f"best_{name}": float(value) if value >= 0 else None for name, value in best.items()},
-        "steps": run.steps,
-        "planned_steps": run.planned,
-        "finished": run.finished,
-        "epochs": run.steps / run.steps_per_epoch,
+        "steps": run.steps, "planned_steps": run.planned, "finished": run.finished,
+        "epochs": run.steps / (run.manifest["data"]["examples"]["train"] / run.config.optimizer.batch_size),
         "wall_seconds": run.wall_seconds,
-        "images_per_second": run.images_per_second,
-        "gpu_hours": hours * run.gpus if run.gpus else None,
+        "images_per_second": run.images_per_second, "gpu_hours": hours * run.gpus if run.gpus else None,
         "price": hours * max(1, run.gpus) * price_per_hour if price_per_hour else None,
-        "hardware": run.manifest["hardware"],
-        "commit": run.manifest["commit"],
-        "published": None,
-        "source": None,
-    }
+        "hardware": run.manifest["hardware"], "commit": run.manifest["commit"], "published": None, "source": None,
+    }  # fmt: skip
 
 
 def _mean_row(group, rows):

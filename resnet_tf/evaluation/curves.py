@@ -12,15 +12,6 @@ import numpy as np
 from resnet_tf.config import CLASSIFICATION, TASKS
 from resnet_tf.evaluation import charts
 
-
-def _error(fraction):
-    return 100 * (1 - fraction)
-
-
-def _percent(fraction):
-    return 100 * fraction
-
-
 # Colours of curves on white and on black, safe for colour-blind readers; further curves repeat them with other dashes.
 COLOURS = (
     ("#0063a6", "#5fb0ee"), ("#c44601", "#ff9a57"), ("#00795c", "#3ccaa3"), ("#a8327d", "#ee95cd"),
@@ -46,9 +37,9 @@ def metrics_of(task: str) -> dict[str, tuple[str, str, Callable]]:
     drawn = {}
     for metric in TASKS[task].metrics:
         if metric.compared and metric.drawn_as_error:
-            drawn[f"{metric.column}_error"] = (metric.column, f"{metric.title} error (%)", _error)
+            drawn[f"{metric.column}_error"] = (metric.column, f"{metric.title} error (%)", lambda x: 100 * (1 - x))
         elif metric.compared:
-            drawn[metric.column] = (metric.column, f"{metric.title} (%)", _percent)
+            drawn[metric.column] = (metric.column, f"{metric.title} (%)", lambda x: 100 * x)
     return drawn | {"loss": ("loss", "Loss (nats)", lambda loss: loss)}
 
 
@@ -93,20 +84,17 @@ def stroke(number: int) -> tuple[int, tuple]:
 
 
 def draw(curves: list[Curve], metric: str, task: str = CLASSIFICATION):
-    """Draw the curves of one metric.
+    """Return a `matplotlib.figure.Figure` of the curves of one metric.
 
     Args:
         curves: what `of_groups` returned for the column of the metric.
         metric: a key of `metrics_of(task)`.
         task: name of the task of the runs.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
     """
-    _, title, shown = metrics_of(task)[metric]
+    _, title, to_drawn = metrics_of(task)[metric]
     figure = charts.new_figure(5.2, max(3.6, 0.19 * len(curves) + 1.2))
     axes = figure.add_subplot()
-    ends, values, last = _draw_lines(axes, curves, shown)
+    ends, values, last = _draw_lines(axes, curves, to_drawn)
     low, high = limits(values, percent=title.endswith("(%)"))
     axes.set_ylim(low, high)
     axes.set_xlim(0, last or 1)
@@ -124,7 +112,7 @@ def draw(curves: list[Curve], metric: str, task: str = CLASSIFICATION):
     return figure
 
 
-def _draw_lines(axes, curves, shown):
+def _draw_lines(axes, curves, to_drawn):
     """Draw all lines; return their ends (x, y, name, colour), the latter halves of their values and the last epoch."""
     ends, values, last = [], [], 0.0
     for curve in curves:
@@ -136,17 +124,17 @@ def _draw_lines(axes, curves, shown):
             epochs, means, spread = thinned(part)
             if not len(epochs):
                 continue
-            means = shown(means)
+            means = to_drawn(means)
             axes.plot(epochs, means, color=colour, linewidth=width, linestyle=style_of_line, solid_capstyle="round")
             if part is curve.evaluation and spread.any():
-                scale = abs(shown(1.0) - shown(0.0))
+                scale = abs(to_drawn(1.0) - to_drawn(0.0))
                 low, high = means - scale * spread, means + scale * spread
                 axes.fill_between(epochs, low, high, color=colour, alpha=0.18, linewidth=0)
             values.append(means[len(means) // 2 :])
             last = max(last, epochs[-1])
         final = curve.evaluation if len(curve.evaluation[0]) else curve.training
         if len(final[0]):
-            ends.append((final[0][-1], shown(final[1][-1]), curve.name, colour))
+            ends.append((final[0][-1], to_drawn(final[1][-1]), curve.name, colour))
     return ends, values, last
 
 
@@ -233,9 +221,6 @@ def _start(block, gap):
 def shortened(name: str) -> str:
     """Shorten a long name to its two ends."""
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2 - 1]}\u2026{name[-_LONGEST // 2 :]}"
-
-
-# --- Files -----------------------------------------------------------------------------------------------------------
 
 
 def rendered(figure, form: str) -> bytes:

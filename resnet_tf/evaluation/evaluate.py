@@ -18,9 +18,6 @@ def evaluate(config: EvaluateConfig) -> dict:
     The result of a single run is also written to evaluation.json in its folder, with command and commit, and its
     predictions to examples.csv.
 
-    Args:
-        config: a `config.EvaluateConfig`.
-
     Returns:
         {"run", "split", "views", "weights", "steps", "examples", "top1", "top5", "loss", "ece", "images_per_second"},
         and "scales" if there are several. Instead of "run" there are "runs", "shares" and "average" for an ensemble,
@@ -48,7 +45,7 @@ def evaluate(config: EvaluateConfig) -> dict:
     result = target.identity | {"split": section.split} | views | scores
     result["images_per_second"] = round(len(split) / seconds, 1)
     if section.report:
-        report.write(section.report, report.Report(result, classes, split, logits, predictions))
+        report.write(section.report, result, classes, split, logits, predictions)
     if section.examples:
         report.write_examples(section.examples, logits, predictions, classes)
     if "run" in result:
@@ -66,7 +63,7 @@ def evaluate(config: EvaluateConfig) -> dict:
 
 
 def _load_data(section, target):
-    """Load the data of what is scored, from --data_dir if that is set, and check their classes and splits."""
+    """Load the data of a target, from --data_dir if that is set, and check their classes and splits."""
     settings = target.config
     if section.data_dir:
         settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, data_dir=section.data_dir))

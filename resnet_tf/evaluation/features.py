@@ -21,9 +21,6 @@ def write(settings: config.FeaturesConfig) -> dict:
     features, a list of float32. An .npz file has three arrays for each split: SPLIT_features [n, d], SPLIT_labels [n]
     and SPLIT_names [n].
 
-    Args:
-        settings: a `config.FeaturesConfig`.
-
     Returns:
         {"out", "run", "examples": {split: count}, "features": d}.
 

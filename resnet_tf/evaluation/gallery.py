@@ -54,9 +54,6 @@ class Row:
 def show(config: ShowConfig) -> dict:
     """Draw the first images of a training and their views to --out.
 
-    Args:
-        config: a `config.ShowConfig`.
-
     Returns:
         {"out", "shown", "examples", "views": number of views of each example}.
 
@@ -74,9 +71,6 @@ def training_rows(config: ShowConfig) -> list[Row]:
     """Make the training views of the first examples of epoch 0, one for each of the first --epochs epochs.
 
     An image is mixed with its neighbour among the shown examples, as training mixes neighbours in a batch.
-
-    Args:
-        config: a `config.ShowConfig`.
     """
     source, split, examples = _first_examples(config)
     originals = [_original(split, example) for example in examples]
@@ -110,9 +104,6 @@ def training_rows(config: ShowConfig) -> list[Row]:
 
 def ten_crop_rows(config: ShowConfig) -> list[Row]:
     """Make the ten crops of evaluation for the first training examples of epoch 0; see `geometry.ten_crop`.
-
-    Args:
-        config: a `config.ShowConfig`.
 
     Raises:
         InputError: images are held in memory at one size, or --resize is not set.
@@ -156,18 +147,14 @@ def _box(split, example):
     return None if split.boxes is None else split.boxes[example]
 
 
-# --- Views -----------------------------------------------------------------------------------------------------------
-
-
 def draw(rows: list[Row], shown: str = "training"):
-    """Draw a row for each image: the original with the boxes of its views, then the views, framed in the same colours.
+    """Return a `Figure` with a row for each image: the original with the boxes of its views, then the views.
+
+    The frame of a view has the colour of its box.
 
     Args:
         rows: list of `Row`.
         shown: "training", or "ten_crop" to draw mirrored views below the others.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
     """
     lines = 2 if shown == "ten_crop" else 1
     columns, wide = len(rows[0].looks) // lines, 1.0 + 0.6 * lines
@@ -220,9 +207,6 @@ def _frame(axes, colour):
         spine.set_linewidth(1.6)
 
 
-# --- Mistakes --------------------------------------------------------------------------------------------------------
-
-
 @dataclasses.dataclass(frozen=True)
 class Mistake:
     """An example whose prediction is wrong.
@@ -259,14 +243,11 @@ def mistakes(split, indices: np.ndarray, probabilities: np.ndarray, classes: lis
 
 
 def draw_mistakes(mistakes: list[Mistake], columns: int = 6):
-    """Draw mistakes: each image with its true class, its predicted class and the end of its file's name.
+    """Return a `Figure` of mistakes: each image with its true class, its predicted class and the end of its file name.
 
     Args:
         mistakes: list of `Mistake`, in reading order.
         columns: images in a row.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
     """
     rows = -(-len(mistakes) // columns)
     figure = charts.new_figure(columns * 1.25 * _INCHES, rows * 1.55 * _INCHES)

@@ -25,12 +25,8 @@ def classification(logits: np.ndarray, labels: np.ndarray) -> dict:
         count as errors. An example whose logits hold a NaN is wrong, however few classes there are.
     """
     rank, losses = _rank_and_loss(logits, labels)
-    return {
-        "examples": len(labels),
-        "top1": float((rank <= 1).mean()),
-        "top5": float((rank <= 5).mean()),
-        "loss": float(losses.mean()),
-    }
+    top1, top5 = (float((rank <= k).mean()) for k in (1, 5))
+    return {"examples": len(labels), "top1": top1, "top5": top5, "loss": float(losses.mean())}
 
 
 def per_class(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
@@ -142,7 +138,7 @@ def _log_softmax(logits):
 def _rank_and_loss(logits, labels):
     """Return the rank of each example's label (1 is the best, NaN has rank infinity) and its cross-entropy in nats."""
     if len(logits) != len(labels) or not len(labels):
-        raise ValueError(f"{len(logits)} answers for {len(labels)} examples")
+        raise ValueError(f"{len(logits)} rows of logits for {len(labels)} labels")
     examples = np.arange(len(labels))
     rank = np.where(np.isnan(logits).any(axis=1), np.inf, (logits >= logits[examples, labels][:, None]).sum(axis=1))
     return rank, -_log_softmax(logits)[examples, labels]

@@ -75,7 +75,7 @@ def _content(settings, runs, skipped):
         rows = references.beside(rows, groups, settings.references)
         notes.append(
             "Published: accuracies that others report for networks on the original data, with their sources. They are "
-            "of no run here and in no test."
+            "of no run here, and in no test."
         )
     if settings.responses:
         responses, without = _responses(groups, settings.data_dir)
@@ -396,12 +396,9 @@ def _table(content, name, caption):
     kept = [i for i, column in enumerate(columns) if column.key not in hidden]
     numbers = {group.name: number for number, group in enumerate(content.groups)}
     several = {group.name for group in content.groups if len(group.runs) > 1}
-
-    def css_class(index):
-        return ' class="words"' if columns[index].words else ""
-
+    css_class = [' class="words"' if column.words else "" for column in columns]
     headers = [html.escape(columns[i].header).replace(" (", "<br>(", 1) for i in kept]  # units below
-    lines = "".join(f'<th scope="col"{css_class(i)}>{header}</th>' for i, header in zip(kept, headers, strict=True))
+    lines = "".join(f'<th scope="col"{css_class[i]}>{header}</th>' for i, header in zip(kept, headers, strict=True))
     lines = f"<thead><tr>{lines}</tr></thead>\n<tbody>\n"
     for row, cells in zip(table.rows, rows, strict=True):
         kind, key = "", ""
@@ -410,7 +407,7 @@ def _table(content, name, caption):
             kind = ' class="member"' if member else f' class="{row["kind"]}"'
             key = "" if member or row["kind"] == "published" else _key(numbers[row["group"]])
         first, *others = (html.escape(cells[i]) for i in kept)
-        tail = "".join(f"<td{css_class(i)}>{cell}</td>" for i, cell in zip(kept[1:], others, strict=True))
+        tail = "".join(f"<td{css_class[i]}>{cell}</td>" for i, cell in zip(kept[1:], others, strict=True))
         lines += f'<tr{kind}><th scope="row">{key}{first}</th>{tail}</tr>\n'
     label = html.escape(caption)
     return (

@@ -94,24 +94,16 @@ def _of_model(model, lines):
     """Return the published accuracies of a network with its default shortcuts as text; None if there are none."""
     is_default = not model.shortcut or model.shortcut == find(model.model).shortcut
     lines = [line for line in lines if is_default and line["model"] == model.model]
-    return "; ".join(f"{_top1(line)} ({line['source']})" for line in lines) or None
-
-
-def _top1(line):
-    spread = "" if line["sd_points"] is None else f" \u00b1 {line['sd_points']:.2f}"
-    return f"{line['top1_percent']:.2f}{spread}"
+    spreads = ["" if line["sd_points"] is None else f" \u00b1 {line['sd_points']:.2f}" for line in lines]
+    texts = (f"{li['top1_percent']:.2f}{spread} ({li['source']})" for li, spread in zip(lines, spreads, strict=True))
+    return "; ".join(texts) or None
 
 
 def _row(line):
     """Return a line of the file as a row of the comparison's table, without the columns that only runs have."""
     millions, spread, top5 = line["parameters_millions"], line["sd_points"], line["top5_percent"]
     return {
-        "kind": "published",
-        "run": line["name"],
-        "architecture": line["model"] or None,
-        "parameters_mib": None if millions is None else 4e6 * millions / 2**20,
-        "top1": line["top1_percent"] / 100,
-        "top1_sd": None if spread is None else spread / 100,
-        "top5": None if top5 is None else top5 / 100,
-        "source": line["source"],
-    }
+        "kind": "published", "run": line["name"], "architecture": line["model"] or None, "source": line["source"],
+        "parameters_mib": None if millions is None else 4e6 * millions / 2**20, "top1": line["top1_percent"] / 100,
+        "top1_sd": None if spread is None else spread / 100, "top5": None if top5 is None else top5 / 100,
+    }  # fmt: skip

@@ -1,6 +1,5 @@
 """Folder with tables and charts of a classifier's errors, and the file of the likeliest classes of each example."""
 
-import dataclasses
 import os
 import pathlib
 import shutil
@@ -16,25 +15,6 @@ _LIKELIEST = 5
 _DPI = 150
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Report:
-    """Data of a report.
-
-    Attributes:
-        result: result of the evaluation.
-        classes: names of the classes.
-        split: a `Split` or an `Examples`.
-        logits: float [n, classes].
-        predictions: what `answers.of_logits` returned.
-    """
-
-    result: dict
-    classes: list[str]
-    split: object
-    logits: np.ndarray
-    predictions: dict
-
-
 def check(folder: str, examples: str) -> None:
     """Check that a report and a file of examples can be written, before the work for them begins.
 
@@ -43,7 +23,7 @@ def check(folder: str, examples: str) -> None:
         examples: value of --examples; "" for no file.
 
     Raises:
-        InputError: one of them cannot be written.
+        InputError: the report or the file cannot be written, or a package that it needs is missing.
     """
     if folder:
         path = pathlib.Path(folder)
@@ -57,7 +37,9 @@ def check(folder: str, examples: str) -> None:
         pictures.check_data_file("examples", examples, ".csv")
 
 
-def write(folder: str | pathlib.Path, report: Report) -> None:
+def write(
+    folder: str | pathlib.Path, result: dict, classes: list[str], split, logits: np.ndarray, predictions: dict
+) -> None:
     """Write a report.
 
     Its files are evaluation.json, examples.csv, classes.csv, confusion.csv and .png, calibration.csv, reliability.png
@@ -66,17 +48,18 @@ def write(folder: str | pathlib.Path, report: Report) -> None:
 
     Args:
         folder: folder of the report, created with its parents if missing; files of an earlier report are replaced.
-        report: a `Report`.
-
-    Raises:
-        OSError: the disk is full or not writable.
+        result: result of the evaluation.
+        classes: names of the classes.
+        split: a `Split` or an `Examples`.
+        logits: float [n, classes].
+        predictions: what `answers.of_logits` returned.
     """
     out = pathlib.Path(folder).absolute()
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        _fill(partial, report)
+        _fill(partial, result, classes, split, logits, predictions)
         out.mkdir(exist_ok=True)
         (out / "mistakes.png").unlink(missing_ok=True)  # there may be none this time
         for file in sorted(partial.iterdir()):
@@ -85,13 +68,12 @@ def write(folder: str | pathlib.Path, report: Report) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _fill(folder, report):
-    classes, predictions = report.classes, report.predictions
+def _fill(folder, result, classes, split, logits, predictions):
     matrix = metrics.confusion(predictions["predicted"], predictions["label"], len(classes))
     calibration = metrics.calibration(predictions["probability"], answers.right(predictions))
-    files.write_json(folder / "evaluation.json", report.result)
+    files.write_json(folder / "evaluation.json", result)
     answers.write(folder / answers.FILE, predictions)
-    columns, rows = class_table(report.logits, predictions["label"], matrix, classes)
+    columns, rows = class_table(logits, predictions["label"], matrix, classes)
     pictures.write_table(folder / "classes.csv", columns, rows)
     counts = ([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))
     pictures.write_table(folder / "confusion.csv", ["true \\ predicted", *classes], counts)
@@ -99,11 +81,11 @@ def _fill(folder, report):
     bins = ([_digits(value) for value in row] for row in bins)
     pictures.write_table(folder / "calibration.csv", list(calibration), bins)
     pictures.write(folder / "confusion.png", charts.confusion(matrix, classes), _DPI)
-    pictures.write(folder / "reliability.png", charts.reliability(calibration, report.result["ece"]), _DPI)
+    pictures.write(folder / "reliability.png", charts.reliability(calibration, result["ece"]), _DPI)
     worst = worst_mistakes(predictions, _MISTAKES)
     if len(worst):
-        probabilities = metrics.probabilities(report.logits[worst])
-        mistakes = gallery.mistakes(report.split, worst, probabilities, classes)
+        probabilities = metrics.probabilities(logits[worst])
+        mistakes = gallery.mistakes(split, worst, probabilities, classes)
         pictures.write(folder / "mistakes.png", gallery.draw_mistakes(mistakes), _DPI)
 
 
@@ -143,9 +125,6 @@ def _digits(value):
     return "" if value != value else f"{value:.6g}"
 
 
-# --- Each example's likeliest classes --------------------------------------------------------------------------------
-
-
 def likeliest(logits: np.ndarray, predictions: dict[str, np.ndarray], classes: list[str]) -> dict[str, np.ndarray]:
     """Return a table of the five likeliest classes of each example.
 
@@ -170,11 +149,7 @@ def likeliest(logits: np.ndarray, predictions: dict[str, np.ndarray], classes: l
 
 
 def write_examples(path: str, logits: np.ndarray, predictions: dict, classes: list[str]) -> None:
-    """Write the table of `likeliest` atomically to a .csv or .parquet file.
-
-    Raises:
-        OSError: the disk is full or not writable.
-    """
+    """Write the table of `likeliest` atomically to a .csv or .parquet file."""
     table = likeliest(logits, predictions, classes)
     if path.endswith(".parquet"):
         import pyarrow

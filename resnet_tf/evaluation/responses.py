@@ -1,6 +1,7 @@
 """Responses of layers and their gradients at initialisation, to compare residual nets with plain nets.
 
-`responses` and `gradients` return numbers; `draw_responses` and `draw_gradients` draw them.
+`responses` and `gradients` return numbers; `draw_responses` and `draw_gradients` draw them in a
+`matplotlib.figure.Figure`.
 """
 
 import csv
@@ -26,9 +27,6 @@ _EXAMPLES = 1024  # default number of examples of a split that is not in memory
 _RESPONSE_COLUMNS = ("run", "model", "layer_number", "layer", "std", "rank")
 KEPT = "responses.csv"  # file in the folder of a run, used if its checkpoints are gone
 _GRADIENT_COLUMNS = ("model", "zero_gamma", "layer", "variable", "gradient_norm")
-
-
-# --- Responses -------------------------------------------------------------------------------------------------------
 
 
 def analyse_responses(settings: configuration.AnalyzeConfig, folders: list) -> dict:
@@ -179,9 +177,6 @@ def draw_responses(deviations: dict[str, dict[str, float]], plain: Iterable[str]
     Args:
         deviations: {name of a network or run: {layer: standard deviation}}.
         plain: names of plain nets, which are drawn dashed.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
     """
     figure = charts.new_figure(7, 6.6)
     both = figure.subplots(2, 1)
@@ -196,9 +191,6 @@ def draw_responses(deviations: dict[str, dict[str, float]], plain: Iterable[str]
         pictures.label(axes, f"3x3 layer, {order}", "standard deviation of the response")
     pictures.legend(figure)
     return figure
-
-
-# --- Gradients at initialisation -------------------------------------------------------------------------------------
 
 
 def analyse_gradients(settings: configuration.AnalyzeConfig, names: list[str]) -> dict:
@@ -298,9 +290,6 @@ def draw_gradients(norms: dict[tuple[str, bool], dict[str, float]], plain: Itera
     Args:
         norms: {(name, whether with zero gamma): what `gradients` returned, or its mean over seeds}.
         plain: names of plain nets, which are drawn dashed.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
     """
     figure = charts.new_figure(7, 6.6)
     names = list(dict.fromkeys(name for name, _ in norms))

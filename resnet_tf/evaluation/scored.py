@@ -66,9 +66,6 @@ def find(config: configuration.EvaluateConfig) -> Target:
     raise AssertionError("EvaluateConfig requires one of them")
 
 
-# --- Runs ------------------------------------------------------------------------------------------------------------
-
-
 def _runs(config):
     section = config.evaluation
     loaded = [restore.load(folder, section.weights) for folder in section.run.split(",")]
@@ -83,10 +80,8 @@ def _runs(config):
                 raise InputError(f"--run={run.folder}: of --exif={tags[0]}, not {tags[1]} as {first.folder}")
         ours, theirs = run.manifest["data"]["checksum"], first.manifest["data"]["checksum"]
         if ours != theirs:
-            raise InputError(
-                f"--run={run.folder}: the checksum of its data and their splits is {ours}, not {theirs} as of "
-                f"{first.folder}"
-            )
+            reason = f"the checksum of its data and their splits is {ours}, not {theirs} as of {first.folder}"
+            raise InputError(f"--run={run.folder}: {reason}")
     steps = [restore.step_of(values) for _, values, _ in loaded]
     identity = {"run": str(first.folder), "weights": section.weights, "steps": steps[0]}
     row = {}
@@ -96,13 +91,8 @@ def _runs(config):
         folders = [str(run.folder) for run, _, _ in loaded]
         identity = {"runs": folders, "shares": shares, "average": section.average, "weights": section.weights}
         identity["steps"] = steps
-        row = {
-            "model": " + ".join(run.config.model.model for run, _, _ in loaded),
-            "seed": "",
-            "steps": "",
-            "epochs": "",
-        }
-        row["recipe"] = f"ensemble, mean {section.average}, of {' '.join(folders)}"
+        row = {"recipe": f"ensemble, mean {section.average}, of {' '.join(folders)}", "seed": "", "steps": ""}
+        row |= {"epochs": "", "model": " + ".join(run.config.model.model for run, _, _ in loaded)}
 
     def members(source, split):
         strategy = devices.make_strategy(section.replicas)
@@ -133,9 +123,6 @@ def _check_views(section, config, name):
         configuration.check_ten_crop(config, "--views=ten_crop", name)
     if section.views == "multi_scale" and config.views.view == "pad_crop":
         raise InputError(f"--views=multi_scale: the images of {name} are held in memory at one size")
-
-
-# --- Exported models -------------------------------------------------------------------------------------------------
 
 
 def _exported(config):
@@ -175,9 +162,6 @@ def _serve(signatures, split, examples):
     top, left, height, width = split.boxes[examples.start]
     pixels = images.decode(split.read(examples.start), split.name(examples.start))
     return signatures["images"](images=tf.constant(pixels[None, top : top + height, left : left + width]))
-
-
-# --- Imported weights ------------------------------------------------------------------------------------------------
 
 
 def _imported(config):

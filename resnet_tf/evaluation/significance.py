@@ -67,9 +67,6 @@ def holm(p_values: list[float]) -> list[float]:
 def of_pairs(groups: list[Group]) -> tuple[list[dict], list[str]]:
     """Test every pair of groups by the predictions of the first run with predictions of each group.
 
-    Args:
-        groups: list of `compare.Group`.
-
     Returns:
         List of {column of `COLUMNS`: value}, where "a" and "b" are names of runs; list of sentences that say which
         pairs were not tested, and why.
@@ -89,11 +86,8 @@ def of_pairs(groups: list[Group]) -> tuple[list[dict], list[str]]:
         right = [answers.right(run.answers) for run in (a, b)]
         a_only, b_only = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
         points, low, high = difference(a_only, b_only, len(labels[0]))
-        rows.append(
-            {"a": a.name, "b": b.name, "evaluated_a": a.evaluated, "evaluated_b": b.evaluated,
-             "examples": len(labels[0]), "a_only": a_only, "b_only": b_only, "difference_points": points,
-             "low_points": low, "high_points": high, "p": mcnemar(a_only, b_only)}
-        )  # fmt: skip
+        values = (a.name, b.name, a.evaluated, b.evaluated, len(labels[0]), a_only, b_only, points, low, high)
+        rows.append(dict(zip(COLUMNS, (*values, mcnemar(a_only, b_only)), strict=False)))  # p_holm follows
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = adjusted
     return rows, notes

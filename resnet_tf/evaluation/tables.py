@@ -57,9 +57,7 @@ class Table:
 def markdown_text(text: str) -> str:
     """Escape text so that it is plain text in a cell of Markdown."""
     text = html.escape(" ".join(text.split()), quote=False)
-    return re.sub(
-        r"([\\`*\[\]|~]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z]))", r"\\\1", text
-    )  # _ within a word needs no escape
+    return re.sub(r"([\\`*\[\]|~]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z]))", r"\\\1", text)  # not _ within words
 
 
 def _text(value, _):

@@ -36,7 +36,7 @@ class Trained:
         config: the `TrainConfig`, or the configuration of another task.
         rows: rows of metrics.csv.
         evaluation: content of evaluation.json, or the last evaluation of metrics.csv if that file is missing.
-        cost: `Cost` of the network on one image of evaluation's size; None for other tasks, whose heads are not counted.
+        cost: `Cost` of the network for one image of evaluation; None for other tasks, whose heads are not counted.
         answers: predictions of examples.csv as `answers.read` returns them, or None.
         unanswered: reason why there are no predictions; "" if there are.
     """
@@ -55,11 +55,6 @@ class Trained:
     def steps(self) -> int:
         """Number of training steps of the evaluated network."""
         return self.evaluation["steps"]
-
-    @property
-    def steps_per_epoch(self) -> float:
-        """Number of steps in an epoch of the training split."""
-        return self.manifest["data"]["examples"]["train"] / self.config.optimizer.batch_size
 
     @property
     def planned(self) -> int:
@@ -140,14 +135,8 @@ def _compared(config):
     return [metric for metric in configuration.TASKS[config.task].metrics if metric.compared]
 
 
-# --- Reading ---------------------------------------------------------------------------------------------------------
-
-
 def read_all(folders: Sequence) -> tuple[list[Trained], list[tuple[str, str]]]:
     """Read the folders of runs, and skip runs that cannot be read.
-
-    Args:
-        folders: paths of the folders.
 
     Returns:
         List of `Trained`; list of (folder, reason) for skipped runs.
