@@ -71,9 +71,6 @@ class Task:
     on_gpu: bool
 
 
-# --- Keras, in this process ------------------------------------------------------------------------------------------
-
-
 def keras_fit(task: Task, stack: contextlib.ExitStack) -> System:
     """Train the same network, built of Keras' own layers alone, by `Model.fit`."""
 
@@ -165,14 +162,8 @@ class _EpochClock(keras.callbacks.Callback):
         self.seconds = time.perf_counter() - self._start
 
 
-# --- PyTorch, in a process of its own --------------------------------------------------------------------------------
-
-TIMM_NAMES = {
-    "v1b": "resnet{}",
-    "v1c": "resnet{}c",
-    "v1d": "resnet{}d",
-    "v2": "resnetv2_{}",
-}  # of equal graphs
+# Names in timm of networks with the same graph.
+TIMM_NAMES = {"v1b": "resnet{}", "v1c": "resnet{}c", "v1d": "resnet{}d", "v2": "resnetv2_{}"}
 
 
 def _timm(task, stack, peer, mode):

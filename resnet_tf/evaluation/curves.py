@@ -19,6 +19,7 @@ COLOURS = (
 )  # fmt: skip
 # Colours of text, lesser text and lines of the grid, on white and on black.
 INK = {"ink": ("#1b1f24", "#e8eaed"), "muted": ("#5c636c", "#a2a9b3"), "rule": ("#dfe3e7", "#343a42")}
+_VARIABLES = INK | {f"c{number}": pair for number, pair in enumerate(COLOURS)}  # of CSS, by name
 _DASHES = ((), (5, 1.5), (1.5, 1.2), (6, 1.5, 1.5, 1.5))  # in line widths, the unit of SVG and matplotlib
 _LONGEST = 30  # most letters of a label, such as cifar_resnet110_v1 (3 seeds)
 _POINTS = 400  # most points of a curve
@@ -255,7 +256,7 @@ def inline(svg: bytes, prefix: str, themed: bool) -> str:
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}", text)
     text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', text, count=1)
     if themed:
-        variables = {light: f"var(--{name})" for name, light, _ in _variables()}
+        variables = {light: f"var(--{name})" for name, (light, _) in _VARIABLES.items()}
         text = re.sub("|".join(variables), lambda match: variables[match[0]], text)
         text = re.sub(r'<g id="[^"]*patch_1">.*?</g>', "", text, count=1, flags=re.DOTALL)  # the white background
     return text
@@ -263,9 +264,4 @@ def inline(svg: bytes, prefix: str, themed: bool) -> str:
 
 def style(dark: bool) -> str:
     """Return CSS variables of all colours, for a dark or light page: "--ink:#...;..."."""
-    return "".join(f"--{name}:{(light, night)[dark]};" for name, light, night in _variables())
-
-
-def _variables():
-    yield from ((name, *pair) for name, pair in INK.items())
-    yield from ((f"c{number}", *pair) for number, pair in enumerate(COLOURS))
+    return "".join(f"--{name}:{colours[dark]};" for name, colours in _VARIABLES.items())

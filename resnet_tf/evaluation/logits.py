@@ -94,17 +94,12 @@ class SplitLogits:
         return total - np.log(count) if softmax else total / count
 
     def _streams_of(self, number):
-        if number in self._streams:
-            return self._streams[number]
-        view = self._views[number]
-        replicas = self._runner.local_replicas  # each machine evaluates the whole split
-
-        def part(replica):
-            return batches.testing(
-                self._split, view, batch=self._batch, threads=self._threads, replica=replica, replicas=replicas
+        if number not in self._streams:
+            view, replicas = self._views[number], self._runner.local_replicas  # each machine evaluates the whole split
+            options = {"batch": self._batch, "threads": self._threads, "replicas": replicas}
+            self._streams[number] = self._runner.streams(
+                lambda replica: batches.testing(self._split, view, replica=replica, **options)
             )
-
-        self._streams[number] = self._runner.streams(part)
         return self._streams[number]
 
     def _logits_of(self, number, ema, check):

@@ -123,9 +123,10 @@ def _responses(groups, data_dir):
     deviations, without = {}, []
     for group in groups:
         of_runs = (responses.of_run_or_kept(run.folder, data_dir) for run in group.runs)
-        deviations[group.name] = next(filter(None, of_runs), None)
-        if not deviations[group.name]:
-            del deviations[group.name]
+        layers = next(filter(None, of_runs), None)
+        if layers:
+            deviations[group.name] = layers
+        else:
             without.append(group.name)
             reason = f"{group.name} has neither a checkpoint nor a {responses.KEPT}"
             _log.warning("warning: %s: no layer responses", reason)
@@ -158,9 +159,6 @@ def _notes(runs, groups):
         if twin is not run:
             notes.append(f"{twin.name} and {run.name} have the same flags and the same seed.")
     return notes
-
-
-# --- Report ----------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)

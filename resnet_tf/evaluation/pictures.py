@@ -13,14 +13,11 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  #
 
 
 def check(path: str, command: str) -> pathlib.Path:
-    """Check that a picture can be written, before the work for it begins.
+    """Check that a picture can be written, before the work for it begins, and return its path.
 
     Args:
         path: value of --out.
         command: name of the command, for the error.
-
-    Returns:
-        The path.
 
     Raises:
         InputError: the path ends neither in .png nor in .svg, its folder is missing, or matplotlib is not installed.
@@ -43,15 +40,12 @@ def check_table(path: str, out: pathlib.Path) -> pathlib.Path:
 
 
 def check_data_file(flag: str, path: str, suffix: str) -> pathlib.Path:
-    """Check that a file of examples can be written, before the work for it begins.
+    """Check that a file of examples can be written, before the work for it begins, and return its path.
 
     Args:
         flag: name of the flag, such as "out".
         path: value of the flag.
         suffix: the allowed ending beside .parquet, such as ".csv".
-
-    Returns:
-        The path.
 
     Raises:
         InputError: the path has another ending, its folder is missing, or pyarrow is not installed.
@@ -63,9 +57,8 @@ def check_data_file(flag: str, path: str, suffix: str) -> pathlib.Path:
         try:
             import pyarrow.parquet  # noqa: F401
         except ImportError:
-            raise InputError(
-                f"--{flag}={path} needs pyarrow: pip install 'resnet_tf[parquet]'; or name a {suffix} file"
-            ) from None
+            remedy = f"pip install 'resnet_tf[parquet]'; or name a {suffix} file"
+            raise InputError(f"--{flag}={path} needs pyarrow: {remedy}") from None
     return path
 
 

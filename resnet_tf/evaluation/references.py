@@ -94,8 +94,10 @@ def _of_model(model, lines):
     """Return the published accuracies of a network with its default shortcuts as text; None if there are none."""
     is_default = not model.shortcut or model.shortcut == find(model.model).shortcut
     lines = [line for line in lines if is_default and line["model"] == model.model]
-    spreads = ["" if line["sd_points"] is None else f" \u00b1 {line['sd_points']:.2f}" for line in lines]
-    texts = (f"{li['top1_percent']:.2f}{spread} ({li['source']})" for li, spread in zip(lines, spreads, strict=True))
+    texts = []
+    for line in lines:
+        spread = "" if line["sd_points"] is None else f" \u00b1 {line['sd_points']:.2f}"
+        texts.append(f"{line['top1_percent']:.2f}{spread} ({line['source']})")
     return "; ".join(texts) or None
 
 

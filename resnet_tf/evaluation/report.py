@@ -95,9 +95,7 @@ def worst_mistakes(predictions: dict[str, np.ndarray], most: int) -> np.ndarray:
     return wrong[np.argsort(-predictions["loss"][wrong], kind="stable")[:most]]
 
 
-def class_table(
-    logits: np.ndarray, labels: np.ndarray, matrix: np.ndarray, classes: list[str]
-) -> tuple[list[str], list[list]]:
+def class_table(logits: np.ndarray, labels: np.ndarray, matrix: np.ndarray, classes: list[str]) -> tuple[list, list]:
     """Return the metrics of each class, and the class with which it is most often confused.
 
     Args:
