@@ -291,9 +291,9 @@ def test_loop_too_short_to_time(capsys, monkeypatch):
     assert "--steps=10 took 0.07 s" in refusal(["loop", "--model=cifar_resnet8_v1", "--steps=10"], capsys)
 
 
-def write_rows(config):
+def write_rows(task):
     """What a run leaves that took no time."""
-    folder = pathlib.Path(config.record.out)
+    folder = pathlib.Path(task.config.record.out)
     folder.mkdir()
     (folder / "metrics.csv").write_text("split,wall_seconds\ntrain,3.012\ntrain,3.082\ntest,9.0\n")
 

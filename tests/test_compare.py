@@ -284,13 +284,13 @@ def test_a_trained_run_copied_without_checkpoints(tmp_path, last_json):
     flags = ["--dataset=synthetic", "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=32", "--pad=0"]
     flags += ["--train_steps=8", "--log_every=2", "--eval_every=4", f"--out={tmp_path}/run"]
     assert train.main(flags) == 0
-    trained = last_json()
+    training = last_json()
     (tmp_path / "copy").mkdir()
     for name in ("manifest.yaml", "metrics.csv", "evaluation.json"):
         shutil.copy(tmp_path / "run" / name, tmp_path / "copy")
     assert run_command([tmp_path / "copy"], tmp_path / "out") == 0
     result = last_json()
-    assert result["best"] == {"run": "copy", "top1": trained["top1"], "evaluated": "test"} and result["pairs"] == 0
+    assert result["best"] == {"run": "copy", "top1": training["top1"], "evaluated": "test"} and result["pairs"] == 0
     run = trained.read(tmp_path / "copy")
     assert run.cost.trainable_parameters == run.manifest["model"]["trainable_parameters"]
     assert run.finished and run.planned == run.steps == 8 and len(run.curve("test", "top1")[0]) == 2

@@ -328,7 +328,7 @@ NETWORK = ("--network=cifar_resnet8_v1", "--init_from=imagenet", "--dataset=synt
         (["--run={0},{tmp}/classes"], "--run={tmp}/classes: its classes"),
         (["--run={tmp}/plain", "--weights=best"], "--weights=best: {tmp}/plain holds no validation split out"),
         (["--run={tmp}/other", "--weights=best"], "--weights=best: {tmp}/other has not kept"),
-        (["--model={0}"], "--model={0}: no SavedModel"),
+        (["--model={0}"], "--model={0}: has no SavedModel"),
         (["--model={tmp}/foreign"], "--model={tmp}/foreign"),
         (["--model={model}", "--weights=ema"], "--weights needs --run"),
         (["--model={model}", "--views=ten_crop"], "--views is not used by --model"),

@@ -466,7 +466,7 @@ def test_a_run_that_was_one_step_too_long_is_done(tmp_path, monkeypatch):
     rows = (tmp_path / "run" / "metrics.csv").read_bytes()
     again = resnet_tf.fit(source, **settings)
     assert again["steps"] == 6 and (tmp_path / "run" / "metrics.csv").read_bytes() == rows
-    finished, figures = sweep.figures_of(tmp_path / "run")
+    finished, figures = sweep.metrics_of(tmp_path / "run")
     assert finished and figures["steps"] == 6
     assert resnet_tf.fit(source, **settings | {"out": str(tmp_path / "new")})["steps"] == 5
 

@@ -1,1 +1,1 @@
-"""Speed beside peers: training, input, building, evaluation and inference, each in one run."""
+"""Benchmarks of speed beside peers: training, input, building, evaluation and inference."""

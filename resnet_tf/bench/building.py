@@ -1,39 +1,33 @@
-"""Seconds to build a network beside keras.applications, in turn and in one process."""
-
-import time
+"""Benchmark of building a network beside keras.applications, in turn and in one process."""
 
 import keras
 
 from resnet_tf.bench import measure
+from resnet_tf.config import BenchmarkConfig
 from resnet_tf.models.builder import create_model
 
 _PEERS = {"keras_applications": lambda: keras.applications.ResNet50(weights=None)}
 
 
-def benchmark_build(config):
-    """Build the network and keras.applications' ResNet50 in turn.
+def benchmark_build(config: BenchmarkConfig) -> dict:
+    """Measure the seconds to build the network and, beside it, ResNet50 of keras.applications.
 
     Args:
-        config: a `config.BenchmarkConfig`; peers are keras_applications.
+        config: a `config.BenchmarkConfig`; the only peer is keras_applications.
 
     Returns:
-        What `measure.summary` makes of it, in seconds.
+        What `measure.summary` returns, in seconds.
 
     Raises:
-        InputError: an unknown peer.
+        InputError: a peer is unknown.
     """
     settings = config.benchmark
-    measure.check_peers(settings.peers, _PEERS)
+    measure.check(config, _PEERS)
     builders = {"ours": lambda: create_model(config.model.model), **{name: _PEERS[name] for name in settings.peers}}
 
-    def timed(build):
-        def run():
-            keras.utils.clear_session()
-            begun = time.perf_counter()
-            build()
-            return time.perf_counter() - begun
+    def timed_build(build):
+        run = measure.timed(build)
+        return lambda: (keras.utils.clear_session(), run())[1]
 
-        return run
-
-    seconds = measure.in_turn({name: timed(build) for name, build in builders.items()}, settings.repeats)
+    seconds = measure.in_turn({name: timed_build(build) for name, build in builders.items()}, settings.repeats)
     return measure.summary("build", config.model.model, "s", seconds, higher_is_better=False)

@@ -1,4 +1,4 @@
-"""Latency and throughput of exported models, each format beside peers, every system in a process of its own."""
+"""Benchmark of the latency and throughput of exported models beside peers, each system in a process of its own."""
 
 import contextlib
 import json
@@ -14,39 +14,38 @@ import numpy as np
 
 from resnet_tf import files
 from resnet_tf.bench import inputs, measure, peers, timed
+from resnet_tf.config import BenchmarkConfig
 from resnet_tf.data import colour, geometry
 from resnet_tf.errors import InputError
 from resnet_tf.models import find
 from resnet_tf.runs import network, record, versions
 from resnet_tf.serving import convert, export, savedmodel
 
-_IMAGES = 64  # that calls go round: more than caches hold
-_BESIDE = {"timm": ("savedmodel_pixels",), "timm_onnx": ("onnx", "tflite")}  # else the savedmodel
+_IMAGES = 64  # images that calls go round: too many for a cache
+_BESIDE = {"timm": ("savedmodel_pixels",), "timm_onnx": ("onnx", "tflite")}  # formats; the savedmodel for other peers
 
 
-def benchmark_inference(config):
-    """Measure calls from Python's values to probabilities, by batch size, for every format of a model.
+def benchmark_inference(config: BenchmarkConfig) -> dict:
+    """Measure calls from Python values to probabilities, by batch size, for every format of a model.
 
-    savedmodel begins with encoded images, as does savedmodel_frozen, whose weights are made constants once it is
-    loaded; savedmodel_pixels and the files begin with decoded images, and so do the peers, which get them normalised.
-    Systems take turns, --repeats times --steps calls each; percentiles are of all these calls.
+    The formats savedmodel and savedmodel_frozen (whose weights become constants once it is loaded) start from encoded
+    images. savedmodel_pixels and the single files start from decoded images; peers start from normalised ones. Systems
+    take turns, --repeats times --steps calls each; percentiles are over all these calls.
 
     Args:
-        config: a `config.BenchmarkConfig`; peers are `timed.PEERS`.
+        config: a `config.BenchmarkConfig`; peers are those of `timed.PEERS`.
 
     Returns:
-        {"benchmark", "model", "ours", "unit", "peers", "ratio", "spread"} as of `measure.summary`, in ms of the first
-        of --batches: "ours" and "peers" are medians, "ratio" how many times faster the format of "beside" is than
-        the peer; "beside"; and "rows", [{"batch", "format", "system", "p50_ms", "p95_ms", "p99_ms",
-        "images_per_second", "ratio"}], one for each batch size and system.
+        {"benchmark", "model", "ours", "unit", "peers", "ratio", "spread"} as of `measure.summary`, in ms at the first
+        of --batches. "ours" and "peers" are medians. "beside" names the format that each peer is compared with, "ratio"
+        how many times faster than the peer this format is. "rows", one for each batch size and system, holds [{"batch",
+        "format", "system", "p50_ms", "p95_ms", "p99_ms", "images_per_second", "ratio"}].
 
     Raises:
-        InputError: no model, no images, an unknown peer, or one that is not installed or has no such network.
+        InputError: there is no model or there are no images, or a peer is unknown, not installed or lacks the network.
     """
     settings = config.benchmark
-    measure.check_peers(settings.peers, timed.PEERS)
-    if settings.results:
-        record.check_results(settings.results, record.INFERENCE_COLUMNS)
+    measure.check(config, timed.PEERS, record.INFERENCE_COLUMNS)
     if not settings.batches or min(settings.batches) < 1:
         raise InputError(f"--batches={','.join(map(str, settings.batches))}: no positive numbers")
     started = time.monotonic()
@@ -63,38 +62,41 @@ def benchmark_inference(config):
             command, environment, label = _command(name, model, folder, card["model"])
             processes[name] = peers.Process(label, command, environment)
             stack.callback(processes[name].close)
-        made_of = {name: process.answer("versions")["versions"] for name, process in processes.items()}
-        measured = {batch: _measure(processes, batch, settings) for batch in settings.batches}
-    rows = [row for batch, calls in measured.items() for row in _rows(batch, calls, formats, beside)]
+        software = {name: process.answer("versions")["versions"] for name, process in processes.items()}
+        calls_by_batch = {batch: _measure(processes, batch, settings) for batch in settings.batches}
+    rows = [row for batch, calls in calls_by_batch.items() for row in _rows(batch, calls, formats, beside)]
     for row in rows:
         print("  ".join(f"{name} {value}" for name, value in row.items()), file=sys.stderr)
-    _append(config, rows, card, made_of, started)
-    return _result(card["model"], rows, measured[settings.batches[0]], formats, beside)
+    if settings.results:
+        common = record.provenance(0, time.monotonic() - started)
+        common |= {"benchmark": "inference", "model": card["model"], "precision": card["precision"]}
+        for row in rows:
+            row = common | row | {"versions": software[_system(row)]}
+            record.append_result(settings.results, record.INFERENCE_COLUMNS, row)
+    return _result(card["model"], rows, calls_by_batch[settings.batches[0]], formats, beside)
+
+
+def _system(row):
+    """Return the key of a row's process: the format of ours, or the peer."""
+    return row["format"] if row["system"] == "ours" else row["system"]
 
 
 def _result(model, rows, calls, formats, beside):
-    first = {row["system"] if row["system"] != "ours" else row["format"]: row for row in rows[: len(calls)]}
-    centres = {name: [statistics.median(seconds) for seconds in rounds] for name, rounds in calls.items()}
+    first = {_system(row): row for row in rows[: len(calls)]}
+    medians = {name: [statistics.median(seconds) for seconds in rounds] for name, rounds in calls.items()}
     return {
-        "benchmark": "inference",
-        "model": model,
-        "ours": first[formats[0]]["p50_ms"],
-        "unit": "ms",
+        "benchmark": "inference", "model": model, "ours": first[formats[0]]["p50_ms"], "unit": "ms",
         "peers": {name: first[name]["p50_ms"] for name in beside},
         "ratio": {name: first[name]["ratio"] for name in beside},
         "spread": {
-            name: round((max(values) - min(values)) / statistics.median(values), 3) for name, values in centres.items()
+            name: round((max(values) - min(values)) / statistics.median(values), 3) for name, values in medians.items()
         },
-        "beside": beside,
-        "rows": rows,
-    }
-
-
-# --- What is measured ------------------------------------------------------------------------------------------------
+        "beside": beside, "rows": rows,
+    }  # fmt: skip
 
 
 def _model(config, temporary):
-    """Folder of the model and its card; of --model, every format is written, with weights as drawn."""
+    """Return the folder of the model and its card; for --model, first write every format, with initial weights."""
     settings = config.benchmark
     if settings.model_dir:
         folder = versions.locate(settings.model_dir)
@@ -107,12 +109,7 @@ def _model(config, temporary):
     classes = [f"class{index}" for index in range(find(config.model.model).classes)]
     model = network.create(config.model, len(classes), None, "float32")
     _draw_vectors(model)
-    card = {
-        "model": config.model.model,
-        "classes": classes,
-        "image_size": size,
-        "resize": round(size * inputs.RESIZE),
-    }
+    card = {"model": config.model.model, "classes": classes, "image_size": size, "resize": round(size * inputs.RESIZE)}
     card |= {"input": "float32", "precision": "float32"}
     (folder / versions.CARD).write_text(files.to_json(card))
     description = {"flags": {}, "classes": classes, "normalization": {}}
@@ -128,12 +125,12 @@ def _model(config, temporary):
 
 
 def _draw_vectors(model):
-    """Biases and BN as of a trained network: of zeros, which a new one has, additions would be optimised away."""
+    """Draw biases and variables of BN, whose zeros in a new network would let additions be optimised away."""
     rng = np.random.default_rng(0)
     for variable in model.variables:
         if len(variable.shape) == 1:
-            around = 1 if variable.path.endswith(("gamma", "moving_variance")) else 0
-            variable.assign(around + rng.uniform(-0.2, 0.2, variable.shape))
+            centre = 1 if variable.path.endswith(("gamma", "moving_variance")) else 0
+            variable.assign(centre + rng.uniform(-0.2, 0.2, variable.shape))
 
 
 def _write_images(folder, encoded, card):
@@ -146,42 +143,37 @@ def _write_images(folder, encoded, card):
 
 
 def _beside(peer, formats):
-    """The format that a peer is compared with: the savedmodel from encoded images where nothing is said."""
+    """Return the format that a peer is compared with: the first of `_BESIDE` that exists, or else the savedmodel."""
     return next((name for name in _BESIDE.get(peer, ()) if name in formats), formats[0])
 
 
 def _command(name, model, folder, network_name):
-    """Command and environment of a system's process, and what to call it in errors."""
-    if name in timed.OURS:
-        what, label = str(model), name
-    else:
-        what, label = _name_of(name, network_name), f"--peers={name}"
+    """Return the command and environment of a system's process, and its name in errors."""
+    ours = name in timed.OURS
+    source, label = (str(model), name) if ours else (_name_of(name, network_name), f"--peers={name}")
     if name in ("timm", "timm_onnx"):
-        return [peers.other_python(), timed.__file__, name, what, str(folder)], peers.other_environment(), label
+        return [peers.other_python(), timed.__file__, name, source, str(folder)], peers.other_environment(), label
     root = str(pathlib.Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "resnet_tf.bench.timed", name, what, str(folder)]
+    command = [sys.executable, "-m", "resnet_tf.bench.timed", name, source, str(folder)]
     return command, {**os.environ, "PYTHONPATH": path}, label
 
 
 def _name_of(peer, model):
-    """A peer's name for the network."""
-    found = re.fullmatch(r"resnet(\d+)_(\w+)", model)
+    """Return a peer's name for a network; raise InputError if it has none."""
+    match = re.fullmatch(r"resnet(\d+)_(\w+)", model)
     if peer in ("timm", "timm_onnx"):
-        name = found and peers.TIMM_NAMES.get(found[2], "").format(found[1])
+        name = match and peers.TIMM_NAMES.get(match[2], "").format(match[1])
     else:
-        name = found and found[1] in ("50", "101", "152") and {"v1": "", "v1b": "", "v2": "V2"}.get(found[2])
-        name = f"ResNet{found[1]}{name}" if isinstance(name, str) else None
+        name = match and match[1] in ("50", "101", "152") and {"v1": "", "v1b": "", "v2": "V2"}.get(match[2])
+        name = f"ResNet{match[1]}{name}" if isinstance(name, str) else None
     if not name:
         raise InputError(f"--peers={peer}: it has no network like {model}")
     return name
 
 
-# --- Measuring -------------------------------------------------------------------------------------------------------
-
-
 def _measure(processes, batch, settings):
-    """Seconds of each call: {system: [[of a round's calls], ...]}."""
+    """Return {system: one list for each round, the seconds of its calls}."""
     calls = {name: [] for name in processes}
 
     def timing(name, process):
@@ -205,19 +197,8 @@ def _rows(batch, calls, formats, beside):
 
 
 def _ratio(name, calls, beside):
-    """How many times faster ours is than a peer: the median over rounds of the medians' ratio."""
+    """Return how many times faster ours is than a peer: the median over rounds of the ratio of medians."""
     if name not in beside:
         return ""
     pairs = zip(calls[name], calls[beside[name]], strict=True)
     return round(statistics.median(statistics.median(theirs) / statistics.median(ours) for theirs, ours in pairs), 3)
-
-
-def _append(config, rows, card, made_of, started):
-    if not config.benchmark.results:
-        return
-    common = record.provenance(0, time.monotonic() - started)
-    common |= {"benchmark": "inference", "model": card["model"], "precision": card["precision"]}
-    for row in rows:
-        system = row["format"] if row["system"] == "ours" else row["system"]
-        row = common | row | {"versions": made_of[system]}
-        record.append_result(config.benchmark.results, record.INFERENCE_COLUMNS, row)

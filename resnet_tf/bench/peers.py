@@ -1,4 +1,4 @@
-"""What training is measured beside: `Model.fit` of Keras in this process, PyTorch in one of its own."""
+"""Peers of the benchmark of training: `Model.fit` of Keras in this process, PyTorch in another process."""
 
 import contextlib
 import dataclasses
@@ -13,89 +13,91 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from resnet_tf import config as configuration
 from resnet_tf.data import resident
+from resnet_tf.data.colour import Normalization
 from resnet_tf.errors import InputError
 from resnet_tf.models.layers import KERAS
 
-PATIENCE = 900.0  # seconds to wait for an answer of a process; torch.compile may take minutes
+PATIENCE = 900.0  # seconds to wait for a process to answer; torch.compile may take minutes
 _SCRIPT = pathlib.Path(__file__).with_name("torch_train.py")
 
 
 @dataclasses.dataclass
 class System:
-    """One of the systems that are measured.
+    """A system that is measured.
 
     Attributes:
         run: function that does the steps of one measurement and returns their seconds.
-        versions: of what it is made of, where that is not this process.
-        peak_mib: the most device memory that it used, in MiB; None where that is not known.
+        versions: versions of its software, if it does not run in this process; otherwise "".
+        peak_mib: peak of its device memory in MiB; None if unknown.
     """
 
-    run: object
+    run: Callable | None
     versions: str = ""
     peak_mib: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What every system trains on.
+    """The training task of all systems.
 
     Attributes:
-        config: a `config.BenchmarkConfig`.
-        recipe: a `config.OptimizerConfig`.
-        rate: the learning rate.
+        config: settings of the benchmark.
+        recipe: settings of the optimizer.
+        lr: learning rate.
         network: function() that builds our network.
         normalization: a `colour.Normalization`.
-        images: uint8 [n, size, size, 3], NumPy: a pool that batches are drawn from.
-        labels: int32 [n], NumPy.
-        classes: how many.
-        on_gpu: whether it is a GPU that trains.
+        images: uint8 [n, size, size, 3], a pool from which batches are drawn.
+        labels: int32 [n].
+        classes: number of classes.
+        on_gpu: whether training runs on a GPU.
     """
 
-    config: object
-    recipe: object
-    rate: float
-    network: object
-    normalization: object
-    images: object
-    labels: object
+    config: configuration.BenchmarkConfig
+    recipe: configuration.OptimizerConfig
+    lr: float
+    network: Callable
+    normalization: Normalization
+    images: np.ndarray
+    labels: np.ndarray
     classes: int
     on_gpu: bool
 
 
-# --- Keras, in this process ------------------------------------------------------------------------------------------
+def keras_fit(task: Task, stack: contextlib.ExitStack) -> System:
+    """Train the same network, built of Keras' own layers alone, by `Model.fit`."""
 
-
-def keras_fit(task, stack):
-    """The same network of Keras' own layers alone."""
-
-    def as_keras_has_it(layer):
+    def as_keras_layer(layer):
         return KERAS.get(type(layer), type(layer)).from_config(layer.get_config())
 
-    return _fit(task, keras.models.clone_model(task.network(), clone_function=as_keras_has_it))
+    return _fit(task, keras.models.clone_model(task.network(), clone_function=as_keras_layer))
 
 
-def keras_fit_our_layers(task, stack):
-    """The network as ours, trained by `Model.fit`."""
+def keras_fit_our_layers(task: Task, stack: contextlib.ExitStack) -> System:
+    """Train our network by `Model.fit`."""
     return _fit(task, task.network())
 
 
-def keras_applications(task, stack):
-    """The nearest network of keras.applications: its ResNets are v1 with biases, where v1b strides elsewhere.
+def keras_applications(task: Task, stack: contextlib.ExitStack) -> System:
+    """Train the nearest network of keras.applications by `Model.fit`.
+
+    Its ResNets are v1 with biases in the convolutions; v1b differs from them in which convolution has the stride.
 
     Raises:
-        InputError: there is none.
+        InputError: keras.applications has no such network.
     """
     name = task.config.model.model
-    found = re.fullmatch(r"resnet(50|101|152)_(v1|v1b|v2)", name)
-    if not found or task.config.model.shortcut or task.config.model.graph:
+    match = re.fullmatch(r"resnet(50|101|152)_(v1|v1b|v2)", name)
+    if not match or task.config.model.shortcut or task.config.model.graph:
         raise InputError(f"--peers=keras_applications: it has no network like --model={name} as set")
-    make = getattr(keras.applications, f"ResNet{found[1]}" + ("V2" if found[2] == "v2" else ""))
+    make = getattr(keras.applications, f"ResNet{match[1]}" + ("V2" if match[2] == "v2" else ""))
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(configuration.PRECISIONS[task.config.device.precision].policy)
     try:
@@ -108,7 +110,7 @@ def keras_applications(task, stack):
 
 
 class _Held(keras.layers.Layer):
-    """Normalised images held on the device, taken by their numbers: no copy from the host binds `fit`."""
+    """Normalised images on the device, looked up by index, so that copies from the host do not limit `fit`."""
 
     def __init__(self, task):
         super().__init__(dtype=configuration.PRECISIONS[task.config.device.precision].policy)
@@ -119,21 +121,21 @@ class _Held(keras.layers.Layer):
         parts = [task.images[first : first + batch] for first in range(0, len(task.images), batch)]
         self._pool.assign(tf.concat([tf.cast(task.normalization(part), self.compute_dtype) for part in parts], axis=0))
 
-    def call(self, chosen):
-        return tf.gather(self._pool.value, chosen)
+    def call(self, indices):
+        return tf.gather(self._pool.value, indices)
 
     def compute_output_shape(self, shape):
         return (*shape, *self._pool.shape[1:])
 
 
 def _fit(task, network):
-    chosen = keras.Input((), dtype="int32")
-    model = keras.Model(chosen, network(_Held(task)(chosen)))
+    indices = keras.Input((), dtype="int32")
+    model = keras.Model(indices, network(_Held(task)(indices)))
     recipe, settings = task.recipe, task.config.benchmark
-    optimizer = keras.optimizers.SGD(task.rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    optimizer = keras.optimizers.SGD(task.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
     if configuration.PRECISIONS[task.config.device.precision].is_scaled:
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-    # XLA on a GPU only, as for ours; Keras' "auto" chooses likewise.
+    # XLA on a GPU only, as in our steps and as with "auto" of Keras.
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=task.on_gpu)
     order = resident.order(len(task.labels), settings.batch_size, 0, settings.steps, seed=0)
     dataset = tf.data.Dataset.from_tensor_slices((order, task.labels[order])).prefetch(2)
@@ -147,32 +149,31 @@ def _fit(task, network):
 
 
 class _EpochClock(keras.callbacks.Callback):
-    """Seconds of an epoch's steps alone.
+    """Clock of the steps of an epoch.
 
-    Making and taking down the iterator of `fit` is left out: TensorFlow 2.21 can wait at its end for
-    the thread that tunes tf.data, which sleeps for up to as long as the iterator has lived.
+    It leaves out the time in which `fit` makes and deletes its iterator: TensorFlow 2.21 can wait at its end for the
+    thread that tunes tf.data, which sleeps for up to as long as the iterator has lived.
     """
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._begun = time.perf_counter()
+        self._start = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
-        self.seconds = time.perf_counter() - self._begun
+        self.seconds = time.perf_counter() - self._start
 
 
-# --- PyTorch, in a process of its own --------------------------------------------------------------------------------
-
-TIMM_NAMES = {"v1b": "resnet{}", "v1c": "resnet{}c", "v1d": "resnet{}d", "v2": "resnetv2_{}"}  # of the same graph
+# Names in timm of networks with the same graph.
+TIMM_NAMES = {"v1b": "resnet{}", "v1c": "resnet{}c", "v1d": "resnet{}d", "v2": "resnetv2_{}"}
 
 
 def _timm(task, stack, peer, mode):
     config, settings = task.config, task.config.benchmark
-    found = re.fullmatch(r"resnet(\d+)_(\w+)", config.model.model)
-    same = found and found[2] in TIMM_NAMES and not config.model.shortcut
-    if not same or (found[2] == "v2" and int(found[1]) < 50 and config.model.graph != "timm"):
+    match = re.fullmatch(r"resnet(\d+)_(\w+)", config.model.model)
+    same = match and match[2] in TIMM_NAMES and not config.model.shortcut
+    if not same or (match[2] == "v2" and int(match[1]) < 50 and config.model.graph != "timm"):
         raise InputError(f"--peers={peer}: timm has no network like --model={config.model.model} as set")
     arguments = [
-        f"--model={TIMM_NAMES[found[2]].format(found[1])}", f"--classes={task.classes}",
+        f"--model={TIMM_NAMES[match[2]].format(match[1])}", f"--classes={task.classes}",
         f"--image_size={settings.image_size}", f"--batch_size={settings.batch_size}", f"--steps={settings.steps}",
         f"--precision={config.device.precision}", f"--mode={mode}", f"--device={'cuda' if task.on_gpu else 'cpu'}",
     ]  # fmt: skip
@@ -181,7 +182,7 @@ def _timm(task, stack, peer, mode):
     process = Process(f"--peers={peer}", [other_python(), _SCRIPT, *arguments], other_environment())
     stack.callback(process.close)
     system = System(None, process.answer("versions")["versions"])
-    if settings.lock:  # all make ready together, so that this one may begin while ours is compiled
+    if settings.lock:  # all processes prepare together, so this one may begin while ours is compiled
         process.request()
 
     def run():
@@ -193,18 +194,18 @@ def _timm(task, stack, peer, mode):
     return system
 
 
-def other_python():
-    """The interpreter of peers that are not TensorFlow's."""
+def other_python() -> str:
+    """Return the Python interpreter of peers that run without TensorFlow."""
     return os.environ.get("RESNET_TF_PEER_PYTHON") or sys.executable
 
 
 class Process:
-    """A process that answers each line with one JSON object on a line.
+    """A process that answers each line of its stdin with a line of JSON, an object.
 
     Args:
-        label: what to call it in errors, such as --peers=NAME.
+        label: name in errors, such as --peers=NAME.
         command: list of the program and its arguments.
-        environment: a dict.
+        environment: environment variables, a dict.
     """
 
     def __init__(self, label, command, environment):
@@ -220,24 +221,24 @@ class Process:
             raise InputError(f"{label}: RESNET_TF_PEER_PYTHON={command[0]}: {error.strerror}") from None
 
     def request(self, request="go"):
-        """Ask for one measurement, whose answer `ask` reads later."""
+        """Request one measurement; `ask` reads the answer later."""
         self._asked = True
-        with contextlib.suppress(BrokenPipeError):  # it has ended: its answer, or that there is none, says why
+        with contextlib.suppress(BrokenPipeError):  # it has ended: `answer` reports why
             self._process.stdin.write(f"{request}\n".encode())
             self._process.stdin.flush()
 
     def ask(self, key, request="go"):
-        """Have one measurement made, if none was asked for yet; returns the answer, which has `key`."""
+        """Return the answer to the pending request, or to a new one if none is pending; it has `key`."""
         if not self._asked:
             self.request(request)
         self._asked = False
         return self.answer(key)
 
     def answer(self, key):
-        """Wait for an answer that has `key`.
+        """Wait for an answer that has `key`, and return it.
 
         Raises:
-            InputError: it reports an error, ends, answers something else, or takes more than `PATIENCE` seconds.
+            InputError: the process reports an error, ends, answers without `key`, or needs over `PATIENCE` seconds.
         """
         out, deadline = self._process.stdout.fileno(), time.monotonic() + PATIENCE
         while b"\n" not in self._buffer:
@@ -264,7 +265,7 @@ class Process:
         return next((line for line in reversed(lines) if line.strip()), "no message")
 
     def close(self):
-        """End it and all that it started, at once."""
+        """Kill the process and all processes that it started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -273,8 +274,8 @@ class Process:
                 file.close()
 
 
-def other_environment():
-    """This process's environment without what leads to TensorFlow's libraries: PyTorch has its own."""
+def other_environment() -> dict:
+    """Return this process's environment without paths to TensorFlow's libraries, since PyTorch brings its own."""
     environment = dict(os.environ)
     folders = [os.path.abspath(folder) for folder in environment.pop("PYTHONPATH", "").split(":") if folder]
     environment.pop("XLA_FLAGS", None)
@@ -286,16 +287,11 @@ def other_environment():
     return environment | ({"LD_LIBRARY_PATH": ":".join(libraries)} if libraries else {})
 
 
+_TIMM_MODES = {  # how timm's network is compiled, by peer
+    "timm_eager": "eager", "timm_compile": "default", "timm_compile_graph": "reduce-overhead",
+    "timm_compile_max": "max-autotune",
+}  # fmt: skip
 PEERS = {
-    "keras_fit": keras_fit,
-    "keras_fit_our_layers": keras_fit_our_layers,
-    "keras_applications": keras_applications,
-} | {  # a peer's name, and how its network is compiled
-    name: functools.partial(_timm, peer=name, mode=mode)
-    for name, mode in {
-        "timm_eager": "eager",
-        "timm_compile": "default",
-        "timm_compile_graph": "reduce-overhead",
-        "timm_compile_max": "max-autotune",
-    }.items()
-}
+    "keras_fit": keras_fit, "keras_fit_our_layers": keras_fit_our_layers, "keras_applications": keras_applications,
+    **{name: functools.partial(_timm, peer=name, mode=mode) for name, mode in _TIMM_MODES.items()},
+}  # fmt: skip

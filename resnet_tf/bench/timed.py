@@ -1,14 +1,14 @@
-"""One system of `python -m resnet_tf.benchmark inference`, in a process of its own: thread pools and memory its own.
+"""Program of one system of `python -m resnet_tf.benchmark inference`, so that systems share no threads or memory.
 
     python timed.py SYSTEM MODEL FOLDER
 
-It first prints what it is made of, {"versions": ...}; then, for each line "BATCH CALLS" that it reads from stdin, it
-makes so many calls and prints {"seconds": [of each]}; what goes wrong is {"error": ...}. FOLDER holds pixels.npy, uint8
-[n, size, size, 3], and the same images encoded as 0, 1, ...; calls go round them. A call begins with Python's values
-(encoded images, or an array as the network takes it) and ends with the probabilities in an array.
+The program first prints {"versions": "..."}. Then, for each line "BATCH CALLS" on stdin, it makes CALLS calls of BATCH
+images and prints {"seconds": [seconds of each call]}. It prints an error as {"error": "..."}. FOLDER holds pixels.npy,
+uint8 [n, size, size, 3], and the same images encoded in files 0, 1, ...; calls go round them. A call starts with Python
+values (encoded images, or the input array of the network) and ends with the probabilities in an array.
 
-SYSTEM is one of `SYSTEMS`; MODEL is a folder of an exported model, or the peer's name for the network. timm's needs
-torch and timm alone, so nothing of this package is imported above.
+SYSTEM is one of `SYSTEMS`; MODEL is a folder of an exported model, or the peer's name for the network. The peers of
+timm run where only torch and timm are installed, so this package must not be imported above.
 """
 
 import json
@@ -17,14 +17,14 @@ import pathlib
 import sys
 import time
 
-MEAN, STD = (123.68, 116.779, 103.939), (58.393, 57.12, 57.375)  # of normalised images, which peers get
+MEAN, STD = (123.68, 116.779, 103.939), (58.393, 57.12, 57.375)  # normalisation of peers' images
 
 
-def main():
-    """Answer until stdin ends."""
+def main() -> None:
+    """Build the system, then answer each line of stdin until it ends."""
     system, model, folder = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # so that prints of libraries do not mix with answers
 
     def answer(**values):
         print(json.dumps(values), file=answers, flush=True)
@@ -32,37 +32,30 @@ def main():
     try:
         call, take, versions = SYSTEMS[system](model, pathlib.Path(folder))
     except ImportError as error:
-        answer(error=f"{error} in {sys.executable}")
-        return
+        return answer(error=f"{error} in {sys.executable}")
     except ValueError as error:
-        answer(error=str(error))
-        return
+        return answer(error=str(error))
     answer(versions=versions)
     for line in sys.stdin:
         batch, calls = map(int, line.split())
-        first = take(0, batch)
-        call(first)  # compiled or laid out, where that has not been done
+        call(take(0, batch))  # compiles, if this batch size is new
         seconds = []
         for index in range(calls):
-            chosen = take(index * batch, batch)
-            begun = time.perf_counter()
-            call(chosen)
-            seconds.append(time.perf_counter() - begun)
+            images = take(index * batch, batch)
+            start = time.perf_counter()
+            call(images)
+            seconds.append(time.perf_counter() - start)
         answer(seconds=seconds)
 
 
 def _encoded(folder):
-    """Function(first, count) that takes images as they are in files."""
-    images = [path.read_bytes() for path in sorted(folder.iterdir(), key=_number) if path.name.isdigit()]
+    """Return a function(first, count) that returns a list of encoded images."""
+    images = [(folder / str(index)).read_bytes() for index in range(sum(p.name.isdigit() for p in folder.iterdir()))]
     return lambda first, count: [images[(first + index) % len(images)] for index in range(count)]
 
 
-def _number(path):
-    return int(path.name) if path.name.isdigit() else -1
-
-
 def _arrays(folder, normalized=False, channels_first=False, dtype="float32"):
-    """Function(first, count) that takes arrays, copied as they would come."""
+    """Return a function(first, count) that returns a new array of images."""
     import numpy as np
 
     pixels = np.load(folder / "pixels.npy").astype(dtype)
@@ -71,9 +64,6 @@ def _arrays(folder, normalized=False, channels_first=False, dtype="float32"):
     if channels_first:
         pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
     return lambda first, count: pixels[np.arange(first, first + count) % len(pixels)]
-
-
-# --- Ours ------------------------------------------------------------------------------------------------------------
 
 
 def _saved_model(model, folder, frozen=False):
@@ -105,9 +95,6 @@ def _file(model, folder, suffix):
 
         versions += f"; onnxruntime {onnxruntime.__version__}"
     return loaded.probabilities, _arrays(folder, dtype=loaded.dtype), versions
-
-
-# --- Peers -----------------------------------------------------------------------------------------------------------
 
 
 def _keras(model, folder, predict=False):
@@ -162,7 +149,7 @@ def _torch_network(model):
     return torch, timm.create_model(model).eval(), versions
 
 
-OURS = {  # a format: what makes it, and the file that it needs
+OURS = {  # format: (function that loads it, file that it needs)
     "savedmodel": (_saved_model, "saved_model.pb"),
     "savedmodel_frozen": (lambda *where: _saved_model(*where, frozen=True), "saved_model.pb"),
     "savedmodel_pixels": (_saved_model_pixels, "saved_model.pb"),
@@ -179,6 +166,6 @@ PEERS = {
 SYSTEMS = {name: make for name, (make, _) in OURS.items()} | PEERS
 
 if __name__ == "__main__":
-    if __package__ is None:  # run as a file, by an interpreter that need not have this package: nor its folder's names
+    if __package__ is None:  # run as a file: keep names of this folder from hiding other modules
         sys.path.pop(0)
     main()

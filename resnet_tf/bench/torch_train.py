@@ -1,9 +1,9 @@
-"""The PyTorch peer of `python -m resnet_tf.benchmark train`: training steps of one of timm's networks.
+"""Program of the PyTorch peers of `python -m resnet_tf.benchmark train`: training steps of a network of timm.
 
-Needs torch and timm alone. It first prints what it is made of, {"versions": ...}; then, for each line that it reads
-from stdin, it trains some steps and prints {"seconds", "peak_memory_mib"}; what goes wrong is {"error": ...}. It ends
-with its stdin. Synthetic examples on the device, channels_last, SGD with momentum and weight decay in one fused kernel,
-automatic mixed precision (float16 with a scaled loss), cuDNN's own choice of algorithms.
+It needs only torch and timm. It first prints {"versions": "..."}. For each line on stdin it then trains --steps steps
+and prints {"seconds", "peak_memory_mib"}. It prints an error as {"error": "..."} and ends when stdin ends. Examples are
+synthetic and on the device, in channels_last. SGD has momentum and weight decay in one fused kernel. Mixed precision is
+automatic (float16 with a scaled loss). cuDNN chooses its algorithms by trial.
 """
 
 import argparse
@@ -13,26 +13,25 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Callable
 
-WARM_STEPS = 3  # compile, or choose algorithms; a CUDA graph is recorded in the second and played from the third on
+WARM_STEPS = 3  # compile or choose algorithms; a CUDA graph is recorded in step 2 and replayed from step 3 on
 MODES = ("eager", "default", "reduce-overhead", "max-autotune")  # all but the first: modes of torch.compile
 
 
-def main():
-    """Measure what the flags say, and print a JSON line."""
+def main() -> None:
+    """Parse the flags, then answer each line of stdin with one measurement."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True, help="timm's name")
-    parser.add_argument("--classes", type=int, required=True)
-    parser.add_argument("--image_size", type=int, required=True)
-    parser.add_argument("--batch_size", type=int, required=True)
-    parser.add_argument("--steps", type=int, required=True)
+    for name in ("classes", "image_size", "batch_size", "steps"):
+        parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--precision", choices=("float32", "bfloat16", "float16"), required=True)
     parser.add_argument("--mode", choices=MODES, required=True)
     parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
     parser.add_argument("--tf32", action="store_true", help="matrix products of float32 in TF32")
     arguments = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # so that prints of libraries do not mix with answers
 
     def answer(**values):
         print(json.dumps(values), file=answers, flush=True)
@@ -41,8 +40,7 @@ def main():
         import timm
         import torch
     except ImportError as error:
-        answer(error=f"{error} in {sys.executable}; RESNET_TF_PEER_PYTHON names the interpreter that has it")
-        return
+        return answer(error=f"{error} in {sys.executable}; RESNET_TF_PEER_PYTHON names the interpreter that has it")
     answer(versions=f"python {sys.version.split()[0]}; torch {torch.__version__}; timm {timm.__version__}")
     requests = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
@@ -60,11 +58,11 @@ def main():
 def _listen(requests):
     for line in sys.stdin:
         requests.put(line)
-    os._exit(0)  # whoever asked is gone; compiling need not go on
+    os._exit(0)  # the benchmark has ended: do not go on compiling
 
 
-def trainer(torch, timm, arguments):
-    """Function that trains --steps steps, warm, and returns their seconds and the peak of device memory."""
+def trainer(torch, timm, arguments: argparse.Namespace) -> Callable:
+    """Return a function that warms up, trains --steps steps and returns their seconds and peak of device memory."""
     on_gpu = arguments.device == "cuda"
     if on_gpu and not torch.cuda.is_available():
         raise RuntimeError("this torch finds no GPU")
@@ -96,21 +94,21 @@ def trainer(torch, timm, arguments):
             torch.cuda.synchronize()
 
     step()
-    if on_gpu:  # the trials by which cuDNN and the compiler choose are over
+    if on_gpu:  # the trials of cuDNN and the compiler are over
         torch.cuda.reset_peak_memory_stats()
 
     def train():
         for _ in range(WARM_STEPS):
             step()
         wait()
-        begun = time.perf_counter()
+        start = time.perf_counter()
         for _ in range(arguments.steps):
             step()
         wait()
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - start
         if not on_gpu:
             return {"seconds": seconds}
-        torch.cuda.empty_cache()  # the card is shared with the systems measured next
+        torch.cuda.empty_cache()  # systems measured next use the same GPU
         return {"seconds": seconds, "peak_memory_mib": torch.cuda.max_memory_allocated() / 2**20}
 
     return train

@@ -20,7 +20,7 @@ def _run(settings, patterns):
         for name in settings.diagram:
             diagram.row_of(name)
         out = pictures.check(settings.out or f"{'-'.join(settings.diagram).replace(':', '-')}.png", "--diagram")
-        pictures.write(out, diagram.draw(settings.diagram), dots=150)
+        pictures.write(out, diagram.draw(settings.diagram), dpi=150)
         return {"models": list(settings.diagram), "out": str(out)}
     names = []
     for pattern in patterns or ["*"]:

@@ -1,1 +1,1 @@
-"""What a trained network is worth: scores on a split, every example once."""
+"""Evaluation of trained networks: scores on a split, comparison of runs, and pictures of both."""

@@ -1,7 +1,7 @@
-"""What of an image a trained network answers to: its feature maps, and Grad-CAM.
+"""Parts of an image to which a trained network responds: feature maps and Grad-CAM.
 
-Images come the way they come in evaluation and serving, and the network computes in float32.
-`activations` and `grad_cam` return plain figures, `draw_activations` and `draw_grad_cam` draw them.
+Images are prepared as in evaluation and serving, and the network computes in float32. `activations` and `grad_cam`
+return arrays; `draw_activations` and `draw_grad_cam` draw them in a `matplotlib.figure.Figure`.
 """
 
 import dataclasses
@@ -11,28 +11,28 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.config import evaluation_size
+from resnet_tf.config import AnalyzeConfig, evaluation_size
 from resnet_tf.data import colour, images, orientation
 from resnet_tf.data.splits import listed
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import metrics, pictures
+from resnet_tf.evaluation import charts, metrics, pictures
 from resnet_tf.models import inside
 from resnet_tf.runs import restore
 
-_INCHES = 1.1  # a feature map's side
+_INCHES = 1.1  # side of a feature map
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """The network of a run.
+    """The network of a run, and how its images are prepared.
 
     Attributes:
-        model: from normalised images to logits, in float32.
+        model: model from normalised images to logits, in float32.
         normalization: a `colour.Normalization`.
-        classes: their names.
-        size: height and width of evaluation's view in pixels.
-        resize: its shorter side before the central crop in pixels; 0 for `size`.
-        exif: what is done with orientation tags; see `orientation.treated`.
+        classes: names of the classes.
+        size: height and width of the evaluation view in pixels.
+        resize: shorter side of an image before the central crop in pixels; 0 for `size`.
+        exif: treatment of orientation tags; see `orientation.treated`.
     """
 
     model: keras.Model
@@ -42,11 +42,11 @@ class Subject:
     resize: int
     exif: str = "apply"
 
-    def view(self, path):
-        """The view of evaluation and serving of an image file: uint8 [size, size, 3].
+    def view(self, path: str | pathlib.Path) -> np.ndarray:
+        """Return the evaluation view of an image file: uint8 [size, size, 3].
 
         Raises:
-            InputError: no such file, or not an image; names it.
+            InputError: the file is missing or not an image.
         """
         try:
             data = pathlib.Path(path).read_bytes()
@@ -56,15 +56,15 @@ class Subject:
         return images.resize_center(images.decode(data, str(path)), self.size, self.resize).numpy()
 
 
-def load(folder, weights="raw"):
-    """The `Subject` of a run.
+def load(folder: str | pathlib.Path, weights: str = "raw") -> Subject:
+    """Load the network of a run.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         weights: "raw", "ema" or "best", as in `restore`.
 
     Raises:
-        InputError: no such run, or one without a checkpoint.
+        InputError: the run or its checkpoint is missing.
     """
     run, values, normalization = restore.load(folder, weights)
     model = restore.build_model(run, values, weights, precision="float32")
@@ -72,8 +72,8 @@ def load(folder, weights="raw"):
     return Subject(model, normalization, list(run.manifest["classes"]), evaluation_size(data), data.resize, data.exif)
 
 
-def _asked(settings, paths, kind):
-    """The picture to write, the subject, and the views of all files."""
+def _prepare(settings, paths, kind):
+    """Check the flags, and return the path of the picture, the `Subject` and the views of all image files."""
     out = pictures.check(settings.out, "analyze")
     if not settings.run:
         raise InputError("--run is not set: the folder of the run to look into")
@@ -83,105 +83,88 @@ def _asked(settings, paths, kind):
     return out, subject, [subject.view(path) for path in paths]
 
 
-# --- Feature maps ----------------------------------------------------------------------------------------------------
-
-
-def analyse_activations(settings, paths):
-    """Draw the feature maps of an image.
+def analyse_activations(settings: AnalyzeConfig, paths: list) -> dict:
+    """Draw the feature maps of an image to --out.
 
     Args:
         settings: a `config.AnalyzeConfig`.
-        paths: of one image.
+        paths: list of one image file.
 
     Returns:
-        {"out", "run", "image", "layers": stages, "channels": of each}.
+        {"out", "run", "image", "layers": number of stages, "channels": [number of maps of each stage]}.
 
     Raises:
-        InputError: not one image, or none that can be decoded; no such run.
+        InputError: there is not exactly one image, it cannot be decoded, or the run is missing.
     """
     if len(paths) > 1:
         raise InputError(f"{paths[1]}: a second image; activations draws one")
-    out, subject, views = _asked(settings, paths, "activations")
-    found = activations(subject, views[0], settings.channels)
-    pictures.write(out, draw_activations(views[0], found))
-    return {
-        "out": str(out),
-        "run": settings.run,
-        "image": str(paths[0]),
-        "layers": len(found),
-        "channels": [len(maps) for maps in found.values()],
-    }
+    out, subject, views = _prepare(settings, paths, "activations")
+    stages = activations(subject, views[0], settings.channels)
+    pictures.write(out, draw_activations(views[0], stages))
+    channels = [len(maps) for maps in stages.values()]
+    return {"out": str(out), "run": settings.run, "image": str(paths[0]), "layers": len(stages), "channels": channels}
 
 
-def activations(subject, view, channels=8):
-    """The feature maps that answer most strongly to an image, where each stage ends; see `inside.stage_ends`.
+def activations(subject: Subject, view: np.ndarray, channels: int = 8) -> dict[str, dict[int, np.ndarray]]:
+    """Return the strongest feature maps of an image at the end of each stage; see `inside.stage_ends`.
 
     Args:
-        subject: a `Subject`.
-        view: uint8 [height, width, 3], such as `Subject.view` gives.
-        channels: how many of each stage.
+        subject: network of a run.
+        view: uint8 [height, width, 3], such as `Subject.view` returns.
+        channels: number of maps of each stage.
 
     Returns:
-        {"stage1": {number of the channel: float32 [height, width]}, ...}, those of the largest mean absolute value,
+        {"stage1": {index of the channel: float32 [height, width]}, ...}, the maps of the largest mean absolute value,
         the largest first.
     """
     network = inside.with_outputs(subject.model, inside.stage_ends(subject.model))
-    found = {}
+    stages = {}
     for stage, output in network(subject.normalization(view[None]), training=False).items():
         maps = output[0].numpy()
         strongest = np.argsort(-np.abs(maps).mean(axis=(0, 1)), kind="stable")[:channels]
-        found[stage] = {int(channel): maps[:, :, channel] for channel in strongest}
-    return found
+        stages[stage] = {int(channel): maps[:, :, channel] for channel in strongest}
+    return stages
 
 
-def draw_activations(view, found):
-    """A figure of an image and, in a row for each stage, its feature maps, numbered by channel.
+def draw_activations(view: np.ndarray, stages: dict[str, dict[int, np.ndarray]]):
+    """Draw an image and, in a row for each stage, its feature maps with the indices of their channels.
 
-    Light is a large value; the maps of a stage share one scale, from the smallest to the largest value.
+    Large values are light. The maps of a stage share one scale, from their smallest to their largest value.
 
     Args:
         view: uint8 [height, width, 3].
-        found: what `activations` returned.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
+        stages: what `activations` returned.
     """
-    from matplotlib.figure import Figure
-
-    across = max(len(maps) for maps in found.values())
-    figure = Figure(figsize=(_INCHES * (across + 2.2), _INCHES * 1.25 * len(found)), layout="constrained")
-    grid = figure.add_gridspec(len(found), across + 1, width_ratios=[2, *[1] * across])
-    _image(figure.add_subplot(grid[:, 0]), view, "")
-    for row, (stage, maps) in enumerate(found.items()):
-        least, most = min(values.min() for values in maps.values()), max(values.max() for values in maps.values())
-        for place, (channel, values) in enumerate(maps.items()):
-            axes = figure.add_subplot(grid[row, place + 1])
-            _image(axes, values, str(channel), cmap="viridis", vmin=least, vmax=most)
-            if not place:
+    columns = max(len(maps) for maps in stages.values())
+    figure = charts.new_figure(_INCHES * (columns + 2.2), _INCHES * 1.25 * len(stages))
+    grid = figure.add_gridspec(len(stages), columns + 1, width_ratios=[2, *[1] * columns])
+    _draw_image(figure.add_subplot(grid[:, 0]), view, "")
+    for row, (stage, maps) in enumerate(stages.items()):
+        low, high = min(values.min() for values in maps.values()), max(values.max() for values in maps.values())
+        for column, (channel, values) in enumerate(maps.items(), start=1):
+            axes = figure.add_subplot(grid[row, column])
+            _draw_image(axes, values, str(channel), cmap="viridis", vmin=low, vmax=high)
+            if column == 1:
                 axes.set_ylabel(f"{stage}\n{values.shape[0]} x {values.shape[1]}", fontsize=8)
     return figure
 
 
-def _image(axes, pixels, title, **more):
-    axes.imshow(pixels, interpolation="nearest", **more)
-    axes.set_xticks([])
-    axes.set_yticks([])
+def _draw_image(axes, pixels, title, **style):
+    axes.imshow(pixels, interpolation="nearest", **style)
+    charts.hide_ticks(axes)
     axes.spines[:].set_visible(False)
     axes.set_title(title, fontsize=8)
 
 
-# --- Grad-CAM --------------------------------------------------------------------------------------------------------
-
-
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """Where in an image a network sees a class.
+    """A heat map that shows where in an image a network sees a class.
 
     Attributes:
-        view: uint8 [height, width, 3], what the network was shown.
+        view: uint8 [height, width, 3], the input image before normalisation.
         heat: float32 [h, w] at the resolution of the last stage, 0 or above.
         explained: name of the class.
-        probability: that the network gives it, in [0, 1].
+        probability: probability of this class, in [0, 1].
         predicted: name of the likeliest class.
     """
 
@@ -192,51 +175,43 @@ class Explanation:
     predicted: str
 
 
-def analyse_grad_cam(settings, paths):
-    """Draw where in some images a network sees a class.
+def analyse_grad_cam(settings: AnalyzeConfig, paths: list) -> dict:
+    """Draw heat maps of a class over images to --out.
 
     Args:
         settings: a `config.AnalyzeConfig`.
-        paths: of the images.
+        paths: list of image files.
 
     Returns:
-        {"out", "run", "images": {"file", "class", "probability", "predicted"} of each}.
+        {"out", "run", "images": [{"file", "class", "probability", "predicted"}, ...]}.
 
     Raises:
-        InputError: no images, or one that cannot be decoded; no such run or class.
+        InputError: no image is named, an image cannot be decoded, or the run or the class is missing.
     """
-    out, subject, views = _asked(settings, paths, "grad_cam")
+    out, subject, views = _prepare(settings, paths, "grad_cam")
     name = settings.class_name
     if name and name not in subject.classes:
         raise InputError(f"--class_name={name}: {settings.run} knows {listed(subject.classes)}")
-    found = [grad_cam(subject, view, name or None) for view in views]
-    pictures.write(out, draw_grad_cam(found))
-    answers = [
-        {
-            "file": str(path),
-            "class": one.explained,
-            "probability": round(one.probability, 6),
-            "predicted": one.predicted,
-        }
-        for path, one in zip(paths, found, strict=True)
+    explanations = [grad_cam(subject, view, name or None) for view in views]
+    pictures.write(out, draw_grad_cam(explanations))
+    images = [
+        {"file": str(path), "class": e.explained, "probability": round(e.probability, 6), "predicted": e.predicted}
+        for path, e in zip(paths, explanations, strict=True)
     ]
-    return {"out": str(out), "run": settings.run, "images": answers}
+    return {"out": str(out), "run": settings.run, "images": images}
 
 
-def grad_cam(subject, view, class_name=None):
-    """Grad-CAM where the last stage ends (Selvaraju et al. 2017, equations 1 and 2).
+def grad_cam(subject: Subject, view: np.ndarray, class_name: str | None = None) -> Explanation:
+    """Compute Grad-CAM at the end of the last stage (Selvaraju et al. 2017, equations 1 and 2).
 
     alpha_k = mean over positions of dy / dA_k; heat = ReLU(sum over k of alpha_k A_k), with y the class's logit and
-    A_k the feature maps. Since a mean over positions and a dense layer follow, alpha_k is that layer's weight over
-    the number of positions, and the heat is CAM's (Zhou et al. 2016) up to that number, without its bias.
+    A_k the feature maps. Since a mean over positions and a dense layer follow, alpha_k is that layer's weight divided
+    by the number of positions, and the heat is that of CAM (Zhou et al. 2016) up to this factor, without its bias.
 
     Args:
-        subject: a `Subject`.
-        view: uint8 [height, width, 3], such as `Subject.view` gives.
-        class_name: one of the subject's classes; None for the predicted one.
-
-    Returns:
-        An `Explanation`.
+        subject: network of a run.
+        view: uint8 [height, width, 3], such as `Subject.view` returns.
+        class_name: name of a class of the subject; None for the predicted class.
     """
     last = list(inside.stage_ends(subject.model).values())[-1]
     network = inside.with_outputs(subject.model, [last, *subject.model.outputs])
@@ -251,25 +226,16 @@ def grad_cam(subject, view, class_name=None):
     return Explanation(view, heat, subject.classes[explained], probability, subject.classes[predicted])
 
 
-def draw_grad_cam(found):
-    """A figure with a row for each image: what the network was shown, and over it, in grey, where it sees the class.
+def draw_grad_cam(explanations: list[Explanation]):
+    """Draw a row for each image: the image, and its heat map over the image in grey.
 
-    Light is the largest value of that image; where the heat is nowhere above zero nothing is laid over it.
-
-    Args:
-        found: list of `Explanation`.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
+    The lightest value is the largest of that image; nothing is laid over an image whose heat is zero everywhere.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6, 2.9 * len(found)), layout="constrained")
-    for row, one in zip(figure.subplots(len(found), 2, squeeze=False), found, strict=True):
-        height, width = one.view.shape[:2]
-        heat = tf.image.resize(one.heat[..., None], [height, width]).numpy()[..., 0]
-        _image(row[0], one.view, f"predicted: {one.predicted}")
-        _image(row[1], one.view @ colour.LUMA, f"{one.explained}, probability {one.probability:.3f}", cmap="gray")
+    figure = charts.new_figure(5.6, 2.9 * len(explanations))
+    for row, e in zip(figure.subplots(len(explanations), 2, squeeze=False), explanations, strict=True):
+        heat = tf.image.resize(e.heat[..., None], e.view.shape[:2]).numpy()[..., 0]
+        _draw_image(row[0], e.view, f"predicted: {e.predicted}")
+        _draw_image(row[1], e.view @ colour.LUMA, f"{e.explained}, probability {e.probability:.3f}", cmap="gray")
         if heat.max() > 0:
             row[1].imshow(heat / heat.max(), cmap="inferno", alpha=0.6, vmin=0, vmax=1, interpolation="nearest")
     return figure

@@ -1,21 +1,21 @@
-"""Pictures of how a classifier errs and how well it knows: each function returns a `matplotlib.figure.Figure`."""
+"""Charts of a classifier's errors and calibration, each a `matplotlib.figure.Figure`, and helpers for charts."""
 
 import numpy as np
 
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import metrics
 
-_NUMBERED = 20  # classes up to which each count is written into its cell
-_CELLS = 250  # up to which a cell is drawn as such
-_PAIRS = 25  # that are named beside a matrix of more
-BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"  # of Okabe and Ito, apart for colour-blind readers
+_MAX_COUNTS = 20  # most classes for which each cell shows its count
+_MAX_CELLS = 250  # most classes for which cells are drawn as an image
+_PAIRS = 25  # most pairs of classes that are named beside a large matrix
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#777777"  # palette of Okabe and Ito, safe for colour-blind readers
 
 
-def require(what):
-    """Refuse to begin work whose pictures could not be drawn.
+def require(feature: str) -> None:
+    """Check that charts can be drawn, before the work for them begins.
 
     Args:
-        what: needs them, such as a flag.
+        feature: name of the flag or command that needs charts.
 
     Raises:
         InputError: matplotlib is not installed.
@@ -23,43 +23,50 @@ def require(what):
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise InputError(f"{what} needs matplotlib: pip install 'resnet_tf[plot]'") from None
+        raise InputError(f"{feature} needs matplotlib: pip install 'resnet_tf[plot]'") from None
 
 
-def short(name, longest=18):
-    """A class name of so many letters at most."""
+def new_figure(width: float, height: float):
+    """Return an empty `matplotlib.figure.Figure` of so many inches, with a constrained layout."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def hide_ticks(axes) -> None:
+    """Hide the ticks of both axes."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def short(name: str, longest: int = 18) -> str:
+    """Cut a class name to at most `longest` letters."""
     return name if len(name) <= longest else f"{name[: longest - 1]}\u2026"
 
 
-def short_end(name, longest):
-    """The end of a file's name, of so many letters at most; bytes in it that are no text are spelt out."""
+def short_end(name: str, longest: int) -> str:
+    """Cut a file name to its last `longest` letters; bytes in it that are not text become escapes."""
     name = name.encode(errors="backslashreplace").decode()
     return name if len(name) <= longest else f"\u2026{name[1 - longest :]}"
 
 
-def confusion(matrix, classes):
-    """Which classes are taken for which.
+def confusion(matrix: np.ndarray, classes: list[str]):
+    """Draw a confusion matrix.
 
-    Up to 20 classes stand in their own order, with the count in each cell. More are sorted so that classes taken for
-    each other stand side by side (`spectral_order`), the counts are on a logarithmic scale, and the most frequent
-    confusions are named.
+    Up to 20 classes keep their order, and each cell shows its count. More classes are sorted so that confused classes
+    are neighbours (`spectral_order`), colours have a logarithmic scale, and the most frequent confusions are named.
 
     Args:
         matrix: int [classes, classes] of `metrics.confusion`.
-        classes: their names.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
+        classes: names of the classes.
     """
-    return _numbered(matrix, classes) if len(classes) <= _NUMBERED else _logarithmic(matrix, classes)
+    return (_matrix_with_counts if len(classes) <= _MAX_COUNTS else _logarithmic_matrix)(matrix, classes)
 
 
-def _numbered(matrix, classes):
-    from matplotlib.figure import Figure
-
+def _matrix_with_counts(matrix, classes):
     count = len(classes)
     side = 2.2 + 0.55 * count
-    figure = Figure(figsize=(side, side), layout="constrained")
+    figure = new_figure(side, side)
     axes = figure.add_subplot()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -72,48 +79,44 @@ def _numbered(matrix, classes):
     turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 3 else {}
     axes.set_xticks(range(count), names, **turned)
     axes.set_yticks(range(count), names)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+    axes.set(xlabel="predicted", ylabel="true")
     axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.spines[:].set_visible(False)
     return figure
 
 
-def _logarithmic(matrix, classes):
+def _logarithmic_matrix(matrix, classes):
     from matplotlib.colors import LogNorm
-    from matplotlib.figure import Figure
 
     count, order = len(classes), spectral_order(matrix)
     ordered = matrix[np.ix_(order, order)]
-    figure = Figure(figsize=(13.5, 9), layout="constrained")
+    figure = new_figure(13.5, 9)
     grid = figure.add_gridspec(1, 2, width_ratios=[9, 4.5])
     axes = figure.add_subplot(grid[0])
-    # From half on, so that a single confusion is no shade of white.
+    # Colours start at 0.5, so that a count of 1 is not white.
     style = {"cmap": "viridis_r", "norm": LogNorm(0.5, max(ordered.max(), 2))}
-    if count <= _CELLS:
-        picture = axes.imshow(np.ma.masked_equal(ordered, 0), interpolation="nearest", **style)
-    else:  # a cell is hardly a pixel: points that are larger, the greatest counts on top
+    if count <= _MAX_CELLS:
+        image = axes.imshow(np.ma.masked_equal(ordered, 0), interpolation="nearest", **style)
+    else:  # a cell is hardly a pixel: draw larger points, the greatest counts on top
         rows, columns = np.nonzero(ordered)
         by_count = np.argsort(ordered[rows, columns], kind="stable")
         rows, columns = rows[by_count], columns[by_count]
-        picture = axes.scatter(columns, rows, s=3.5, c=ordered[rows, columns], marker="s", linewidths=0, **style)
+        image = axes.scatter(columns, rows, s=3.5, c=ordered[rows, columns], marker="s", linewidths=0, **style)
         axes.set(xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5), aspect="equal")
-    bar = figure.colorbar(picture, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.02)
+    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.02)
     bar.set_label("examples, logarithmic; none: white")
     bar.ax.set_xlim(1, None)
     ticks = [10**power for power in range(int(np.log10(max(ordered.max(), 1))) + 1)]
     bar.set_ticks(ticks, labels=[f"{tick:,}" for tick in ticks])
     bar.ax.minorticks_off()
     if count <= 120:
-        names = [short(classes[place]) for place in order]
+        names = [short(classes[index]) for index in order]
         size = min(7, 500 / count)
         axes.set_xticks(range(count), names, rotation=90, fontsize=size)
         axes.set_yticks(range(count), names, fontsize=size)
         axes.tick_params(length=0, pad=1)
     else:
-        axes.set_xticks([])
-        axes.set_yticks([])
+        hide_ticks(axes)
     axes.set_xlabel(f"predicted: {count:,} classes, those that are confused side by side")
     axes.set_ylabel("true, in the same order")
     _name_pairs(figure.add_subplot(grid[1]), matrix, classes)
@@ -122,28 +125,27 @@ def _logarithmic(matrix, classes):
 
 def _name_pairs(axes, matrix, classes):
     axes.axis("off")
-    axes.set_xlim(0, 1)
-    axes.set_ylim(_PAIRS + 2, -1)
+    axes.set(xlim=(0, 1), ylim=(_PAIRS + 2, -1))
     totals = matrix.sum(axis=1)
     right = matrix.trace()
     pairs = metrics.most_confused(matrix)
     axes.text(0, 0, f"{right:,} of {matrix.sum():,} right. Most confused:", fontsize=10, weight="bold", va="center")
-    for place, (label, predicted, times) in enumerate(pairs[:_PAIRS], start=1):
-        axes.text(0.13, place + 0.3, f"{times}", fontsize=9, ha="right", va="center", color=BLUE, weight="bold")
-        axes.text(0.15, place + 0.3, f"of {totals[label]}", fontsize=7, va="center", color=GREY)
-        words = f"{short(classes[label], 20)} \u2192 {short(classes[predicted], 20)}"
-        axes.text(0.3, place + 0.3, words, fontsize=8.5, va="center")
+    for line, (label, predicted, times) in enumerate(pairs[:_PAIRS], start=1):
+        axes.text(0.13, line + 0.3, f"{times}", fontsize=9, ha="right", va="center", color=BLUE, weight="bold")
+        axes.text(0.15, line + 0.3, f"of {totals[label]}", fontsize=7, va="center", color=GREY)
+        text = f"{short(classes[label], 20)} \u2192 {short(classes[predicted], 20)}"
+        axes.text(0.3, line + 0.3, text, fontsize=8.5, va="center")
     if len(pairs) > _PAIRS:
         more = f"and {len(pairs) - _PAIRS:,} pairs more (true \u2192 predicted)"
         axes.text(0.3, _PAIRS + 1.4, more, fontsize=8.5, color=GREY, va="center")
 
 
-def spectral_order(matrix):
-    """Sort classes so that those that are confused stand side by side.
+def spectral_order(matrix: np.ndarray) -> np.ndarray:
+    """Sort classes so that confused classes are neighbours.
 
-    The order of the Fiedler vector, that of the second smallest eigenvalue of a graph's normalised Laplacian, which
-    keeps neighbours close (spectral ordering; Barnard, Pothen and Simon 1995). Edges weigh the square of how often two
-    classes were taken for each other.
+    Classes are sorted by the Fiedler vector, the eigenvector of the second smallest eigenvalue of a graph's normalised
+    Laplacian, which keeps neighbours of the graph close (spectral ordering; Barnard, Pothen and Simon 1995). The weight
+    of an edge is the square of how often its two classes were confused.
 
     Args:
         matrix: int [classes, classes] of `metrics.confusion`.
@@ -152,8 +154,8 @@ def spectral_order(matrix):
         int [classes], class numbers.
     """
     wrong = matrix - np.diag(np.diag(matrix))
-    # The little that all share keeps the graph in one piece, without which parts of it would be mixed.
-    # Squares let what is confused again and again outweigh the many that were once.
+    # A small weight of all edges keeps the graph connected; the order would mix unconnected parts.
+    # Squares let frequent confusions outweigh many single ones.
     edges = np.square((wrong + wrong.T).astype(np.float64)) + 1e-3
     np.fill_diagonal(edges, 0)
     root = 1 / np.sqrt(edges.sum(axis=1))
@@ -161,25 +163,20 @@ def spectral_order(matrix):
     return np.argsort(vectors[:, 1] * root, kind="stable")
 
 
-def reliability(table, error):
-    """A reliability diagram above the histogram of confidence (Guo et al. 2017, figure 1).
+def reliability(table: dict[str, np.ndarray], error: float):
+    """Draw a reliability diagram above a histogram of confidence (Guo et al. 2017, figure 1).
 
     Args:
-        table: of `metrics.calibration`.
+        table: what `metrics.calibration` returned.
         error: the expected calibration error, a fraction.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.5, 7.2), layout="constrained")
+    figure = new_figure(5.5, 7.2)
     grid = figure.add_gridspec(2, 1, height_ratios=[3, 1.2])
     above = figure.add_subplot(grid[0])
     below = figure.add_subplot(grid[1], sharex=above)
-    examples, some = table["examples"], table["examples"] > 0
-    low, width = table["low"][some], (table["high"] - table["low"])[some]
-    accuracy, confidence = table["accuracy"][some], table["confidence"][some]
+    examples, filled = table["examples"], table["examples"] > 0
+    low, width = table["low"][filled], (table["high"] - table["low"])[filled]
+    accuracy, confidence = table["accuracy"][filled], table["confidence"][filled]
     above.bar(low, accuracy, width, align="edge", color=BLUE, alpha=0.55, edgecolor="white")
     bottom, height = np.minimum(accuracy, confidence), np.abs(confidence - accuracy)
     gap = {"facecolor": "none", "edgecolor": ORANGE, "hatch": "////", "linewidth": 1}
@@ -193,10 +190,10 @@ def reliability(table, error):
     shares = examples / examples.sum()
     below.bar(table["low"], shares, table["high"] - table["low"], align="edge", color="#bbbbbb", edgecolor="white")
     below.set(ylim=(0, 1.1 * shares.max()), xlabel="probability of the predicted class", ylabel="part of examples")
-    for place, (name, values, colour) in enumerate((("accuracy", accuracy, BLUE), ("confidence", confidence, ORANGE))):
-        mean = float((values * shares[some]).sum())
+    for index, (name, values, colour) in enumerate((("accuracy", accuracy, BLUE), ("confidence", confidence, ORANGE))):
+        mean = float((values * shares[filled]).sum())
         below.axvline(mean, color=colour, linewidth=1.5)
-        below.text(0.42 * place, 1.04, f"mean {name} {mean:.3f}", transform=below.transAxes, color=colour, fontsize=9)
+        below.text(0.42 * index, 1.04, f"mean {name} {mean:.3f}", transform=below.transAxes, color=colour, fontsize=9)
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
     return figure

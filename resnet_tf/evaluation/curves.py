@@ -1,65 +1,59 @@
-"""Curves of runs over epochs, in the manner of He et al. 2015, figure 6: training thin, evaluation bold."""
+"""Learning curves of runs, in the style of He et al. 2015, figure 6 (training thin, evaluation bold), and their SVG."""
 
 import dataclasses
 import io
 import math
 import re
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 
 from resnet_tf.config import CLASSIFICATION, TASKS
+from resnet_tf.evaluation import charts
 
-
-def _error(fraction):
-    return 100 * (1 - fraction)
-
-
-def _percent(fraction):
-    return 100 * fraction
-
-
-# Of curves on white and on black: told apart by colour-blind readers too; after them the strokes change.
+# Colours of curves on white and on black, safe for colour-blind readers; further curves repeat them with other dashes.
 COLOURS = (
     ("#0063a6", "#5fb0ee"), ("#c44601", "#ff9a57"), ("#00795c", "#3ccaa3"), ("#a8327d", "#ee95cd"),
     ("#8a6a00", "#dcb93f"), ("#2b8cae", "#7ad7ee"), ("#5b5f66", "#b9bdc4"), ("#5a4fc0", "#aaa0f7"),
 )  # fmt: skip
-# Of all else: text, lesser text, lines of the grid.
+# Colours of text, lesser text and lines of the grid, on white and on black.
 INK = {"ink": ("#1b1f24", "#e8eaed"), "muted": ("#5c636c", "#a2a9b3"), "rule": ("#dfe3e7", "#343a42")}
-_DASHES = ((), (5, 1.5), (1.5, 1.2), (6, 1.5, 1.5, 1.5))  # in widths of the line, as SVG and matplotlib take them
-_LONGEST = 30  # letters of a label, such as cifar_resnet110_v1 (3 seeds)
-_POINTS = 400  # of a curve
-_FONT = 10  # points
+_VARIABLES = INK | {f"c{number}": pair for number, pair in enumerate(COLOURS)}  # of CSS, by name
+_DASHES = ((), (5, 1.5), (1.5, 1.2), (6, 1.5, 1.5, 1.5))  # in line widths, the unit of SVG and matplotlib
+_LONGEST = 30  # most letters of a label, such as cifar_resnet110_v1 (3 seeds)
+_POINTS = 400  # most points of a curve
+_FONT = 10  # font size in points
 
 
-def metrics_of(task):
-    """What is drawn of the runs of a task.
+def metrics_of(task: str) -> dict[str, tuple[str, str, Callable]]:
+    """Return the metrics that are drawn for a task.
 
     Args:
-        task: its name.
+        task: name of the task.
 
     Returns:
-        {name of the picture: (column of metrics.csv, title, how a fraction or a loss is shown)}.
+        {name of the chart: (column of metrics.csv, title, function from a value of the column to the drawn value)}.
     """
     drawn = {}
     for metric in TASKS[task].metrics:
         if metric.compared and metric.drawn_as_error:
-            drawn[f"{metric.column}_error"] = (metric.column, f"{metric.title} error (%)", _error)
+            drawn[f"{metric.column}_error"] = (metric.column, f"{metric.title} error (%)", lambda x: 100 * (1 - x))
         elif metric.compared:
-            drawn[metric.column] = (metric.column, f"{metric.title} (%)", _percent)
+            drawn[metric.column] = (metric.column, f"{metric.title} (%)", lambda x: 100 * x)
     return drawn | {"loss": ("loss", "Loss (nats)", lambda loss: loss)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """What is drawn of a group of runs: (epochs, means, standard deviations) of a column, each an array.
+    """Curves of one column of metrics.csv for a group of runs, each a tuple (epochs, means, standard deviations).
 
     Attributes:
-        name: of the group.
-        number: of its stroke.
-        training: of the training batches.
-        evaluation: of the held-out split.
-        averaged: the same by the moving average of the weights; empty arrays where there is none.
+        name: name of the group.
+        number: number of its stroke; see `stroke`.
+        training: curve on the training batches.
+        evaluation: curve on the held-out split.
+        averaged: curve on the held-out split with averaged weights; empty arrays if there is none.
     """
 
     name: str
@@ -69,47 +63,58 @@ class Curve:
     averaged: tuple
 
 
-def of_groups(made, column):
-    """The curves of groups of runs.
+def of_groups(groups: list, column: str) -> list[Curve]:
+    """Return the curves of groups of runs.
 
     Args:
-        made: list of `compare.Group`.
-        column: of metrics.csv.
-
-    Returns:
-        List of `Curve`.
+        groups: list of `compare.Group`.
+        column: a column of metrics.csv.
     """
-    found = []
-    for number, group in enumerate(made):
+    curves = []
+    for number, group in enumerate(groups):
         held_out = group.runs[0].held_out
         parts = [group.mean_curve(split, column) for split in ("train", held_out, f"{held_out}_ema")]
         name = f"{group.name} ({len(group.runs)} seeds)" if len(group.runs) > 1 else group.name
-        found.append(Curve(name, number, *parts))
-    return found
+        curves.append(Curve(name, number, *parts))
+    return curves
 
 
-def stroke(number):
-    """Of the curve of a number: the number of its colour, and its dashes, none where it is solid."""
+def stroke(number: int) -> tuple[int, tuple]:
+    """Return the index in `COLOURS` and the dashes of curve `number`; no dashes if it is solid."""
     return number % len(COLOURS), _DASHES[number // len(COLOURS) % len(_DASHES)]
 
 
-def draw(curves, metric, task=CLASSIFICATION):
-    """Draw one metric.
+def draw(curves: list[Curve], metric: str, task: str = CLASSIFICATION):
+    """Return a `matplotlib.figure.Figure` of the curves of one metric.
 
     Args:
-        curves: of its column, from `of_groups`.
-        metric: a key of `metrics_of` that task.
-        task: the name of what the runs are of.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
+        curves: what `of_groups` returned for the column of the metric.
+        metric: a key of `metrics_of(task)`.
+        task: name of the task of the runs.
     """
-    from matplotlib.figure import Figure
-
-    _, title, shown = metrics_of(task)[metric]
-    ink, muted, rule = (INK[name][0] for name in INK)
-    figure = Figure(figsize=(5.2, max(3.6, 0.19 * len(curves) + 1.2)), layout="constrained")
+    _, title, to_drawn = metrics_of(task)[metric]
+    figure = charts.new_figure(5.2, max(3.6, 0.19 * len(curves) + 1.2))
     axes = figure.add_subplot()
+    ends, values, last = _draw_lines(axes, curves, to_drawn)
+    low, high = limits(values, percent=title.endswith("(%)"))
+    axes.set_ylim(low, high)
+    axes.set_xlim(0, last or 1)
+    _label(axes, ends, low, high, last or 1)
+    ink, muted, rule = (INK[name][0] for name in INK)
+    axes.set_title(title, loc="left", fontsize=_FONT + 1, color=ink, fontweight="bold", pad=10)
+    axes.set_xlabel("epoch", color=muted, fontsize=_FONT)
+    axes.grid(axis="y", color=rule, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.patch.set_visible(False)  # the background is that of the figure or page
+    axes.tick_params(colors=muted, labelsize=_FONT, length=0)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(rule)
+    return figure
+
+
+def _draw_lines(axes, curves, to_drawn):
+    """Draw all lines; return their ends (x, y, name, colour), the latter halves of their values and the last epoch."""
     ends, values, last = [], [], 0.0
     for curve in curves:
         number, dashes = stroke(curve.number)
@@ -120,35 +125,22 @@ def draw(curves, metric, task=CLASSIFICATION):
             epochs, means, spread = thinned(part)
             if not len(epochs):
                 continue
-            means = shown(means)
+            means = to_drawn(means)
             axes.plot(epochs, means, color=colour, linewidth=width, linestyle=style_of_line, solid_capstyle="round")
             if part is curve.evaluation and spread.any():
-                scale = abs(shown(1.0) - shown(0.0))
+                scale = abs(to_drawn(1.0) - to_drawn(0.0))
                 low, high = means - scale * spread, means + scale * spread
                 axes.fill_between(epochs, low, high, color=colour, alpha=0.18, linewidth=0)
             values.append(means[len(means) // 2 :])
             last = max(last, epochs[-1])
         final = curve.evaluation if len(curve.evaluation[0]) else curve.training
         if len(final[0]):
-            ends.append((final[0][-1], shown(final[1][-1]), curve.name, colour))
-    low, high = limits(values, percent=title.endswith("(%)"))
-    axes.set_ylim(low, high)
-    axes.set_xlim(0, last or 1)
-    _label(axes, ends, low, high, last or 1)
-    axes.set_title(title, loc="left", fontsize=_FONT + 1, color=ink, fontweight="bold", pad=10)
-    axes.set_xlabel("epoch", color=muted, fontsize=_FONT)
-    axes.grid(axis="y", color=rule, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.patch.set_visible(False)  # the ground is the figure's, and the page's
-    axes.tick_params(colors=muted, labelsize=_FONT, length=0)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(rule)
-    return figure
+            ends.append((final[0][-1], to_drawn(final[1][-1]), curve.name, colour))
+    return ends, values, last
 
 
-def thinned(curve):
-    """A curve of at most some 400 points, means of neighbours where it has more."""
+def thinned(curve: tuple) -> tuple:
+    """Reduce a curve to at most 400 points, by means over neighbours."""
     count = len(curve[0])
     if count <= _POINTS:
         return curve
@@ -156,131 +148,120 @@ def thinned(curve):
     return tuple(np.add.reduceat(part, edges[:-1]) / np.diff(edges) for part in curve)
 
 
-def limits(values, percent):
-    """Ends of the vertical axis: where every curve is in its latter half, but for spikes, and where it ends.
+def limits(values: list[np.ndarray], percent: bool) -> tuple[float, float]:
+    """Choose the limits of the vertical axis to show the latter half of every curve, except spikes, and its end.
 
     Args:
-        values: list of arrays, the latter halves of curves. Where curves begin is off the picture.
-        percent: whether they end at 100.
+        values: latter halves of the curves; their beginnings may lie outside the picture.
+        percent: whether the axis ends at 100 at most.
 
     Returns:
         Lowest and highest value of the axis; the lowest is 0 unless all values are high.
     """
     parts = [part[np.isfinite(part)] for part in values]
-    every = np.array(
+    points = np.array(
         [value for part in parts if len(part) for value in (np.quantile(part, 0.75), part[-1], part.min())]
     )
-    if not len(every):
+    if not len(points):
         return 0.0, 100.0 if percent else 1.0
-    # By round numbers: the next of 1, 2, 3, 4, 5, 6, 8, 10 times a power of ten above what is there.
-    most = max(float(every.max()) * 1.02, 1.0 if percent else 1e-3)
+    # Round up to 1, 2, 3, 4, 5, 6, 8 or 10 times a power of ten.
+    most = max(float(points.max()) * 1.02, 1.0 if percent else 1e-3)
     power = 10.0 ** math.floor(math.log10(most))
-    high = next(power * step for step in (1, 2, 3, 4, 5, 6, 8, 10) if power * step >= most * (1 - 1e-9))
+    high = next(power * factor for factor in (1, 2, 3, 4, 5, 6, 8, 10) if power * factor >= most * (1 - 1e-9))
     high = min(high, 100.0) if percent else high
-    least = float(every.min()) * 0.98
+    least = float(points.min()) * 0.98
     low = math.floor(least / (high / 10)) * high / 10 if least > high / 2 else 0.0
     return max(0.0, low), high
 
 
 def _label(axes, ends, low, high, last):
-    """Names at the ends of lines, moved apart where they would overlap."""
-    height = axes.figure.get_size_inches()[1] * 72 - 80  # of the axes, in points, about
+    """Write names beside the ends of lines, moved apart if they would overlap."""
+    height = axes.figure.get_size_inches()[1] * 72 - 80  # approximate height of the axes in points
     gap = (high - low) * (_FONT + 1.5) / height
     ordered = sorted(ends, key=lambda end: end[1] if math.isfinite(end[1]) else high)
-    places = spread([min(max(low, y if math.isfinite(y) else high), high) for _, y, _, _ in ordered], gap, low, high)
-    for (x, y, name, colour), place in zip(ordered, places, strict=True):
-        # Names are of folders: a dollar in them is no mathematics.
+    heights = spread([min(max(low, y if math.isfinite(y) else high), high) for _, y, _, _ in ordered], gap, low, high)
+    for (x, y, name, colour), label_height in zip(ordered, heights, strict=True):
+        # parse_math=False, since names of folders may hold dollar signs.
         axes.annotate(
             shortened(name), xy=(x / last, min(max(low, y if math.isfinite(y) else high), high)),
-            xycoords=("axes fraction", "data"), xytext=(1.04, place), textcoords=("axes fraction", "data"),
+            xycoords=("axes fraction", "data"), xytext=(1.04, label_height), textcoords=("axes fraction", "data"),
             va="center", fontsize=_FONT - 1, color=colour, parse_math=False, annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "relpos": (0, 0.5), "shrinkA": 1,
                         "shrinkB": 1},
         )  # fmt: skip
 
 
-def spread(places, gap, low, high):
-    """Rising places moved apart to at least a gap, as little as may be, and between low and high where there is room.
+def spread(positions: list[float], gap: float, low: float, high: float) -> list[float]:
+    """Move positions apart to at least `gap`, as little as possible, and between `low` and `high` if there is room.
 
     Args:
-        places: list of rising numbers.
-        gap: least distance.
-        low: least place.
-        high: largest place.
+        positions: numbers in ascending order.
+        gap: smallest distance between neighbours.
+        low: smallest position.
+        high: largest position.
     """
-    blocks = []  # [sum of places less their offsets, how many]: neighbours that touch move as one
-    for place in places:
-        blocks.append([place, 1])
+    blocks = []  # [sum of positions, number of positions]: neighbours that touch move together
+    for position in positions:
+        blocks.append([position, 1])
         while len(blocks) > 1 and _start(blocks[-2], gap) + gap * blocks[-2][1] > _start(blocks[-1], gap):
             total, count = blocks.pop()
             blocks[-1] = [blocks[-1][0] + total, blocks[-1][1] + count]
-    found = [_start(block, gap) + gap * index for block in blocks for index in range(block[1])]
-    for index, _ in enumerate(found):  # pushed up from the floor, then down from the ceiling
-        found[index] = max(found[index], low + gap * index)
-    for index in range(len(found)):
-        found[-1 - index] = min(found[-1 - index], high - gap * index)
-    return found
+    moved = [_start(block, gap) + gap * index for block in blocks for index in range(block[1])]
+    for index in range(len(moved)):  # push up from `low`, then down from `high`
+        moved[index] = max(moved[index], low + gap * index)
+    for index in range(len(moved)):
+        moved[-1 - index] = min(moved[-1 - index], high - gap * index)
+    return moved
 
 
 def _start(block, gap):
-    """Lowest place of a block whose members lie evenly about their mean."""
+    """Return the lowest position of a block whose members lie evenly about their mean."""
     return block[0] / block[1] - gap * (block[1] - 1) / 2
 
 
-def shortened(name):
-    """A name for a label: its two ends where it is long."""
+def shortened(name: str) -> str:
+    """Shorten a long name to its two ends."""
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST // 2 - 1]}\u2026{name[-_LONGEST // 2 :]}"
 
 
-# --- Files -----------------------------------------------------------------------------------------------------------
-
-
-def rendered(figure, form):
-    """A figure as the bytes of a file, the same for the same figure.
+def rendered(figure, form: str) -> bytes:
+    """Return a figure as the bytes of a file, equal for equal figures.
 
     Args:
         figure: a `matplotlib.figure.Figure`.
-        form: "png" or "svg", whose text stays text.
+        form: "png", or "svg", in which text stays text.
     """
     from matplotlib import rc_context
 
     file = io.BytesIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "resnet_tf"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # names in scripts that the font has not
+        warnings.filterwarnings("ignore", "Glyph")  # names may hold glyphs that the font lacks
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type")) if form == "svg" else None
         figure.savefig(file, format=form, dpi=200, metadata=metadata)
     return file.getvalue()
 
 
-def inline(svg, prefix, themed):
-    """An SVG file as an element of a page.
+def inline(svg: bytes, prefix: str, themed: bool) -> str:
+    """Return an SVG file as an element of an HTML page, without a title.
 
     Args:
         svg: bytes of the file.
-        prefix: of its ids, which are to be unique in the page.
-        themed: whether its colours, those of this module, become the variables that `style` sets.
-
-    Returns:
-        The element, without a title.
+        prefix: prefix of its ids, which makes them unique in the page.
+        themed: whether to replace the colours of this module by the variables that `style` sets.
     """
     text = svg.decode()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would hold for the whole page
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would apply to the whole page
     text = re.sub(r'\bid="', f'id="{prefix}', text)
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}", text)
     text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', text, count=1)
     if themed:
-        variables = {light: f"var(--{name})" for name, light, _ in _variables()}
+        variables = {light: f"var(--{name})" for name, (light, _) in _VARIABLES.items()}
         text = re.sub("|".join(variables), lambda match: variables[match[0]], text)
-        text = re.sub(r'<g id="[^"]*patch_1">.*?</g>', "", text, count=1, flags=re.DOTALL)  # the white ground
+        text = re.sub(r'<g id="[^"]*patch_1">.*?</g>', "", text, count=1, flags=re.DOTALL)  # the white background
     return text
 
 
-def style(dark):
-    """CSS variables of all colours: "--ink:#...;..."."""
-    return "".join(f"--{name}:{(light, night)[dark]};" for name, light, night in _variables())
-
-
-def _variables():
-    yield from ((name, *pair) for name, pair in INK.items())
-    yield from ((f"c{number}", *pair) for number, pair in enumerate(COLOURS))
+def style(dark: bool) -> str:
+    """Return CSS variables of all colours, for a dark or light page: "--ink:#...;..."."""
+    return "".join(f"--{name}:{colours[dark]};" for name, colours in _VARIABLES.items())

@@ -1,6 +1,7 @@
-"""Logits of a split, every example once: by one view of each image, by ten crops, or at several scales."""
+"""Logits of a split, every example once, from one view of each image, ten crops or several scales."""
 
 import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -10,38 +11,40 @@ from resnet_tf.data import batches, geometry
 from resnet_tf.data.splits import Split
 from resnet_tf.runs import run_data
 
-_EVALUATION_BATCH, _LARGE_BATCH = 500, 64  # of small images and views, and of large ones
-_HELD_BATCHES = 8  # of images on the device that are answered for in one call
-_TEN = 10
+_SMALL_IMAGE_BATCH, _LARGE_IMAGE_BATCH = 500, 64  # default batch of images up to 64 pixels, and of larger ones
+_BATCHES_PER_CALL = 8  # batches of images on the device that one call evaluates
 
 
 class SplitLogits:
-    """Answers for a split, every example once."""
+    """Evaluation of a split that can be repeated with changing weights."""
 
-    def __init__(self, runner, data, split, batch=0, views="center", average="softmax", threads=0, scales=()):
-        """Put the data in place.
+    def __init__(
+        self, runner, data, split, batch: int = 0, views: str = "center", average: str = "softmax", threads: int = 0,
+        scales: Sequence[int] = (),
+    ):  # fmt: skip
+        """Copy images in memory to the devices; streams of other images are opened later.
 
         Args:
             runner: a `runner.Runner`.
             data: the `DataConfig` of the run.
             split: a `Split` or an `Examples`.
-            batch: examples at a time over all replicas, rounded up to a multiple of their number; 0 to choose.
-            views: "center", "ten_crop" or "multi_scale"; a `Split` in memory has but its one. The last is He et al.
-                2015, section 4.1: fully convolutional on the whole image at several scales, and mirrored as in the
-                work that they follow (Simonyan and Zisserman 2014); images of many sizes, so one a replica at a time.
-            average: over views: "softmax" (He et al. 2015) or "logits".
-            threads: that decode; 0 for one for each core.
-            scales: of multi_scale, shorter sides in pixels. The runner's model must take any size.
+            batch: examples in a batch over all replicas, rounded up to a multiple of their number; 0 for a default.
+            views: "center", "ten_crop" or "multi_scale"; ignored for a `Split` in memory, which has one view.
+                "multi_scale" is He et al. 2015, section 4.1: fully convolutional on the whole image at several scales,
+                and mirrored as in Simonyan and Zisserman 2014. Sizes differ, so each replica takes one image at a time.
+            average: kind of the average over views, "softmax" (He et al. 2015) or "logits".
+            threads: threads that decode; 0 for one for each core.
+            scales: shorter sides in pixels for "multi_scale"; the runner's model must take any image size.
         """
         self._runner, self._split = runner, split
         size, resize, replicas = evaluation_size(data), data.resize, runner.local_replicas
-        views_of_image = _TEN if views == "ten_crop" else 1
-        large = max(1, _LARGE_BATCH // views_of_image)
-        batch = batch or (_EVALUATION_BATCH if isinstance(split, Split) or size <= 64 else large)
+        views_of_image = 10 if views == "ten_crop" else 1
+        large = max(1, _LARGE_IMAGE_BATCH // views_of_image)
+        batch = batch or (_SMALL_IMAGE_BATCH if isinstance(split, Split) or size <= 64 else large)
         self._batch = -(-batch // replicas) * replicas
         self._threads = threads
         self._average = average
-        self._streams = {}  # of each view, made when it is first asked for
+        self._streams = {}  # by index of the view, opened at first use
         self._views = {
             "center": [lambda data, box: geometry.center(data, size, resize, box)[None]],
             "ten_crop": [lambda data, box: geometry.ten_crop(data, size, resize, box)],
@@ -49,29 +52,29 @@ class SplitLogits:
         }[views]
         if views == "multi_scale":
             self._batch = replicas
-        self._data = self._placed(split) if isinstance(split, Split) else None
+        self._data = self._place(split) if isinstance(split, Split) else None
 
-    def _placed(self, split):
-        """Images on the devices, in parts between which one may look up, all of one shape so that they compile once."""
-        part = min(-(-len(split) // self._batch), _HELD_BATCHES) * self._batch
+    def _place(self, split):
+        """Copy images to the devices in parts, one for each call, of one shape so that they are compiled once."""
+        part = min(-(-len(split) // self._batch), _BATCHES_PER_CALL) * self._batch
         parts = [split.images[start : start + part] for start in range(0, len(split), part)]
         parts[-1] = np.resize(parts[-1], (part, *split.images.shape[1:]))
         return [self._runner.place(images) for images in parts]
 
     @property
-    def checks(self):
-        """How often `logits` calls its `check`."""
+    def checks(self) -> int:
+        """Number of times that `logits` calls its `check`."""
         return len(self._data) if self._data is not None else len(self._views) * -(-len(self._split) // self._batch)
 
-    def logits(self, ema=False, check=lambda: None):
-        """Answer for the whole split.
+    def logits(self, ema: bool = False, check: Callable = lambda: None) -> np.ndarray:
+        """Return the logits of the whole split.
 
         Args:
-            ema: by the averaged weights.
-            check: called between batches; what it raises ends the evaluation.
+            ema: whether to use the averaged weights.
+            check: function that is called between batches; an exception of it ends the evaluation.
 
         Returns:
-            float32 [n, classes], NumPy; averaged over views, as logarithms where softmax was averaged.
+            float32 [n, classes], averaged over views; logarithms of probabilities if probabilities were averaged.
         """
         if self._data is not None:
             parts = []
@@ -82,7 +85,7 @@ class SplitLogits:
         total = self._logits_of(0, ema, check)
         if len(self._views) == 1:
             return total
-        # Each is averaged with its mirror image already. Added as they come: all together are 1 GB for ImageNet.
+        # Each view is averaged with its mirror image already. Add them one by one: all views of ImageNet take 1 GB.
         softmax = self._average == "softmax"
         for number in range(1, len(self._views)):
             logits = self._logits_of(number, ema, check)
@@ -91,17 +94,12 @@ class SplitLogits:
         return total - np.log(count) if softmax else total / count
 
     def _streams_of(self, number):
-        if number in self._streams:
-            return self._streams[number]
-        view = self._views[number]
-        replicas = self._runner.local_replicas  # each machine answers for the whole
-
-        def part(replica):
-            return batches.testing(
-                self._split, view, batch=self._batch, threads=self._threads, replica=replica, replicas=replicas
+        if number not in self._streams:
+            view, replicas = self._views[number], self._runner.local_replicas  # each machine evaluates the whole split
+            options = {"batch": self._batch, "threads": self._threads, "replicas": replicas}
+            self._streams[number] = self._runner.streams(
+                lambda replica: batches.testing(self._split, view, replica=replica, **options)
             )
-
-        self._streams[number] = self._runner.streams(part)
         return self._streams[number]
 
     def _logits_of(self, number, ema, check):
@@ -109,8 +107,8 @@ class SplitLogits:
         count = -(-len(self._split) // self._batch)
         with run_data.named_errors(self._split):
             parts = []
-            for answers in self._runner.predict_stream(iterators, count, COMBINE[self._average], ema):
-                parts.append(answers)
+            for logits in self._runner.predict_stream(iterators, count, COMBINE[self._average], ema):
+                parts.append(logits)
                 check()
         return np.concatenate(parts)[: len(self._split)]
 

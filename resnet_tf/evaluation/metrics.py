@@ -1,17 +1,19 @@
-"""Figures of a classifier from its logits, in float64."""
+"""Metrics of a classifier, computed from its logits in float64."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
 
-def probabilities(logits):
-    """Softmax over the last axis: [n, classes] to float64 of the same shape."""
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Return the softmax over the last axis, float64 of the shape of `logits`."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     exponentials = np.exp(shifted)
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-def classification(logits, labels):
-    """Count what is right, every example once.
+def classification(logits: np.ndarray, labels: np.ndarray) -> dict:
+    """Return accuracy and loss, every example counted once.
 
     Args:
         logits: float [n, classes].
@@ -19,55 +21,51 @@ def classification(logits, labels):
 
     Returns:
         {"examples": n, "top1": fraction, "top5": fraction, "loss": mean cross-entropy in nats}. An
-        example is right in the top k where fewer than k other classes score at least as high as its own, so that ties
-        count against it. One whose logits hold a NaN is wrong, however few the classes are.
+        example is right in the top k if fewer than k other classes score at least as high as its label, so that ties
+        count as errors. An example whose logits hold a NaN is wrong, however few classes there are.
     """
-    rank, losses = _scored(logits, labels)
-    return {
-        "examples": len(labels),
-        "top1": float((rank <= 1).mean()),
-        "top5": float((rank <= 5).mean()),
-        "loss": float(losses.mean()),
-    }
+    rank, losses = _rank_and_loss(logits, labels)
+    top1, top5 = (float((rank <= k).mean()) for k in (1, 5))
+    return {"examples": len(labels), "top1": top1, "top5": top5, "loss": float(losses.mean())}
 
 
-def per_class(logits, labels):
-    """The figures of `classification` for the examples of each class.
+def per_class(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the metrics of `classification` for the examples of each class.
 
     Args:
         logits: float [n, classes].
         labels: int [n].
 
     Returns:
-        {"examples", "top1", "top5", "loss": array [classes]}; NaN for a class without examples, but for their number.
+        {"examples", "top1", "top5", "loss": array [classes]}; all but "examples" are NaN for a class without examples.
     """
-    rank, losses = _scored(logits, labels)
+    rank, losses = _rank_and_loss(logits, labels)
     classes = logits.shape[1]
     examples = np.bincount(labels, minlength=classes)
-    of_each = {"top1": rank <= 1, "top5": rank <= 5, "loss": losses}
+    by_example = {"top1": rank <= 1, "top5": rank <= 5, "loss": losses}
     with np.errstate(invalid="ignore"):
-        means = {name: np.bincount(labels, values, classes) / examples for name, values in of_each.items()}
+        means = {name: np.bincount(labels, values, classes) / examples for name, values in by_example.items()}
     return {"examples": examples, **means}
 
 
-def confusion(predicted, labels, classes):
-    """Count answers: int [classes, classes], the true class in rows and the predicted one in columns.
+def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return the confusion matrix: int [classes, classes], true classes in rows and predicted classes in columns.
 
     Args:
         predicted: int [n], class numbers.
-        labels: likewise.
-        classes: how many there are.
+        labels: int [n], class numbers.
+        classes: number of classes.
     """
     pairs = np.asarray(labels, np.int64) * classes + np.asarray(predicted, np.int64)
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
-def most_confused(matrix, most=None):
-    """Pairs of classes that are taken for each other, the most frequent first.
+def most_confused(matrix: np.ndarray, most: int | None = None) -> list[tuple[int, int, int]]:
+    """Return pairs of classes that are confused, the most frequent first.
 
     Args:
-        matrix: of `confusion`.
-        most: how many pairs at most; None for all.
+        matrix: what `confusion` returned.
+        most: largest number of pairs; None for all.
 
     Returns:
         List of (label, predicted, times), all integers, with label != predicted and times > 0.
@@ -78,50 +76,44 @@ def most_confused(matrix, most=None):
     return [(int(rows[i]), int(columns[i]), int(wrong[rows[i], columns[i]])) for i in order]
 
 
-def calibration(probability, right, bins=15):
-    """Confidence and accuracy over bins of equal width (Guo et al. 2017, section 2, whose figures have 15).
+def calibration(probability: np.ndarray, right: np.ndarray, bins: int = 15) -> dict[str, np.ndarray]:
+    """Return confidence and accuracy in bins of equal width (Guo et al. 2017, section 2, whose figures have 15).
 
     Args:
         probability: float [n] in [0, 1], of the predicted class.
-        right: bool [n], whether it is the true one.
-        bins: how many; bin m of M holds (m - 1) / M < probability <= m / M.
+        right: bool [n], whether the predicted class is the true one.
+        bins: number of bins; bin m of M holds (m - 1) / M < probability <= m / M.
 
     Returns:
-        {"low", "high", "examples", "confidence", "accuracy": array [bins]}; confidence is the mean probability; it and
-        the accuracy are NaN in a bin without examples.
+        {"low", "high", "examples", "confidence", "accuracy": array [bins]}; confidence is the mean probability;
+        confidence and accuracy are NaN in a bin without examples.
     """
     edges = np.linspace(0, 1, bins + 1)
-    which = np.clip(np.searchsorted(edges, probability, side="left") - 1, 0, bins - 1)
-    examples = np.bincount(which, minlength=bins)
+    numbers = np.clip(np.searchsorted(edges, probability, side="left") - 1, 0, bins - 1)
+    examples = np.bincount(numbers, minlength=bins)
     with np.errstate(invalid="ignore"):
-        confidence = np.bincount(which, probability, bins) / examples
-        accuracy = np.bincount(which, np.asarray(right, np.float64), bins) / examples
+        confidence = np.bincount(numbers, probability, bins) / examples
+        accuracy = np.bincount(numbers, np.asarray(right, np.float64), bins) / examples
     return {"low": edges[:-1], "high": edges[1:], "examples": examples, "confidence": confidence, "accuracy": accuracy}
 
 
-def expected_calibration_error(probability, right, bins=15):
-    """ECE (Guo et al. 2017, equation 3): the mean of |accuracy - confidence| over bins, weighted by their examples.
+def expected_calibration_error(probability: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
+    """Return the ECE (Guo et al. 2017, equation 3), a fraction in [0, 1]; see `calibration` for the arguments.
 
-    Args:
-        probability: see `calibration`; likewise `right` and `bins`.
-        right: likewise.
-        bins: likewise.
-
-    Returns:
-        A fraction in [0, 1].
+    It is the mean of |accuracy - confidence| over bins, weighted by their numbers of examples.
     """
     table = calibration(probability, right, bins)
     gaps = np.abs(table["accuracy"] - table["confidence"]) * table["examples"]
     return float(np.nansum(gaps) / len(probability))
 
 
-def average(members, shares=None, kind="softmax"):
-    """Average the answers of several networks.
+def average(members: list[np.ndarray], shares: Sequence[float] | None = None, kind: str = "softmax") -> np.ndarray:
+    """Average the logits or probabilities of several networks.
 
     Args:
         members: list of float [n, classes], logits or logarithms of probabilities.
-        shares: weights of the members, not negative, their sum above 0; None for all alike.
-        kind: "softmax": probabilities are averaged, and their logarithms returned; "logits": logits are.
+        shares: weights of the members, not negative, their sum above 0; None for equal weights.
+        kind: "logits" to average logits; "softmax" to average probabilities and return their logarithms.
 
     Returns:
         float64 [n, classes].
@@ -133,17 +125,20 @@ def average(members, shares=None, kind="softmax"):
     total = None
     for share, logits in zip(shares, members, strict=True):
         if share:
-            shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-            part = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)) + np.log(share)
+            part = _log_softmax(logits) + np.log(share)
             total = part if total is None else np.logaddexp(total, part)
     return total
 
 
-def _scored(logits, labels):
-    """Rank of each example's own class, 1 the best and infinite for NaN, and its cross-entropy in nats."""
-    if len(logits) != len(labels) or not len(labels):
-        raise ValueError(f"{len(logits)} answers for {len(labels)} examples")
-    own = logits[np.arange(len(labels)), labels][:, None]
-    rank = np.where(np.isnan(logits).any(axis=1), np.inf, (logits >= own).sum(axis=1))
+def _log_softmax(logits):
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return rank, np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def _rank_and_loss(logits, labels):
+    """Return the rank of each example's label (1 is the best, NaN has rank infinity) and its cross-entropy in nats."""
+    if len(logits) != len(labels) or not len(labels):
+        raise ValueError(f"{len(logits)} rows of logits for {len(labels)} labels")
+    examples = np.arange(len(labels))
+    rank = np.where(np.isnan(logits).any(axis=1), np.inf, (logits >= logits[examples, labels][:, None]).sum(axis=1))
+    return rank, -_log_softmax(logits)[examples, labels]

@@ -1,4 +1,4 @@
-"""A comparison of runs as files: tables, curves, and one page that needs nothing but itself."""
+"""Files of a comparison of runs: tables, curves, a report, and one HTML page that loads nothing else."""
 
 import dataclasses
 import datetime
@@ -6,10 +6,12 @@ import html
 import logging
 import pathlib
 import string
+from collections.abc import Iterator, Sequence
 
 from resnet_tf import files
+from resnet_tf.config import CompareConfig
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import charts, curves, references, significance, tables, trained
+from resnet_tf.evaluation import charts, curves, pictures, references, significance, tables, trained
 from resnet_tf.evaluation import compare as comparing
 from resnet_tf.models import find
 from resnet_tf.runs import record
@@ -17,22 +19,22 @@ from resnet_tf.runs import record
 _log = logging.getLogger(__name__)
 
 
-def compare(settings, folders, figures=()):
-    """Compare runs and write tables, curves and a report.
+def compare(settings: CompareConfig, folders: Sequence, figures: Sequence[tuple] = ()) -> dict:
+    """Compare runs and write tables, curves and a report to --out.
 
     Args:
         settings: a `config.CompareConfig`.
-        folders: of the runs.
-        figures: more pictures for the page: list of (title, `matplotlib.figure.Figure`).
+        folders: folders of the runs.
+        figures: further pictures for the page: (title, `matplotlib.figure.Figure`).
 
     Returns:
-        {"out", "title", "runs": names, "skipped": [{"run", "reason"}], "groups": of several seeds [{"name", "runs",
-        "seeds", "top1_mean", "top1_sd"}], "pairs": tested, "best": {"run", "top1", "evaluated"}}; of other tasks the
-        first of their figures in the place of "top1".
+        {"out", "title", "runs": names, "skipped": [{"run", "reason"}], "groups": groups of several seeds [{"name",
+        "runs", "seeds", "top1_mean", "top1_sd"}], "pairs": number of tests, "best": {"run", "top1", "evaluated"}}. For
+        tasks other than classification, their first metric takes the place of "top1".
 
     Raises:
-        InputError: --out cannot be a folder of its own; no run can be read; runs of different data or classes;
-            references that are damaged or of other data; matplotlib is not installed.
+        InputError: --out cannot be a folder of its own, no run can be read, runs have different data or classes,
+            references are damaged or of other data, or matplotlib is not installed.
     """
     out = pathlib.Path(settings.out)
     _check_out(out)
@@ -40,107 +42,111 @@ def compare(settings, folders, figures=()):
     runs, skipped = trained.read_all(folders)
     for _, reason in skipped:
         _log.warning("warning: left out: %s", reason)
-    made = comparing.groups(runs)
-    rows = comparing.table(made, settings.price_per_hour)
-    if settings.references:
-        rows = references.beside(rows, made, settings.references)
-    flags = comparing.differing_flags(runs)
-    tests, untested = significance.of_pairs(made)
-    title = settings.title or f"{len(runs)} run{'s' * (len(runs) > 1)} on {runs[0].config.data.dataset}"
-    notes = _notes(runs, made)
-    if settings.references:
-        notes.append(
-            "Published: what others report of networks on the original data, with its source; of no run here, and in "
-            "no test."
-        )
-    if settings.responses:
-        drawn, without = _responses(made, settings.data_dir)
-        figures = [*figures, ("Layer responses", drawn)]
-        if without:
-            notes.append(f"Layer responses are not known of {', '.join(without)}.")
-    shown = tables.of_report(rows, flags, tests, runs, settings.price_per_hour)
-    content = Content(title, runs, made, skipped, shown, notes, untested)
-
-    pictures, contents = {}, {}
-    for metric, (column, _, _) in content.metrics.items():
-        figure = curves.draw(curves.of_groups(made, column), metric, runs[0].config.task)
-        pictures[metric] = curves.rendered(figure, "svg")
-        contents[f"curves_{metric}.svg"] = pictures[metric]
-        contents[f"curves_{metric}.png"] = curves.rendered(figure, "png")
-    contents["table.csv"] = tables.as_csv(rows[0], [row.values() for row in rows])
-    contents["table.md"] = content.tables["results"].markdown().encode(errors="replace")
-    values = [[row["flag"], row["changes_result"], *row["values"]] for row in flags]
-    contents["flags.csv"] = tables.as_csv(["flag", "changes_result", *(run.name for run in runs)], values)
-    contents["significance.csv"] = tables.as_csv(
-        tables.SIGNIFICANCE, [[row[name] for name in tables.SIGNIFICANCE] for row in tests]
-    )
-    if settings.responses:
-        contents["responses.svg"], contents["responses.png"] = (curves.rendered(drawn, kind) for kind in ("svg", "png"))
-    contents["report.md"] = markdown(content).encode(errors="replace")
-    contents["report.html"] = render(content, pictures, figures).encode(errors="replace")
+    content, responses = _content(settings, runs, skipped)
+    figures = [*figures, *([("Layer responses", responses)] if responses else [])]
+    contents = _files(content, figures)
+    for suffix in ("svg", "png") if responses else ():
+        contents[f"responses.{suffix}"] = curves.rendered(responses, suffix)
     out.mkdir(parents=True, exist_ok=True)
     for name, data in contents.items():
         files.replace_atomically(out / name, lambda file, data=data: file.write(data))
-
     print(content.tables["results"].markdown(brief=True), flush=True)
-    first = next(iter(runs[0].figures))
-    best = max(runs, key=lambda run: run.evaluation[first])
+    metric = next(iter(runs[0].metrics))
+    best = max(runs, key=lambda run: run.evaluation[metric])
     return {
-        "out": str(out),
-        "title": title,
-        "runs": [run.name for run in runs],
+        "out": str(out), "title": content.title, "runs": [run.name for run in runs],
         "skipped": [{"run": folder, "reason": reason} for folder, reason in skipped],
         "groups": [
             {"name": row["run"], "runs": row["runs"], "seeds": [int(seed) for seed in row["seed"].split()],
-             f"{first}_mean": round(row[first], 6), f"{first}_sd": round(row[f"{first}_sd"], 6)}
-            for row in rows if row["kind"] == "seeds"
+             f"{metric}_mean": round(row[metric], 6), f"{metric}_sd": round(row[f"{metric}_sd"], 6)}
+            for row in content.rows if row["kind"] == "seeds"
         ],
-        "pairs": len(tests),
-        "best": {"run": best.name, first: best.evaluation[first], "evaluated": best.evaluated},
+        "pairs": len(content.tests),
+        "best": {"run": best.name, metric: best.evaluation[metric], "evaluated": best.evaluated},
     }  # fmt: skip
+
+
+def _content(settings, runs, skipped):
+    """Return the `Content` of the report and the picture of layer responses, None without --responses."""
+    groups = comparing.groups(runs)
+    rows = comparing.table(groups, settings.price_per_hour)
+    notes, responses = _notes(runs, groups), None
+    if settings.references:
+        rows = references.beside(rows, groups, settings.references)
+        notes.append(
+            "Published: accuracies that others report for networks on the original data, with their sources. They are "
+            "of no run here, and in no test."
+        )
+    if settings.responses:
+        responses, without = _responses(groups, settings.data_dir)
+        if without:
+            notes.append(f"Layer responses are not known of {', '.join(without)}.")
+    flags = comparing.differing_flags(runs)
+    tests, untested = significance.of_pairs(groups)
+    title = settings.title or f"{len(runs)} run{'s' * (len(runs) > 1)} on {runs[0].config.data.dataset}"
+    shown = tables.of_report(rows, flags, tests, runs, settings.price_per_hour)
+    return Content(title, runs, groups, skipped, rows, flags, tests, shown, notes, untested), responses
+
+
+def _files(content, figures):
+    """Return the files of a comparison: {name: bytes}."""
+    svgs, contents = {}, {}
+    for metric, (column, _, _) in content.metrics.items():
+        figure = curves.draw(curves.of_groups(content.groups, column), metric, content.runs[0].config.task)
+        svgs[metric] = contents[f"curves_{metric}.svg"] = curves.rendered(figure, "svg")
+        contents[f"curves_{metric}.png"] = curves.rendered(figure, "png")
+    flags = [[row["flag"], row["changes_result"], *row["values"]] for row in content.flags]
+    tests = [[row[name] for name in significance.COLUMNS] for row in content.tests]
+    texts = {
+        "table.csv": pictures.csv_text(content.rows[0], [row.values() for row in content.rows]),
+        "table.md": content.tables["results"].markdown(),
+        "flags.csv": pictures.csv_text(["flag", "changes_result", *(run.name for run in content.runs)], flags),
+        "significance.csv": pictures.csv_text(significance.COLUMNS, tests),
+        "report.md": markdown(content),
+        "report.html": render(content, svgs, figures),
+    }
+    return contents | {name: text.encode(errors="replace") for name, text in texts.items()}
 
 
 def _check_out(out):
     if (out / record.MANIFEST).exists():
         raise InputError(f"--out={out}: a run's folder; choose another")
-    for place in (out, *out.parents):
-        if place.exists():
-            if not place.is_dir():
-                raise InputError(f"--out={out}: {'' if place == out else f'{place} is '}a file, not a folder")
-            return
+    nearest = next(path for path in (out, *out.parents) if path.exists())
+    if not nearest.is_dir():
+        raise InputError(f"--out={out}: {'' if nearest == out else f'{nearest} is '}a file, not a folder")
 
 
-def _responses(made, data_dir):
-    """Layer responses of groups, by the first run that has any: the picture, plain nets dashed; names of the others."""
-    from resnet_tf.evaluation import responses  # which needs TensorFlow at work
+def _responses(groups, data_dir):
+    """Draw the layer responses of the first run that has any in each group; also return names of groups without any."""
+    from resnet_tf.evaluation import responses  # needs TensorFlow
 
-    found, without = {}, []
-    for group in made:
+    deviations, without = {}, []
+    for group in groups:
         of_runs = (responses.of_run_or_kept(run.folder, data_dir) for run in group.runs)
-        figures = next(filter(None, of_runs), None)
-        if figures:
-            found[group.name] = figures
-            continue
-        without.append(group.name)
-        reason = f"{group.name} has neither a checkpoint nor a {responses.KEPT}"
-        _log.warning("warning: %s: no layer responses", reason)
-    if not found:
+        layers = next(filter(None, of_runs), None)
+        if layers:
+            deviations[group.name] = layers
+        else:
+            without.append(group.name)
+            reason = f"{group.name} has neither a checkpoint nor a {responses.KEPT}"
+            _log.warning("warning: %s: no layer responses", reason)
+    if not deviations:
         raise InputError(f"--responses: no run has a checkpoint, or the {responses.KEPT} that analyze responses makes")
-    plain = [group.name for group in made if find(group.runs[0].config.model.model).shortcut == "none"]
-    return responses.draw_responses(found, plain), without
+    plain = [group.name for group in groups if find(group.runs[0].config.model.model).shortcut == "none"]
+    return responses.draw_responses(deviations, plain), without
 
 
-def _notes(runs, made):
-    """What a reader should know of the results, a sentence each."""
+def _notes(runs, groups):
+    """Return sentences that explain the results."""
     notes = [
-        "Figures are of the last evaluation; the best of a curve is chosen on the examples it is measured on, so it "
-        "stands here for the record only.",
-        "Parameters: trainable ones at 4 bytes each. GMACs: 10\u2079 multiply-accumulates of one image, forward, at "
-        "the size of evaluation; GFLOPs: twice these; GFLOPs (thop): twice these, and four for each number that passes "
-        "a batch normalisation, as the package thop counts. Images/s: the training's, the median over its rows of "
-        "metrics.",
+        "Metrics are those of the last evaluation. The best value of a curve is chosen on the examples on which it is "
+        "measured, so it is given for the record only.",
+        "Parameters: trainable parameters of 4 bytes. GMACs: 10\u2079 multiply-accumulates for one image, forward, "
+        "at the size of evaluation. GFLOPs: twice the GMACs. GFLOPs (thop): twice the GMACs, and four operations for "
+        "each number that passes a batch normalisation, as the package thop counts. Images/s: speed of training, the "
+        "median over rows of metrics.csv.",
     ]
-    if any(len(group.runs) > 1 for group in made):
+    if any(len(group.runs) > 1 for group in groups):
         notes.append("After \u00b1: the sample standard deviation over seeds (n - 1).")
     if len({run.evaluated for run in runs}) > 1:
         notes.append("The runs were not evaluated alike: see the column Evaluated.")
@@ -149,91 +155,89 @@ def _notes(runs, made):
         notes.append(f"Unfinished: {', '.join(waiting)}.")
     seen = {}
     for run in runs:
-        twin = seen.setdefault((comparing.but_for_seed(run), run.seed), run)
+        twin = seen.setdefault((comparing.key_without_seed(run), run.seed), run)
         if twin is not run:
             notes.append(f"{twin.name} and {run.name} have the same flags and the same seed.")
     return notes
 
 
-# --- Report ----------------------------------------------------------------------------------------------------------
-
-
 @dataclasses.dataclass(frozen=True)
 class Content:
-    """What a report says.
+    """Content of a report.
 
     Attributes:
-        title: of it.
+        title: title of the report.
         runs: list of `trained.Trained`.
-        made: list of `compare.Group`.
+        groups: list of `compare.Group`.
         skipped: list of (folder, reason).
-        tables: {name: `tables.Table`}.
+        rows: what `compare.table` returned, with published rows if there are any.
+        flags: what `compare.differing_flags` returned.
+        tests: tests that `significance.of_pairs` returned.
+        tables: {name: `tables.Table`}, the tables for people.
         notes: sentences on the results.
-        untested: sentences on pairs that were not tested.
+        untested: sentences on pairs without a test.
     """
 
     title: str
     runs: list
-    made: list
+    groups: list
     skipped: list
+    rows: list
+    flags: list
+    tests: list
     tables: dict
     notes: list
     untested: list
 
     @property
-    def metrics(self):
-        """What curves are drawn of; see `curves.metrics_of`."""
+    def metrics(self) -> dict:
+        """Metrics whose curves are drawn; see `curves.metrics_of`."""
         return curves.metrics_of(self.runs[0].config.task)
 
-    def summary(self):
-        """What is compared, in a sentence."""
-        first, several = self.runs[0], [group for group in self.made if len(group.runs) > 1]
+    def summary(self) -> str:
+        """Return two sentences on the runs and their data."""
+        first, several = self.runs[0], [group for group in self.groups if len(group.runs) > 1]
         data = first.manifest["data"]
         examples = ", ".join(f"{count:,} {split}" for split, count in data["examples"].items())
-        words = [f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}"]
+        text = f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}"
         if several:
-            words.append(f", {sum(len(group.runs) for group in several)} of them in {len(several)} "
-                         f"group{'s' * (len(several) != 1)} that differ by seed alone")  # fmt: skip
-        words.append(f". Data: {first.config.data.dataset}, {len(first.manifest['classes'])} classes, examples: ")
-        words.append(f"{examples}; checksum {data['checksum']}.")
-        return "".join(words)
+            text += (f", {sum(len(group.runs) for group in several)} of them in {len(several)} "
+                     f"group{'s' * (len(several) != 1)} that differ by seed alone")  # fmt: skip
+        text += f". Data: {first.config.data.dataset}, {len(first.manifest['classes'])} classes, examples: {examples}"
+        return f"{text}; checksum {data['checksum']}."
 
-    def facts(self):
-        """Where the numbers come from: [(name of a run, {what: text})], the comparison itself first."""
+    def provenance(self) -> list[tuple[str, dict]]:
+        """Return the origin of the numbers: [(name of a run, {label: text})], the comparison itself first."""
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        found = [("This comparison", {"Command": record.command(), "Commit": record.commit(), "Made": now})]
+        origins = [("This comparison", {"Command": record.command(), "Commit": record.commit(), "Made": now})]
         for run in self.runs:
             keys = ("command", "commit", "created", "hardware", "versions")
             facts = {key.capitalize(): str(run.manifest[key]) for key in keys if key in run.manifest}
-            found.append((run.name, {"Folder": trained.printable(run.folder)} | facts))
-        return found
+            origins.append((run.name, {"Folder": trained.printable(run.folder)} | facts))
+        return origins
 
 
 CURVES = (
     "Thin: training, on the augmented batches of the steps before each point. Bold: the held-out split. Dotted: the "
-    "same by the moving average of the weights. Bands: one sample standard deviation over seeds. The beginnings of "
-    "curves may lie above the picture."
+    "held-out split with the moving average of the weights. Bands: one sample standard deviation over seeds. The "
+    "beginnings of curves may lie above the picture."
 )
 TESTS = (
-    "McNemar's test, exact and two-sided, on the answers of the first run of each group to the same examples; the "
-    "interval is Bonett and Price's (2012). Of many tests some come out small by chance: judge by the last column, "
-    "Holm's adjusted p, which keeps the chance of any false finding at the level that it is compared with. The test "
-    "knows the spread over examples, not over seeds: two trainings of one recipe may differ by as much."
+    "McNemar's test, exact and two-sided, on the predictions of the first run of each group for the same examples; the "
+    "interval is that of Bonett and Price (2012). Some of many tests give a small p by chance: judge by the last "
+    "column, Holm's adjusted p, which keeps the chance of any false positive at the level that it is compared with. "
+    "The test knows the spread over examples, not over seeds: two trainings of one recipe may differ by as much."
 )
 
 
-def _sections(content):
-    """Headings and their parts, in order: [(id, heading, sentences before, name of the table, or None)]."""
-    tables = content.tables
+def _sections(content) -> Iterator[tuple]:
+    """Yield the sections in order: (id, heading, sentences, name of the table or None)."""
     yield "results", "Results", content.notes, "results"
     yield "curves", "Curves", [CURVES], None
-    if tables["flags"].rows:
-        yield "flags", "Flags that differ", [], "flags"
-    else:
-        yield "flags", "Flags that differ", ["None."], None
-    if tables["seeds"].rows:
+    yield "flags", "Flags that differ", *(([], "flags") if content.flags else (["None."], None))
+    if content.tables["seeds"].rows:
         yield "seeds", "Seeds", ["Mean \u00b1 sample standard deviation over runs that differ by seed alone."], "seeds"
-    if tables["significance"].rows:
+    if content.tests:
         yield "significance", "Significance", [TESTS, *content.untested], "significance"
     else:
         yield "significance", "Significance", content.untested or ["There is one group: nothing to test."], None
@@ -241,12 +245,8 @@ def _sections(content):
         yield "skipped", "Left out", [reason for _, reason in content.skipped], None
 
 
-def markdown(content):
-    """The report in Markdown, with the pictures beside it.
-
-    Args:
-        content: a `Content`.
-    """
+def markdown(content: Content) -> str:
+    """Return the report in Markdown, with links to pictures in its folder."""
     parts = [f"# {tables.markdown_text(content.title)}", tables.markdown_text(content.summary())]
     for name, heading, sentences, table in _sections(content):
         parts.append(f"## {heading}")
@@ -257,7 +257,7 @@ def markdown(content):
         if name == "curves":
             parts += [f"![{title}](curves_{metric}.png)" for metric, (_, title, _) in content.metrics.items()]
     parts.append("## Provenance")
-    for name, facts in content.facts():
+    for name, facts in content.provenance():
         lines = [f"  - {key}: {tables.markdown_text(text)}" for key, text in facts.items()]
         parts.append("\n".join([f"- {tables.markdown_text(name)}", *lines]))
     return "\n\n".join(parts) + "\n"
@@ -336,22 +336,22 @@ $sections
 """)
 
 
-def render(content, pictures, figures=()):
-    """The report as one HTML page that loads nothing and runs no script, for light and dark screens of any width.
+def render(content: Content, svgs: dict[str, bytes], figures: Sequence[tuple] = ()) -> str:
+    """Return the report as one HTML page that loads nothing and runs no script, for light and dark screens.
 
     Args:
         content: a `Content`.
-        pictures: {key of `Content.metrics`: SVG bytes}.
-        figures: more pictures: list of (title, `matplotlib.figure.Figure`).
+        svgs: {key of `Content.metrics`: SVG file}.
+        figures: further pictures: (title, `matplotlib.figure.Figure`).
     """
     sections = []
     for name, heading, sentences, table in _sections(content):
         css = "" if name in ("skipped", "flags") else ' class="note"'
         text = "".join(f"<p{css}>{html.escape(sentence)}</p>\n" for sentence in sentences)
         if name == "curves":
-            text = _charts(content, pictures, text)
+            text = _charts(content, svgs, text)
         shown = _table(content, table, heading) if table else ""
-        # The key table comes first, with what is to be known of it below.
+        # These tables come before their sentences.
         parts = shown + text if name in ("results", "significance") else text + shown
         sections.append(f'<section id="{name}">\n<h2>{heading}</h2>\n{parts}</section>')
     for number, (title, figure) in enumerate(figures):
@@ -364,7 +364,7 @@ def render(content, pictures, figures=()):
         f"<details{'' if number else ' open'}><summary>{html.escape(name)}</summary><dl>"
         + "".join(f"<dt>{key}</dt><dd><code>{html.escape(text)}</code></dd>" for key, text in part.items())
         + "</dl></details>\n"
-        for number, (name, part) in enumerate(content.facts())
+        for number, (name, part) in enumerate(content.provenance())
     )
     sections.append(f'<section id="provenance">\n<h2>Provenance</h2>\n{facts}</section>')
     return _PAGE.substitute(
@@ -376,13 +376,13 @@ def render(content, pictures, figures=()):
     )
 
 
-def _charts(content, pictures, text):
-    """The curves, and the text on them; what a picture shows is said in figures by the table above it."""
+def _charts(content, svgs, text):
+    """Return the curves and their text; the label of a curve refers to the table of results for its numbers."""
     parts = []
     for metric, (_, title, _) in content.metrics.items():
-        names = ", ".join(group.name for group in content.made)
-        label = html.escape(f"{title} over epochs of {names}; the table of results has the last figures")
-        element = curves.inline(pictures[metric], f"{metric}-", themed=True)
+        names = ", ".join(group.name for group in content.groups)
+        label = html.escape(f"{title} over epochs of {names}; the table of results has the last values")
+        element = curves.inline(svgs[metric], f"{metric}-", themed=True)
         parts.append(f'<figure role="img" aria-label="{label}">{element}</figure>\n')
     return f'<div class="charts">\n{"".join(parts)}<div>{text}</div></div>\n'
 
@@ -390,16 +390,13 @@ def _charts(content, pictures, text):
 def _table(content, name, caption):
     table = content.tables[name]
     columns, rows = table.cells()
-    hidden = {"hardware", "commit"} if name == "results" else set()  # they are under provenance
+    hidden = {"hardware", "commit"} if name == "results" else set()  # they are in the section on provenance
     kept = [i for i, column in enumerate(columns) if column.key not in hidden]
-    numbers = {group.name: number for number, group in enumerate(content.made)}
-    several = {group.name for group in content.made if len(group.runs) > 1}
-
-    def side(index):
-        return ' class="words"' if columns[index].words else ""
-
+    numbers = {group.name: number for number, group in enumerate(content.groups)}
+    several = {group.name for group in content.groups if len(group.runs) > 1}
+    css_class = [' class="words"' if column.words else "" for column in columns]
     headers = [html.escape(columns[i].header).replace(" (", "<br>(", 1) for i in kept]  # units below
-    lines = "".join(f'<th scope="col"{side(i)}>{header}</th>' for i, header in zip(kept, headers, strict=True))
+    lines = "".join(f'<th scope="col"{css_class[i]}>{header}</th>' for i, header in zip(kept, headers, strict=True))
     lines = f"<thead><tr>{lines}</tr></thead>\n<tbody>\n"
     for row, cells in zip(table.rows, rows, strict=True):
         kind, key = "", ""
@@ -408,7 +405,7 @@ def _table(content, name, caption):
             kind = ' class="member"' if member else f' class="{row["kind"]}"'
             key = "" if member or row["kind"] == "published" else _key(numbers[row["group"]])
         first, *others = (html.escape(cells[i]) for i in kept)
-        tail = "".join(f"<td{side(i)}>{cell}</td>" for i, cell in zip(kept[1:], others, strict=True))
+        tail = "".join(f"<td{css_class[i]}>{cell}</td>" for i, cell in zip(kept[1:], others, strict=True))
         lines += f'<tr{kind}><th scope="row">{key}{first}</th>{tail}</tr>\n'
     label = html.escape(caption)
     return (
@@ -418,7 +415,7 @@ def _table(content, name, caption):
 
 
 def _key(number):
-    """A bit of a curve, as it is drawn."""
+    """Return an SVG sample of the line of a curve."""
     colour, dashes = curves.stroke(number)
     dashes = " ".join(f"{3 * dash:g}" for dash in dashes) or "none"
     return (

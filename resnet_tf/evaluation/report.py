@@ -1,6 +1,5 @@
-"""A folder that says how a classifier errs: tables for programs, pictures for people."""
+"""Folder with tables and charts of a classifier's errors, and the file of the likeliest classes of each example."""
 
-import dataclasses
 import os
 import pathlib
 import shutil
@@ -11,39 +10,20 @@ from resnet_tf import files
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import answers, charts, gallery, metrics, pictures
 
-_MISTAKES = 24  # of the gallery
+_MISTAKES = 24  # images in mistakes.png
 _LIKELIEST = 5
 _DPI = 150
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Report:
-    """What a report is made of.
-
-    Attributes:
-        result: of the evaluation, a dict.
-        classes: their names.
-        split: a `Split` or an `Examples`.
-        logits: float [n, classes].
-        answered: of `answers.of_logits`.
-    """
-
-    result: dict
-    classes: list[str]
-    split: object
-    logits: np.ndarray
-    answered: dict
-
-
-def check(folder, examples):
-    """Refuse a report's folder, or a file of examples, that could not be written after the work.
+def check(folder: str, examples: str) -> None:
+    """Check that a report and a file of examples can be written, before the work for them begins.
 
     Args:
-        folder: of --report; "" for none.
-        examples: of --examples; likewise.
+        folder: value of --report; "" for no report.
+        examples: value of --examples; "" for no file.
 
     Raises:
-        InputError: names the flag.
+        InputError: the report or the file cannot be written, or a package that it needs is missing.
     """
     if folder:
         path = pathlib.Path(folder)
@@ -57,26 +37,29 @@ def check(folder, examples):
         pictures.check_data_file("examples", examples, ".csv")
 
 
-def write(folder, report):
+def write(
+    folder: str | pathlib.Path, result: dict, classes: list[str], split, logits: np.ndarray, predictions: dict
+) -> None:
     """Write a report.
 
-    evaluation.json, examples.csv, classes.csv, confusion.csv and .png, calibration.csv, reliability.png, and
-    mistakes.png where there are some. All of it is written beside the folder and then moved into it, so that a full
-    disk leaves no half of it.
+    Its files are evaluation.json, examples.csv, classes.csv, confusion.csv and .png, calibration.csv, reliability.png
+    and, if there are mistakes, mistakes.png. They are written to a folder beside `folder` and then moved into it, so
+    that a full disk leaves no partial report.
 
     Args:
-        folder: made with its parents if missing; files of an earlier report there are replaced.
-        report: a `Report`.
-
-    Raises:
-        OSError: disk full or not writable.
+        folder: folder of the report, created with its parents if missing; files of an earlier report are replaced.
+        result: result of the evaluation.
+        classes: names of the classes.
+        split: a `Split` or an `Examples`.
+        logits: float [n, classes].
+        predictions: what `answers.of_logits` returned.
     """
     out = pathlib.Path(folder).absolute()
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        _fill(partial, report)
+        _fill(partial, result, classes, split, logits, predictions)
         out.mkdir(exist_ok=True)
         (out / "mistakes.png").unlink(missing_ok=True)  # there may be none this time
         for file in sorted(partial.iterdir()):
@@ -85,120 +68,94 @@ def write(folder, report):
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _fill(folder, report):
-    classes, answered = report.classes, report.answered
-    matrix = metrics.confusion(answered["predicted"], answered["label"], len(classes))
-    calibration = metrics.calibration(answered["probability"], answers.right(answered))
-    files.write_json(folder / "evaluation.json", report.result)
-    answers.write(folder / answers.FILE, answered)
-    columns, rows = class_table(report.logits, answered["label"], matrix, classes)
+def _fill(folder, result, classes, split, logits, predictions):
+    matrix = metrics.confusion(predictions["predicted"], predictions["label"], len(classes))
+    calibration = metrics.calibration(predictions["probability"], answers.right(predictions))
+    files.write_json(folder / "evaluation.json", result)
+    answers.write(folder / answers.FILE, predictions)
+    columns, rows = class_table(logits, predictions["label"], matrix, classes)
     pictures.write_table(folder / "classes.csv", columns, rows)
-    named = ([name, *counts] for name, counts in zip(classes, matrix.tolist(), strict=True))
-    pictures.write_table(folder / "confusion.csv", ["true \\ predicted", *classes], named)
+    counts = ([name, *row] for name, row in zip(classes, matrix.tolist(), strict=True))
+    pictures.write_table(folder / "confusion.csv", ["true \\ predicted", *classes], counts)
     bins = zip(*(calibration[name].tolist() for name in calibration), strict=True)
-    pictures.write_table(
-        folder / "calibration.csv", list(calibration), ([_digits(value) for value in row] for row in bins)
-    )
+    bins = ([_digits(value) for value in row] for row in bins)
+    pictures.write_table(folder / "calibration.csv", list(calibration), bins)
     pictures.write(folder / "confusion.png", charts.confusion(matrix, classes), _DPI)
-    pictures.write(folder / "reliability.png", charts.reliability(calibration, report.result["ece"]), _DPI)
-    worst = worst_mistakes(answered, _MISTAKES)
+    pictures.write(folder / "reliability.png", charts.reliability(calibration, result["ece"]), _DPI)
+    worst = worst_mistakes(predictions, _MISTAKES)
     if len(worst):
-        shares = metrics.probabilities(report.logits[worst])
-        mistakes = gallery.mistakes(report.split, worst, shares, classes)
+        probabilities = metrics.probabilities(logits[worst])
+        mistakes = gallery.mistakes(split, worst, probabilities, classes)
         pictures.write(folder / "mistakes.png", gallery.draw_mistakes(mistakes), _DPI)
 
 
-def worst_mistakes(answered, most):
-    """The examples that were answered wrongly with the highest loss: int [at most `most`], the worst first.
-
-    Args:
-        answered: of `answers.of_logits`.
-        most: how many.
-    """
-    wrong = np.flatnonzero(~answers.right(answered))
-    return wrong[np.argsort(-answered["loss"][wrong], kind="stable")[:most]]
+def worst_mistakes(predictions: dict[str, np.ndarray], most: int) -> np.ndarray:
+    """Return the positions of the wrong predictions with the highest loss: int [at most `most`], the worst first."""
+    wrong = np.flatnonzero(~answers.right(predictions))
+    return wrong[np.argsort(-predictions["loss"][wrong], kind="stable")[:most]]
 
 
-def class_table(logits, labels, matrix, classes):
-    """The figures of each class, and what it is most often taken for.
+def class_table(logits: np.ndarray, labels: np.ndarray, matrix: np.ndarray, classes: list[str]) -> tuple[list, list]:
+    """Return the metrics of each class, and the class with which it is most often confused.
 
     Args:
         logits: float [n, classes].
         labels: int [n].
-        matrix: of `metrics.confusion`.
-        classes: their names.
+        matrix: what `metrics.confusion` returned.
+        classes: names of the classes.
 
     Returns:
-        Names of columns, and a list of rows; empty where a class has no examples, or no mistakes.
+        Names of columns, and one row for each class; cells are "" if the class has no examples, or no mistakes.
     """
-    figures = metrics.per_class(logits, labels)
+    scores = metrics.per_class(logits, labels)
     wrong = matrix - np.diag(np.diag(matrix))
     rows = []
     for label, name in enumerate(classes):
-        taken_for, times = int(wrong[label].argmax()), int(wrong[label].max())
-        confused = [classes[taken_for], times] if times else ["", ""]
-        numbers = [_digits(float(figures[column][label])) for column in ("top1", "top5", "loss")]
-        rows.append([label, name, int(figures["examples"][label]), *numbers, *confused])
+        times = int(wrong[label].max())
+        confused = [classes[int(wrong[label].argmax())], times] if times else ["", ""]
+        numbers = [_digits(float(scores[column][label])) for column in ("top1", "top5", "loss")]
+        rows.append([label, name, int(scores["examples"][label]), *numbers, *confused])
     return ["label", "class", "examples", "top1", "top5", "loss", "most_confused_with", "times"], rows
 
 
 def _digits(value):
-    """A number of six digits as text; "" for NaN."""
+    """Return a number with six significant digits as text; "" for NaN."""
     return "" if value != value else f"{value:.6g}"
 
 
-# --- Each example's likeliest classes --------------------------------------------------------------------------------
-
-
-def likeliest(logits, answered, classes):
-    """The five likeliest classes of each example, fewer where there are fewer classes.
+def likeliest(logits: np.ndarray, predictions: dict[str, np.ndarray], classes: list[str]) -> dict[str, np.ndarray]:
+    """Return a table of the five likeliest classes of each example.
 
     Args:
         logits: float [n, classes].
-        answered: of `answers.of_logits`.
-        classes: their names.
+        predictions: what `answers.of_logits` returned.
+        classes: names of the classes.
 
     Returns:
-        {column: array or list [n]}: example, name, label and class, which are the true ones, loss in nats, then class_1
-        and probability_1, the likeliest, to class_5 and probability_5.
+        {column: array [n]}: example, name, label and class (the true class), loss in nats, then class_1 and
+        probability_1 of the likeliest class, up to class_5 and probability_5, fewer if there are fewer classes.
     """
-    shares = metrics.probabilities(logits)
-    count = min(_LIKELIEST, len(classes))
-    best = np.argsort(-shares, axis=1, kind="stable")[:, :count]
+    probabilities = metrics.probabilities(logits)
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :_LIKELIEST]
     names = np.array(classes, dtype=object)
-    table = {name: answered[name] for name in ("example", "name", "label")}
-    table |= {"class": names[answered["label"]], "loss": answered["loss"]}
-    for place in range(count):
-        chosen = best[:, place]
-        table[f"class_{place + 1}"] = names[chosen]
-        table[f"probability_{place + 1}"] = shares[np.arange(len(shares)), chosen]
+    table = {name: predictions[name] for name in ("example", "name", "label")}
+    table |= {"class": names[predictions["label"]], "loss": predictions["loss"]}
+    for rank, indices in enumerate(best.T, start=1):
+        table[f"class_{rank}"] = names[indices]
+        table[f"probability_{rank}"] = probabilities[np.arange(len(probabilities)), indices]
     return table
 
 
-def write_examples(path, logits, answered, classes):
-    """Write what `likeliest` returns, as the ending says, .csv or .parquet; whole or not at all.
+def write_examples(path: str, logits: np.ndarray, predictions: dict, classes: list[str]) -> None:
+    """Write the table of `likeliest` atomically to a .csv or .parquet file."""
+    table = likeliest(logits, predictions, classes)
+    if path.endswith(".parquet"):
+        import pyarrow
 
-    Raises:
-        OSError: disk full or not writable.
-    """
-    path = pathlib.Path(path)
-    _WRITERS[path.suffix](path, likeliest(logits, answered, classes))
-
-
-def _csv(path, table):
+        columns = {name: pyarrow.array(values.tolist()) for name, values in table.items()}
+        return pictures.write_parquet(path, pyarrow.table(columns))
     columns = [
         [f"{value:.6g}" for value in values] if values.dtype.kind == "f" else values.tolist()
         for values in table.values()
     ]
     pictures.write_table(path, list(table), zip(*columns, strict=True))
-
-
-def _parquet(path, table):
-    import pyarrow
-    import pyarrow.parquet
-
-    columns = pyarrow.table({name: pyarrow.array(values.tolist()) for name, values in table.items()})
-    files.replace_atomically(path, lambda file: pyarrow.parquet.write_table(columns, file))
-
-
-_WRITERS = {".csv": _csv, ".parquet": _parquet}

@@ -1,4 +1,4 @@
-"""What is scored: runs, one or an ensemble; an exported model, as it is served; a network with imported weights."""
+"""Targets of an evaluation: a run, an ensemble of runs, an exported model, or a network with imported weights."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,16 +17,16 @@ from resnet_tf.runs.runner import Runner
 from resnet_tf.serving import runtimes
 
 _SERVED_BATCH = 64
-_LEAST = np.finfo(np.float32).tiny  # for what a softmax in float32 has rounded to 0
+_LEAST = np.finfo(np.float32).tiny  # replaces probabilities that a softmax in float32 has rounded to 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One network that answers.
+    """One network of the target.
 
     Attributes:
-        checks: how often `logits` calls its check.
-        logits: function(check) -> float [n, classes], for the whole split, every example once.
+        checks: number of times that `logits` calls its check.
+        logits: function(check) that returns float [n, classes] for the whole split, every example once.
     """
 
     checks: int
@@ -34,19 +34,19 @@ class Member:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scored:
-    """What is scored.
+class Target:
+    """Target of an evaluation.
 
     Attributes:
-        said: {key: value}, what the result says of it.
-        config: the `TrainConfig` whose data it has.
-        classes: their names; None where weights do not tell.
-        origin: what to call it in errors, a flag and its value.
-        members: function(source, split) -> list of `Member`.
-        row: {column: value} of an accuracy file where the configuration would tell them wrongly.
+        identity: {key: value} that identify it in the result.
+        config: the `TrainConfig` of its data.
+        classes: names of its classes; None if they are not known.
+        origin: flag and value that name it in errors.
+        members: function(source, split) that returns a list of `Member`.
+        row: {column: value} of an accuracy file that replace values derived from `config`.
     """
 
-    said: dict
+    identity: dict
     config: configuration.TrainConfig
     classes: list[str] | None
     origin: str
@@ -54,22 +54,16 @@ class Scored:
     row: dict
 
 
-def find(config):
-    """Find what an `EvaluateConfig` scores.
-
-    Returns:
-        A `Scored`; of the data nothing is read yet.
+def find(config: configuration.EvaluateConfig) -> Target:
+    """Find the target of an evaluation, without reading its data.
 
     Raises:
-        InputError: it is not there, is damaged, or cannot be scored so.
+        InputError: the target is missing or damaged, or cannot be evaluated with these settings.
     """
     for name, function in (("run", _runs), ("model", _exported), ("network", _imported)):
         if getattr(config.evaluation, name):
             return function(config)
-    raise AssertionError("EvaluateConfig lets none of them pass")
-
-
-# --- Runs ------------------------------------------------------------------------------------------------------------
+    raise AssertionError("EvaluateConfig requires one of them")
 
 
 def _runs(config):
@@ -82,133 +76,116 @@ def _runs(config):
             raise InputError(f"--run={run.folder}: its classes are not those of {first.folder}")
         if first.config.views.view == "pad_crop" and first.config.data.dataset not in configuration.SMALL_DATASETS:
             tags = [one.config.data.exif for one in (run, first)]
-            if tags[0] != tags[1]:  # one set of decoded images is held for all
+            if tags[0] != tags[1]:  # all members share one set of decoded images
                 raise InputError(f"--run={run.folder}: of --exif={tags[0]}, not {tags[1]} as {first.folder}")
         ours, theirs = run.manifest["data"]["checksum"], first.manifest["data"]["checksum"]
         if ours != theirs:
-            raise InputError(
-                f"--run={run.folder}: the checksum of its data and their splits is {ours}, not {theirs} as of "
-                f"{first.folder}"
-            )
+            reason = f"the checksum of its data and their splits is {ours}, not {theirs} as of {first.folder}"
+            raise InputError(f"--run={run.folder}: {reason}")
     steps = [restore.step_of(values) for _, values, _ in loaded]
-    said = {"run": str(first.folder), "weights": section.weights, "steps": steps[0]}
+    identity = {"run": str(first.folder), "weights": section.weights, "steps": steps[0]}
     row = {}
     if len(loaded) > 1:
         shares = np.array(section.shares or [1.0] * len(loaded))
         shares = [round(share, 6) for share in (shares / shares.sum()).tolist()]
         folders = [str(run.folder) for run, _, _ in loaded]
-        said = {"runs": folders, "shares": shares, "average": section.average, "weights": section.weights}
-        said["steps"] = steps
-        row = {
-            "model": " + ".join(run.config.model.model for run, _, _ in loaded),
-            "recipe": f"ensemble, mean {section.average}, of {' '.join(folders)}",
-            "seed": "",
-            "steps": "",
-            "epochs": "",
-        }
+        identity = {"runs": folders, "shares": shares, "average": section.average, "weights": section.weights}
+        identity["steps"] = steps
+        row = {"recipe": f"ensemble, mean {section.average}, of {' '.join(folders)}", "seed": "", "steps": ""}
+        row |= {"epochs": "", "model": " + ".join(run.config.model.model for run, _, _ in loaded)}
 
     def members(source, split):
         strategy = devices.make_strategy(section.replicas)
-        return [
-            _member(
-                section, split, run.config, restore.build_runner(run, values, normalization, strategy, section.weights)
-            )
-            for run, values, normalization in loaded
-        ]
+        runners = [restore.build_runner(*one, strategy, section.weights) for one in loaded]
+        return [_member(section, split, run.config, r) for (run, _, _), r in zip(loaded, runners, strict=True)]
 
-    return Scored(said, first.config, first.manifest["classes"], f"--run={first.folder}", members, row)
+    return Target(identity, first.config, first.manifest["classes"], f"--run={first.folder}", members, row)
 
 
 def _member(section, split, config, runner):
     if not isinstance(split, Split):
-        split = dataclasses.replace(split, exif=config.data.exif)  # members may differ in it
-    answers = SplitLogits(
+        split = dataclasses.replace(split, exif=config.data.exif)  # which may differ between members
+    split_logits = SplitLogits(
         runner, config.data, split, section.batch_size, section.views, section.average, config.views.threads,
         section.scales,
     )  # fmt: skip
 
     def logits(check):
-        devices.use_precision(config.device.precision)  # of the process, and members may differ in it
-        return answers.logits(check=check)
+        devices.use_precision(config.device.precision)  # global state, which may differ between members
+        return split_logits.logits(check=check)
 
-    return Member(answers.checks, logits)
+    return Member(split_logits.checks, logits)
 
 
 def _check_views(section, config, name):
-    """Refuse views that the data of a run cannot give."""
+    """Refuse views that cannot be made from the data of a run."""
     if section.views == "ten_crop":
         configuration.check_ten_crop(config, "--views=ten_crop", name)
     if section.views == "multi_scale" and config.views.view == "pad_crop":
         raise InputError(f"--views=multi_scale: the images of {name} are held in memory at one size")
 
 
-# --- Exported models -------------------------------------------------------------------------------------------------
-
-
 def _exported(config):
     section = config.evaluation
     model = versions.locate(section.model)
     signatures = {name: runtimes.load_signature(section.model, name) for name in ("serving_default", "images")}
-    theirs, described = network.describe_exported("model", section.model)
+    exported, description = network.describe_exported("model", section.model)
 
     def members(source, split):
         batch = section.batch_size or _SERVED_BATCH
         if not isinstance(split, Split) and split.boxes is not None:
-            batch = 1  # parts of images differ in size
+            batch = 1  # boxes differ in size
         starts = range(0, len(split), batch)
 
         def logits(check):
             parts = []
             with run_data.named_errors(split):
                 for start in starts:
-                    answers = _served(signatures, split, range(start, min(start + batch, len(split))))
-                    parts.append(np.log(np.maximum(answers["probabilities"].numpy(), _LEAST)))
+                    outputs = _serve(signatures, split, range(start, min(start + batch, len(split))))
+                    parts.append(np.log(np.maximum(outputs["probabilities"].numpy(), _LEAST)))
                     check()
             return np.concatenate(parts)
 
         return [Member(len(starts), logits)]
 
-    origin = f"--model={section.model}"
     row = {"steps": "", "epochs": ""}
-    return Scored({"model": str(model)}, theirs, described["classes"], origin, members, row)
+    identity, origin = {"model": str(model)}, f"--model={section.model}"
+    return Target(identity, exported, description["classes"], origin, members, row)
 
 
-def _served(signatures, split, chosen):
-    """What the model answers to some examples: to files as they are, and to pixels where there are no files."""
+def _serve(signatures, split, examples):
+    """Call the exported model on a range of examples: on encoded images if there are files, otherwise on pixels."""
     if isinstance(split, Split):
-        return signatures["images"](images=tf.constant(split.images[chosen.start : chosen.stop]))
+        return signatures["images"](images=tf.constant(split.images[examples.start : examples.stop]))
     if split.boxes is None:
-        return signatures["serving_default"](image_bytes=tf.constant([split.read(example) for example in chosen]))
-    top, left, height, width = split.boxes[chosen.start]
-    pixels = images.decode(split.read(chosen.start), split.name(chosen.start))
+        return signatures["serving_default"](image_bytes=tf.constant([split.read(example) for example in examples]))
+    top, left, height, width = split.boxes[examples.start]
+    pixels = images.decode(split.read(examples.start), split.name(examples.start))
     return signatures["images"](images=tf.constant(pixels[None, top : top + height, left : left + width]))
-
-
-# --- Imported weights ------------------------------------------------------------------------------------------------
 
 
 def _imported(config):
     section, imported = config.evaluation, config.imported
     published = imported.normalization in colour.PUBLISHED
-    held = imported.dataset in configuration.SMALL_DATASETS
-    theirs = configuration.TrainConfig(
+    in_memory = imported.dataset in configuration.SMALL_DATASETS
+    settings = configuration.TrainConfig(
         model=configuration.ModelConfig(model=section.network),
         data=configuration.DataConfig(
             dataset=imported.dataset, data_dir=section.data_dir, tfds_name=imported.tfds_name,
             classes=imported.classes, image_size=imported.image_size, resize=imported.resize,
             normalization="imagenet" if published else imported.normalization, exif=imported.exif,
         ),
-        views=configuration.ViewConfig(view="pad_crop" if held else "random_resized_crop"),
+        views=configuration.ViewConfig(view="pad_crop" if in_memory else "random_resized_crop"),
         optimizer=configuration.OptimizerConfig(train_steps=1),
     )  # fmt: skip
-    _check_views(section, theirs, f"--dataset={imported.dataset}")
-    if imported.init_from != "imagenet":  # the file is looked at before the data
+    _check_views(section, settings, f"--dataset={imported.dataset}")
+    if imported.init_from != "imagenet":  # check the file before reading the data
         network.locate("init_from", f"{section.network}:{imported.init_from}")
 
     def members(source, split):
         strategy = devices.make_strategy(section.replicas)
         with strategy.scope():
-            # Of any size, for --views=multi_scale.
+            # The input has any size, for --views=multi_scale.
             model = create_model(
                 section.network, num_classes=len(source.classes), input_shape=(None, None, 3),
                 weights=imported.init_from,
@@ -219,9 +196,9 @@ def _imported(config):
             if published:
                 normalization = colour.PUBLISHED[imported.normalization]
             else:
-                normalization = run_data.normalization_of(theirs, source.splits["train"])
-            return [_member(section, split, theirs, Runner(strategy, model, normalization))]
+                normalization = run_data.normalization_of(settings, source.splits["train"])
+            return [_member(section, split, settings, Runner(strategy, model, normalization))]
 
-    said = {"network": section.network, "init_from": imported.init_from}
+    identity = {"network": section.network, "init_from": imported.init_from}
     row = {"recipe": f"weights {imported.init_from}", "steps": "", "epochs": ""}
-    return Scored(said, theirs, None, f"--network={section.network}", members, row)
+    return Target(identity, settings, None, f"--network={section.network}", members, row)

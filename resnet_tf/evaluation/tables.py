@@ -1,28 +1,22 @@
-"""The tables of a comparison, for people: which columns, and how their values are written."""
+"""Tables of a comparison for people: their columns, and the text of their values."""
 
-import csv
 import dataclasses
 import html
-import io
 import re
 import typing
 
-# Columns of significance.csv.
-SIGNIFICANCE = (
-    "a", "b", "evaluated_a", "evaluated_b", "examples", "a_only", "b_only", "difference_points", "low_points",
-    "high_points", "p", "p_holm",
-)  # fmt: skip
+from resnet_tf.evaluation.trained import Trained
 
 
 class Column(typing.NamedTuple):
-    """A column for people.
+    """Column of a table.
 
     Attributes:
-        key: of the rows.
-        header: with its unit.
-        show: function(value, row) that returns text.
-        brief: whether it is printed in the terminal.
-        words: whether it is text, which begins at the left.
+        key: key of the value in a row.
+        header: header with the unit.
+        show: function(value, row) that returns the text of a value.
+        brief: whether the column is printed in the terminal.
+        words: whether values are text, aligned left.
     """
 
     key: str
@@ -34,19 +28,19 @@ class Column(typing.NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Columns, and rows as dicts; columns in which no row has a value are left out."""
+    """Columns and rows of a table; columns without any value are left out."""
 
     columns: list[Column]
     rows: list[dict]
 
-    def cells(self, brief=False):
-        """The columns that are shown, and rows of their texts."""
+    def cells(self, brief: bool = False) -> tuple[list[Column], list[list[str]]]:
+        """Return the visible columns, and the texts of each row."""
         kept = [column for column in self.columns if any(row[column.key] is not None for row in self.rows)]
         kept = [column for column in kept if column.brief or not brief]
         return kept, [["" if row[c.key] is None else c.show(row[c.key], row) for c in kept] for row in self.rows]
 
-    def markdown(self, brief=False):
-        """The table in Markdown, its columns aligned."""
+    def markdown(self, brief: bool = False) -> str:
+        """Return the table in Markdown with aligned columns."""
         columns, rows = self.cells(brief)
         rows = [[markdown_text(cell) for cell in row] for row in [[c.header for c in columns], *rows]]
         widths = [max(3, *(len(row[index]) for row in rows)) for index in range(len(columns))]
@@ -60,10 +54,10 @@ class Table:
         return "\n".join([line(rows[0]), line(marks), *map(line, rows[1:])]) + "\n"
 
 
-def markdown_text(text):
-    """Text that is no markup in a cell of Markdown, nor HTML."""
+def markdown_text(text: str) -> str:
+    """Escape text so that it is plain text in a cell of Markdown."""
     text = html.escape(" ".join(text.split()), quote=False)
-    return re.sub(r"([\\`*\[\]|~]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z]))", r"\\\1", text)  # within words _ is itself
+    return re.sub(r"([\\`*\[\]|~]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z]))", r"\\\1", text)  # not _ within words
 
 
 def _text(value, _):
@@ -94,32 +88,53 @@ def _clock(value, _):
 
 
 def _name(value, row):
-    after = {"seeds": f", mean of {row['runs']} seeds", "published": ", published"}
-    return f"{value}{after.get(row['kind'], '')}"
+    suffixes = {"seeds": f", mean of {row['runs']} seeds", "published": ", published"}
+    return f"{value}{suffixes.get(row['kind'], '')}"
 
 
 def _p(value, _=None):
     return f"{value:.4f}" if value >= 0.0001 else f"{value:.1e}"
 
 
-def of_report(rows, flags, tests, runs, price):
-    """The tables of a report by name: "results", "flags", "seeds" and "significance".
+def of_report(rows: list[dict], flags: list[dict], tests: list[dict], runs: list[Trained], price: float) -> dict:
+    """Return the tables of a report.
 
     Args:
-        rows: what `compare.table` returns, or `references.beside`.
-        flags: what `compare.differing_flags` returns.
-        tests: what `significance.of_pairs` returns first.
+        rows: what `compare.table` or `references.beside` returned.
+        flags: what `compare.differing_flags` returned.
+        tests: tests that `significance.of_pairs` returned.
         runs: list of `trained.Trained`.
-        price: of a GPU for an hour.
+        price: price of a GPU for an hour.
 
     Returns:
-        {name: `Table`}.
+        {name: `Table`} of "results", "flags", "seeds" and "significance".
     """
-    figures = runs[0].figures
-    results = [
+    metrics = runs[0].metrics
+    changed = [
+        Column("flag", "Flag", lambda value, _: f"--{value}", words=True),
+        Column("changes_result", "Changes the result", lambda value, _: "yes" if value else "no", words=True),
+        *(Column(index, run.name, lambda value, _: value or "unset", words=True) for index, run in enumerate(runs)),
+    ]
+    seeds = [
+        Column("run", "Group", _text, words=True),
+        Column("runs", "n", _text),
+        Column("seed", "Seeds", _text, words=True),
+        *(Column(key, f"{name}, last (%)", _percent(key)) for key, name in metrics.items()),
+        Column("loss_nats", "Loss (nats)", lambda value, row: f"{value:.4f} \u00b1 {row['loss_nats_sd']:.4f}"),
+    ]
+    return {
+        "results": Table(_result_columns(metrics, price), rows),
+        "flags": Table(changed, [row | dict(enumerate(row["values"])) for row in flags]),
+        "seeds": Table(seeds, [row for row in rows if row["kind"] == "seeds"]),
+        "significance": Table(_TEST_COLUMNS, tests),
+    }
+
+
+def _result_columns(metrics, price):
+    return [
         Column("run", "Run", _name, brief=True, words=True),
-        *(Column(key, f"{name}, last (%)", _percent(key), brief=True) for key, name in figures.items()),
-        *(Column(f"best_{key}", f"{name}, best (%)", _percent(f"best_{key}")) for key, name in figures.items()),
+        *(Column(key, f"{name}, last (%)", _percent(key), brief=True) for key, name in metrics.items()),
+        *(Column(f"best_{key}", f"{name}, best (%)", _percent(f"best_{key}")) for key, name in metrics.items()),
         Column("published", "Published top-1 (%)", _text, words=True),
         Column("source", "Source", _text, brief=True, words=True),
         Column("evaluated", "Evaluated", _text, words=True),
@@ -138,41 +153,16 @@ def of_report(rows, flags, tests, runs, price):
         Column("hardware", "Hardware", _text, words=True),
         Column("commit", "Commit", _text, words=True),
     ]
-    changed = [
-        Column("flag", "Flag", lambda value, _: f"--{value}", words=True),
-        Column("changes_result", "Changes the result", lambda value, _: "yes" if value else "no", words=True),
-        *(Column(index, run.name, lambda value, _: value or "unset", words=True) for index, run in enumerate(runs)),
-    ]
-    seeds = [
-        Column("run", "Group", _text, words=True),
-        Column("runs", "n", _text),
-        Column("seed", "Seeds", _text, words=True),
-        *(Column(key, f"{name}, last (%)", _percent(key)) for key, name in figures.items()),
-        Column("loss_nats", "Loss (nats)", lambda value, row: f"{value:.4f} \u00b1 {row['loss_nats_sd']:.4f}"),
-    ]
-    pairs = [
-        Column("a", "A", _text, words=True),
-        Column("b", "B", _text, words=True),
-        Column("examples", "Examples", _number(0)),
-        Column("a_only", "Only A right", _number(0)),
-        Column("b_only", "Only B right", _number(0)),
-        Column("difference_points", "A - B, top-1 (points)", lambda value, _: f"{value:+.2f}"),
-        Column("low_points", "95% interval (points)",
-               lambda value, row: f"{value:+.2f} to {row['high_points']:+.2f}"),
-        Column("p", "p", _p),
-        Column("p_holm", "p, Holm", _p),
-    ]  # fmt: skip
-    by_run = [row | dict(enumerate(row["values"])) for row in flags]
-    return {
-        "results": Table(results, rows),
-        "flags": Table(changed, by_run),
-        "seeds": Table(seeds, [row for row in rows if row["kind"] == "seeds"]),
-        "significance": Table(pairs, tests),
-    }
 
 
-def as_csv(header, rows):
-    """Rows of values as the bytes of a CSV file."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue().encode(errors="replace")
+_TEST_COLUMNS = [
+    Column("a", "A", _text, words=True),
+    Column("b", "B", _text, words=True),
+    Column("examples", "Examples", _number(0)),
+    Column("a_only", "Only A right", _number(0)),
+    Column("b_only", "Only B right", _number(0)),
+    Column("difference_points", "A - B, top-1 (points)", lambda value, _: f"{value:+.2f}"),
+    Column("low_points", "95% interval (points)", lambda value, row: f"{value:+.2f} to {row['high_points']:+.2f}"),
+    Column("p", "p", _p),
+    Column("p_holm", "p, Holm", _p),
+]

@@ -1,1 +1,1 @@
-"""Many trainings from one file: a grid, and the sweep that runs it."""
+"""Many trainings from one grid file, and the sweep that runs them."""

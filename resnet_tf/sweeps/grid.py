@@ -1,19 +1,19 @@
-"""From a grid file to trainings.
+"""Reader of a grid file, which lists the trainings of a sweep.
 
-A grid file is YAML. All of its parts may be left out, but not rows and grid both:
+A grid file is YAML. Each part is optional, but there must be rows or grid:
 
-    flagfile: ../cifar10_resnet20.cfg     # the recipe of all, as seen from the grid file
-    flags: {eval_every: 4000}             # flags of all
-    rows:                                 # trainings by name, and the flags in which they differ
+    flagfile: ../cifar10_resnet20.cfg     # recipe of all trainings, relative to the grid file
+    flags: {eval_every: 4000}             # flags of all trainings
+    rows:                                 # names, each with the flags in which it differs
       - {name: baseline}
       - {name: warm-up, warmup_epochs: 5}
       - {name: zero-gamma, zero_gamma: true}
-    cumulative: true                      # each row keeps the flags of the rows before it: one trick after another
-    grid:                                 # each row with each combination of these values
+    cumulative: true                      # whether each row keeps the flags of the rows before it
+    grid:                                 # train each row with each combination of these values
       seed: [0, 1, 2]
 
-Values are those of the flags; a list of values stands for "1,2,3". Later parts win: flagfile, flags, flags after -- on
-the command line, rows, grid. A training is named by its row and the values of the grid, as in warm-up-seed1.
+Values are values of flags; a list stands for "1,2,3". Later parts override earlier ones: flagfile, flags, flags after
+-- on the command line, rows, grid. The name of a training joins its row and the values of the grid: warm-up-seed1.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ import itertools
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 
 import yaml
 from absl import flags as absl_flags
@@ -32,7 +33,7 @@ from resnet_tf.runs import record
 from resnet_tf.training import smoke
 
 _PARTS = ("flagfile", "flags", "rows", "cumulative", "grid")
-_OURS = ("out", "results", "smoke", "debug_step")  # flags that no grid sets
+_RESERVED = ("out", "results", "smoke", "debug_step")  # flags that a grid may not set
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +41,12 @@ class Training:
     """One training of a sweep.
 
     Attributes:
-        name: that of its folder.
-        group: what its name would be without the seed.
-        folder: of the run.
-        flags: those in which the trainings differ, {flag: its value as text}.
-        arguments: of its command.
-        config: the `TrainConfig` that they make, before --smoke shrinks it.
+        name: name of the training and its folder.
+        group: name without the seed.
+        folder: folder of the run.
+        flags: {flag: value as text} of the flags in which the trainings differ.
+        arguments: arguments of its command.
+        config: the `TrainConfig` of these arguments, before --smoke shrinks it.
     """
 
     name: str
@@ -56,18 +57,18 @@ class Training:
     config: configuration.TrainConfig
 
 
-def plan(settings, extra=()):
-    """Read a grid file and check every training of it; nothing is written.
+def plan(settings: configuration.SweepConfig, extra: Sequence[str] = ()) -> list[Training]:
+    """Read a grid file and check each of its trainings, without writing anything.
 
     Args:
         settings: a `config.SweepConfig`.
-        extra: flags of every training besides.
+        extra: further flags of all trainings.
 
     Returns:
-        [`Training`] in the order of the file, those of one seed before those of the next.
+        Trainings in the order of the file, all of one seed before those of the next.
 
     Raises:
-        InputError: names the file and the row.
+        InputError: the file or a row of it is wrong.
     """
     path = settings.grid
     grid = _read(path)
@@ -80,34 +81,34 @@ def plan(settings, extra=()):
         given = _parse(extra)
     except absl_flags.Error as error:
         raise InputError(f"after --: {error}") from None
-    for name in (*differing, *_OURS):
+    for name in (*differing, *_RESERVED):
         if given[name].present:
             raise InputError(f"after --: --{name} is set by the {'grid' if name in differing else 'sweep'} itself")
     cells = [dict(zip(grid["grid"], values, strict=True)) for values in itertools.product(*grid["grid"].values())]
     seeds = grid["grid"].get("seed", [None])
     trainings = []
-    # Everything with one seed before the next, so that a sweep that is broken off has whole tables.
-    for (name, row), cell in sorted(itertools.product(rows, cells), key=lambda of: seeds.index(of[1].get("seed"))):
-        named = _name(name, cell)
-        if not named:
-            raise InputError(f"{path}: a row whose name {name!r} has neither letters nor digits")
-        folder = pathlib.Path(settings.out, named)
+    # Finish one seed before the next, so that an interrupted sweep has complete tables.
+    for (row_name, row), cell in sorted(itertools.product(rows, cells), key=lambda p: seeds.index(p[1].get("seed"))):
+        name = _name(row_name, cell)
+        if not name:
+            raise InputError(f"{path}: a row whose name {row_name!r} has neither letters nor digits")
+        folder = pathlib.Path(settings.out, name)
         arguments = [*common, *_as_flags(row | cell), f"--out={folder}"]
         try:
             config = configuration.read_flags(configuration.TrainConfig, _parse(arguments))
             find(config.model.model)
             record.check_folder(folder, smoke.shrink(config) if settings.smoke else config)
         except (absl_flags.Error, InputError) as error:
-            raise InputError(f"{path}, row {named}: {' '.join(str(error).split())}") from None
+            raise InputError(f"{path}, row {name}: {' '.join(str(error).split())}") from None
         texts = {key: _text(configuration.settings_of(config)[key]) for key in differing}
-        group = _name(name, {key: value for key, value in cell.items() if key != "seed"})
-        trainings.append(Training(named, group or "all", folder, texts, arguments, config))
+        group = _name(row_name, {key: value for key, value in cell.items() if key != "seed"})
+        trainings.append(Training(name, group or "all", folder, texts, arguments, config))
     _check_distinct(path, trainings)
     return trainings
 
 
 def _read(path):
-    """The parts of a grid file, those that are left out as empty."""
+    """Read and check a grid file, and return its parts, empty if missing."""
     if not path:
         raise InputError("--grid is not set: the YAML file of the trainings")
     try:
@@ -137,7 +138,7 @@ def _read(path):
         for name, value in part.items():
             if name not in fields:
                 raise InputError(f"--grid={path}: there is no flag --{name}")
-            if name in _OURS:
+            if name in _RESERVED:
                 raise InputError(f"--grid={path}: --{name} is set by the sweep itself")
             if value is None or isinstance(value, dict):
                 raise InputError(f"--grid={path}: --{name} has no value")
@@ -151,7 +152,7 @@ def _own_flags(row):
 
 
 def _rows(grid):
-    """The rows with the flags that they keep from those before: [(name, {flag: value})]."""
+    """Return the rows with the flags that they keep from earlier rows: [(name, {flag: value})]."""
     rows, kept = [], {}
     for row in grid["rows"]:
         kept = (kept if grid["cumulative"] else {}) | _own_flags(row)
@@ -160,14 +161,14 @@ def _rows(grid):
 
 
 def _name(row, cell):
-    """The name of a training from its row and the values of the grid, the seed last; fit for a folder."""
+    """Join a row and the values of the grid, the seed last, to a name that is fit for a folder."""
     cell = dict(sorted(cell.items(), key=lambda item: item[0] == "seed"))
     parts = [row, *(_text(value) if key == "model" else f"{key}{_text(value)}" for key, value in cell.items())]
     return re.sub(r"[^\w.+-]+", "_", "-".join(part for part in parts if part)).strip("._-")
 
 
 def _text(value):
-    """A value as one would type it after --flag=."""
+    """Return a value as text for --flag=."""
     if isinstance(value, (list, tuple)):
         return ",".join(map(_text, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -178,7 +179,7 @@ def _as_flags(values):
 
 
 def _parse(arguments):
-    """Flags of a training, as its own process will read them."""
+    """Parse flags as the process of a training does."""
     values = absl_flags.FlagValues()
     configuration.define_flags(configuration.TrainConfig, values)
     rest = values(["train", *arguments])[1:]
@@ -188,7 +189,7 @@ def _parse(arguments):
 
 
 def _check_distinct(path, trainings):
-    """Refuse two trainings of one name, or of the same flags: they would pass for two seeds."""
+    """Refuse two trainings of one name, or of the same flags, which would count as two seeds."""
     names, seen = set(), {}
     for training in trainings:
         if training.name in names:

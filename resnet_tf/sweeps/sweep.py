@@ -1,4 +1,4 @@
-"""Several trainings from one grid file: ablations, several seeds. Each is a process of its own."""
+"""Sweep over the trainings of a grid file, such as ablations or seeds, each in a process of its own."""
 
 import contextlib
 import csv
@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -23,23 +24,19 @@ from resnet_tf.sweeps import grid
 from resnet_tf.training import schedule
 
 PROGRAM = (sys.executable, "-m", "resnet_tf.train")
-_STOPPED = (signals.EXIT_CODE, -signal.SIGTERM, -signal.SIGINT)  # saved, or before there was anything to save
-_SHOWN_EVERY = 60.0  # seconds between two looks at what the trainings say
-_FIGURES = ("steps", "split", "top1", "top5", "eval_loss", "wall_seconds")  # --loss is a flag
+_STOPPED = (signals.EXIT_CODE, -signal.SIGTERM, -signal.SIGINT)  # exit codes after saving, or before the first step
+_SHOWN_EVERY = 60.0  # seconds between two prints of the trainings' last lines
+_METRICS = ("steps", "split", "top1", "top5", "eval_loss", "wall_seconds")  # not "loss", which is a flag
 
 
-# --- What is there of them -------------------------------------------------------------------------------------------
+def metrics_of(folder: pathlib.Path) -> tuple[bool, dict]:
+    """Return whether a run is finished, and its metrics.
 
-
-def figures_of(folder):
-    """What a run has reached.
+    The metrics of a finished run are {"steps", "split", "top1", "top5", "eval_loss", "wall_seconds"} of the last
+    evaluation in metrics.csv (`evaluate` may have replaced evaluation.json). Those of other runs are {"steps"}.
 
     Args:
-        folder: of the run; need not exist.
-
-    Returns:
-        Whether it is finished, and {"steps", "split", "top1", "top5", "eval_loss", "wall_seconds"}: of its last
-        evaluation where it is finished (by metrics.csv, since `evaluate` writes evaluation.json anew), else "steps".
+        folder: folder of the run, which need not exist.
     """
     saved = (checkpoint.steps(folder / "checkpoints") or [0])[-1]
     if not (folder / "evaluation.json").exists():
@@ -50,27 +47,27 @@ def figures_of(folder):
     if saved < total or not rows or rows[-1]["step"] < total:
         return False, {"steps": saved}
     last = rows[-1] | {"steps": saved, "eval_loss": rows[-1]["loss"]}
-    return True, {name: last[name] for name in _FIGURES}
+    return True, {name: last[name] for name in _METRICS}
 
 
-def group(trainings, figures):
-    """Mean and spread of the finished trainings that differ by their seed alone.
+def group(trainings: list[grid.Training], metrics: dict[str, dict]) -> list[dict]:
+    """Return means and deviations of finished trainings that differ by their seed alone.
 
     Args:
-        trainings: [`Training`].
-        figures: {name of a training: its figures} of those that are finished.
+        trainings: list of `grid.Training`.
+        metrics: {name of a finished training: its metrics}.
 
     Returns:
-        [{"name", "n", "top1_mean", "top1_std", "top5_mean", ...}] in the order of the trainings; the deviation is
-        that of a sample (n - 1), None where n is 1. Groups of which none is finished are left out.
+        [{"name", "n", "top1_mean", "top1_std", "top5_mean", ...}] in the order of the trainings; "std" is the sample
+        standard deviation (n - 1), None if n is 1. Groups without a finished training are left out.
     """
     groups = {}
     for training in trainings:
         settings = configuration.settings_of(training.config) | {"seed": 0, "out": ""}
         groups.setdefault(tuple(settings.items()), []).append(training)
-    found = []
+    summaries = []
     for members in groups.values():
-        done = [figures[member.name] for member in members if member.name in figures]
+        done = [metrics[member.name] for member in members if member.name in metrics]
         if not done:
             continue
         summary = {"name": members[0].group, "n": len(done)}
@@ -78,42 +75,46 @@ def group(trainings, figures):
             values = [one[name] for one in done]
             summary[f"{name}_mean"] = round(statistics.fmean(values), 6)
             summary[f"{name}_std"] = round(statistics.stdev(values), 6) if len(values) > 1 else None
-        found.append(summary)
-    return found
+        summaries.append(summary)
+    return summaries
 
 
 class _Report:
-    """The state of all trainings, and the two files that show it."""
+    """The state of all trainings, and the two files that show it.
+
+    Attributes:
+        metrics: {name of a training: its metrics}.
+        errors: {name of a failed training: its error}.
+        done: names of finished trainings.
+    """
 
     def __init__(self, settings, trainings):
         self._settings, self._trainings = settings, trainings
-        self.figures = {}
-        self.errors = {}
-        self.done = set()
+        self.metrics, self.errors, self.done = {}, {}, set()
         for training in trainings:
-            self.look(training)
+            self.update(training)
 
-    def look(self, training):
-        """Read what a run has reached."""
-        finished, self.figures[training.name] = figures_of(training.folder)
+    def update(self, training):
+        """Read the metrics of a training, and return whether it is finished."""
+        finished, self.metrics[training.name] = metrics_of(training.folder)
         if finished:
             self.done.add(training.name)
         return finished
 
     def groups(self):
-        return group(self._trainings, {name: self.figures[name] for name in self.done})
+        return group(self._trainings, {name: self.metrics[name] for name in self.done})
 
     def write(self):
-        """Write sweep.csv and summary.md, each whole."""
+        """Write sweep.csv and summary.md, each atomically."""
         text = io.StringIO()
-        columns = ("name", *self._trainings[0].flags, "status", *_FIGURES, "run", "error")
+        columns = ("name", *self._trainings[0].flags, "status", *_METRICS, "run", "error")
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
         writer.writeheader()
         for training in self._trainings:
             name = training.name
             status = "done" if name in self.done else "failed" if name in self.errors else "waiting"
             row = {"name": name, "status": status, "run": training.folder, "error": self.errors.get(name, "")}
-            writer.writerow(row | training.flags | self.figures[name])
+            writer.writerow(row | training.flags | self.metrics[name])
         table = [
             f"{self._settings.grid}: {len(self.done)} of {len(self._trainings)} trainings; mean and standard deviation"
             " over seeds.\n",
@@ -133,24 +134,21 @@ def _spread(summary, name):
     return f"{summary[f'{name}_mean']:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
 
 
-# --- The sweep -------------------------------------------------------------------------------------------------------
-
-
-def run(settings, extra=(), program=PROGRAM):
-    """Train all of a grid; go on where it was stopped.
+def run(settings: configuration.SweepConfig, extra: Sequence[str] = (), program: Sequence[str] = PROGRAM) -> dict:
+    """Run all trainings of a grid, or the rest of them after an interruption.
 
     Args:
         settings: a `config.SweepConfig`.
-        extra: flags of every training besides.
-        program: the command that trains, to which the flags are added.
+        extra: further flags of all trainings.
+        program: command of a training, to which its flags are added.
 
     Returns:
-        {"out", "runs", "done", "failed", "best", "groups"}: how many trainings there are, and are finished; names of
-        those that failed; the group of the highest mean top-1, for the record and not chosen by; see `group`.
+        {"out", "runs": number of trainings, "done": number of finished trainings, "failed": names of failed trainings,
+        "best": name of the group with the highest mean top-1, for the record only, "groups": see `group`}.
 
     Raises:
-        InputError: a grid that cannot be trained, before anything starts; or another sweep is at work in --out.
-        signals.Stopped: a signal came, or trainings were stopped; all is saved.
+        InputError: the grid is wrong, before anything starts, or another sweep runs in --out.
+        signals.Stopped: a signal arrived or trainings were stopped; their state is saved.
     """
     if not settings.out:
         raise InputError("--out is not set: the folder of the runs")
@@ -162,7 +160,7 @@ def run(settings, extra=(), program=PROGRAM):
         out.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise InputError(f"--out={out}: a file, not a folder") from None
-    if settings.results and not settings.smoke:  # else the first two to end might both write a header
+    if settings.results and not settings.smoke:  # so that two trainings that end together do not both write a header
         record.append_result(settings.results, record.ACCURACY_COLUMNS, None)
     with _lock(out) as lock:
         report = _Report(settings, trainings)
@@ -181,18 +179,15 @@ def run(settings, extra=(), program=PROGRAM):
         )
     groups = report.groups()
     return {
-        "out": str(out),
-        "runs": len(trainings),
-        "done": len(report.done),
+        "out": str(out), "runs": len(trainings), "done": len(report.done),
         "failed": [training.name for training in trainings if training.name in report.errors],
-        "best": max(groups, key=lambda one: one["top1_mean"])["name"] if groups else None,
-        "groups": groups,
-    }
+        "best": max(groups, key=lambda one: one["top1_mean"])["name"] if groups else None, "groups": groups,
+    }  # fmt: skip
 
 
 @contextlib.contextmanager
 def _lock(folder):
-    """Hold a folder; trainings inherit the lock, so that one left behind by a sweep that was killed holds it, too."""
+    """Lock a folder; trainings inherit the lock, so that a training that outlives its sweep also holds it."""
     import fcntl
 
     with open(folder / ".lock", "w") as file:
@@ -204,107 +199,99 @@ def _lock(folder):
 
 
 def _work(waiting, pool, report, stop):
-    """Train what is waiting; on a signal pass it on, and wait for what runs to save."""
-    told, shown = False, time.monotonic()
+    """Run the waiting trainings; after a signal, ask running trainings to save and wait for them."""
+    stopping, shown = False, time.monotonic()
     try:
-        while pool.busy or (waiting and not stop.name):
-            while waiting and pool.free and not stop.name:
+        while pool.running or (waiting and not stop.name):
+            while waiting and pool.slots and not stop.name:
                 training = waiting.pop(0)
                 pool.start(training)
                 _say(f"{training.name}: started")
-            if stop.name and not told:
+            if stop.name and not stopping:
                 pool.stop()
-                told = True
+                stopping = True
             time.sleep(0.1)
             if time.monotonic() - shown >= _SHOWN_EVERY:
-                for training, line in pool.said():
+                for training, line in pool.last_lines():
                     _say(f"{training.name}: {line}")
                 shown = time.monotonic()
-            for training, code, said in pool.ended():
-                if report.look(training):
-                    figures = report.figures[training.name]
-                    _say(f"{training.name}: top-1 {figures['top1']:.4f}, {figures['wall_seconds']:.0f} s")
+            for training, code, error in pool.pop_ended():
+                finished, metrics = report.update(training), report.metrics[training.name]
+                if finished:
+                    _say(f"{training.name}: top-1 {metrics['top1']:.4f}, {metrics['wall_seconds']:.0f} s")
                 elif code in _STOPPED:
-                    _say(f"{training.name}: stopped at step {report.figures[training.name]['steps']}")
+                    _say(f"{training.name}: stopped at step {metrics['steps']}")
                 else:
-                    report.errors[training.name] = said
-                    _say(
-                        f"{training.name}: failed: {said}" + (f" ({_log(training)})" if _log(training).exists() else "")
-                    )
+                    report.errors[training.name] = error
+                    log = _log(training)
+                    _say(f"{training.name}: failed: {error}" + (f" ({log})" if log.exists() else ""))
                 report.write()
     finally:
         pool.kill()
 
 
 class _Pool:
-    """Processes that train, so many at a time.
+    """Processes of trainings.
 
     Attributes:
-        free: whether another may be started.
-        busy: whether one runs.
+        slots: free places, each the GPU of its training or None for all GPUs.
+        running: list of (training, process, slot, start of its lines in the log).
     """
 
     def __init__(self, program, size, lock):
         gpus = _gpus()
         size = size or max(1, len(gpus))
-        # A process alone has every GPU, as a training without a sweep.
+        # A single process uses every GPU, like a training without a sweep.
         cards = [gpus[slot % len(gpus)] if len(gpus) > 1 and size > 1 else None for slot in range(size)]
-        self._program, self._lock, self._slots, self._running = program, lock, cards, []
+        self._program, self._lock, self.slots, self.running = program, lock, cards, []
         shared_by = math.ceil(size / max(1, len(gpus)))
         self._environment = os.environ | ({devices.SHARED_BY: str(shared_by)} if shared_by > 1 else {})
 
-    @property
-    def free(self):
-        return bool(self._slots)
-
-    @property
-    def busy(self):
-        return bool(self._running)
-
     def start(self, training):
-        """Start a training whose output is appended to its log."""
-        slot = self._slots.pop(0)
+        """Start a training, and append its output to its log."""
+        slot = self.slots.pop(0)
         environment = self._environment | ({} if slot is None else {"CUDA_VISIBLE_DEVICES": slot})
         command = [*self._program, *training.arguments]
         with open(_log(training), "ab") as log:
             log.write(f"$ {shlex.join(command)}\n".encode())
             log.flush()
             begin = log.tell()
-            # In a session of its own: Ctrl-C goes to the sweep alone, which passes it on once.
+            # A new session keeps Ctrl-C from the training; the sweep passes it on once.
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True,
                 pass_fds=[self._lock],
             )  # fmt: skip
-        self._running.append((training, process, slot, begin))
+        self.running.append((training, process, slot, begin))
 
     def stop(self):
-        """Ask all to save and end: by SIGTERM, which ends one that has not begun without a traceback."""
-        for _, process, _, _ in self._running:
+        """Ask all to save and end by SIGTERM, which ends a training before its first step without a traceback."""
+        for _, process, _, _ in self.running:
             process.terminate()
 
-    def said(self):
-        """The last line of each that runs, where there is one: [(training, line)]."""
-        lines = [(training, _lines(training, begin)) for training, _, _, begin in self._running]
-        return [(training, of_training[-1]) for training, of_training in lines if of_training]
+    def last_lines(self):
+        """Return the last line of the log of each running training that has one: [(training, line)]."""
+        logs = [(training, _lines(training, begin)) for training, _, _, begin in self.running]
+        return [(training, lines[-1]) for training, lines in logs if lines]
 
-    def ended(self):
-        """Those that have ended since: [(training, exit code, last line of error)]."""
-        over = [entry for entry in self._running if entry[1].poll() is not None]
-        for entry in over:
-            self._running.remove(entry)
-            self._slots.insert(0, entry[2])
-        return [(training, process.returncode, _last_error(training, process, begin))
-                for training, process, _, begin in over]  # fmt: skip
+    def pop_ended(self):
+        """Remove trainings that have ended, and return them: [(training, exit code, error)]."""
+        ended = [entry for entry in self.running if entry[1].poll() is not None]
+        for entry in ended:
+            self.running.remove(entry)
+            self.slots.insert(0, entry[2])
+        return [
+            (training, process.returncode, _error(training, process, begin)) for training, process, _, begin in ended
+        ]
 
     def kill(self):
-        """End what still runs at once; checkpoints stay."""
-        for _, process, _, _ in self._running:
+        """Kill all running trainings; their checkpoints stay."""
+        for _, process, _, _ in self.running:
             process.kill()
             process.wait()
 
 
 def _gpus():
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them. Listing them takes no memory there."""
+    """Return the GPUs of this process as CUDA_VISIBLE_DEVICES names them, without allocating memory on them."""
     count = len(tf.config.list_physical_devices("GPU"))
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return named[:count] or [str(index) for index in range(count)]
@@ -315,14 +302,14 @@ def _log(training):
 
 
 def _lines(training, begin):
-    """A training's log from byte `begin` on."""
+    """Return the lines of a training's log from byte `begin` on."""
     with open(_log(training), "rb") as log:
         log.seek(begin)
         return [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
 
 
-def _last_error(training, process, begin):
-    """The line by which a training said why it failed, of its log from byte `begin` on."""
+def _error(training, process, begin):
+    """Return the reason why a training failed, from its log from byte `begin` on."""
     lines = _lines(training, begin)
     if process.returncode < 0:
         return f"killed by {signal.Signals(-process.returncode).name}"
