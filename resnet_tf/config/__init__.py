@@ -1,4 +1,4 @@
-"""What a run is, and what commands are told: frozen dataclasses, and the flags that fill them."""
+"""The configurations of trainings and commands: frozen dataclasses whose fields are command-line flags."""
 
 from resnet_tf.config.benchmark import BenchmarkConfig, BenchmarkSection
 from resnet_tf.config.commands import (
