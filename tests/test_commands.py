@@ -230,7 +230,8 @@ def test_cifar_recipes_are_the_papers(name):
 
 def test_one_program_has_all_commands(capsys):
     files = {path.stem for path in (ROOT / "resnet_tf" / "commands").glob("*.py")} - {"__init__", "command", "main"}
-    assert files <= set(program.COMMANDS) and {"models", "segment", "detect", "score"} <= set(program.COMMANDS)
+    assert {f"resnet_tf.{file}" for file in files} <= set(program.COMMANDS.values())
+    assert {"models", "segment", "detect", "score"} <= set(program.COMMANDS)
     assert program.main([]) == 0
     text = capsys.readouterr().out
     assert all(f"\n  {name} " in text for name in program.COMMANDS) and "Train a network" in text

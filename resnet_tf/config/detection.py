@@ -3,16 +3,10 @@
 import dataclasses
 from typing import ClassVar
 
+from resnet_tf.config import shared
 from resnet_tf.config.fields import check_used, listed, setting
 from resnet_tf.config.run import check_training, described
 from resnet_tf.config.sections import DeviceConfig, ModelConfig, OptimizerConfig, RecordConfig, ScheduleConfig
-from resnet_tf.config.shared import (
-    color_jitter_setting,
-    exif_setting,
-    lighting_setting,
-    normalization_setting,
-    threads_setting,
-)
 from resnet_tf.config.transfer import check_transfer
 from resnet_tf.errors import InputError
 
@@ -59,10 +53,10 @@ class DetectionDataConfig:
         "", "Folder or tar archive of images and boxes.", used_with={"dataset": ("voc", "coco")}, changes_result=False
     )
     classes: tuple[str, ...] = setting((), "Class names in the order of their labels. Unset: those of the data set.")
-    exif: str = exif_setting()
+    exif: str = shared.exif_setting()
     most_objects: int = setting(100, "Most objects of a training image.", low=1)
     image_size: int = setting(640, "Side in pixels of the square view; the longer side of an image fills it.", low=16)
-    normalization: str = normalization_setting()
+    normalization: str = shared.normalization_setting()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +67,9 @@ class DetectionViewConfig:
         (0.8, 1.25), "Smallest and largest scaling factor; 1 is the size at which an image just fits the square."
     )
     mirror: bool = setting(True, "Mirror images and boxes with probability 0.5.")
-    color_jitter: tuple[float, ...] = color_jitter_setting()
-    lighting: float = lighting_setting()
-    threads: int = threads_setting()
+    color_jitter: tuple[float, ...] = shared.color_jitter_setting()
+    lighting: float = shared.lighting_setting()
+    threads: int = shared.threads_setting()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -111,11 +111,7 @@ def rules_of(config_type: type) -> dict[str, dict]:
 
 
 def check_used(config, kind: str | None = None) -> None:
-    """Refuse flags that differ from their defaults although the configuration does not use them.
-
-    Args:
-        config: a configuration.
-        kind: first argument of a command that has kinds; None where it is not known yet. See `check_kind`.
+    """Refuse flags that differ from their defaults although the configuration, or a kind of its command, ignores them.
 
     Raises:
         InputError: names the flag, and the setting that it conflicts with or needs.
@@ -159,11 +155,7 @@ def _check_one(name, other, wanted, value, default):
 
 
 def check_kind(config, kind: str) -> None:
-    """Refuse an unknown kind of a command, and flags that the kind does not use.
-
-    Args:
-        config: a configuration with `command`, the command's name, and `kinds`, a tuple.
-        kind: first argument of the command; "" if missing.
+    """Refuse an unknown kind, the first argument of a command, and flags that the kind does not use.
 
     Raises:
         InputError: names the kinds, or the flag.

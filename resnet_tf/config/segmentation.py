@@ -3,16 +3,10 @@
 import dataclasses
 from typing import ClassVar
 
+from resnet_tf.config import shared
 from resnet_tf.config.fields import check_used, listed, setting
 from resnet_tf.config.run import check_training, described
 from resnet_tf.config.sections import DeviceConfig, ModelConfig, OptimizerConfig, RecordConfig, ScheduleConfig
-from resnet_tf.config.shared import (
-    color_jitter_setting,
-    exif_setting,
-    lighting_setting,
-    normalization_setting,
-    threads_setting,
-)
 from resnet_tf.config.transfer import check_transfer
 from resnet_tf.errors import InputError
 
@@ -55,9 +49,9 @@ class SegmentationDataConfig:
         "void. Unset: the indices of --dataset.",
         used_with={"dataset": _ENCODED},
     )
-    exif: str = exif_setting()
+    exif: str = shared.exif_setting()
     image_size: int = setting(480, "Height and width of training views in pixels.", low=16)
-    normalization: str = normalization_setting()
+    normalization: str = shared.normalization_setting()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +60,9 @@ class SegmentationViewConfig:
 
     scale: tuple[float, ...] = setting((0.5, 2.0), "Smallest and largest scaling factor of an image.")
     mirror: bool = setting(True, "Mirror images and masks with probability 0.5.")
-    color_jitter: tuple[float, ...] = color_jitter_setting()
-    lighting: float = lighting_setting()
-    threads: int = threads_setting()
+    color_jitter: tuple[float, ...] = shared.color_jitter_setting()
+    lighting: float = shared.lighting_setting()
+    threads: int = shared.threads_setting()
 
 
 @dataclasses.dataclass(frozen=True)
