@@ -16,7 +16,7 @@ import sys
 from resnet_tf import command, config
 
 
-def main(argv=None):
+def main(argv=None) -> int:
     """Run the command and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     if any("torchvision" in argument for argument in arguments):

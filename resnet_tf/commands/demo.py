@@ -17,7 +17,7 @@ RECIPE = (  # the flags of flags/demo.cfg, a file that an installed package lack
 )  # fmt: skip
 
 
-def main(argv=None):
+def main(argv=None) -> int:
     """Run the command and return its exit code."""
     description = (
         "Train, evaluate, export and classify, and print where the results are; the default recipe is flags/demo.cfg, "

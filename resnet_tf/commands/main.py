@@ -20,7 +20,7 @@ COMMANDS |= {"models": "resnet_tf.list_models"}
 COMMANDS |= {name: f"resnet_tf.transfer.{name}" for name in ("segment", "detect", "score")}
 
 
-def main(argv=None):
+def main(argv=None) -> int:
     """Run a command and return its exit code.
 
     Args:

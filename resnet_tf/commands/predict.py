@@ -9,7 +9,7 @@ from resnet_tf.errors import InputError
 _FORMATS = {".csv": "csv", ".jsonl": "jsonl"}  # {suffix of --out: format}
 
 
-def main(argv=None):
+def main(argv=None) -> int:
     """Run the command and return its exit code."""
     description = (
         "Classify image files with an exported model, here or on a server. Arguments are files, folders, patterns "

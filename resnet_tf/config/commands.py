@@ -55,7 +55,7 @@ class CompareConfig(Checked):
     """Comparison."""
 
     out: str = setting("", "Folder for the tables, curves and report.")
-    title: str = setting("", "Title of the report. Unset: the number of runs and their task.")
+    title: str = setting("", "Title of the report. Unset: the number of runs and their data set.")
     price_per_hour: float = setting(
         0.0, "Price of an hour of one GPU, or of a machine without GPUs, in any currency. 0: no prices.", low=0.0
     )

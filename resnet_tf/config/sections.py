@@ -59,8 +59,8 @@ class ModelConfig:
     )
     graph: str = setting(
         "",
-        "Graph of v2 networks for CIFAR or with basic blocks. paper: He et al. 2016; timm: for timm's weights, with "
-        "the first shortcut before the stem's activation and the stride in the 3x3 of bottlenecks. Unset: paper.",
+        "Graph of v2 networks for CIFAR or with basic blocks. paper: He et al. 2016; timm: for timm's weights, where "
+        "the first shortcut skips the stem's activation and bottlenecks have the stride in the 3x3. Unset: paper.",
         choices=("", "paper", "timm"),
         earlier=lambda run: "timm" if _TWO_GRAPHS.fullmatch(run.get("model", "")) else "",
     )

@@ -64,11 +64,7 @@ def load(path) -> dict[str, np.ndarray]:
 
 
 def load_latest(folder, before: int | None = None) -> dict[str, np.ndarray] | None:
-    """Read the newest undamaged checkpoint; warn about damaged newer ones.
-
-    Args:
-        folder: folder of the checkpoints.
-        before: consider only checkpoints of earlier steps; None for all.
+    """Read the newest undamaged checkpoint, of a step below `before` if given; warn about damaged newer ones.
 
     Returns:
         {name: array}, or None if the folder has no checkpoint.

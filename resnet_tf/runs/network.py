@@ -86,14 +86,10 @@ class Trained:
 
 
 def locate(flag: str, origin: str) -> str:
-    """Return the kind of trained network that `origin` names, "run", "exported" or "weights", without reading it.
-
-    Args:
-        flag: flag to name in errors.
-        origin: see `load`.
+    """Return the kind of trained network that `origin`, see `load`, names: "run", "exported" or "weights".
 
     Raises:
-        InputError: none of the three.
+        InputError: none of the three; names the flag.
     """
     path = pathlib.Path(origin)
     if (path / record.MANIFEST).exists():

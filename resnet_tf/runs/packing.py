@@ -39,19 +39,19 @@ class Packing:
         decay = (*left, *(name == "decayed" for name in self._packs if name != "statistics"))
         self.optimizer = dataclasses.replace(optimizer, decay=decay)
 
-    def pack(self, state):
+    def pack(self, state: dict) -> dict:
         """Return a state of `State.read`, packed."""
         packed = {group: self._pack(state[group]) for group in ("weights", "statistics", "averages")}
         return packed | {"slots": {slot: self._pack(values) for slot, values in state["slots"].items()},
                          "scalars": state["scalars"]}  # fmt: skip
 
-    def unpack(self, packed):
+    def unpack(self, packed: dict) -> dict:
         """Return the state that `pack` packed."""
         state = {group: self._unpack(packed[group]) for group in ("weights", "statistics", "averages")}
         return state | {"slots": {slot: self._unpack(values) for slot, values in packed["slots"].items()},
                         "scalars": packed["scalars"]}  # fmt: skip
 
-    def pack_sums(self, sums):
+    def pack_sums(self, sums: dict) -> dict:
         """Return the result of `step.forward_backward` with its lists in the order of a packed state."""
         gradients, statistics = (
             self._pack(dict(zip(paths, sums[name], strict=True)))

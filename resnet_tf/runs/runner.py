@@ -48,7 +48,7 @@ class Runner:
 
     # --- Data --------------------------------------------------------------------------------------------------------
 
-    def place(self, *arrays):
+    def place(self, *arrays) -> list[tuple]:
         """Copy arrays to every replica of this machine; return a list over replicas of tuples of tensors."""
         copies = []
         for device in self.strategy.extended.worker_devices:
@@ -56,7 +56,7 @@ class Runner:
                 copies.append(tuple(tf.identity(tf.convert_to_tensor(array)) for array in arrays))
         return copies
 
-    def streams(self, make_dataset, ahead=2):
+    def streams(self, make_dataset, ahead: int = 2) -> list[tf.data.Dataset]:
         """Create one dataset for each replica; reuse them, since TensorFlow keeps what a dataset has traced.
 
         Args:
@@ -77,7 +77,7 @@ class Runner:
 
     # --- Running the model -------------------------------------------------------------------------------------------
 
-    def predict(self, images, batch, ema=False):
+    def predict(self, images, batch: int, ema: bool = False) -> np.ndarray:
         """Return the logits of images in inference mode. Each machine predicts on its own.
 
         Args:
@@ -99,7 +99,7 @@ class Runner:
         logits = np.concatenate([part.numpy() for part in parts], axis=1)
         return logits.reshape(batches * batch, -1)[:examples]
 
-    def predict_stream(self, iterators, batches, combine, ema=False):
+    def predict_stream(self, iterators, batches: int, combine, ema: bool = False):
         """Yield the logits of streamed views in inference mode, batch by batch.
 
         Args:
@@ -154,7 +154,7 @@ class Runner:
         outputs = self.model.stateless_call(weights, statistics, inputs, training=False)[0]
         return tf.nest.flatten(outputs)[0]  # further outputs are for training
 
-    def sum_over_machines(self, numbers):
+    def sum_over_machines(self, numbers: list[float]) -> np.ndarray:
         """Return the sums of a list of numbers over machines, float32, NumPy; all machines must call it."""
         if self.replicas == self.local_replicas:
             return np.array(numbers, np.float32)
@@ -165,7 +165,7 @@ class Runner:
 
     # --- Replicas ----------------------------------------------------------------------------------------------------
 
-    def each_replica(self, function, data, *arguments):
+    def each_replica(self, function, data: list, *arguments) -> list:
         """Call function(replica, data[replica], *arguments) in the context of each replica of this machine.
 
         Return the list of results. Replicas are counted from 0.

@@ -1,6 +1,7 @@
 """The state of a training as variables on every replica: read before a step, written after it."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from resnet_tf.errors import InputError
@@ -46,24 +47,24 @@ class State:
 
     # --- Tensors within a compiled program ---------------------------------------------------------------------------
 
-    def local(self, variable, replica):
+    def local(self, variable, replica: int):
         """Return the copy of a variable on a replica of this machine, counted from 0."""
         return self._strategy.experimental_local_results(variable)[replica]
 
-    def read(self, replica):
+    def read(self, replica: int) -> dict:
         """Return the input of a step: {group: {path: tensor}, "slots": {slot: {path: tensor}}, "teacher": tensors}."""
         state = {group: self._values(variables, replica) for group, variables in self._groups().items()}
         state["slots"] = {slot: self._values(variables, replica) for slot, variables in self._slots.items()}
         return state | {"teacher": list(self._values(self._teacher, replica).values())}
 
-    def read_network(self, replica, ema):
+    def read_network(self, replica: int, ema: bool) -> list:
         """Return weights and statistics, two lists of tensors; their moving averages if `ema`."""
         groups = (self.weights, self.statistics)
         if ema:
             groups = [{path: self._averages[path] for path in variables} for variables in groups]
         return [list(self._values(variables, replica).values()) for variables in groups]
 
-    def write(self, replica, state):
+    def write(self, replica: int, state: dict) -> None:
         """Assign a state of `read` to the variables."""
 
         def write(variables, values):
@@ -84,21 +85,21 @@ class State:
 
     # --- Arrays on the host ------------------------------------------------------------------------------------------
 
-    def get(self, name):
+    def get(self, name: str) -> np.ndarray:
         """Return a variable as a NumPy array, after waiting for the device."""
         return self.local(self.variables[name], 0).numpy()
 
-    def get_all(self):
+    def get_all(self) -> dict[str, np.ndarray]:
         """Return all variables as NumPy arrays, {name: array}, after waiting for the device."""
         return {name: self.get(name) for name in self.variables}
 
-    def set(self, values):
+    def set(self, values: dict) -> None:
         """Assign {name: array or number} on every replica."""
         for name, value in values.items():
             for replica in range(self._replicas):
                 self.local(self.variables[name], replica).assign(value)
 
-    def set_all(self, values):
+    def set_all(self, values: dict) -> None:
         """Assign a complete state {name: array} on every replica.
 
         Raises:
@@ -110,7 +111,7 @@ class State:
                 raise InputError(f"checkpoint: {name} is {stored}, not {list(variable.shape)}: of another network")
         self.set({name: values[name] for name in self.variables})
 
-    def reset_averages(self):
+    def reset_averages(self) -> None:
         """Set the moving averages to the current weights and statistics."""
         averages = [name for name in self.variables if name.startswith("ema/")]
         self.set({name: self.get(name.replace("ema/", "model/", 1)) for name in averages})

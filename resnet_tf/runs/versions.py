@@ -57,7 +57,7 @@ def choose(out, version: int = 0) -> int:
 
 
 @contextlib.contextmanager
-def writing(out, version):
+def writing(out, version: int):
     """Write a version to a temporary folder, then rename it; on an error remove it.
 
     Yields:

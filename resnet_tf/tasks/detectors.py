@@ -68,9 +68,9 @@ class Outputs(NamedTuple):
 
 
 def create(
-    name, classes, size, *, neck="c4", anchor_sizes=(), anchor_ratios=(0.5, 1.0, 2.0), most=100, choices=None,
-    shortcut=None, graph=None, dtype="float32", **options,
-):  # fmt: skip
+    name: str, classes: int, size: int, *, neck="c4", anchor_sizes=(), anchor_ratios=(0.5, 1.0, 2.0), most=100,
+    choices: Choices | None = None, shortcut=None, graph=None, dtype="float32", **options,
+) -> keras.Model:  # fmt: skip
     """Build a detector.
 
     Args:
@@ -133,7 +133,7 @@ def _box_head(layers, row, neck, crops):
     return x
 
 
-def anchors_of(name, size, neck="c4", anchor_sizes=(), anchor_ratios=(0.5, 1.0, 2.0)):
+def anchors_of(name: str, size: int, neck="c4", anchor_sizes=(), anchor_ratios=(0.5, 1.0, 2.0)) -> tuple[list, list]:
     """Return the strides of the levels, and a list over levels of anchors, see `regions.anchors`.
 
     For the arguments and errors see `create`.

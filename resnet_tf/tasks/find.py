@@ -13,7 +13,7 @@ def of(config):
     return TASKS[config.task].task_type(config)
 
 
-def type_of_run(folder):
+def type_of_run(folder) -> type:
     """Return the task class of a run folder, the value of --run.
 
     Raises:
@@ -22,13 +22,13 @@ def type_of_run(folder):
     return TASKS[record.open_run(folder, tasks=tuple(TASKS)).config.task].task_type
 
 
-def evaluate(config):
+def evaluate(config) -> dict:
     """Score the run, exported model or network that a `config.EvaluateConfig` names; see `Task.evaluate`."""
     first = config.evaluation.run.split(",")[0]
     task_type = type_of_run(first) if first else TASKS[CLASSIFICATION].task_type
     return task_type.evaluate(config)
 
 
-def export(config):
+def export(config) -> dict:
     """Export the run of any task that a `config.ExportConfig` names; see `Task.export`."""
     return type_of_run(config.run).export(config)

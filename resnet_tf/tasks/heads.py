@@ -19,9 +19,9 @@ _DILATIONS = (6, 12, 18)  # of its pyramid at stride 16; doubled at stride 8
 
 
 def create(
-    name, classes, *, head="fcn", output_stride=8, auxiliary=False, dropout=0.1, dtype="float32", sync_bn=False, seed=0,
-    **options,
-):  # fmt: skip
+    name: str, classes: int, *, head="fcn", output_stride=8, auxiliary=False, dropout=0.1, dtype="float32",
+    sync_bn=False, seed=0, **options,
+) -> keras.Model:  # fmt: skip
     """Build a segmentation network for images of any size.
 
     Args:
@@ -119,7 +119,7 @@ class Enlarge(keras.layers.Layer):
         return (*like[:3], x[-1])
 
 
-def interpolation(count, wanted, dtype=tf.float32):
+def interpolation(count, wanted, dtype=tf.float32) -> tf.Tensor:
     """Return the bilinear interpolation matrix from `count` to `wanted` positions, [wanted, count]; rows sum to 1."""
     ratio = tf.cast(count, tf.float32) / tf.cast(wanted, tf.float32)
     positions = (tf.range(tf.cast(wanted, tf.float32)) + 0.5) * ratio - 0.5

@@ -24,7 +24,7 @@ import tensorflow as tf
 from keras.utils import bounding_boxes
 
 from resnet_tf.data import draws
-from resnet_tf.data.boxes import IGNORED, OBJECT, Detections
+from resnet_tf.data.boxes import IGNORED, OBJECT, Detections, ImageObjects
 
 _FORMAT = "yxyx"  # Keras' name for the order top, left, bottom, right
 _IGNORED_FROM = 0.5  # IoU with an ignored object above which a box is not negative
@@ -62,12 +62,12 @@ def anchors(sides, strides, sizes, ratios) -> list[np.ndarray]:
     return result
 
 
-def iou(boxes, others):
+def iou(boxes, others) -> tf.Tensor:
     """Return the IoU of boxes [(b,) n, 4] and [(b,) m, 4], [(b,) n, m]; 0 for boxes without area."""
     return bounding_boxes.compute_iou(boxes, others, _FORMAT)
 
 
-def encode(boxes, anchors, variance=(1.0, 1.0, 1.0, 1.0)):
+def encode(boxes, anchors, variance=(1.0, 1.0, 1.0, 1.0)) -> tf.Tensor:
     """Return the deltas of boxes from anchors, [..., 4], divided by `variance`.
 
     Deltas are y and x offsets of the centres in anchor sides, and logarithms of height and width ratios.
@@ -75,7 +75,7 @@ def encode(boxes, anchors, variance=(1.0, 1.0, 1.0, 1.0)):
     return bounding_boxes.encode_box_to_deltas(anchors, boxes, _FORMAT, _FORMAT, variance=variance)
 
 
-def decode(deltas, anchors, side, variance=(1.0, 1.0, 1.0, 1.0)):
+def decode(deltas, anchors, side: int, variance=(1.0, 1.0, 1.0, 1.0)) -> tf.Tensor:
     """Return the boxes of deltas of `encode`, clipped to a square view of side `side`."""
     # Keras does not bound the exponent: deltas of an untrained network would give infinite sides.
     highest = [math.inf, math.inf, *(_MAX_LOG / of_side for of_side in variance[2:])]
@@ -85,12 +85,12 @@ def decode(deltas, anchors, side, variance=(1.0, 1.0, 1.0, 1.0)):
     return tf.clip_by_value(boxes, 0.0, float(side))
 
 
-def area(boxes):
+def area(boxes) -> tf.Tensor:
     """Return the areas of boxes [..., 4] in square pixels, [...]."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def match(boxes, objects, low, high, best=False):
+def match(boxes, objects: ImageObjects, low: float, high: float, best: bool = False) -> Matches:
     """Match boxes with objects and background.
 
     Args:
@@ -120,7 +120,7 @@ def match(boxes, objects, low, high, best=False):
     )
 
 
-def sample(matches, keys, stream, count, most):
+def sample(matches: Matches, keys, stream: draws.Stream, count: int, most: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Sample boxes: positive ones up to a limit, the rest negative.
 
     Args:
@@ -147,7 +147,7 @@ def sample(matches, keys, stream, count, most):
     return index, slot < hit + miss
 
 
-def propose(objectness, deltas, anchors, side, candidates, count, threshold):
+def propose(objectness, deltas, anchors: list, side: int, candidates: int, count: int, threshold: float) -> tf.Tensor:
     """Return the proposals of an RPN (Ren et al. 2015, section 3.3).
 
     Args:
@@ -173,7 +173,7 @@ def propose(objectness, deltas, anchors, side, candidates, count, threshold):
     return make(boxes, scores)[0]
 
 
-def align(features, strides, boxes, size):
+def align(features: list, strides: list[int], boxes, size: int) -> tf.Tensor:
     """Crop features by RoI align (He et al. 2017, Mask R-CNN): means of 2x2 bilinear samples in each bin.
 
     Pixel centres are at halves. A box uses the level of Lin et al. 2017, equation 1, or the nearest available one.
@@ -213,7 +213,7 @@ def _bins(start, stop, stride, count, size):
     return tf.reduce_mean(tf.reshape(shares, [-1, start.shape[1], size, _SAMPLES, count]), axis=3)
 
 
-def detect(boxes, scores, least, threshold, count):
+def detect(boxes, scores, least: float, threshold: float, count: int) -> tf.Tensor:
     """Return the best boxes of all classes after NMS within each class.
 
     Args:
