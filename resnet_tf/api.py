@@ -1,7 +1,7 @@
-"""Train, score, export and classify from Python: what the commands do, as functions whose keywords are their flags.
+"""Train, score, export and classify from Python: the commands as functions whose keywords are their flags.
 
-They are the attributes `fit`, `evaluate`, `export` and `predict` of the package; `python -m resnet_tf.COMMAND --help`
-lists the flags of each. What a command says in one line and exit code 1 is an `InputError` here.
+They are `fit`, `evaluate`, `export` and `predict` of the package; `python -m resnet_tf.COMMAND --help` lists their
+flags. Bad input, which commands report with exit code 1, raises an `InputError`.
 """
 
 import os
@@ -21,30 +21,30 @@ Path = str | os.PathLike
 def fit(
     source: Source | None = None, callbacks: Iterable[loop.Callback] = (), task: str = "classification", **flags
 ) -> dict:
-    """Train, evaluate and record a run; go on where it was if its folder is there.
+    """Train, evaluate and record a run; resume it if its folder exists.
 
         import resnet_tf
         result = resnet_tf.fit(model="cifar_resnet8_v1", dataset="digits", train_epochs=20, out="runs/digits")
         print(result["top1"])
 
     Args:
-        source: data of one's own, with splits "train" and "test", and perhaps "validation". None for those that
-            `dataset` and `data_dir` name; with a source neither is needed, and the run records dataset="given".
-        callbacks: that look on.
+        source: data to train on, with splits "train" and "test" and optionally "validation"; the run records
+            dataset="given". None to read the data that `dataset` and `data_dir` name.
+        callbacks: observers of the training; see `loop.Callback`.
         task: "classification", "segmentation" or "detection".
-        **flags: of the command that trains the task, by name.
+        **flags: flags of the training command of the task.
 
     Returns:
-        What `loop.train` returns: the last evaluation, with "run", the folder, and "steps".
+        The last evaluation, with "run", the run folder, and "steps"; see `loop.train`.
 
     Raises:
-        InputError: flags, files or data that cannot be trained with; or the loss is no longer a number.
-        signals.Stopped: a signal came; all is saved, and the same call goes on.
+        InputError: bad flags, files or data; or the loss is not finite.
+        signals.Stopped: a signal was received; everything is saved, and the same call resumes.
     """
     if task not in TASKS:
         raise InputError(f"task={task}: not one of {', '.join(TASKS)}")
     if source is not None:
-        flags = {"dataset": GIVEN} | flags  # a run of an earlier release goes on with the name that it recorded
+        flags = {"dataset": GIVEN} | flags  # lets runs of earlier releases resume with the name they recorded
     config = from_settings(TASKS[task].config_type, flags, "fit")
     return loop.train(tasks.of(config), source, callbacks)
 
@@ -57,21 +57,21 @@ def evaluate(run: Path | Sequence[Path] = "", **flags) -> dict:
         print(scores["top1"], scores["ece"])
 
     Args:
-        run: its folder; several of classification are an ensemble. "" where `model` or `network` is given instead.
-        **flags: of the command `evaluate`, by name.
+        run: run folder; several folders of classification form an ensemble. "" to score `model` or `network` instead.
+        **flags: flags of the command `evaluate`.
 
     Returns:
-        What `tasks.evaluate` returns: "run", "split", "views", "weights", "steps", "examples" and the task's metrics.
+        "run", "split", "views", "weights", "steps", "examples" and the metrics of the task.
 
     Raises:
-        InputError: nothing there to score, no such split, or flags that what is scored does not use.
+        InputError: nothing to score, no such split, or flags that do not apply.
     """
     runs = [run] if isinstance(run, Path) else run
     return tasks.evaluate(from_settings(EvaluateConfig, {"run": ",".join(map(str, runs))} | flags, "evaluate"))
 
 
 def export(run: Path, out: Path, **flags) -> dict:
-    """Write a version of a run's model, whole or not at all.
+    """Write a new version of the model of a run.
 
         import resnet_tf
         exported = resnet_tf.export("runs/digits", "model", format=("savedmodel", "onnx"))
@@ -79,35 +79,34 @@ def export(run: Path, out: Path, **flags) -> dict:
 
     Args:
         run: folder of a run of any task.
-        out: folder of the model's versions.
-        **flags: of the command `export`, by name.
+        out: folder of the versions of the model.
+        **flags: flags of the command `export`.
 
     Returns:
-        What `tasks.export` returns: "model", "version", "run", "classes" and "signatures"; of classification "format",
-        "files" and "bytes" too.
+        "model", "version", "run", "classes" and "signatures"; for classification also "format", "files" and "bytes".
 
     Raises:
-        InputError: no such run, one without a checkpoint, a version that exists, or flags that its task does not use.
+        InputError: no such run, no checkpoint, an existing version, or flags that the task does not use.
     """
     return tasks.export(from_settings(ExportConfig, {"run": str(run), "out": str(out)} | flags, "export"))
 
 
 def predict(model: Path, files: Path | Sequence[Path], *, top_k: int = 0, batch_size: int = 32) -> list[tuple]:
-    """Classify image files by an exported model.
+    """Classify image files with an exported model.
 
         import resnet_tf
         for file, classes, error in resnet_tf.predict("model", ["photo.jpg", "photos"]):
             print(file, error or classes[0])
 
     Args:
-        model: a folder of versions, the folder of one, or a .tflite, .onnx or .keras file.
-        files: image files, folders of them at any depth, or patterns such as "photos/**/*.jpg".
-        top_k: classes of each image. 0: as many as a SavedModel was exported to name; 5 of a file's.
-        batch_size: images at a time.
+        model: a folder of versions, one version, or a .tflite, .onnx or .keras file.
+        files: image files, folders to search at any depth, or patterns such as "photos/**/*.jpg".
+        top_k: classes to return for each image. 0: `top_k` of the export for a SavedModel, 5 for other formats.
+        batch_size: images of a batch.
 
     Returns:
-        For each image (path, [(class name, probability), ...], None), best first; or (path, [], InputError) where it is
-        no image, and the others go on.
+        (path, [(class name, probability), ...], None) for each image, most likely class first; (path, [], InputError)
+        for a file that is not an image.
 
     Raises:
         InputError: no such model, or nothing to classify.

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from files import command_of
+from resnet_tf.transfer import detect, score, segment
+from resnet_tf.transfer import export as transfer_export
 
 import resnet_tf
 from resnet_tf import analyze, benchmark, compare, config, evaluate, export, features, predict, show, sweep, train
@@ -19,8 +21,6 @@ from resnet_tf.data import images as views
 from resnet_tf.data import sources
 from resnet_tf.evaluation import metrics
 from resnet_tf.runs import checkpoint, devices, record, restore
-from resnet_tf.transfer import detect, score, segment
-from resnet_tf.transfer import export as transfer_export
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 
@@ -230,7 +230,8 @@ def test_cifar_recipes_are_the_papers(name):
 
 def test_one_program_has_all_commands(capsys):
     files = {path.stem for path in (ROOT / "resnet_tf" / "commands").glob("*.py")} - {"__init__", "command", "main"}
-    assert files <= set(program.COMMANDS) and {"models", "segment", "detect", "score"} <= set(program.COMMANDS)
+    assert {f"resnet_tf.{file}" for file in files} <= set(program.COMMANDS.values())
+    assert {"models", "segment", "detect", "score"} <= set(program.COMMANDS)
     assert program.main([]) == 0
     text = capsys.readouterr().out
     assert all(f"\n  {name} " in text for name in program.COMMANDS) and "Train a network" in text

@@ -377,7 +377,7 @@ def test_resume_equals_unbroken_to_the_bit(trained, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("flags", "words"), [
     (("--dataset=voc",), "--data_dir= is not set"),
     (("--scale=2,1",), "--scale=2"),
-    (("--anchor_ratios=1,-1",), "--anchor_ratios=1.0,-1.0"),
+    (("--anchor_ratios=1,-1",), "--anchor_ratios=1,-1: "),
     (("--data_service=localhost:1",), "--data_service"),
     (("--most_objects=2",), "--most_objects=2: an image has 3"),
     (("--neck=fpn", "--image_size=66"), "--image_size=66"),
@@ -412,7 +412,7 @@ def test_what_is_scored_is_what_is_served(trained, tmp_path, last_json, capsys):
         np.testing.assert_allclose(answer["scores"], scored[example].scores, atol=1e-4)
         np.testing.assert_allclose(answer["boxes"], scored[example].boxes, atol=1e-2)
     assert [name.decode() for name in answer["classes"]] == ["grey", "bright"]
-    figures, _ = detection.figures_of(all_found, split.objects, 2)
+    figures, _ = detection.metrics_of(all_found, split.objects, 2)
     assert figures == pytest.approx({name: result[name] for name in configuration.TASKS["detection"].columns}, abs=1e-3)
     pixels = tf.io.decode_image(split.read(example))
     both = served["images"](images=tf.stack([pixels, pixels]))

@@ -215,7 +215,7 @@ def test_two_replicas_score_every_image_once(trained):
     for replicas in (1, 2):
         strategy = devices.make_strategy(replicas)
         with strategy.scope():
-            model = segmentation.build(run.config, 3)
+            model = segmentation.Segmentation(run.config).build(3)
             network.assign(model, values, "test")
             engine = Runner(strategy, model, normalization)
         found.append(list(segmentation.Evaluation(engine, split, normalization).answers()))
@@ -272,7 +272,7 @@ def test_what_is_scored_is_what_is_served(trained, tmp_path, last_json, capsys):
         answer = served["serving_default"](image_bytes=tf.constant(split.read(example)))
         total += metrics.confusion(split.masks.read(example), answer["masks"].numpy()[0], 3)
     assert [name.decode() for name in answer["classes"].numpy()] == ["ground", "grey", "bright"]
-    assert metrics.figures(total) == {name: result[name] for name in ("miou", "pixel_accuracy")}
+    assert metrics.scores(total) == {name: result[name] for name in ("miou", "pixel_accuracy")}
     pixels = images.decode(split.read(example))
     both = served["images"](images=tf.constant(np.stack([pixels, pixels])))["masks"].numpy()
     np.testing.assert_array_equal(both, np.repeat(answer["masks"].numpy(), 2, axis=0))

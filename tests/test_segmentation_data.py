@@ -187,7 +187,7 @@ def test_scores_equal_a_plain_loop():
                 either += t == label or p == label
         ious.append(both / either)
     right = sum(t == p for t, p in zip(truth.ravel(), predicted.ravel(), strict=True))
-    found = metrics.figures(matrix)
+    found = metrics.scores(matrix)
     assert found["miou"] == pytest.approx(np.mean(ious), abs=1e-12)
     assert found["pixel_accuracy"] == pytest.approx(right / matrix.sum(), abs=1e-12)
     assert np.isnan(metrics.per_class(matrix)["iou"][4])

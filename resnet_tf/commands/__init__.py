@@ -1,1 +1,1 @@
-"""One module a command: flags in, library called, JSON out. `resnet_tf.train` is `resnet_tf.commands.train`."""
+"""The commands, one module each: read flags, call the library, print JSON. `resnet_tf.train` is `commands.train`."""

@@ -1,4 +1,4 @@
-"""Measure speed against peers in one run.
+"""Measure speed in comparison with other libraries.
 
 `python -m resnet_tf.benchmark train --model=resnet50_v1b --image_size=224 --peers=keras_fit,timm_compile`
 `python -m resnet_tf.benchmark loop --model=cifar_resnet20_v1 --steps=100`
@@ -16,18 +16,17 @@ import sys
 from resnet_tf import command, config
 
 
-def main(argv=None):
-    """Run the command; returns its exit code."""
+def main(argv=None) -> int:
+    """Run the command and return its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     if any("torchvision" in argument for argument in arguments):
         with contextlib.suppress(ImportError):
-            import torchvision  # noqa: F401  (crashes the process where TensorFlow is imported before it)
-    description = "Measure speed against peers: alternating, warm, median of several."
+            import torchvision  # noqa: F401  (crashes the process if TensorFlow is imported first)
+    description = "Measure speed in comparison with other libraries: in turn, after a warm-up, medians of repeats."
     return command.launch(description, config.BenchmarkConfig, _run, argv, positional="|".join(_KINDS))
 
 
-# Kind of a benchmark: module of `bench`, and the function there.
-_KINDS = {
+_KINDS = {  # {kind: (module of `bench`, function)}
     "train": ("training", "benchmark_train"),
     "loop": ("training", "benchmark_loop"),
     "build": ("building", "benchmark_build"),

@@ -1,11 +1,13 @@
-"""What every command shares: flags in groups, errors of one line, and one JSON line last on stdout.
+"""The launcher that all commands share: grouped flags, one-line errors, and a JSON line last on stdout.
 
-Exit codes: 0 done; 1 bad input (a file, a folder, a combination of flags); 2 a flag that does not
-exist or cannot hold its value; 75 a training that was stopped by SIGTERM or SIGINT with everything saved,
-or by the end of another machine of its cluster: start it again to go on; 130 interrupted.
+Exit codes: 0 success; 1 bad input (a file, a folder, a combination of flags); 2 an unknown flag or an invalid value; 75
+a training that saved everything and stopped, on SIGTERM, SIGINT or the end of another machine of its cluster, and that
+the same command resumes; 130 interrupted.
 """
 
 import errno
+import functools
+import importlib
 import logging
 import os
 import sys
@@ -18,33 +20,47 @@ from absl import flags
 from resnet_tf import config, files
 from resnet_tf.errors import InputError
 
-# Errors of the machine, not of the program, that a person can mend: disk full, quota, file limit, read-only, no access.
+# Errors that the user can fix: disk full, quota, file size limit, read-only file system, no access, not a folder.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
 class Callable(types.ModuleType):
-    """The module of a command that is a function of the package too: `resnet_tf.evaluate(...)` is `api.evaluate(...)`.
+    """A command module that is also a function: `resnet_tf.evaluate(...)` calls `api.evaluate(...)`.
 
-    `import resnet_tf.evaluate`, wherever it stands, makes the module an attribute of the package and would hide a
-    function of that name there. So the module itself is what can be called, and the order of imports does not matter.
+    `import resnet_tf.evaluate` makes the module an attribute of the package and would hide a function of that name. A
+    callable module works in any order of imports.
     """
 
     def __call__(self, *arguments, **flags):
-        """Call the function of `api` that has the command's name."""
+        """Call the function of `api` with the name of the command."""
         from resnet_tf import api
 
         return getattr(api, self.__name__.rpartition(".")[2])(*arguments, **flags)
 
 
-def launch(description, config_type, run, argv=None, positional="", code=lambda result: 0):
-    """Parse flags, call the command, print its result.
+def entry(description, config_type, run, **options):
+    """Return the `main` of a command, function(argv=None) that returns the exit code; for the arguments see `launch`.
+
+    `run` may also be the import path "MODULE:NAME" of function(configuration), imported when the command runs.
+    """
+
+    def run_imported(settings, _):
+        module, name = run.split(":")
+        return getattr(importlib.import_module(module), name)(settings)
+
+    run_it = run_imported if isinstance(run, str) else run
+    return functools.partial(launch, description, config_type, run_it, **options)
+
+
+def launch(description, config_type, run, argv=None, positional="", code=lambda result: 0) -> int:
+    """Parse flags, run a command and print its result.
 
     Args:
-        description: what the command does, shown by --help.
-        config_type: a section, or a dataclass of sections; see `config`.
-        run: function(configuration, arguments) that returns the result, a dict for the JSON line.
-        argv: the command line without the program; None for the process's own.
-        positional: how --help names the arguments that are no flags; "" where there are none.
+        description: purpose of the command, for --help.
+        config_type: a section, or a dataclass of sections; see `config.fields`.
+        run: function(configuration, arguments) that returns a dict for the JSON line.
+        argv: command line without the program; None for that of the process.
+        positional: positional arguments, for --help; "" if the command takes none.
         code: function(result) that returns the exit code, for commands that may fail in part.
 
     Returns:
@@ -88,19 +104,34 @@ def launch(description, config_type, run, argv=None, positional="", code=lambda 
     return code(result)
 
 
+def train(settings, _):
+    """Train the task of a configuration; the `run` of all training commands."""
+    from resnet_tf import tasks
+    from resnet_tf.training import loop
+
+    return loop.train(tasks.of(settings))
+
+
+def require(settings, *names: str) -> None:
+    """Refuse settings that are empty, with an `InputError`."""
+    for name in names:
+        if not getattr(settings, name):
+            raise InputError(f"--{name} is not set")
+
+
 def _import_tensorflow():
-    """Import TensorFlow and look for GPUs without its notes to stderr, which no setting turns off."""
-    with tempfile.TemporaryFile() as notes:
+    """Import TensorFlow and look for GPUs; drop the messages on stderr that no setting turns off."""
+    with tempfile.TemporaryFile() as messages:
         stderr = os.dup(2)
         sys.stderr.flush()
-        os.dup2(notes.fileno(), 2)
+        os.dup2(messages.fileno(), 2)
         try:
             import tensorflow as tf
 
             tf.config.list_physical_devices("GPU")
         except BaseException:
-            notes.seek(0)
-            os.write(stderr, notes.read())
+            messages.seek(0)
+            os.write(stderr, messages.read())
             raise
         finally:
             os.dup2(stderr, 2)
@@ -113,6 +144,7 @@ def _fail(error, code, kind="error"):
 
 
 def _help(description, config_type, values, positional):
+    fields = config.fields_of(config_type)
     lines = [
         f"{description}\n",
         f"usage: python -m resnet_tf.COMMAND [--flagfile=FILE] [--flag=value ...] {positional}",
@@ -121,11 +153,10 @@ def _help(description, config_type, values, positional):
         group = section.__doc__.strip().rstrip(".")
         lines.append(f"\n{group}:")
         for flag in values.get_key_flags_for_module(group) or values.flags_by_module_dict()[group]:
-            default = flag.default_as_str or "''"
-            choices = getattr(flag.parser, "enum_values", None)
-            allowed = f" One of {', '.join(choice or repr('') for choice in choices)}." if choices else ""
-            said = f"{flag.help}{allowed} {config.usage(config_type, flag.name)}".rstrip()
-            text = f"{said} (default: {default.strip(chr(39)) or 'unset'})"
+            metadata = fields[flag.name].metadata
+            choices = ", ".join(choice or repr("") for choice in metadata["choices"] or ())
+            text = f"{metadata['help']} {choices and f'One of {choices}.'} {config.usage(config_type, flag.name)}"
+            text += f" (default: {(flag.default_as_str or '').strip(chr(39)) or 'unset'})"
             lines.append(f"  --{flag.name}")
-            lines.extend(textwrap.wrap(text, 100, initial_indent=" " * 6, subsequent_indent=" " * 6))
+            lines += textwrap.wrap(" ".join(text.split()), 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)

@@ -6,11 +6,6 @@ from resnet_tf import command, config
 from resnet_tf.errors import InputError
 
 
-def main(argv=None):
-    """Run the command; returns its exit code."""
-    return command.launch("Compare trained runs.", config.CompareConfig, _run, argv, positional="RUN...")
-
-
 def _run(settings, folders):
     if not folders:
         raise InputError("no runs were named: compare RUN... --out=DIR")
@@ -20,6 +15,8 @@ def _run(settings, folders):
 
     return page.compare(settings, folders)
 
+
+main = command.entry("Compare trained runs.", config.CompareConfig, _run, positional="RUN...")
 
 if __name__ == "__main__":
     sys.exit(main())

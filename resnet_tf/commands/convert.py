@@ -6,18 +6,10 @@ from resnet_tf import command, config
 from resnet_tf.errors import InputError
 
 
-def main(argv=None):
-    """Run the command; returns its exit code."""
-    description = "Convert weights of timm, torchvision or keras.applications to ours, or ours to timm's names."
-    return command.launch(description, config.ConvertConfig, _run, argv)
-
-
 def _run(settings, _):
+    command.require(settings, "model", "source", "out")
     from resnet_tf.models import create_model, find, weights
 
-    for name in ("model", "source", "out"):
-        if not getattr(settings, name):
-            raise InputError(f"--{name} is not set")
     row = find(settings.model)
     if not settings.out.endswith((".weights.h5", ".safetensors")):
         raise InputError(f"--out={settings.out}: ends neither in .weights.h5 (ours) nor in .safetensors (timm's names)")
@@ -32,6 +24,12 @@ def _run(settings, _):
     weights.save(model, settings.out)
     return {"model": settings.model, "source": settings.source, "out": settings.out, "parameters": model.count_params()}
 
+
+main = command.entry(
+    "Convert weights of timm, torchvision or keras.applications to resnet_tf, or resnet_tf's to timm's names.",
+    config.ConvertConfig,
+    _run,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,8 +1,7 @@
-"""The whole way in one command: train on digits, evaluate, export, classify three files.
+"""Run the whole workflow: train on digits, evaluate, export, classify three files.
 
-`python -m resnet_tf.demo` does what these do one after another: `resnet_tf.train`, `resnet_tf.evaluate`,
-`resnet_tf.export`, `resnet_tf.predict`. Without a flagfile the recipe is that of flags/demo.cfg, in minutes; `--smoke`
-shrinks it to seconds.
+`python -m resnet_tf.demo` does the same as `resnet_tf.train`, `resnet_tf.evaluate`, `resnet_tf.export` and
+`resnet_tf.predict` in turn. The default recipe, flags/demo.cfg, takes minutes; `--smoke` shrinks it to seconds.
 """
 
 import dataclasses
@@ -12,17 +11,17 @@ import sys
 
 from resnet_tf import command, config
 
-RECIPE = (  # the flags of flags/demo.cfg, which an installed package lacks
+RECIPE = (  # the flags of flags/demo.cfg, a file that an installed package lacks
     "--model=cifar_resnet8_v1", "--dataset=digits", "--mirror=false", "--pad=2", "--train_epochs=20",
     "--batch_size=64", "--lr=0.05", "--lr_epochs=14,18", "--log_every=50", "--eval_every=100",
 )  # fmt: skip
 
 
-def main(argv=None):
-    """Run the command; returns its exit code."""
+def main(argv=None) -> int:
+    """Run the command and return its exit code."""
     description = (
-        "Train, evaluate, export and classify, and say where everything is; without a flagfile by the recipe of "
-        "flags/demo.cfg, on handwritten digits."
+        "Train, evaluate, export and classify, and print where the results are; the default recipe is flags/demo.cfg, "
+        "on handwritten digits."
     )
     flags = sys.argv[1:] if argv is None else argv
     if not any(flag.lstrip("-").startswith("flagfile") for flag in flags):
@@ -42,25 +41,24 @@ def _run(settings, _):
 
     trained = loop.train(tasks.of(settings))
     run = pathlib.Path(trained["run"])
-    settings = record.open_run(run).config  # of --smoke it is another one
+    settings = record.open_run(run).config  # --smoke changes it
     evaluation = config.EvaluationSection(run=str(run))
     scores = evaluate.evaluate(config.EvaluateConfig(evaluation))
 
     exported = pathlib.Path(f"{run}-savedmodel")
-    shutil.rmtree(exported, ignore_errors=True)  # of a demo before this one
+    shutil.rmtree(exported, ignore_errors=True)  # of an earlier demo
     export.export(config.ExportConfig(run=str(run), out=str(exported)))
 
-    source, _ = run_data.load(
-        dataclasses.replace(settings, data=dataclasses.replace(settings.data, validation_examples=0))
-    )
+    data = dataclasses.replace(settings.data, validation_examples=0)
+    source, _ = run_data.load(dataclasses.replace(settings, data=data))
     test = source.splits["test"]
     folder = pathlib.Path(f"{run}-images")
     folder.mkdir(exist_ok=True)
     files = []
     for index in range(3):
         file = folder / f"test{index}_is_{source.classes[test.labels[index]]}.png"
-        held = isinstance(test, Split)  # decoded; others are encoded, in the format that they begin with
-        file.write_bytes(tf.io.encode_png(test.images[index]).numpy() if held else test.read(index))
+        is_decoded = isinstance(test, Split)  # other splits read encoded files, whatever their format
+        file.write_bytes(tf.io.encode_png(test.images[index]).numpy() if is_decoded else test.read(index))
         files.append(file)
 
     print(f"\nTrained {settings.model.model} for {trained['steps']} steps in {trained['wall_seconds']:.0f} s")

@@ -4,19 +4,11 @@ import sys
 
 from resnet_tf import command, config
 
-
-def main(argv=None):
-    """Run the command; returns its exit code."""
-    description = "Evaluate a run, an ensemble, an exported model or imported weights on a split of the data."
-    return command.launch(description, config.EvaluateConfig, _run, argv)
-
-
-def _run(settings, _):
-    from resnet_tf import tasks
-
-    return tasks.evaluate(settings)
-
-
+main = command.entry(
+    "Evaluate a run, an ensemble, an exported model or imported weights on a split of the data.",
+    config.EvaluateConfig,
+    "resnet_tf.tasks:evaluate",
+)
 sys.modules[__name__].__class__ = command.Callable  # `resnet_tf.evaluate(...)`
 
 if __name__ == "__main__":

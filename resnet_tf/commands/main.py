@@ -9,8 +9,7 @@ import sys
 
 import resnet_tf
 
-# Name of a command: its module.
-COMMANDS = {
+COMMANDS = {  # {command: module}
     name: f"resnet_tf.{name}"
     for name in (
         "train", "sweep", "evaluate", "compare", "analyze", "features", "export", "predict", "convert", "prepare",
@@ -21,11 +20,11 @@ COMMANDS |= {"models": "resnet_tf.list_models"}
 COMMANDS |= {name: f"resnet_tf.transfer.{name}" for name in ("segment", "detect", "score")}
 
 
-def main(argv=None):
-    """Run a command; returns its exit code.
+def main(argv=None) -> int:
+    """Run a command and return its exit code.
 
     Args:
-        argv: name of the command and its arguments; None for the process's own. Without a name, all are listed.
+        argv: name of the command and its arguments, or () to list all commands; None for those of the process.
     """
     name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name == "--version":
@@ -35,7 +34,7 @@ def main(argv=None):
         print("usage: resnet-tf COMMAND [--flagfile=FILE] [--flag=value ...]\n")
         for known, module in COMMANDS.items():
             print(f"  {known:12} {_summary(module)}")
-        print("\nresnet-tf COMMAND --help lists the flags of a command, resnet-tf --version tells the version.")
+        print("\nresnet-tf COMMAND --help lists the flags of a command, resnet-tf --version prints the version.")
         return 0
     if name not in COMMANDS:
         nearest = difflib.get_close_matches(name, COMMANDS, n=3, cutoff=0)
@@ -45,7 +44,7 @@ def main(argv=None):
 
 
 def _summary(module):
-    """The first sentence of a module's docstring, which is read without importing it."""
+    """Return the first sentence of a module's docstring without importing the module."""
     source = pathlib.Path(importlib.util.find_spec(module).origin).read_text()
     return ast.get_docstring(ast.parse(source)).split("\n")[0].split(": `")[0].rstrip(".")
 

@@ -6,15 +6,14 @@ import sys
 from resnet_tf import command, config, files
 from resnet_tf.errors import InputError
 
-_FORMATS = {".csv": "csv", ".jsonl": "jsonl"}  # of --out by its suffix
+_FORMATS = {".csv": "csv", ".jsonl": "jsonl"}  # {suffix of --out: format}
 
 
-def main(argv=None):
-    """Run the command; returns its exit code."""
+def main(argv=None) -> int:
+    """Run the command and return its exit code."""
     description = (
-        "Classify image files with an exported model, here or on a server. Folders are searched, patterns such as "
-        "'photos/**/*.jpg' too, and - reads paths from standard input. Files that are no images are reported, and "
-        "the others go on."
+        "Classify image files with an exported model, here or on a server. Arguments are files, folders, patterns "
+        "such as 'photos/**/*.jpg', or - for paths from standard input. Other files are reported and skipped."
     )
     return command.launch(description, config.PredictConfig, _run, argv, positional="FILE_OR_FOLDER...")
 
@@ -37,7 +36,7 @@ def _run(settings, arguments):
     width = max(map(len, paths)) if form == "table" else 0
     written = [predict.csv_line(predict.CSV_COLUMNS)] if form == "csv" else []
     progress = Progress("classifying", len(paths))
-    answers, failed = [], []
+    predictions, failed = [], []
 
     def write(lines):
         if out:
@@ -53,26 +52,26 @@ def _run(settings, arguments):
                 failed.append(error)
                 print(f"warning: {error}", file=sys.stderr, flush=True)
             else:
-                answers.append({"file": path, "class": best[0][0], "probability": round(best[0][1], 6)})
-            if not error or out or form != "table":  # on a terminal it has been said
+                predictions.append({"file": path, "class": best[0][0], "probability": round(best[0][1], 6)})
+            if not error or out or form != "table":  # a table on the terminal shows the warning alone
                 write(predict.lines(form, path, best, error, width))
             if out or not sys.stdout.isatty():
                 progress.add(1)
     except InputError as error:
-        done = len(answers) + len(failed)
+        done = len(predictions) + len(failed)
         raise InputError(f"{error}" + (f"; {done} of {len(paths)} files were done before" if done else "")) from None
     finally:
         progress.end()
-        if out and (answers or failed):  # what was answered is not lost where the rest cannot be
+        if out and (predictions or failed):  # keep the predictions made before an error
             text = "".join(f"{line}\n" for line in written)
             files.replace_atomically(out, lambda file: file.write(text.encode()))
-    if not answers:
+    if not predictions:
         raise InputError(f"none of {len(paths)} files could be classified; the first: {failed[0]}")
     result = {"model": settings.model or f"{settings.server} {settings.model_name}"}
-    result |= {"images": len(answers), "failed": len(failed)}
+    result |= {"images": len(predictions), "failed": len(failed)}
     if out:
         return result | {"out": str(out)}
-    return result if settings.format else result | {"predictions": answers}
+    return result if settings.format else result | {"predictions": predictions}
 
 
 sys.modules[__name__].__class__ = command.Callable  # `resnet_tf.predict(...)`

@@ -5,23 +5,15 @@ import sys
 import time
 
 from resnet_tf import command, config
-from resnet_tf.errors import InputError
 
 _log = logging.getLogger(__name__)
 
 
-def main(argv=None):
-    """Run the command; returns its exit code."""
-    description = "Write a data set as small JPEGs in a few large files. Started again, it goes on where it was."
-    return command.launch(description, config.PrepareConfig, _run, argv)
-
-
 def _run(settings, _):
+    command.require(settings, "out")
     from resnet_tf.data import prepare, sources
 
-    if not settings.out:
-        raise InputError("--out is not set")
-    begun = time.monotonic()
+    started = time.monotonic()
     source = sources.index(
         settings.dataset, settings.data_dir, classes=settings.classes, tfds_name=settings.tfds_name, exif=settings.exif
     )
@@ -29,8 +21,14 @@ def _run(settings, _):
     result = prepare.prepare(
         source, settings.out, settings.shorter_side, settings.quality, settings.shards, settings.skip_bad_images
     )
-    return result | {"wall_seconds": round(time.monotonic() - begun, 2)}
+    return result | {"wall_seconds": round(time.monotonic() - started, 2)}
 
+
+main = command.entry(
+    "Write a data set as small JPEGs in a few large files. The same command resumes an interrupted one.",
+    config.PrepareConfig,
+    _run,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,20 +1,10 @@
-"""Show what training sees: `python -m resnet_tf.show --flagfile=flags/NAME.cfg --data_dir=DIR --out=gallery.png`."""
+"""Show training views: `python -m resnet_tf.show --flagfile=flags/NAME.cfg --data_dir=DIR --out=gallery.png`."""
 
 import sys
 
 from resnet_tf import command, config
 
-
-def main(argv=None):
-    """Run the command; returns its exit code."""
-    return command.launch("Draw images and the views that training makes of them.", config.ShowConfig, _run, argv)
-
-
-def _run(settings, _):
-    from resnet_tf.evaluation import gallery
-
-    return gallery.show(settings)
-
+main = command.entry("Draw images and their training views.", config.ShowConfig, "resnet_tf.evaluation.gallery:show")
 
 if __name__ == "__main__":
     sys.exit(main())

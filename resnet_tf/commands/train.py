@@ -4,18 +4,9 @@ import sys
 
 from resnet_tf import command, config
 
-
-def main(argv=None):
-    """Run the command; returns its exit code."""
-    return command.launch("Train a network, evaluate it, and keep the run in a folder.", config.TrainConfig, _run, argv)
-
-
-def _run(settings, _):
-    from resnet_tf import tasks
-    from resnet_tf.training import loop
-
-    return loop.train(tasks.of(settings))
-
+main = command.entry(
+    "Train a network to classify images, evaluate it, and save the run to a folder.", config.TrainConfig, command.train
+)
 
 if __name__ == "__main__":
     sys.exit(main())

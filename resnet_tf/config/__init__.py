@@ -1,4 +1,4 @@
-"""What a run is, and what commands are told: frozen dataclasses, and the flags that fill them."""
+"""The configurations of trainings and commands: frozen dataclasses whose fields are command-line flags."""
 
 from resnet_tf.config.benchmark import BenchmarkConfig, BenchmarkSection
 from resnet_tf.config.commands import (
@@ -35,14 +35,7 @@ from resnet_tf.config.fields import (
     settings_of,
     usage,
 )
-from resnet_tf.config.run import (
-    TrainConfig,
-    check_data,
-    check_schedule,
-    check_ten_crop,
-    check_views,
-    evaluation_size,
-)
+from resnet_tf.config.run import TrainConfig, check_data, check_schedule, check_ten_crop, check_views, evaluation_size
 from resnet_tf.config.scoring import EvaluateConfig, EvaluationSection, ImportedSection
 from resnet_tf.config.sections import (
     DATASETS,

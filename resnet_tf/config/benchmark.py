@@ -1,4 +1,4 @@
-"""Settings of the benchmark command, and which of its kinds uses which."""
+"""The settings of the benchmark command, and which kinds of benchmark use each."""
 
 import dataclasses
 from typing import ClassVar
@@ -7,8 +7,8 @@ from resnet_tf.config.fields import KIND, NEVER, UNSET, check_used, setting
 from resnet_tf.config.sections import DeviceConfig, ModelConfig
 from resnet_tf.errors import InputError
 
-_STEPPED = ("train", "loop", "augment", "evaluate")  # kinds whose steps have a batch of the network's
-_BUILT = (*_STEPPED, "inference")  # kinds whose network all that tells it apart describes
+_STEPPED = ("train", "loop", "augment", "evaluate")  # kinds that run steps of --batch_size
+_BUILT = (*_STEPPED, "inference")  # kinds that build the network of the model flags
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,20 +17,21 @@ class BenchmarkSection:
 
     peers: tuple[str, ...] = setting(
         ("keras_fit",),
-        "Peers: keras_fit, keras_fit_our_layers, keras_applications, timm_eager, timm_compile, timm_compile_graph, "
-        "timm_compile_max, one_replica (train); keras_applications (build); pillow, opencv, simplejpeg, torchvision "
-        "(input); keras_applications, keras_predict, timm, timm_onnx (inference).",
+        "Systems to compare with: keras_fit, keras_fit_our_layers, keras_applications, timm_eager, timm_compile, "
+        "timm_compile_graph, timm_compile_max, one_replica (train); keras_applications (build); pillow, opencv, "
+        "simplejpeg, torchvision (input); keras_applications, keras_predict, timm, timm_onnx (inference).",
         used_with={KIND: ("train", "build", "input", "inference")},
     )
     data_dir: str = setting(
-        "", "Folder or tar archive of images, at any depth, or a folder of `prepare`.",
+        "", "Folder or tar archive of images, at any depth, or a folder that `prepare` wrote.",
         used_with={KIND: ("input", "evaluate", "inference")},
     )  # fmt: skip
     peers_data_dir: str = setting(
-        "", "The images that peers read, if others, such as the originals.", used_with={KIND: ("input",)}
-    )
+        "", "Images for the peers, such as the originals of prepared ones. Unset: --data_dir.",
+        used_with={KIND: ("input",)},
+    )  # fmt: skip
     model_dir: str = setting(
-        "", "An exported model, instead of --model with weights as drawn.", used_with={KIND: ("inference",)}
+        "", "Exported model. Unset: --model with random weights.", used_with={KIND: ("inference",)}
     )
     batches: tuple[int, ...] = setting((1, 8, 32), "Batch sizes.", used_with={KIND: ("inference",)})
     batch_size: int = setting(128, "Examples of a step over all replicas.", low=1, used_with={KIND: _STEPPED})
@@ -39,13 +40,13 @@ class BenchmarkSection:
     )
     steps: int = setting(
         10,
-        "Steps of one measurement; input: rounds through the images; evaluate: batches; inference: calls.",
+        "Length of a measurement in steps; input: passes over the images; evaluate: batches; inference: calls.",
         low=1,
         used_with={KIND: (*_BUILT, "input")},
     )
-    repeats: int = setting(5, "Measurements of each system in turn; the median is reported.", low=1)
+    repeats: int = setting(5, "Measurements of each system, in turn; the median is reported.", low=1)
     lock: str = setting(
-        "", "File that benchmarks started side by side lock: they compile together and measure each alone.",
+        "", "Lock file for benchmarks that run at the same time: they compile together but measure alone.",
         used_with={KIND: ("train",)},
     )  # fmt: skip
     results: str = setting("", "CSV file to append a row for each system to.", used_with={KIND: (*_BUILT, "input")})
@@ -53,15 +54,15 @@ class BenchmarkSection:
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkConfig:
-    """The benchmark command."""
+    """The configuration of the benchmark command."""
 
     command: ClassVar[str] = "benchmark"
     kinds: ClassVar[tuple[str, ...]] = ("train", "loop", "build", "input", "augment", "evaluate", "inference")
-    used_with: ClassVar[dict] = {  # of the sections that trainings have too
+    used_with: ClassVar[dict] = {  # rules for flags of the sections shared with trainings
         "model": {KIND: (*_BUILT, "build"), "model_dir": UNSET},
         **{name: {KIND: _BUILT, "model_dir": UNSET} for name in ("shortcut", "graph", "zero_gamma", "initializer")},
         "bn": {KIND: ("train", "loop")},
-        "init_from": NEVER,  # speed knows no weights
+        "init_from": NEVER,  # speed does not depend on the weights
         "freeze": NEVER,
         "precision": {KIND: _STEPPED},
         "replicas": {KIND: ("train", "loop", "evaluate")},
@@ -74,7 +75,7 @@ class BenchmarkConfig:
     benchmark: BenchmarkSection = BenchmarkSection()
 
     def __post_init__(self):
-        """Refuse what no benchmark uses."""
+        """Refuse flags and values that no benchmark uses."""
         check_used(self)
         if self.model.bn == "frozen":
             raise InputError("--bn=frozen is not used by benchmarks")

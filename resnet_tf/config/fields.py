@@ -1,8 +1,8 @@
-"""Settings that are flags: how a field becomes a flag, and values become a configuration.
+"""Flags from dataclasses: `setting` declares a field that is also a command-line flag of the same name.
 
-Every field is one flag of the same name. A section (a dataclass) is a group of `--help`; a configuration is a section,
-or a dataclass of sections. When a flag is used is declared once, by `used_with` of its `setting`: `check_used` refuses
-it where it is not, and `--help` prints when it is.
+A section is a dataclass whose fields are flags; its docstring titles a group of `--help`. A configuration is either a
+section or a dataclass of sections. `used_with` of a `setting` declares once when a flag is used: `check_used` refuses
+the flag otherwise, and `--help` prints the rule.
 """
 
 import dataclasses
@@ -12,9 +12,9 @@ from absl import flags
 
 from resnet_tf.errors import InputError
 
-# In `used_with`: another flag has any value but its default, or its default.
+# Values in `used_with`: the other flag differs from its default, or equals it.
 SET, UNSET = object(), object()
-# In `used_with`, in the place of another flag: the command's first argument, such as "train" of `benchmark train`.
+# Key in `used_with`, in place of another flag: the first argument of the command, such as "train" of `benchmark train`.
 KIND = "kind"
 NEVER = {KIND: ()}
 
@@ -22,20 +22,20 @@ _SAME = object()
 
 
 def setting(default, help, *, choices=None, low=None, high=None, used_with=None, changes_result=True, earlier=_SAME):
-    """Declare a field that is a flag.
+    """Declare a dataclass field that is a flag.
 
     Args:
-        default: its value where no flag is given; None where the flag must be given.
-        help: one sentence, with unit and source.
-        choices: the strings it may be.
+        default: value of the flag when it is not given; None where it must be given.
+        help: one or two short sentences, with unit and source.
+        choices: the allowed strings; None for any.
         low: the smallest allowed number.
         high: the largest allowed number.
-        used_with: on what it depends whether the flag is used, {other flag: the tuple of its values with which it is,
-            or SET, or UNSET}; all must hold. Where the other flag is a list, one of its values is enough. With KIND as
-            the other flag, kinds of the command. None: the flag is always used.
-        changes_result: whether a run may not be resumed with another value.
-        earlier: what runs and exports did whose manifest is older than this flag, where that is not the default; or a
-            function of their settings, {flag: value}, that tells.
+        used_with: {other flag: tuple of its values, SET or UNSET}: the flag is used only where every entry holds. A
+            list flag matches if one of its items is in the tuple. The key KIND lists kinds of the command. None: the
+            flag is always used.
+        changes_result: whether resuming a run with another value is refused.
+        earlier: value to assume for manifests written before the flag existed, if not the default; or a function of
+            the recorded settings {flag: value} that returns it.
     """
     metadata = {"help": help, "choices": choices, "low": low, "high": high, "changes_result": changes_result}
     metadata["used_with"] = used_with or {}
@@ -43,26 +43,19 @@ def setting(default, help, *, choices=None, low=None, high=None, used_with=None,
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def exif_setting(used_with=None):
-    """Declare --exif, which all that reads images has."""
-    return setting(
-        "apply",
-        "Orientation tags of images. apply: turn images upright; ignore: take them as they are stored, as runs from "
-        "before this flag do. What only Pillow reads (TIFF, HEIC) is always upright.",
-        choices=("apply", "ignore"),
-        used_with=used_with,
-        earlier="ignore",
-    )
+def listed(values) -> str:
+    """Return values joined by commas, as a flag takes them."""
+    return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
 
 
-def section_types(config_type):
-    """The sections of a configuration: {attribute: dataclass}; of one that is a section itself, {"": that}."""
+def section_types(config_type: type) -> dict[str, type]:
+    """Return {attribute: section class} of a configuration class, or {"": config_type} if it is itself a section."""
     hints = typing.get_type_hints(config_type)
     sections = {field.name: hints[field.name] for field in dataclasses.fields(config_type)}
     return sections if all(map(dataclasses.is_dataclass, sections.values())) else {"": config_type}
 
 
-def settings_of(config):
+def settings_of(config) -> dict:
     """Flatten a configuration into {flag name: value}, in the order of declaration."""
     return {
         field.name: getattr(section, field.name)
@@ -71,63 +64,57 @@ def settings_of(config):
     }
 
 
-def fields_of(config_type):
-    """The fields of all sections: {flag name: dataclasses.Field}."""
+def fields_of(config_type: type) -> dict[str, dataclasses.Field]:
+    """Return the fields of all sections, {flag name: field}."""
     sections = section_types(config_type).values()
     return {field.name: field for section in sections for field in dataclasses.fields(section)}
 
 
-def from_settings(config_type, values, origin, recorded=False):
-    """Build a configuration from {flag name: value}, as a manifest holds it.
+def from_settings(config_type: type, values: dict, origin, recorded: bool = False):
+    """Build a configuration from {flag name: value}.
 
     Args:
         config_type: a section, or a dataclass of sections, such as `TrainConfig`.
-        values: the settings; those that are missing take their defaults.
-        origin: what to name in an error: a file or "the flags".
-        recorded: the values are those of a run or an export, perhaps of an earlier release: a setting that is missing
-            means what that release did.
+        values: settings; missing ones take their defaults.
+        origin: file, or "the flags", to name in an error.
+        recorded: whether the values come from a manifest, perhaps of an earlier release: missing settings then take
+            `earlier` of their `setting`.
 
     Raises:
-        InputError: a setting that does not exist.
+        InputError: an unknown setting, or a combination that cannot work.
     """
     if recorded:
         fields = fields_of(config_type)
         missing = {name: fields[name].metadata["earlier"] for name in fields if name not in values}
-        found = {name: earlier(values) if callable(earlier) else earlier for name, earlier in missing.items()}
-        values = found | values
+        values = {name: then(values) if callable(then) else then for name, then in missing.items()} | values
     unknown = set(values) - set(fields_of(config_type))
     if unknown:
         raise InputError(f"{origin}: unknown setting {', '.join(sorted(unknown))}")
     sections = {}
     for name, section in section_types(config_type).items():
         hints = typing.get_type_hints(section)
-        chosen = {key: values[key] for key in hints if key in values}
-        for key, value in chosen.items():
-            if typing.get_origin(hints[key]) is tuple:
-                chosen[key] = tuple(value)
-        sections[name] = section(**chosen)
+        given = {key: values[key] for key in hints if key in values}
+        sections[name] = section(
+            **{key: tuple(value) if typing.get_origin(hints[key]) is tuple else value for key, value in given.items()}
+        )
     return sections[""] if "" in sections else config_type(**sections)
 
 
-def rules_of(config_type):
-    """When each flag is used: {flag name: `used_with`}, {} where it always is.
+def rules_of(config_type: type) -> dict[str, dict]:
+    """Return the rules of all flags, {flag name: its `used_with`, {} if always used}.
 
-    What a configuration has as its own `used_with`, {flag name: `used_with`}, comes before what the fields declare, for
-    sections that it shares with other commands.
+    A class attribute `used_with` of the configuration, {flag name: rule}, overrides the declared rules, for sections
+    that commands share.
     """
     declared = {name: field.metadata["used_with"] for name, field in fields_of(config_type).items()}
     return declared | getattr(config_type, "used_with", {})
 
 
-def check_used(config, kind=None):
-    """Refuse a flag that has another value than its default where it is not used.
-
-    Args:
-        config: a configuration.
-        kind: the command's first argument, where it has kinds and this is known; see `check_kind`.
+def check_used(config, kind: str | None = None) -> None:
+    """Refuse flags that differ from their defaults although the configuration, or a kind of its command, ignores them.
 
     Raises:
-        InputError: names the flag, and what it is not used with or needs.
+        InputError: names the flag, and the setting that it conflicts with or needs.
     """
     fields, values = fields_of(type(config)), settings_of(config)
     for name, rule in rules_of(type(config)).items():
@@ -143,8 +130,16 @@ def check_used(config, kind=None):
                 _check_one(name, other, wanted, values[other], fields[other].default)
 
 
+class Checked:
+    """A base class of sections that refuse flags they do not use."""
+
+    def __post_init__(self):
+        """Refuse unused flags; see `check_used`."""
+        check_used(self)
+
+
 def _check_one(name, other, wanted, value, default):
-    """Refuse the flag `name` where the value of the flag `other` is none of those that it is used with."""
+    """Refuse the flag `name` unless `value` of the flag `other` matches `wanted`."""
     if wanted is SET or wanted is UNSET:
         holds = (value != default) == (wanted is SET)
     else:
@@ -154,17 +149,13 @@ def _check_one(name, other, wanted, value, default):
     needed = f"needs {_flag(other, wanted)}"
     if wanted is SET or value == "":
         raise InputError(f"--{name} {needed}")
-    listed = ",".join(map(str, value)) if isinstance(value, tuple) else value
-    refused = f"--{name} is not used by --{other}" + ("" if value is True else f"={listed}")
+    text = listed(value) if isinstance(value, tuple) else value
+    refused = f"--{name} is not used by --{other}" + ("" if value is True else f"={text}")
     raise InputError(refused if wanted is UNSET else f"{refused}; it {needed}")
 
 
-def check_kind(config, kind):
-    """Refuse a first argument that is no kind of the command, and flags that this kind does not use.
-
-    Args:
-        config: a configuration with `command`, its name, and `kinds`, a tuple.
-        kind: the first argument; "" where there is none.
+def check_kind(config, kind: str) -> None:
+    """Refuse an unknown kind, the first argument of a command, and flags that the kind does not use.
 
     Raises:
         InputError: names the kinds, or the flag.
@@ -174,8 +165,8 @@ def check_kind(config, kind):
     check_used(config, kind)
 
 
-def usage(config_type, name):
-    """When a flag is used, as a sentence for --help; "" where it always is."""
+def usage(config_type: type, name: str) -> str:
+    """Return when a flag is used, as a sentence for --help; "" for flags that are always used."""
     rule, known = rules_of(config_type)[name], {KIND, *fields_of(config_type)}
     if rule == NEVER or not known.issuperset(rule):
         return "Not used by this command."
@@ -195,7 +186,7 @@ def _either(values):
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def define_flags(config_type, flag_values):
+def define_flags(config_type: type, flag_values: flags.FlagValues) -> None:
     """Define one flag for every field of every section of `config_type`."""
     for section in section_types(config_type).values():
         group = section.__doc__.strip().rstrip(".")
@@ -206,13 +197,8 @@ def define_flags(config_type, flag_values):
 
 def _define_flag(field, hint, group, flag_values):
     limits = {"lower_bound": field.metadata["low"], "upper_bound": field.metadata["high"]}
-    common = {
-        "name": field.name,
-        "default": field.default,
-        "help": field.metadata["help"],
-        "flag_values": flag_values,
-        "module_name": group,
-    }
+    common = {"name": field.name, "default": field.default, "help": field.metadata["help"]}
+    common |= {"flag_values": flag_values, "module_name": group}
     if hint is bool:
         flags.DEFINE_boolean(**common)
     elif hint is int:
@@ -228,7 +214,7 @@ def _define_flag(field, hint, group, flag_values):
 
 
 class _ListParser(flags.ArgumentParser):
-    """Parses values separated by commas, such as 32000,48000, into a tuple."""
+    """A parser of values separated by commas, such as 32000,48000, into a tuple."""
 
     def __init__(self, value_type):
         self.value_type = value_type
@@ -246,11 +232,11 @@ class _ListParser(flags.ArgumentParser):
         return f"{self.value_type.__name__} list"
 
 
-def read_flags(config_type, flag_values):
-    """The configuration that parsed flags describe.
+def read_flags(config_type: type, flag_values: flags.FlagValues):
+    """Return the configuration that parsed flags describe.
 
     Raises:
-        InputError: a combination that makes no sense.
+        InputError: a combination of flags that cannot work.
     """
     values = {name: getattr(flag_values, name) for name in fields_of(config_type)}
     return from_settings(config_type, values, "the flags")

@@ -1,12 +1,12 @@
-"""What a training run is: its sections together, and the combinations that make no sense.
+"""The configuration of a classification training, and the checks that trainings of all tasks share.
 
-A recipe is a file of flags, `--flagfile=flags/NAME.cfg`; flags that come later win.
+A recipe is a file of flags, `--flagfile=flags/NAME.cfg`; a later flag overrides an earlier one.
 """
 
 import dataclasses
 from typing import ClassVar
 
-from resnet_tf.config.fields import check_used
+from resnet_tf.config.fields import check_used, listed
 from resnet_tf.config.sections import (
     GIVEN,
     SMALL_DATASETS,
@@ -24,7 +24,7 @@ from resnet_tf.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """All of a training run: the sections above."""
+    """The configuration of a classification training."""
 
     task: ClassVar[str] = "classification"
 
@@ -38,14 +38,14 @@ class TrainConfig:
     record: RecordConfig = RecordConfig()
 
     @property
-    def network(self):
-        """The network in words."""
+    def network(self) -> str:
+        """A short description of the network, for tables."""
         return described(self.model)
 
     def __post_init__(self):
-        """Refuse combinations that make no sense, before anything is read."""
+        """Refuse combinations that cannot work, before any file is read."""
         if self.record.smoke:
-            return  # `smoke.shrink` makes a configuration of its own, which is checked
+            return  # `smoke.shrink` builds the configuration that is checked
         check_used(self)
         check_training(self)
         if self.loss.teacher and not self.loss.distillation:
@@ -55,14 +55,14 @@ class TrainConfig:
         check_views(self.views, self.data, self.optimizer.batch_size // (replicas * self.optimizer.accumulate))
 
 
-def described(model):
-    """A `ModelConfig` in words: the name, and shortcut and graph where they are not the network's own."""
+def described(model: ModelConfig) -> str:
+    """Return the name of a network, with its shortcut and graph where they are not the default."""
     graph = "timm's graph" if model.graph == "timm" else ""
     return " ".join(filter(None, (model.model, model.shortcut, graph)))
 
 
-def check_training(config):
-    """Refuse settings of model, optimizer, schedule, devices and record that make no sense together."""
+def check_training(config) -> None:
+    """Refuse combinations of model, optimizer, schedule, device and record settings that cannot work."""
     model, optimizer, device = config.model, config.optimizer, config.device
     if bool(optimizer.train_steps) == bool(optimizer.train_epochs):
         raise InputError(
@@ -76,7 +76,7 @@ def check_training(config):
     if optimizer.ema >= 1:
         raise InputError(f"--ema={optimizer.ema:g}: an average that never moves; below 1")
     if device.gpus and device.replicas not in (0, len(device.gpus)):
-        raise InputError(f"--gpus={_listed(device.gpus)} are not --replicas={device.replicas}: unset one of them")
+        raise InputError(f"--gpus={listed(device.gpus)} are not --replicas={device.replicas}: unset one of them")
     replicas = max(1, device.replicas, len(device.gpus))
     parts = replicas * optimizer.accumulate
     if optimizer.batch_size % parts:
@@ -86,18 +86,18 @@ def check_training(config):
         raise InputError("--bn=frozen needs --init_from: moving statistics to freeze")
     steps = config.record.profile_steps
     if steps and (len(steps) != 2 or not 0 < steps[0] <= steps[1]):
-        raise InputError(f"--profile_steps={_listed(steps)}: not a first and a last step")
+        raise InputError(f"--profile_steps={listed(steps)}: not a first and a last step")
     check_schedule(config.schedule, optimizer, config.record)
 
 
-def check_schedule(schedule, optimizer, record):
-    """Refuse settings of a `ScheduleConfig` that make no sense together."""
+def check_schedule(schedule: ScheduleConfig, optimizer: OptimizerConfig, record: RecordConfig) -> None:
+    """Refuse combinations of learning rate settings that cannot work."""
     if schedule.lr_steps and schedule.lr_epochs:
         raise InputError("--lr_steps and --lr_epochs are both set: empty one of them")
     for name in ("lr_steps", "lr_epochs"):
         values = getattr(schedule, name)
         if list(values) != sorted(set(values)) or any(value <= 0 for value in values):
-            raise InputError(f"--{name}={','.join(map(str, values))}: not positive and rising")
+            raise InputError(f"--{name}={listed(values)}: not positive and rising")
     if schedule.schedule == "plateau" and not record.eval_every:
         raise InputError("--schedule=plateau needs --eval_every: how often it looks at the error")
     if bool(schedule.warmup_lr) != bool(schedule.warmup_until_error):
@@ -110,26 +110,26 @@ def check_schedule(schedule, optimizer, record):
         )
 
 
-def evaluation_size(data):
-    """Height and width of evaluation's central crop of a `DataConfig`, in pixels."""
+def evaluation_size(data: DataConfig) -> int:
+    """Return the side in pixels of the central crop in evaluation."""
     return data.eval_size or data.image_size
 
 
-def check_jitter(jitter):
-    """Refuse a --color_jitter that is not one."""
+def check_jitter(jitter: tuple[float, ...]) -> None:
+    """Refuse a --color_jitter other than () or four numbers in [0, 1]."""
     if jitter and (len(jitter) != 4 or any(not 0 <= value <= 1 for value in jitter)):
-        raise InputError(f"--color_jitter={_listed(jitter)}: not four numbers in the range 0 to 1")
+        raise InputError(f"--color_jitter={listed(jitter)}: not four numbers in the range 0 to 1")
 
 
-def check_ten_crop(config, flag, name):
-    """Refuse ten crops of a `TrainConfig` whose evaluation has no room around its crop."""
+def check_ten_crop(config: TrainConfig, flag: str, name: str) -> None:
+    """Refuse `flag` where evaluation of the network `name` leaves no margin around the central crop."""
     size = evaluation_size(config.data)
     if config.views.view == "pad_crop" or config.data.resize in (0, size):
         raise InputError(f"{flag}: {name} has no --resize above {size} pixels to crop from")
 
 
-def check_data(data):
-    """Refuse settings of a `DataConfig` that make no sense together."""
+def check_data(data: DataConfig) -> None:
+    """Refuse combinations of data settings that cannot work."""
     if data.dataset not in ("digits", "synthetic", GIVEN) and not data.data_dir:
         raise InputError(f"--dataset={data.dataset} needs --data_dir: the folder or archive of the images")
     if data.resize and data.resize < evaluation_size(data):
@@ -137,8 +137,8 @@ def check_data(data):
         raise InputError(f"--resize={data.resize} is less than {crop}")
 
 
-def check_views(views, data, batch):
-    """Refuse settings of a `ViewConfig` that make no sense together, for a replica's batch of so many examples."""
+def check_views(views: ViewConfig, data: DataConfig, batch: int) -> None:
+    """Refuse combinations of view settings that cannot work; `batch` is the examples of a step on one replica."""
     for name in ("resize", "eval_size"):
         if views.view == "pad_crop" and getattr(data, name) not in (0, data.image_size):
             raise InputError(f"--{name} is not used by --view=pad_crop: its images are held at --image_size")
@@ -147,9 +147,9 @@ def check_views(views, data, batch):
     for name in ("area", "aspect", "erasing_area"):
         low_high = getattr(views, name)
         if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1]:
-            raise InputError(f"--{name}={_listed(low_high)}: not two positive rising numbers")
+            raise InputError(f"--{name}={listed(low_high)}: not two positive rising numbers")
         if name != "aspect" and low_high[1] > 1:
-            raise InputError(f"--{name}={_listed(low_high)}: more than the whole image")
+            raise InputError(f"--{name}={listed(low_high)}: more than the whole image")
     if views.erasing_fill == "black" and (views.view, data.normalization) == ("pad_crop", "pixel"):
         raise InputError(
             "--erasing_fill=black is not used by --view=pad_crop with --normalization=pixel: the mean image is taken "
@@ -158,18 +158,18 @@ def check_views(views, data, batch):
     if views.view in ("scale_jitter", "resize_crop"):
         count = 1 if views.view == "resize_crop" else 2
         if len(views.scale) != count or list(views.scale) != sorted(views.scale):
-            raise InputError(f"--scale={_listed(views.scale)}: --view={views.view} takes {count} rising number(s)")
+            raise InputError(f"--scale={listed(views.scale)}: --view={views.view} takes {count} rising number(s)")
         if views.scale[0] < data.image_size:
-            raise InputError(f"--scale={_listed(views.scale)} is less than --image_size={data.image_size}")
+            raise InputError(f"--scale={listed(views.scale)} is less than --image_size={data.image_size}")
     check_jitter(views.color_jitter)
-    chosen = views.randaugment
-    sane = len(chosen) in (2, 3) and chosen[0] >= 1 and chosen[0] % 1 == 0 and 0 <= chosen[1] <= 10
-    if chosen and not (sane and min(chosen) >= 0):
-        raise InputError(f"--randaugment={_listed(chosen)}: not a number of operations and a magnitude in 0 to 10")
+    randaugment = views.randaugment
+    if randaugment:
+        count, magnitude = (*randaugment, 0, 0)[:2]
+        is_valid = len(randaugment) in (2, 3) and count >= 1 and count % 1 == 0 and 0 <= magnitude <= 10
+        if not is_valid or min(randaugment) < 0:
+            raise InputError(
+                f"--randaugment={listed(randaugment)}: not a number of operations and a magnitude in 0 to 10"
+            )
     for name in ("mixup", "cutmix"):
         if getattr(views, name) and batch % 2:
             raise InputError(f"--{name} pairs examples: --batch_size must be even on each replica")
-
-
-def _listed(values):
-    return ",".join(f"{value:g}" for value in values)

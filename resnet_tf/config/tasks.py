@@ -1,7 +1,7 @@
-"""The one table of tasks: how each is configured, who does its work, and the numbers that it is scored by.
+"""The table of tasks: the configuration, the implementation and the metrics of each.
 
-The rows are data, so that every room may read them: classes of rooms above this one are import paths, and are imported
-when they are asked for. A new task is a module with a `tasks.task.Task`, and a row here.
+Rows hold import paths, resolved on first use, since this room may not import the rooms above it. A new task is a module
+with a `tasks.task.Task` and a row here.
 """
 
 import dataclasses
@@ -10,13 +10,13 @@ import importlib
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A number that a task is scored by: a fraction, the higher the better.
+    """A metric of a task: a fraction, higher is better.
 
     Attributes:
-        column: its column in metrics.csv and its key in evaluation.json.
-        title: what tables and pictures call it.
-        label: what lines of progress call it; "" where they leave it out.
-        drawn_as_error: whether curves show what is missing to 1.
+        column: column of metrics.csv and key of evaluation.json.
+        title: name in tables and figures.
+        label: name in progress lines; "" to leave it out.
+        drawn_as_error: whether curves show 1 minus the metric.
         compared: whether comparisons of runs show it.
     """
 
@@ -29,12 +29,12 @@ class Metric:
 
 @dataclasses.dataclass(frozen=True)
 class TaskRow:
-    """A task.
+    """A row of `TASKS`.
 
     Attributes:
-        config: import path of its configuration, "MODULE:NAME": a dataclass of sections whose `task` is the row's key.
-        task: import path of its `tasks.task.Task`.
-        metrics: of a score. Best checkpoints, a plateau and comparisons go by the first.
+        config: import path "MODULE:NAME" of the configuration, a dataclass of sections whose `task` is the row's key.
+        task: import path of the `tasks.task.Task`.
+        metrics: metrics of the task. The first decides the best checkpoint, the plateau schedule and comparisons.
     """
 
     config: str
@@ -43,17 +43,17 @@ class TaskRow:
 
     @property
     def config_type(self) -> type:
-        """The class of its configuration."""
+        """The configuration class."""
         return _imported(self.config)
 
     @property
     def task_type(self) -> type:
-        """The class that does its work."""
+        """The `tasks.task.Task` subclass."""
         return _imported(self.task)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns of its metrics."""
+        """The columns of the metrics."""
         return tuple(metric.column for metric in self.metrics)
 
 
@@ -62,7 +62,7 @@ def _imported(path):
     return getattr(importlib.import_module(module), name)
 
 
-CLASSIFICATION = "classification"  # the task of a manifest that names none
+CLASSIFICATION = "classification"  # the task of manifests without one
 
 TASKS = {
     CLASSIFICATION: TaskRow(

@@ -1,20 +1,21 @@
-"""What trainings of segmentation and detection have in common, and what the commands after them are told."""
+"""Checks that segmentation and detection share, and the settings of the commands on their runs."""
 
 import dataclasses
 
-from resnet_tf.config.fields import setting
+from resnet_tf.config.fields import listed, setting
 from resnet_tf.config.run import check_jitter
 from resnet_tf.config.sections import GIVEN
+from resnet_tf.config.shared import weights_setting
 from resnet_tf.errors import InputError
 
 
-def check_transfer(config):
-    """Refuse settings of data and views that make no sense."""
+def check_transfer(config) -> None:
+    """Refuse data and view settings that cannot work in a `SegmentConfig` or `DetectConfig`."""
     data, views = config.data, config.views
     if data.dataset not in ("synthetic", GIVEN) and not data.data_dir:
         raise InputError(f"--data_dir= is not set and needed by --dataset={data.dataset}")
     if len(views.scale) != 2 or not 0 < views.scale[0] <= views.scale[1]:
-        raise InputError(f"--scale={','.join(map(str, views.scale))}: not two positive rising numbers")
+        raise InputError(f"--scale={listed(views.scale)}: not two positive rising numbers")
     check_jitter(views.color_jitter)
 
 
@@ -22,19 +23,19 @@ def check_transfer(config):
 class ScoreConfig:
     """Score."""
 
-    run: str = setting("", "Folder of the run.")
-    split: str = setting("test", "Split of its data to score.", choices=("train", "validation", "test"))
-    weights: str = setting("raw", "raw, ema or best, as in resnet_tf.evaluate.", choices=("raw", "ema", "best"))
-    data_dir: str = setting("", "Where the data are now. Unset: where they were.")
-    results: str = setting("", "CSV file to append a row with the result to.")
-    report: str = setting("", "Folder to make, of pictures and of the figures of each class.")
+    run: str = setting("", "Run folder.")
+    split: str = setting("test", "Split to score.", choices=("train", "validation", "test"))
+    weights: str = weights_setting()
+    data_dir: str = setting("", "Current folder of the data. Unset: the one recorded in training.")
+    results: str = setting("", "CSV file to append a result row to.")
+    report: str = setting("", "New folder for pictures and the metrics of each class.")
 
 
 @dataclasses.dataclass(frozen=True)
 class TransferExportConfig:
     """Export."""
 
-    run: str = setting("", "Folder of the run.")
-    weights: str = setting("raw", "raw, ema or best, as in resnet_tf.evaluate.", choices=("raw", "ema", "best"))
-    out: str = setting("", "Folder of the model's versions, each a folder with a number for its name.")
-    version: int = setting(0, "Number of the version, which must not exist yet. 0: that after the highest.", low=0)
+    run: str = setting("", "Run folder.")
+    weights: str = weights_setting()
+    out: str = setting("", "Model folder; each version is a numbered folder inside.")
+    version: int = setting(0, "Number of the new version, which must not exist. 0: the highest plus one.", low=0)

@@ -1,1 +1,1 @@
-"""A run on disk and on its devices: folder, manifest, checkpoints, network, replicas, versions of its exports."""
+"""Runs on disk and on devices: folders, manifests, checkpoints, networks, replicas and numbered model versions."""

@@ -1,7 +1,6 @@
-"""Checkpoints: one NumPy archive each, whole or absent, with a checksum on every array.
+"""Checkpoints of a run: one NumPy archive for each, complete or absent.
 
-A file is written beside its place, forced to disk and renamed, so a checkpoint that has its name is
-complete. Reading verifies the CRC-32 that the archive holds of each array.
+A file is written under a temporary name, flushed to disk and renamed. Reading verifies the CRC-32 of every array.
 """
 
 import logging
@@ -15,49 +14,45 @@ import numpy as np
 from resnet_tf.errors import InputError
 from resnet_tf.files import replace_atomically
 
-KEEP = 2  # the newest, and the one before in case it is damaged
+KEEP = 2  # the newest, and its predecessor in case the newest is damaged
 _NAME = re.compile(r"step-(\d+)\.npz")
 _log = logging.getLogger(__name__)
 
 
-def save(folder, step, arrays):
-    """Write the checkpoint of a step, then remove all but the newest `KEEP`.
+def save(folder, step: int, arrays: dict[str, np.ndarray]) -> pathlib.Path:
+    """Write the checkpoint of a step and remove all but the newest `KEEP`.
 
-    Args:
-        folder: of the checkpoints; made if missing.
-        step: steps done.
-        arrays: {name: NumPy array}.
-
-    Returns:
-        Path of the checkpoint.
+    Return the path of the checkpoint. A missing folder is created.
 
     Raises:
-        OSError: disk full or not writable; the checkpoints from before are untouched.
+        OSError: disk full or not writable; earlier checkpoints are unchanged.
     """
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step-{step:08d}.npz"
-    replace_atomically(path, lambda file: np.savez(file, **arrays))
+    path = _write(pathlib.Path(folder) / f"step-{step:08d}.npz", arrays)
     for old in _paths(folder)[:-KEEP]:
         old.unlink()
     return path
 
 
+def _write(path, arrays):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_atomically(path, lambda file: np.savez(file, **arrays))
+    return path
+
+
 def _paths(folder):
-    """Checkpoints of a folder, oldest first."""
     return sorted(path for path in pathlib.Path(folder).glob("step-*.npz") if _NAME.fullmatch(path.name))
 
 
-def steps(folder):
-    """The steps that have a checkpoint, rising."""
+def steps(folder) -> list[int]:
+    """Return the steps that have a checkpoint, in increasing order."""
     return [int(_NAME.fullmatch(path.name)[1]) for path in _paths(folder)]
 
 
-def load(path):
-    """Read one checkpoint: {name: NumPy array}.
+def load(path) -> dict[str, np.ndarray]:
+    """Read a checkpoint, {name: array}.
 
     Raises:
-        InputError: missing or damaged.
+        InputError: the file is missing or damaged.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -68,18 +63,14 @@ def load(path):
         raise InputError(f"{path}: damaged checkpoint ({error})") from None
 
 
-def load_latest(folder, before=None):
-    """Read the newest checkpoint that is whole, passing over damaged ones with a warning.
-
-    Args:
-        folder: of the checkpoints.
-        before: a step; only checkpoints of earlier ones are looked at. None for all.
+def load_latest(folder, before: int | None = None) -> dict[str, np.ndarray] | None:
+    """Read the newest undamaged checkpoint, of a step below `before` if given; warn about damaged newer ones.
 
     Returns:
-        {name: array}, or None where the folder has no checkpoint.
+        {name: array}, or None if the folder has no checkpoint.
 
     Raises:
-        InputError: there are checkpoints and all are damaged.
+        InputError: all checkpoints are damaged.
     """
     paths = [path for path in _paths(folder) if before is None or int(_NAME.fullmatch(path.name)[1]) < before]
     for path in reversed(paths):
@@ -92,26 +83,24 @@ def load_latest(folder, before=None):
     return None
 
 
-def best_path(folder):
-    """Where the best checkpoint is kept beside the newest ones: of the best top-1 on the held-out validation split.
+def best_path(folder) -> pathlib.Path:
+    """Return the path of the best checkpoint by the task's first metric on the held-out validation split.
 
-    Of several with that top-1 it is the one of the lowest loss, and of these the first.
+    Of several with the same metric it is the one with the lowest loss, and of these the first.
     """
     return pathlib.Path(folder) / "best.npz"
 
 
-def save_best(folder, arrays):
-    """Keep a checkpoint as the best so far, in place of the one before."""
-    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-    replace_atomically(best_path(folder), lambda file: np.savez(file, **arrays))
+def save_best(folder, arrays: dict[str, np.ndarray]) -> None:
+    """Write the best checkpoint, replacing the previous one."""
+    _write(best_path(folder), arrays)
 
 
-def halted_path(folder, step):
-    """Where the state before a step that failed is kept; no run goes on from it."""
+def halted_path(folder, step: int) -> pathlib.Path:
+    """Return the path of the state before a failed step, for --debug_step; no run resumes from it."""
     return pathlib.Path(folder) / f"halted-{step:08d}.npz"
 
 
-def save_halted(folder, step, arrays):
-    """Keep the state before a step whose numbers failed, for --debug_step."""
-    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-    replace_atomically(halted_path(folder, step), lambda file: np.savez(file, **arrays))
+def save_halted(folder, step: int, arrays: dict[str, np.ndarray]) -> None:
+    """Write the state before a failed step."""
+    _write(halted_path(folder, step), arrays)

@@ -1,28 +1,20 @@
-"""Runs in words: their recipe, their data, and the row of a results file."""
+"""Short descriptions of runs for results files: recipe, data set, and the row of a score."""
 
 import pathlib
 
 from resnet_tf.config import TASKS
 
 
-def dataset(data):
-    """Return a data set and its archive in a few words."""
+def dataset(data) -> str:
+    """Return the name of a data set and the last part of its --data_dir, such as "folder:imagenette"."""
     archive = pathlib.PurePath(data.data_dir).name
     return data.dataset + (f":{archive}" if archive else "")
 
 
-def results_row(config, recipe, steps, epochs, metrics):
-    """Return the columns of a results file that describe a run and its score.
+def results_row(config, recipe: str, steps: int, epochs: float, metrics: dict) -> dict:
+    """Return the columns of a results file for a run of any task and its score.
 
-    Args:
-        config: the configuration of the run, of any task.
-        recipe: the recipe in a few words.
-        steps: behind the network.
-        epochs: the same in epochs.
-        metrics: {"examples": how many, and each metric of the task: a fraction}.
-
-    Returns:
-        {column: value}.
+    `metrics` has the number of "examples" and each metric of the task, a fraction; `recipe` is that of `in_words`.
     """
     return {
         "model": config.network,
@@ -34,8 +26,8 @@ def results_row(config, recipe, steps, epochs, metrics):
     }
 
 
-def classification_recipe(config):
-    """Return the recipe of a `TrainConfig` in a few words, for a column of results."""
+def classification_recipe(config) -> str:
+    """Return a short description of the recipe of a `TrainConfig`; see `in_words`."""
     views, loss = config.views, config.loss
     return in_words(config, {
         "smoothing": loss.label_smoothing, "bce": loss.loss == "bce", "distilled": bool(loss.teacher),
@@ -44,23 +36,24 @@ def classification_recipe(config):
     })  # fmt: skip
 
 
-def in_words(config, options):
-    """Return the recipe of a run of any task in a few words.
+def in_words(config, options: dict[str, bool | float]) -> str:
+    """Return a short description of a recipe: settings of all tasks, then the options that are true or not 0.
 
     Args:
-        config: the configuration of the run.
-        options: of its task, {name: bool or number}; those that are false or 0 are left out.
+        config: configuration of a run of any task.
+        options: options of the task, {name: value}.
     """
-    part, rate, model = config.optimizer, config.schedule, config.model
-    words = [part.optimizer, f"lr {rate.lr:g}", *(["x batch/256"] if rate.linear_scaling else [])]
-    falls = "/".join(f"{fall:g}" for fall in rate.lr_steps or rate.lr_epochs) or "none"
-    words.append(f"x{rate.lr_factor:g} at {falls}" if rate.schedule == "steps" else rate.schedule)
-    words.append(f"batch {part.batch_size} decay {part.weight_decay:g} {part.decay} {config.device.precision}")
+    optimizer, schedule, model = config.optimizer, config.schedule, config.model
+    words = [optimizer.optimizer, f"lr {schedule.lr:g}", *(["x batch/256"] if schedule.linear_scaling else [])]
+    drops = "/".join(f"{drop:g}" for drop in schedule.lr_steps or schedule.lr_epochs) or "none"
+    words.append(f"x{schedule.lr_factor:g} at {drops}" if schedule.schedule == "steps" else schedule.schedule)
+    words.append(f"batch {optimizer.batch_size} decay {optimizer.weight_decay:g} {optimizer.decay}")
+    words.append(config.device.precision)
     options = {
         "transferred": bool(model.init_from), f"frozen {'+'.join(model.freeze)}": bool(model.freeze),
-        "layer decay": part.layer_decay if part.layer_decay < 1 else 0, "warm-up": rate.warmup_epochs,
+        "layer decay": optimizer.layer_decay if optimizer.layer_decay < 1 else 0, "warm-up": schedule.warmup_epochs,
         "zero gamma": model.zero_gamma, **options,
-        "clip": part.clip, "ema": part.ema, "precise bn": part.precise_bn,
+        "clip": optimizer.clip, "ema": optimizer.ema, "precise bn": optimizer.precise_bn,
     }  # fmt: skip
     words += [name if value is True else f"{name} {value:g}" for name, value in options.items() if value]
     return " ".join(words)

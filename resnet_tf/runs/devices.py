@@ -1,4 +1,4 @@
-"""Replicas: GPUs where there are some, else parts of the CPU."""
+"""The devices of a run: replicas on GPUs or parts of the CPU, their description, and float32 precision."""
 
 import contextlib
 import functools
@@ -13,51 +13,51 @@ from resnet_tf.config import PRECISIONS
 from resnet_tf.data import processors
 from resnet_tf.errors import InputError
 
-SHARED_BY = "RESNET_TF_SHARED_BY"  # in the environment: how many trainings a sweep has on a GPU, or on this machine
+SHARED_BY = "RESNET_TF_SHARED_BY"  # environment variable: trainings that a sweep runs on one GPU or machine
 
 
-def make_strategy(replicas=0, gpus=()):
-    """A MirroredStrategy; a MultiWorkerMirroredStrategy where $TF_CONFIG names a cluster of several workers.
+def make_strategy(replicas: int = 0, gpus=()) -> tf.distribute.Strategy:
+    """Return a MirroredStrategy, or a MultiWorkerMirroredStrategy if $TF_CONFIG names several workers.
 
     Args:
-        replicas: how many of this machine; 0 for every GPU, or one where there is none.
-        gpus: numbers of the GPUs to use; () for the first `replicas`.
+        replicas: replicas on this machine; 0 for every GPU, or one without GPUs.
+        gpus: indices of the GPUs to use; () for the first `replicas`.
 
     Raises:
-        InputError: more than there are, or a TF_CONFIG that cannot be read. Parts of the CPU have to be made before
-            TensorFlow is first used.
+        InputError: more replicas than devices, or an invalid TF_CONFIG. The CPU can be split only before TensorFlow is
+            first used.
     """
     return _make_strategy(replicas, tuple(gpus), os.environ.get("TF_CONFIG", ""))
 
 
-# One strategy for the same devices: a second one would number its collectives from the start again, and
-# TensorFlow takes those of equal number for the same ("Shape mismatch in the collective instance").
+# One strategy for the same devices: a second one would number its collectives from the start again, and TensorFlow
+# confuses collectives of equal number ("Shape mismatch in the collective instance").
 @functools.cache
-def _make_strategy(replicas, chosen, cluster):
+def _make_strategy(replicas, indices, cluster):
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     workers = _workers(cluster)
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         for gpu in gpus:
-            _set_memory_growth(gpu)
-        count, kind, available = len(chosen) or replicas or len(gpus), "GPU", len(gpus)
+            with contextlib.suppress(RuntimeError):  # already in use, with the setting made before
+                tf.config.experimental.set_memory_growth(gpu, True)  # lets several small trainings share a GPU
+        count, kind, available = len(indices) or replicas or len(gpus), "GPU", len(gpus)
     else:
-        if chosen:
-            raise InputError(f"--gpus={','.join(map(str, chosen))}: there is no GPU")
+        if indices:
+            raise InputError(f"--gpus={','.join(map(str, indices))}: there is no GPU")
         count, kind = replicas or 1, "CPU"
         available = _split_cpu(count) if workers < 2 else 1
-    if count > available or max(chosen, default=0) >= available:
-        flag = f"--gpus={','.join(map(str, chosen))}" if chosen else f"--replicas={count}"
+    if count > available or max(indices, default=0) >= available:
+        flag = f"--gpus={','.join(map(str, indices))}" if indices else f"--replicas={count}"
         raise InputError(f"{flag}: there are {available} {kind} devices")
     if workers > 1:
         if gpus:
-            tf.config.set_visible_devices([gpus[index] for index in chosen or range(count)], "GPU")
+            tf.config.set_visible_devices([gpus[index] for index in indices or range(count)], "GPU")
         return tf.distribute.MultiWorkerMirroredStrategy()
-    return tf.distribute.MirroredStrategy([f"/{kind}:{index}" for index in chosen or range(count)])
+    return tf.distribute.MirroredStrategy([f"/{kind}:{index}" for index in indices or range(count)])
 
 
 def _workers(cluster):
-    """How many workers a TF_CONFIG names."""
     if not cluster:
         return 1
     try:
@@ -67,13 +67,13 @@ def _workers(cluster):
         raise InputError(f"TF_CONFIG={cluster}: not JSON with a cluster and a task") from None
 
 
-def workers(strategy):
-    """How many machines train together."""
+def workers(strategy: tf.distribute.Strategy) -> int:
+    """Return the number of machines that train together."""
     return strategy.num_replicas_in_sync // len(strategy.extended.worker_devices)
 
 
-def worker(strategy):
-    """Number of this machine among those that train together, from 0; the first keeps the run's folder."""
+def worker(strategy: tf.distribute.Strategy) -> int:
+    """Return the index of this machine among those that train together; machine 0 writes the run folder."""
     if workers(strategy) == 1:
         return 0
     resolver = strategy.cluster_resolver
@@ -81,31 +81,26 @@ def worker(strategy):
     return resolver.task_id + (chiefs if resolver.task_type == "worker" else 0)
 
 
-def _set_memory_growth(gpu):
-    with contextlib.suppress(RuntimeError):  # in use already, as it was set then
-        tf.config.experimental.set_memory_growth(gpu, True)  # several small trainings may share a card
-
-
 def _split_cpu(count):
     cpu = tf.config.list_physical_devices("CPU")[0]
     if count > 1 and len(tf.config.get_logical_device_configuration(cpu) or ()) < count:
-        with contextlib.suppress(RuntimeError):  # in use already: the number below tells
+        with contextlib.suppress(RuntimeError):  # already in use: the returned number shows it
             tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
     return len(tf.config.list_logical_devices("CPU"))
 
 
-def has_gpu():
-    """Whether this machine has a GPU that TensorFlow can use."""
+def has_gpu() -> bool:
+    """Return whether TensorFlow can use a GPU on this machine."""
     return bool(tf.config.list_physical_devices("GPU"))
 
 
-def on_gpu(strategy):
-    """Whether the replicas are GPUs."""
+def on_gpu(strategy: tf.distribute.Strategy) -> bool:
+    """Return whether the replicas are GPUs."""
     return "GPU" in strategy.extended.worker_devices[0]
 
 
-def hardware():
-    """The machine in words: "NVIDIA H100 80GB HBM3 x1" or a processor's name and its cores; and by how many shared."""
+def hardware() -> str:
+    """Return GPU name and count, such as "NVIDIA H100 80GB HBM3 x1", or CPU name and cores; and who shares it."""
     trainings = os.environ.get(SHARED_BY)
     return _machine() + (f", shared by {trainings} trainings" if trainings else "")
 
@@ -124,7 +119,7 @@ def _machine():
     return f"{name} x{processors.count()}"
 
 
-# Dense peak of the tensor cores in TFLOP/s, from NVIDIA's data sheets: by precision, for names as CUDA gives them.
+# Dense tensor core peak in TFLOP/s, {part of the CUDA device name: {precision: peak}}; from NVIDIA's data sheets.
 _PEAK_TFLOPS = {
     "H200": {"float16": 989, "bfloat16": 989, "tf32": 494, "float32": 67},
     "H100 PCIe": {"float16": 756, "bfloat16": 756, "tf32": 378, "float32": 51},
@@ -138,17 +133,15 @@ _PEAK_TFLOPS = {
 }
 
 
-def peak_flops(precision):
-    """FLOP/s that one GPU of this machine could do at most; None where the table has no such GPU."""
-    if not tf.config.list_physical_devices("GPU"):
+def peak_flops(precision: str) -> float | None:
+    """Return the peak FLOP/s of one GPU of this machine; None if the table lacks the GPU or the precision."""
+    if not has_gpu():
         return None
     name = hardware()
-    for card, peaks in _PEAK_TFLOPS.items():
-        if card in name:
-            return peaks[precision] * 1e12 if precision in peaks else None
-    return None
+    peaks = next((peaks for card, peaks in _PEAK_TFLOPS.items() if card in name), {})
+    return peaks[precision] * 1e12 if precision in peaks else None
 
 
-def use_precision(precision):
-    """Let products of float32 keep all their bits, or 10 of them with tf32; for the whole process."""
+def use_precision(precision: str) -> None:
+    """Set, for the whole process, whether float32 products keep all bits or, for "tf32", 10 bits."""
     tf.config.experimental.enable_tensor_float_32_execution(PRECISIONS[precision].tf32)

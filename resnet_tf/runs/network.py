@@ -1,4 +1,4 @@
-"""The network of a run, and networks that come from elsewhere: to start from, or to learn from."""
+"""The network of a run, and trained networks for --init_from and --teacher."""
 
 import dataclasses
 import logging
@@ -17,11 +17,18 @@ from resnet_tf.models.layers import BatchNormalization
 from resnet_tf.runs import checkpoint, record, versions
 
 _log = logging.getLogger(__name__)
-MANIFEST_ASSET = "run.yaml"  # in assets.extra of an exported model: what its network is
+MANIFEST_ASSET = "run.yaml"  # in assets.extra of an exported model: flags, classes and normalisation
 
 
-def build(config, classes, replicas=1, any_size=False):
-    """The network that a `TrainConfig` describes, for so many classes; of any image size if it will see several."""
+def build(config, classes: int, replicas: int = 1, any_size: bool = False) -> keras.Model:
+    """Build the network of a `TrainConfig`.
+
+    Args:
+        config: a `TrainConfig`.
+        classes: number of classes.
+        replicas: replicas that train the network together.
+        any_size: accept images of any size, even if training and evaluation use one size.
+    """
     size = config.data.image_size
     if any_size or configuration.evaluation_size(config.data) != size:
         size = None
@@ -30,56 +37,46 @@ def build(config, classes, replicas=1, any_size=False):
     return model
 
 
-def create(model, classes, size, precision, replicas=1, seed=0):
-    """The network that a `ModelConfig` describes, for images of `size` pixels a side, or None for any."""
-    return create_model(
-        model.model,
-        num_classes=classes,
-        input_shape=(size, size, 3),
-        **settings(model, precision, replicas, seed),
-    )
+def create(model, classes: int, size: int | None, precision: str, replicas: int = 1, seed: int = 0) -> keras.Model:
+    """Build the network of a `ModelConfig` for images of `size` pixels a side, or of any size if None."""
+    options = settings(model, precision, replicas, seed)
+    return create_model(model.model, num_classes=classes, input_shape=(size, size, 3), **options)
 
 
-def settings(model, precision, replicas=1, seed=0):
-    """How the layers of the network that a `ModelConfig` describes are made: arguments of `create_model` by name."""
-    return {
-        "shortcut": model.shortcut,
-        "graph": model.graph,
-        "zero_gamma": model.zero_gamma,
-        "initializer": model.initializer,
-        "sync_bn": model.bn == "sync" and replicas > 1,
-        "dtype": configuration.PRECISIONS[precision].policy,
-        "seed": seed,
-    }
+def settings(model, precision: str, replicas: int = 1, seed: int = 0) -> dict:
+    """Return keyword arguments of `create_model` for a `ModelConfig`, without classes and input shape."""
+    named = {name: getattr(model, name) for name in ("shortcut", "graph", "zero_gamma", "initializer")}
+    dtype = configuration.PRECISIONS[precision].policy
+    return named | {"sync_bn": model.bn == "sync" and replicas > 1, "dtype": dtype, "seed": seed}
 
 
-def freeze(model, config):
-    """Keep what a `ModelConfig` keeps: --freeze, parts with weights and statistics; --bn=frozen, every BN.
+def freeze(model: keras.Model, config) -> None:
+    """Make layers untrainable as a `ModelConfig` says: the parts of --freeze; with --bn=frozen every BN.
 
-    A BN that is kept answers by its moving statistics.
+    A frozen BN normalises by its moving statistics.
 
     Raises:
-        InputError: a part that the network does not have.
+        InputError: the network does not have such a part.
     """
-    parts, there = config.freeze, inside.depths(model)
+    parts, known = config.freeze, inside.depths(model)
     for part in parts:
-        if part not in there:
-            raise InputError(f"--freeze={','.join(parts)}: {model.name} has {', '.join(there)}")
+        if part not in known:
+            raise InputError(f"--freeze={','.join(parts)}: {model.name} has {', '.join(known)}")
     for layer in model.layers:
-        kept = config.bn == "frozen" and isinstance(layer, keras.layers.BatchNormalization)
-        if kept or inside.part(layer.name) in parts:
+        is_frozen_bn = config.bn == "frozen" and isinstance(layer, keras.layers.BatchNormalization)
+        if is_frozen_bn or inside.part(layer.name) in parts:
             layer.trainable = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A network that somebody has trained.
+    """A trained network.
 
     Attributes:
-        origin: what to call it.
-        model: a `keras.Model`, from normalised images to logits.
-        normalization: a `colour.Normalization`, its own.
-        classes: their names; None where the weights do not tell.
+        origin: name for messages.
+        model: a `keras.Model` from normalised images to logits.
+        normalization: the `colour.Normalization` it was trained with.
+        classes: names of its classes; None if unknown.
     """
 
     origin: str
@@ -88,15 +85,11 @@ class Trained:
     classes: list[str] | None
 
 
-def locate(flag, origin):
-    """What kind of a trained network `origin` names: "run", "exported" or "weights"; nothing is read.
-
-    Args:
-        flag: what to name in errors.
-        origin: see `load`.
+def locate(flag: str, origin: str) -> str:
+    """Return the kind of trained network that `origin`, see `load`, names: "run", "exported" or "weights".
 
     Raises:
-        InputError: none of them.
+        InputError: none of the three; names the flag.
     """
     path = pathlib.Path(origin)
     if (path / record.MANIFEST).exists():
@@ -112,18 +105,18 @@ def locate(flag, origin):
     return "weights"
 
 
-def load(flag, origin, config, classes=None):
+def load(flag: str, origin: str, config, classes: int | None = None) -> Trained:
     """Read a trained network.
 
     Args:
-        flag: what to name in errors, "teacher" or "init_from".
-        origin: a run's folder, an exported model's, or MODEL:WEIGHTS, the weights a file or tag of `weights.load`,
-            or "random" for weights as drawn.
-        config: the `TrainConfig` whose input size and precision it takes.
-        classes: how many MODEL:WEIGHTS have; None for the paper's.
+        flag: flag to name in errors, "teacher" or "init_from".
+        origin: a run folder, an exported model, or MODEL:WEIGHTS, where WEIGHTS is a file or tag of `weights.load`, or
+            "random".
+        config: a `TrainConfig`, for input size and precision.
+        classes: number of classes of MODEL:WEIGHTS; None for that of the paper.
 
     Raises:
-        InputError: nothing that is a network.
+        InputError: no such network.
     """
     kind, path = locate(flag, origin), pathlib.Path(origin)
     if kind == "run":
@@ -136,12 +129,9 @@ def load(flag, origin, config, classes=None):
         return _exported(flag, origin, path, config)
     name, _, weights = origin.partition(":")
     size = config.data.image_size
-    settings = {
-        "num_classes": classes,
-        "input_shape": (size, size, 3),
-        "dtype": configuration.PRECISIONS[config.device.precision].policy,
-    }
-    model = create_model(name, **settings, **({} if weights == "random" else {"weights": weights}))
+    dtype = configuration.PRECISIONS[config.device.precision].policy
+    pretrained = {} if weights == "random" else {"weights": weights}
+    model = create_model(name, num_classes=classes, input_shape=(size, size, 3), dtype=dtype, **pretrained)
     return Trained(origin, model, colour.IMAGENET, None)
 
 
@@ -158,18 +148,18 @@ def _restored(flag, origin, theirs, classes, values, config):
     return Trained(origin, model, colour.Normalization(mean, std), list(classes))
 
 
-def describe_exported(flag, path):
-    """What an exported model says of itself.
+def describe_exported(flag: str, path) -> tuple:
+    """Read the description that `resnet_tf.export` stored in a SavedModel.
 
     Args:
-        flag: what to name in errors.
-        path: of the model's folder, or of the one with its versions.
+        flag: flag to name in errors.
+        path: folder of the model or of its versions.
 
     Returns:
-        The `TrainConfig` of the run that it was; and {"flags", "classes", "normalization", "variables"}.
+        The `TrainConfig` of the exported run; {"flags", "classes", "normalization", "variables"}.
 
     Raises:
-        InputError: it says nothing, or is damaged.
+        InputError: no description, or a damaged one.
     """
     try:
         described = yaml.safe_load((versions.locate(path) / "assets.extra" / MANIFEST_ASSET).read_text())
@@ -191,43 +181,42 @@ def _exported(flag, origin, path, config):
     if len(names) != len(arrays):
         raise InputError(f"--{flag}={origin}: {len(arrays)} variables, not {len(names)}")
     values = {f"model/{name}": array for name, array in zip(names, arrays, strict=True)}
-    values |= {
-        f"normalization/{name}": np.asarray(described["normalization"][name], np.float32) for name in ("mean", "std")
-    }
+    for name in ("mean", "std"):
+        values[f"normalization/{name}"] = np.asarray(described["normalization"][name], np.float32)
     return _restored(flag, origin, theirs, described["classes"], values, config)
 
 
-def assign(model, values, origin, prefix="model/"):
-    """Give a network the weights and moving statistics of a checkpoint.
+def assign(model: keras.Model, values: dict[str, np.ndarray], origin, prefix: str = "model/") -> None:
+    """Set the weights and moving statistics of a network to `values`, {prefix + variable path: array}.
 
     Raises:
-        InputError: they are of another network.
+        InputError: an array is missing or has another shape; names `origin`.
     """
     for variable in model.variables:
         value = values.get(prefix + variable.path)
         if value is None or value.shape != tuple(variable.shape):
-            found = "nothing" if value is None else list(value.shape)
-            raise InputError(f"{origin}: {found} for {variable.path}, not {list(variable.shape)}")
+            stored = "nothing" if value is None else list(value.shape)
+            raise InputError(f"{origin}: {stored} for {variable.path}, not {list(variable.shape)}")
         variable.assign(value)
 
 
-def start_from(model, trained, classes=None):
-    """Copy a trained network: all of it but its head, and the head as far as the names of the classes allow.
+def start_from(model: keras.Model, trained: Trained, classes: list[str] | None = None) -> None:
+    """Copy the weights of a trained network, and its head if the classes fit; log what happens to the head.
 
     Args:
-        model: the network to fill, with its weights as drawn.
-        trained: a `Trained`.
-        classes: names of the classes of `model` in the order of their labels. Where `trained` has the same names, each
-            row of its head goes to its own class; where it has others, the head stays as drawn. Where one of both has
-            no names, a head of the same size is copied as it is. One line of the log says which.
+        model: network to copy to, with initial weights.
+        trained: network to copy from.
+        classes: class names of `model` in the order of their labels. If `trained` has the same names, its head
+            is copied class by class; with other names the head keeps its initial weights. If either has no names, a
+            head of the same size is copied unchanged.
 
     Raises:
-        InputError: it is another network, or another graph of the same name.
+        InputError: another network, or another graph of the same network.
     """
-    ours, found = inside.row_of(model).graph, inside.row_of(trained.model).graph
-    differing = [f"{key} {found.get(key)} there, {ours[key]} here" for key in ours if found.get(key) != ours[key]]
+    ours, others = inside.row_of(model).graph, inside.row_of(trained.model).graph
+    differing = [f"{key} {others.get(key)} there, {ours[key]} here" for key in ours if others.get(key) != ours[key]]
     theirs = {variable.path: variable for variable in trained.model.variables}
-    order, said = _order_of(trained, classes)
+    order, message = _order_of(trained, classes)
     copied = []
     for variable in model.variables:
         source = theirs.get(variable.path)
@@ -242,13 +231,13 @@ def start_from(model, trained, classes=None):
         hint = "; see --graph" if find(model.name).preactivation else ""
         raise InputError(f"--init_from={trained.origin}: another graph than {model.name}: {'; '.join(differing)}{hint}")
     kept = any(inside.part(variable.path) == "logits" for variable, _ in copied)
-    _log.info("--init_from=%s: %s", trained.origin, said if kept else "its head starts anew")
+    _log.info("--init_from=%s: %s", trained.origin, message if kept else "its head starts anew")
     for variable, source in copied:
         variable.assign(source)
 
 
 def _order_of(trained, classes):
-    """Which output of a trained network is each class; None where the head starts anew; and what to say of it."""
+    """Return the output of a trained network for each class, None if the head starts anew; and a log message."""
     if classes is None or trained.classes is None:
         return slice(None), "its head is kept as it is: which classes it has is not known"
     if list(trained.classes) == list(classes):
@@ -258,6 +247,6 @@ def _order_of(trained, classes):
     return None, ""
 
 
-def bn_layers(model):
-    """The layers with moving statistics that training changes, in order."""
+def bn_layers(model: keras.Model) -> list[BatchNormalization]:
+    """Return the BN layers whose moving statistics training changes, in order."""
     return [layer for layer in model.layers if isinstance(layer, BatchNormalization) and layer.trainable]

@@ -1,30 +1,26 @@
-"""How a state is laid out within a compiled program."""
+"""The layout of a training state within a compiled program: small tensors packed into long vectors."""
 
 import dataclasses
 
 import tensorflow as tf
 
-SMALL = 2**16  # elements of a tensor beyond which its copy costs more than launching a kernel for it
+SMALL = 2**16  # elements; copying a larger tensor costs more than launching a kernel for it
 
 
 class Packing:
-    """A state whose many small tensors are a few long vectors, between the steps of a program.
+    """A layout that packs the many small tensors of a state into a few long vectors.
 
-    A GPU then updates all of them by a few kernels instead of by some five for each, every one of which takes a
-    microsecond or two however little it does. Weights that decay are one vector, those that do not another, and moving
-    statistics a third.
+    A GPU then updates all of them by a few kernels, instead of about five kernels for each tensor, each of which takes
+    a microsecond or two. Decayed weights, undecayed weights and moving statistics are one vector each.
 
     Attributes:
-        optimizer: of a packed state.
+        optimizer: optimizer of a packed state.
     """
 
     def __init__(self, weights, statistics, optimizer):
-        """Choose what is packed: weights with rates of their own stay alone, as do tensors that are not float32.
+        """Choose the tensors to pack: not weights with learning rates of their own, and only float32.
 
-        Args:
-            weights: variables by path, in their order.
-            statistics: likewise.
-            optimizer: of the weights.
+        `weights` and `statistics` are {path: variable}, in order; `optimizer` is that of the weights.
         """
         decays = dict(zip(weights, optimizer.decay, strict=True))
         variables = weights | statistics
@@ -43,20 +39,20 @@ class Packing:
         decay = (*left, *(name == "decayed" for name in self._packs if name != "statistics"))
         self.optimizer = dataclasses.replace(optimizer, decay=decay)
 
-    def pack(self, state):
-        """A state as `State.read` has it, packed."""
+    def pack(self, state: dict) -> dict:
+        """Return a state of `State.read`, packed."""
         packed = {group: self._pack(state[group]) for group in ("weights", "statistics", "averages")}
         return packed | {"slots": {slot: self._pack(values) for slot, values in state["slots"].items()},
                          "scalars": state["scalars"]}  # fmt: skip
 
-    def unpack(self, packed):
-        """The state that was packed."""
+    def unpack(self, packed: dict) -> dict:
+        """Return the state that `pack` packed."""
         state = {group: self._unpack(packed[group]) for group in ("weights", "statistics", "averages")}
         return state | {"slots": {slot: self._unpack(values) for slot, values in packed["slots"].items()},
                         "scalars": packed["scalars"]}  # fmt: skip
 
-    def pack_sums(self, sums):
-        """What `step.forward_backward` returns, its lists in the order of a packed state."""
+    def pack_sums(self, sums: dict) -> dict:
+        """Return the result of `step.forward_backward` with its lists in the order of a packed state."""
         gradients, statistics = (
             self._pack(dict(zip(paths, sums[name], strict=True)))
             for name, paths in (("gradients", self._weights), ("statistics", self._statistics))
@@ -82,7 +78,7 @@ class Packing:
 
 
 def _flat(tensor):
-    # Kernels in cuDNN's order of axes, so that neither they nor their gradients are transposed.
+    # Convolution kernels keep cuDNN's order of axes, so that neither they nor their gradients are transposed.
     return tf.reshape(tf.transpose(tensor, [3, 0, 1, 2]) if tensor.shape.rank == 4 else tensor, [-1])
 
 
@@ -92,13 +88,13 @@ def _shaped(part, shape):
     return tf.transpose(tf.reshape(part, [shape[3], *shape[:3]]), [1, 2, 3, 0])
 
 
-def flattened(structure):
-    """A structure's tensors as one vector, in the order of `tf.nest.flatten`."""
+def flattened(structure) -> tf.Tensor:
+    """Return the tensors of a structure as one vector, in the order of `tf.nest.flatten`."""
     return tf.concat([tf.reshape(tensor, [-1]) for tensor in tf.nest.flatten(structure)], axis=0)
 
 
 def unflattened(vector, structure):
-    """A vector cut into tensors as those of a structure, in the order of `tf.nest.flatten`."""
+    """Split a vector of `flattened` into tensors shaped like those of a structure."""
     shapes = [tensor.shape for tensor in tf.nest.flatten(structure)]
     parts = tf.split(vector, [shape.num_elements() for shape in shapes])
     parts = [tf.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]

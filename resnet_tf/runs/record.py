@@ -1,6 +1,7 @@
-"""What a run leaves behind: its folder, manifest, metrics, TensorBoard events, and the progress line."""
+"""The records of a run: folder, manifest, metrics.csv, and rows of results files with their provenance."""
 
 import csv
+import dataclasses
 import datetime
 import io
 import logging
@@ -25,14 +26,14 @@ METRICS_COLUMNS = (
 RESULT_COLUMNS = ("date", "commit", "command", "hardware", "versions", "seed", "wall_seconds")
 
 
-def results_columns(task):
-    """The columns of a results file of trainings and scores of a task, by its name."""
+def results_columns(task: str) -> tuple[str, ...]:
+    """Return the columns of a results file for trainings and scores of a task."""
     described = ("model", "recipe", "dataset", "steps", "epochs", "examples")
     return (*RESULT_COLUMNS, *described, *configuration.TASKS[task].columns)
 
 
-def metrics_columns(task):
-    """The columns of metrics.csv of a task, by its name."""
+def metrics_columns(task: str) -> tuple[str, ...]:
+    """Return the columns of metrics.csv of a task."""
     return tuple(dict.fromkeys((*METRICS_COLUMNS, *configuration.TASKS[task].columns)))
 
 
@@ -48,13 +49,13 @@ MANIFEST = "manifest.yaml"
 _log = logging.getLogger(__name__)
 
 
-# --- Where a number comes from ---------------------------------------------------------------------------------------
+# --- Provenance of results -------------------------------------------------------------------------------------------
 
 
-def provenance(seed, wall_seconds):
-    """The columns that every results file has: {column: value}."""
+def provenance(seed: int, wall_seconds: float) -> dict:
+    """Return the columns that all results files share, {column: value}."""
     return {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": _now(),
         "commit": commit(),
         "command": command(),
         "hardware": devices.hardware(),
@@ -64,16 +65,19 @@ def provenance(seed, wall_seconds):
     }
 
 
-def commit():
-    """Commit of the source, with "-dirty" after it where files differ; or $RESNET_TF_COMMIT, for copies without git."""
+def _now():
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def commit() -> str:
+    """Return the commit of the source, plus "-dirty" if files differ; or $RESNET_TF_COMMIT, for copies without git."""
     if os.environ.get("RESNET_TF_COMMIT"):
         return os.environ["RESNET_TF_COMMIT"]
     package = pathlib.Path(__file__).parent.parent
 
     def git(*arguments):
-        return subprocess.run(
-            ["git", "-C", package, *arguments], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+        line = ["git", "-C", package, *arguments]
+        return subprocess.run(line, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
         name = git("rev-parse", "--short=12", "HEAD")
@@ -82,8 +86,8 @@ def commit():
         return "unknown"
 
 
-def command():
-    """The command line of this process, as one would type it, $XLA_FLAGS before it but for where CUDA is."""
+def command() -> str:
+    """Return the command line of this process, after $XLA_FLAGS without the path of CUDA."""
     main = sys.modules["__main__"]
     module = getattr(getattr(main, "__spec__", None), "name", None)
     program = ["python", "-m", module] if module else [os.path.basename(sys.argv[0])]
@@ -91,30 +95,28 @@ def command():
     return (f"XLA_FLAGS={shlex.quote(xla)} " if xla else "") + shlex.join([*program, *sys.argv[1:]])
 
 
-def versions():
-    """Versions of Python, TensorFlow, Keras and this package, in one string."""
+def versions() -> str:
+    """Return the versions of Python, TensorFlow, Keras and this package."""
     import keras
     import tensorflow as tf
 
     import resnet_tf
 
-    return (
-        f"python {platform.python_version()}; tensorflow {tf.__version__}; keras {keras.__version__}; "
-        f"resnet_tf {resnet_tf.__version__}"
-    )
+    ours = f"resnet_tf {resnet_tf.__version__}"
+    return f"python {platform.python_version()}; tensorflow {tf.__version__}; keras {keras.__version__}; {ours}"
 
 
-def append_result(path, columns, row):
-    """Append one row to a results file, with a header where the file is new.
+def append_result(path, columns: tuple[str, ...], row: dict | None) -> None:
+    """Append a row to a results file; write the header first if the file is new.
 
     Args:
-        path: of the CSV file.
-        columns: its columns in order.
-        row: {column: value}, all of them; None for the header alone, before several processes append.
+        path: CSV file.
+        columns: columns in order.
+        row: {column: value} of all columns; None to write only the header, before several processes append rows.
 
     Raises:
         InputError: the file has other columns.
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,13 +130,13 @@ def append_result(path, columns, row):
         writer.writerow(row)
     try:
         with open(path, "a", newline="") as file:
-            file.write(text.getvalue())  # one write: rows of several processes do not mix
+            file.write(text.getvalue())  # one write, so that rows of several processes do not mix
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def check_results(path, columns):
-    """Refuse a results file that exists and has other columns, before the work whose result goes there.
+def check_results(path, columns: tuple[str, ...]) -> None:
+    """Refuse an existing results file with other columns, before the work starts.
 
     Raises:
         InputError: names the file and its columns.
@@ -152,45 +154,45 @@ def check_results(path, columns):
 # --- The run folder --------------------------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass
 class Run:
-    """A run's folder.
+    """A run folder. Use `create` or `open_run` to make one.
 
     Attributes:
-        folder: path.
-        manifest: what manifest.yaml holds.
-        config: the configuration of the run, that of its task.
+        folder: path of the folder.
+        manifest: content of manifest.yaml.
+        config: configuration of the run, of the type of its task.
     """
 
-    def __init__(self, folder, manifest, config):
-        """Use `create` or `open_run`."""
-        self.folder, self.manifest, self.config = pathlib.Path(folder), manifest, config
+    folder: pathlib.Path
+    manifest: dict
+    config: object
 
     @property
     def checkpoints(self):
-        """Folder of the checkpoints."""
+        """The folder of the checkpoints."""
         return self.folder / "checkpoints"
 
     @property
     def finished(self):
-        """Whether `finish` was called."""
+        """Whether the run has an evaluation.json; see `finish`."""
         return (self.folder / "evaluation.json").exists()
 
-    def finish(self, evaluation):
-        """Write evaluation.json, with the command and the commit that it is of."""
-        of = {"command": command(), "commit": commit()}
-        files.write_json(self.folder / "evaluation.json", evaluation | of)
+    def finish(self, evaluation: dict) -> None:
+        """Write evaluation.json: the metrics, the command and the commit."""
+        files.write_json(self.folder / "evaluation.json", evaluation | {"command": command(), "commit": commit()})
 
 
-def open_run(folder, flag="--run=", tasks=(configuration.CLASSIFICATION,)):
+def open_run(folder, flag: str = "--run=", tasks: tuple[str, ...] = (configuration.CLASSIFICATION,)) -> Run:
     """Open an existing run.
 
     Args:
-        folder: of the run.
-        flag: what errors put before the folder; "" where it was named without one.
-        tasks: names of those that it may be a run of, of `config.TASKS`.
+        folder: run folder.
+        flag: prefix of the folder in errors; "" if it was given without a flag.
+        tasks: allowed tasks of the run, keys of `config.TASKS`.
 
     Raises:
-        InputError: no such folder, not a run's, or a run of another task.
+        InputError: no such folder, not a run folder, or a run of another task.
     """
     folder = pathlib.Path(folder)
     path = folder / MANIFEST
@@ -209,14 +211,14 @@ def open_run(folder, flag="--run=", tasks=(configuration.CLASSIFICATION,)):
         raise InputError(f"{path}: damaged manifest") from None
 
 
-def check_folder(folder, config):
-    """Whether a run's folder exists and belongs to these flags; nothing is written.
+def check_folder(folder, config) -> bool:
+    """Check, without writing, that a run of a configuration may use a folder.
 
     Returns:
-        True where a run with the same flags is there, False where nothing is.
+        True if the folder has a run with the same flags, False if it is missing or empty.
 
     Raises:
-        InputError: it belongs to a run of other flags (says which), or is something else.
+        InputError: the folder has a run with other flags, or is not a run folder.
     """
     folder = pathlib.Path(folder)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
@@ -232,7 +234,7 @@ def check_folder(folder, config):
         for name in ours
         if fields[name].metadata["changes_result"]
         and ours[name] != theirs[name]
-        # Images of these sets have no tags, so that a run from before the flag goes on as it is.
+        # Images of these sets have no EXIF tags, so runs recorded before the flag can resume.
         and not (name == "exif" and config.data.dataset in configuration.SMALL_DATASETS)
     ]
     if differing:
@@ -241,34 +243,33 @@ def check_folder(folder, config):
 
 
 def _plain(config):
-    """Settings as YAML holds them."""
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in configuration.settings_of(config).items()
     }
 
 
-def create(folder, config, source, model_summary):
-    """Make a run's folder with its manifest.
+def create(folder, config, source, model_summary: dict) -> Run:
+    """Create a run folder with its manifest.
 
     Args:
-        folder: path; made with its parents.
-        config: a `TrainConfig`.
-        source: the `sources.Source` that was loaded.
-        model_summary: plain facts of the model for the manifest.
+        folder: path of the folder; created with its parents.
+        config: configuration of the run.
+        source: the loaded `splits.Source`.
+        model_summary: facts about the model for the manifest.
+
+    Raises:
+        InputError: the path is a file.
     """
     folder = pathlib.Path(folder)
     manifest = {
         "command": command(),
         "commit": commit(),
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "created": _now(),
         "hardware": devices.hardware(),
         "versions": versions(),
         "model": model_summary,
-        "data": {
-            "examples": {name: len(split) for name, split in source.splits.items()},
-            "checksum": source.checksum(),
-        },
+        "data": {"examples": {name: len(one) for name, one in source.splits.items()}, "checksum": source.checksum()},
         "classes": list(source.classes),
         "task": config.task,
         "flags": _plain(config),
@@ -285,15 +286,15 @@ def create(folder, config, source, model_summary):
 # --- Metrics ---------------------------------------------------------------------------------------------------------
 
 
-def read_metrics(path):
-    """Rows of a metrics.csv: [{column: number, or "" where there is none}]; [] where there is no file."""
+def read_metrics(path) -> list[dict]:
+    """Read metrics.csv: a {column: number, or "" for an empty cell} for each row; [] if there is no file."""
     path = pathlib.Path(path)
     if not path.exists():
         return []
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
-        for name, value in row.items():  # runs of earlier versions, and of other tasks, have other columns
+        for name, value in row.items():  # columns vary with the task and the release
             if name != "split" and value:
                 row[name] = int(row[name]) if name == "step" else float(row[name])
     return rows

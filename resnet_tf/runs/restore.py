@@ -1,7 +1,8 @@
-"""A run's folder -> its trained network."""
+"""Restore the trained network of a run from its folder."""
 
 import dataclasses
 
+import keras
 import numpy as np
 
 from resnet_tf.config import CLASSIFICATION
@@ -11,21 +12,20 @@ from resnet_tf.runs import checkpoint, network, record
 from resnet_tf.runs.runner import Runner
 
 
-def load(folder, weights="raw", tasks=(CLASSIFICATION,)):
-    """Read a run and its newest whole checkpoint, or its best one.
+def load(folder, weights: str = "raw", tasks: tuple[str, ...] = (CLASSIFICATION,)) -> tuple:
+    """Read a run and its newest undamaged checkpoint, or its best one.
 
     Args:
-        folder: of the run.
-        weights: "best" for the checkpoint of the step whose top-1 on the held-out validation split was best, of several
-            such the one of the lowest loss; else the newest.
-        tasks: what it may be a run of; see `record.open_run`.
+        folder: run folder.
+        weights: "best" for the best checkpoint, see `checkpoint.best_path`; "raw" or "ema" for the newest.
+        tasks: allowed tasks of the run; see `record.open_run`.
 
     Returns:
-        The `record.Run`; its state {name: array}; its `colour.Normalization`.
+        The `record.Run`; the state {name: array}; the `colour.Normalization`.
 
     Raises:
-        InputError: not a run, one without a checkpoint, or the best asked of one that holds no validation split out:
-            to choose on the test split would spoil it.
+        InputError: not a run, no checkpoint, or "best" of a run without a held-out validation split: selection on the
+            test split would bias its score.
     """
     run = record.open_run(folder, tasks=tasks)
     values = _load_best(run) if weights == "best" else checkpoint.load_latest(run.checkpoints)
@@ -50,39 +50,43 @@ def _load_best(run):
     return checkpoint.load(path)
 
 
-def build_model(run, values, weights="raw", precision=None):
-    """The trained `keras.Model` of a run, from normalised images of any size to logits.
+def build_model(run, values: dict, weights: str = "raw", precision: str | None = None) -> keras.Model:
+    """Build the trained network of a classification run, from normalised images of any size to logits.
 
     Args:
         run: a `record.Run`.
-        values: of its checkpoint.
-        weights: "raw" or "best": those of `values`; "ema": their moving average.
-        precision: of activations; None for that of the run.
+        values: state of its checkpoint.
+        weights: "raw" or "best" for the weights in `values`; "ema" for their moving average.
+        precision: precision of activations; None for that of the run.
 
     Raises:
-        InputError: the checkpoint is of another network, or has no such weights.
+        InputError: a checkpoint of another network, or no such weights.
     """
     config = run.config
     if precision:
         config = dataclasses.replace(config, device=dataclasses.replace(config.device, precision=precision))
     model = network.build(config, len(run.manifest["classes"]), any_size=True)
-    check_weights(run, weights)
-    network.assign(model, values, run.checkpoints, "ema/" if weights == "ema" else "model/")
+    assign(model, run, values, weights)
     return model
 
 
-def check_weights(run, weights):
-    """Refuse averaged weights of a run that has none, with an InputError."""
+def assign(model: keras.Model, run, values: dict, weights: str) -> None:
+    """Set a network of a run to the weights in the state `values`; see `build_model`.
+
+    Raises:
+        InputError: a checkpoint of another network, or "ema" of a run without a moving average.
+    """
     if weights == "ema" and not run.config.optimizer.ema:
         raise InputError(f"--weights=ema: {run.folder} was trained without --ema")
+    network.assign(model, values, run.checkpoints, "ema/" if weights == "ema" else "model/")
 
 
-def build_runner(run, values, normalization, strategy, weights="raw"):
-    """A `Runner` of the trained network of a run."""
+def build_runner(run, values, normalization, strategy, weights: str = "raw") -> Runner:
+    """Return a `Runner` of the trained network of a run; for the arguments see `load` and `build_model`."""
     with strategy.scope():
         return Runner(strategy, build_model(run, values, weights), normalization)
 
 
-def step_of(values):
-    """Steps that a checkpoint has behind it."""
+def step_of(values: dict) -> int:
+    """Return the number of training steps of a checkpoint."""
     return int(np.asarray(values["state/step"]))

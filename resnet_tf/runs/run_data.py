@@ -1,4 +1,4 @@
-"""The data of a run: its splits, what training and evaluation see of an image, and the normalization."""
+"""The data of a run: splits, training view, normalization, and clear errors for bad images."""
 
 import contextlib
 import csv
@@ -18,39 +18,29 @@ from resnet_tf.runs import signals
 
 _log = logging.getLogger(__name__)
 
-_STATISTICS_EXAMPLES = 4096  # of a streamed set, whose mean and deviation are estimated
+_STATISTICS_EXAMPLES = 4096  # examples for estimating mean and deviation of a streamed set
 STREAM_ERRORS = (
     tf.errors.InvalidArgumentError,
     tf.errors.DataLossError,
     tf.errors.NotFoundError,
-    UnicodeDecodeError,  # where TensorFlow's message quotes bytes that are no text
+    UnicodeDecodeError,  # if TensorFlow's message quotes bytes that are not text
 )
 
 
-def load(config):
-    """The data of a `TrainConfig`.
-
-    Args:
-        config: a `TrainConfig`.
+def load(config) -> tuple:
+    """Load the data of a `TrainConfig`.
 
     Returns:
-        A `splits.Source`, its splits in memory for --view=pad_crop and encoded for the others; and the images left
-        out, (name, reason) each.
+        A `splits.Source`, decoded in memory for --view=pad_crop and encoded for other views; the skipped images, a list
+        of (name, reason).
 
     Raises:
         InputError: data that are missing, damaged or too large; more bad images than --skip_bad_images.
     """
     data = config.data
     refuse_given(data)
-    common = {
-        "dataset": data.dataset,
-        "data_dir": data.data_dir,
-        "classes": data.classes,
-        "validation_examples": data.validation_examples,
-        "validation_sampling": data.validation_sampling,
-        "tfds_name": data.tfds_name,
-        "exif": data.exif,
-    }
+    names = ("dataset", "data_dir", "classes", "validation_examples", "validation_sampling", "tfds_name", "exif")
+    common = {name: getattr(data, name) for name in names}
     if config.views.view == "pad_crop":
         source = sources.load(image_size=data.image_size, **common)
         _log.info("%s", source)
@@ -66,42 +56,33 @@ def load(config):
     return source, skipped
 
 
-def refuse_given(data):
-    """Refuse to read data that were given from Python, with an InputError.
-
-    Args:
-        data: the section of data of a run of any task.
-    """
+def refuse_given(data) -> None:
+    """Refuse, with an InputError, a data section of any task whose data were passed from Python."""
     if data.dataset == GIVEN:
         raise InputError(f"--dataset={GIVEN}: the data were given from Python to `fit`, and cannot be read here")
 
 
-def of_run(run, data_dir=""):
-    """The data of a run.
-
-    Args:
-        run: a `record.Run`.
-        data_dir: where they are now; "" for where they were in training.
+def of_run(run, data_dir: str = "") -> tuple:
+    """Load the data of a classification run, from `data_dir` if it is not "".
 
     Returns:
-        The run's `TrainConfig` with that folder; a `splits.Source`.
+        The `TrainConfig` of the run with that folder; a `splits.Source`.
 
     Raises:
-        InputError: data that are missing or damaged, or whose classes are not those of the run.
+        InputError: data that are missing or damaged, or have other classes than the run.
     """
     config = run.config
     if data_dir:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=data_dir))
     source, _ = load(config)
     if list(source.classes) != run.manifest["classes"]:
-        raise InputError(
-            f"--data_dir={config.data.data_dir}: its classes are not those that {run.folder} was trained on"
-        )
+        where = config.data.data_dir
+        raise InputError(f"--data_dir={where}: its classes are not those that {run.folder} was trained on")
     return config, source
 
 
-def write_skipped(folder, skipped):
-    """Name in skipped.csv of a run's folder what was left out; nothing where nothing was."""
+def write_skipped(folder, skipped: list[tuple[str, str]]) -> None:
+    """List skipped images, (name, reason), in skipped.csv of a run folder; write no file if there are none."""
     if skipped:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -109,25 +90,22 @@ def write_skipped(folder, skipped):
         files.replace_atomically(folder / "skipped.csv", lambda file: file.write(text.getvalue().encode()))
 
 
-def training_view(config):
-    """The training view that a `TrainConfig` describes; None for a set that lives on the device."""
+def training_view(config) -> geometry.View | None:
+    """Return the training view of a `TrainConfig`; None for a data set held on the device."""
     views, size = config.views, config.data.image_size
     if views.view == "pad_crop":
         return None
     return geometry.View(views.view, size, views.area, views.aspect, views.scale, views.mirror)
 
 
-def normalization(kind, split, size, resize=0):
-    """Return the normalization of a training split; estimated on 4,096 of its examples where it is streamed.
+def normalization(kind: str, split, size: int, resize: int = 0) -> colour.Normalization:
+    """Return the normalization of a training split, estimated on 4,096 examples if the split is streamed.
 
     Args:
         kind: a value of --normalization.
         split: a `Split` or an `Examples`.
-        size: height and width in pixels of the central crops that statistics of a stream are taken of.
-        resize: shorter side in pixels before the crop; 0 for that of the crop.
-
-    Returns:
-        A `colour.Normalization`.
+        size: side in pixels of the central crops for the statistics of a streamed split.
+        resize: shorter side in pixels before the crop; 0 for the side of the crop.
     """
     if kind in colour.PUBLISHED:
         return colour.PUBLISHED[kind]
@@ -136,30 +114,30 @@ def normalization(kind, split, size, resize=0):
     return colour.normalization(kind, sample(split, _STATISTICS_EXAMPLES, size, resize))
 
 
-def normalization_of(config, split):
-    """Return the `colour.Normalization` of a `TrainConfig`, by the views of its evaluation; see `normalization`."""
+def normalization_of(config, split) -> colour.Normalization:
+    """Return the normalization of a `TrainConfig`, estimated on evaluation crops; see `normalization`."""
     data = config.data
     return normalization(data.normalization, split, evaluation_size(data), data.resize)
 
 
-def sample(split, count, size, resize=0):
-    """Return central crops of some images of a split, the same ones every time: uint8 [n, size, size, 3]."""
-    # Not the run's seed: runs with different seeds must share what they are evaluated with.
-    chosen = np.sort(np.random.default_rng(0).permutation(len(split))[:count])
+def sample(split, count: int, size: int, resize: int = 0) -> np.ndarray:
+    """Return central crops of at most `count` images of a split, always the same: uint8 [n, size, size, 3]."""
+    # A fixed seed, not that of the run: runs with different seeds share their normalization.
+    indices = np.sort(np.random.default_rng(0).permutation(len(split))[:count])
     if isinstance(split, Split):
-        return split.images[chosen]
-    views = batches.testing(split.take(chosen), lambda data, box: geometry.center(data, size, resize, box), batch=1)
+        return split.images[indices]
+    views = batches.testing(split.take(indices), lambda data, box: geometry.center(data, size, resize, box), batch=1)
     with named_errors(split):
         return np.concatenate([view["pixels"].numpy() for view in views])
 
 
 @contextlib.contextmanager
 def named_errors(split, servers=()):
-    """Where a stream fails, say which image it is.
+    """Turn errors of a stream into errors that name the bad image.
 
     Raises:
         InputError: names the first bad image of the split.
-        signals.Stopped: a data server was started anew and knows nothing of this stream.
+        signals.Stopped: a data server was restarted and does not know this stream.
     """
     try:
         yield

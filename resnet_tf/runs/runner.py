@@ -1,36 +1,34 @@
-"""One model on the replicas of a strategy, in inference; `engine.Engine` trains it."""
+"""Inference of one model on the replicas of a strategy; `engine.Engine` adds training."""
 
 import functools
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from resnet_tf.data import colour
 from resnet_tf.runs import devices
 from resnet_tf.runs.packing import flattened, unflattened
 from resnet_tf.runs.state import State
 
 
 class Runner:
-    """Runs one model on the replicas of a strategy.
-
-    Build the model and the runner inside `strategy.scope()`.
+    """A model on the replicas of a strategy. Create both inside `strategy.scope()`.
 
     Attributes:
         state: the `State`.
-        replicas: of all machines.
-        local_replicas: of this one.
-        first_replica: of this machine, among all.
+        replicas: number of replicas on all machines.
+        local_replicas: number of replicas on this machine.
+        first_replica: index of the first replica of this machine among all.
         on_gpu: whether the replicas are GPUs.
     """
 
-    def __init__(self, strategy, model, normalization, recipe=None):
-        """Make the variables; nothing is compiled before the first call.
+    def __init__(
+        self, strategy: tf.distribute.Strategy, model: keras.Model, normalization: colour.Normalization, recipe=None
+    ):
+        """Create the variables, including those of a `recipe.Recipe` if given; the first call compiles.
 
-        Args:
-            strategy: a MirroredStrategy or MultiWorkerMirroredStrategy.
-            model: from normalised images to logits, the first output where it has more; see `inputs_of`.
-            normalization: a `colour.Normalization`.
-            recipe: a `recipe.Recipe` whose variables are in the state too.
+        The model maps normalised images to logits, its first output; see `inputs_of`.
         """
         self.strategy = strategy
         self.model = model
@@ -40,7 +38,7 @@ class Runner:
         self.state = State(strategy, model, recipe)
         self._normalization = normalization
         self.on_gpu = devices.on_gpu(strategy)
-        self._whole = self.on_gpu and self.replicas == 1  # the whole of a call's function is one program
+        self._whole = self.on_gpu and self.replicas == 1  # one XLA program for each call
         self._predict_call = self.compiled(self._predict_batches)
         self._predict_stream_call = tf.function(self._predict_stream_batch, autograph=False)
         self._forward_stream = tf.function(self._forward, jit_compile=self.on_gpu, autograph=False)
@@ -50,21 +48,21 @@ class Runner:
 
     # --- Data --------------------------------------------------------------------------------------------------------
 
-    def place(self, *arrays):
-        """Copy arrays to every replica of this machine: a list over these of tuples of tensors."""
+    def place(self, *arrays) -> list[tuple]:
+        """Copy arrays to every replica of this machine; return a list over replicas of tuples of tensors."""
         copies = []
         for device in self.strategy.extended.worker_devices:
             with tf.device(device):
                 copies.append(tuple(tf.identity(tf.convert_to_tensor(array)) for array in arrays))
         return copies
 
-    def streams(self, make_dataset, ahead=2):
-        """Make one dataset for each replica. Make it once: TensorFlow keeps what a dataset has traced.
+    def streams(self, make_dataset, ahead: int = 2) -> list[tf.data.Dataset]:
+        """Create one dataset for each replica; reuse them, since TensorFlow keeps what a dataset has traced.
 
         Args:
-            make_dataset: function(replica) that makes the dataset of a replica's part of each batch; replicas of
+            make_dataset: function(replica) that returns the dataset of a replica's part of each batch; replicas of
                 this machine are counted from 0.
-            ahead: batches that wait on the replica's own device where that is a GPU.
+            ahead: batches to prefetch to the replica's device if it is a GPU.
 
         Returns:
             List over replicas of datasets.
@@ -79,13 +77,13 @@ class Runner:
 
     # --- Running the model -------------------------------------------------------------------------------------------
 
-    def predict(self, images, batch, ema=False):
-        """Logits of images, in inference mode, every image once. Each machine answers for itself.
+    def predict(self, images, batch: int, ema: bool = False) -> np.ndarray:
+        """Return the logits of images in inference mode. Each machine predicts on its own.
 
         Args:
-            images: uint8 [n, height, width, 3], NumPy; or what `place` made of them alone.
-            batch: examples at a time over all local replicas; a multiple of their number.
-            ema: by the averaged weights.
+            images: uint8 [n, height, width, 3], NumPy; or the result of `place` for this array alone.
+            batch: examples of a batch over all local replicas; a multiple of their number.
+            ema: use the averaged weights.
 
         Returns:
             float32 [n, classes], NumPy.
@@ -93,7 +91,7 @@ class Runner:
         data = images if isinstance(images, list) else self.place(images)
         examples = data[0][0].shape[0]
         batches = -(-examples // batch)
-        # The last batch is filled up with example 0, whose extra answers are cut off below.
+        # The last batch is padded with example 0; the extra logits are cut off below.
         order = np.zeros(batches * batch, np.int32)
         order[:examples] = np.arange(examples)
         with self.device:
@@ -101,33 +99,32 @@ class Runner:
         logits = np.concatenate([part.numpy() for part in parts], axis=1)
         return logits.reshape(batches * batch, -1)[:examples]
 
-    def predict_stream(self, iterators, batches, combine, ema=False):
-        """Logits of streamed views, in inference mode.
+    def predict_stream(self, iterators, batches: int, combine, ema: bool = False):
+        """Yield the logits of streamed views in inference mode, batch by batch.
 
         Args:
-            iterators: over elements of `streams`, {"pixels": uint8 [n, views, height, width, 3], ...}; or, of pixels,
-                a tuple of these and what else `combine` takes.
-            batches: how many to take.
-            combine: function(float32 logits [n, views, classes], ...) -> float32 [n, classes].
-            ema: by the averaged weights.
+            iterators: iterators over the datasets of `streams`, whose elements are {"pixels": uint8 [n, views, height,
+                width, 3], ...}; "pixels" may be a tuple of the pixels and further arguments of `combine`.
+            batches: number of batches.
+            combine: function(float32 logits [n, views, classes], ...) that returns float32 [n, classes].
+            ema: use the averaged weights.
 
         Yields:
             float32 [batch, classes], NumPy.
         """
-        waiting = None
+        waiting = []
         for _ in range(batches):
-            parts = self._predict_stream_call(iterators, combine, ema)
-            if waiting is not None:  # read while the device works on the batch after it
-                yield np.concatenate([part.numpy() for part in waiting])
-            waiting = parts
-        if waiting is not None:
-            yield np.concatenate([part.numpy() for part in waiting])
+            waiting.append(self._predict_stream_call(iterators, combine, ema))
+            if len(waiting) > 1:  # read a batch while the device works on the next one
+                yield np.concatenate([part.numpy() for part in waiting.pop(0)])
+        for parts in waiting:
+            yield np.concatenate([part.numpy() for part in parts])
 
     def _predict_stream_batch(self, iterators, combine, ema):
         def one(replica, iterator):
             pixels, *more = tf.nest.flatten(next(iterator)["pixels"])
             views, sides = pixels.shape[1], pixels.shape[2:]
-            # Images of any size, each another: XLA would compile for every one.
+            # XLA would compile again for every image size.
             forward = self._forward_stream if sides.is_fully_defined() else functools.partial(Runner._forward, self)
             sides = sides if sides.is_fully_defined() else tf.shape(pixels)[2:]
             pixels = tf.reshape(pixels, tf.concat([[-1], sides], axis=0))
@@ -155,10 +152,10 @@ class Runner:
     def _forward(self, weights, statistics, pixels):
         inputs = inputs_of(self.model, self._normalization(pixels))
         outputs = self.model.stateless_call(weights, statistics, inputs, training=False)[0]
-        return tf.nest.flatten(outputs)[0]  # what else there is, is for training
+        return tf.nest.flatten(outputs)[0]  # further outputs are for training
 
-    def sum_over_machines(self, numbers):
-        """Sums of a list of numbers that each machine gives, float32, NumPy; all machines must call it."""
+    def sum_over_machines(self, numbers: list[float]) -> np.ndarray:
+        """Return the sums of a list of numbers over machines, float32, NumPy; all machines must call it."""
         if self.replicas == self.local_replicas:
             return np.array(numbers, np.float32)
         return self._sum_call(tf.constant(numbers, tf.float32) / self.local_replicas).numpy()
@@ -168,16 +165,10 @@ class Runner:
 
     # --- Replicas ----------------------------------------------------------------------------------------------------
 
-    def each_replica(self, function, data, *arguments):
-        """Call function(replica, its data, *arguments) for every replica of this machine, counted from 0.
+    def each_replica(self, function, data: list, *arguments) -> list:
+        """Call function(replica, data[replica], *arguments) in the context of each replica of this machine.
 
-        Args:
-            function: called within each replica.
-            data: list over these replicas.
-            *arguments: the same for all.
-
-        Returns:
-            List over these replicas of what the function returns.
+        Return the list of results. Replicas are counted from 0.
         """
         if self.replicas == 1:
             return [function(0, data[0], *arguments)]
@@ -190,27 +181,27 @@ class Runner:
         return list(self.strategy.experimental_local_results(self.strategy.run(in_replica)))
 
     def compiled(self, function):
-        """Return a `tf.function`, to be called within `device`; one XLA program where there is one GPU."""
+        """Return a `tf.function` to call within `device`; with one GPU it is one XLA program."""
         return tf.function(function, jit_compile=self._whole, autograph=False)
 
     @property
     def device(self):
-        """Context in which a program for one GPU is called: TensorFlow would take the first GPU."""
+        """The context for calling a program of one GPU; otherwise TensorFlow would use the first GPU."""
         return tf.device(self.strategy.extended.worker_devices[0] if self._whole else None)
 
 
 def inputs_of(model, images, targets=None, keys=None):
-    """What a network is called with.
+    """Return the inputs of a network.
 
     Args:
-        model: a `keras.Model`, of images or of images, targets and keys: one that needs in training to know what is
-            there, as a detector does.
+        model: a `keras.Model` of images, or of images, targets and keys, such as a detector that samples boxes around
+            the objects in training.
         images: float32 [n, height, width, 3], normalised.
-        targets: of training; None in inference, where zeros stand for them.
-        keys: int64 [n], likewise.
+        targets: training targets; None in inference, where zeros replace them.
+        keys: int64 [n], keys of the examples; None in inference.
 
     Returns:
-        A tensor, or a list.
+        A tensor, or a list of three.
     """
     if len(model.inputs) == 1:
         return images
@@ -221,9 +212,9 @@ def inputs_of(model, images, targets=None, keys=None):
 
 
 def all_reduce(sums):
-    """Sum a structure of float32 tensors over replicas, as one vector: one collective, one order.
+    """Sum a structure of float32 tensors over replicas, as one vector: one collective in a fixed order.
 
-    Call it within a replica. In a program of XLA's the sum is in the program too.
+    Call it within a replica. An XLA program includes the sum.
     """
     context = tf.distribute.get_replica_context()
     return unflattened(context.all_reduce(tf.distribute.ReduceOp.SUM, flattened(sums)), sums)

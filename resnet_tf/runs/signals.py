@@ -1,50 +1,48 @@
-"""SIGTERM and SIGINT: finish the step, save, and say so by an exit code of its own."""
+"""SIGTERM and SIGINT: finish the step, save, and exit with a code of its own."""
 
 import contextlib
 import signal
 
-EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, start it again
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: no error, the same command resumes
 
 
 class Stopped(Exception):
-    """The run was asked to stop and everything is saved; its message is for the person at the keyboard."""
+    """A run that was asked to stop and has saved everything; the message is for the user."""
 
 
 class StopRequested(Exception):
-    """A signal came; its message is the signal's name. Nothing is saved yet."""
+    """A signal that asks a run to stop, before anything is saved; the message is the name of the signal."""
 
 
 class Stop:
-    """Notes a signal instead of dying of it; the second SIGINT interrupts at once.
+    """A record of the signal received; a second SIGINT interrupts at once.
 
     Attributes:
-        name: of the signal that came; "" where none did.
+        name: name of the signal; "" if none was received.
     """
 
     def __init__(self):
         self.name = ""
 
-    def check(self):
-        """Raise `StopRequested` if a signal has come."""
+    def check(self) -> None:
+        """Raise `StopRequested` if a signal was received."""
         if self.name:
             raise StopRequested(self.name)
 
     @contextlib.contextmanager
     def listening(self):
-        """Within this context signals are noted; where handlers cannot be set (not the main thread), as before."""
+        """Record signals within this context; outside the main thread, where no handler can be set, do nothing."""
         before = {}
 
         def note(number, _):
-            again = self.name and number == signal.SIGINT
+            is_second = self.name and number == signal.SIGINT
             self.name = signal.Signals(number).name
-            if again:
+            if is_second:
                 raise KeyboardInterrupt
 
-        try:
+        with contextlib.suppress(ValueError):
             for number in (signal.SIGTERM, signal.SIGINT):
                 before[number] = signal.signal(number, note)
-        except ValueError:
-            pass
         try:
             yield
         finally:

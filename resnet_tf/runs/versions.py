@@ -1,8 +1,8 @@
-"""Where exported models lie: numbered versions in a folder, as TensorFlow Serving wants them.
+"""Folders of exported models: numbered versions, as TensorFlow Serving expects them.
 
     model/1/  model/2/  ...
 
-Whoever reads a model may name the folder of one version, or the one that holds them all, for the newest.
+A command that reads a model accepts the folder of one version, or their parent folder for the newest version.
 """
 
 import contextlib
@@ -12,46 +12,38 @@ import shutil
 
 from resnet_tf.errors import InputError
 
-CARD = "model.json"  # in the folder of every version; see `card`
+CARD = "model.json"  # in every version; see `serving.card`
 SAVED_MODEL = "saved_model.pb"
 
 
-def locate(path):
-    """The folder of a model's version.
-
-    Args:
-        path: of the folder, or of the one that holds versions.
-
-    Returns:
-        Path of the newest version where `path` holds some; else `path`, which has then the model itself, or none.
-    """
+def locate(path) -> pathlib.Path:
+    """Return the newest version in `path`, or `path` itself if it is a version or has none."""
     path = pathlib.Path(path)
     if is_version(path):
         return path
-    found = [number for number in _numbers(path) if is_version(path / str(number))]
-    return path / str(max(found)) if found else path
+    versions = [number for number in _numbers(path) if is_version(path / str(number))]
+    return path / str(max(versions)) if versions else path
 
 
-def is_version(path):
-    """Whether a folder has a model in it; one of an earlier release is a SavedModel without a card."""
+def is_version(path) -> bool:
+    """Return whether a folder has a model: a card, or a SavedModel of an earlier release without a card."""
     return any((pathlib.Path(path) / name).is_file() for name in (CARD, SAVED_MODEL))
 
 
 def _numbers(folder):
-    """Versions that are there, whatever is in them."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return [int(name) for name in names if name.isascii() and name.isdigit() and str(int(name)) == name]
 
 
-def choose(out, version=0):
-    """The number of a new version; nothing is written.
+def choose(out, version: int = 0) -> int:
+    """Return the number of a new version, without writing anything.
 
     Args:
-        out: folder of the versions, which need not exist.
-        version: the number; 0 for that after the highest.
+        out: folder of the versions; may not exist yet.
+        version: wanted number; 0 for the highest plus one.
 
     Raises:
-        InputError: `out` is no place for one, or has it already.
+        InputError: `out` is a file or a model, or has that version.
     """
     out = pathlib.Path(out)
     if out.exists() and not out.is_dir():
@@ -65,22 +57,18 @@ def choose(out, version=0):
 
 
 @contextlib.contextmanager
-def writing(out, version):
-    """Write a version aside; it has its name when all of it is there, or nothing is left of it.
-
-    Args:
-        out: folder of the versions, made if missing.
-        version: number of the new one.
+def writing(out, version: int):
+    """Write a version to a temporary folder, then rename it; on an error remove it.
 
     Yields:
         Path of an empty folder to write to.
 
     Raises:
-        InputError: somebody else has made that version meanwhile.
-        OSError: it cannot be written.
+        InputError: another process has written that version meanwhile.
+        OSError: the version cannot be written.
     """
     out = pathlib.Path(out)
-    made = not out.exists()
+    is_new = not out.exists()
     partial = out / f".{version}.partial"
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -91,5 +79,5 @@ def writing(out, version):
         os.rename(partial, out / str(version))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        if made and out.is_dir() and not any(out.iterdir()):
+        if is_new and out.is_dir() and not any(out.iterdir()):
             out.rmdir()

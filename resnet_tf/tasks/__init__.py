@@ -1,4 +1,4 @@
-"""What a run learns: classification, segmentation, detection, side by side under the protocol of `task.Task`."""
+"""The tasks of a run, subclasses of `task.Task`: classification, segmentation and detection."""
 
 from resnet_tf.tasks.find import evaluate, export, of, type_of_run
 

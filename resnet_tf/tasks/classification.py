@@ -1,4 +1,4 @@
-"""Classification: images that have a class each."""
+"""The task of image classification: a class for every image."""
 
 from resnet_tf.evaluation import answers as answering
 from resnet_tf.evaluation import evaluate, metrics
@@ -11,13 +11,13 @@ from resnet_tf.training import distillation, losses, recipe, smoke, supply
 
 
 class Classification(Task):
-    """Images that have a class each; see `task.Task` for what each part is."""
+    """The classification task of a `config.TrainConfig`; `task.Task` documents the methods."""
 
     name = "classification"
     test_view = "center"
 
     def __init__(self, config):
-        """Refuse a --teacher that is nothing, too."""
+        """Check the configuration, and that --teacher exists."""
         super().__init__(config)
         if self.config.loss.teacher:
             network.locate("teacher", self.config.loss.teacher)
@@ -29,7 +29,7 @@ class Classification(Task):
 
     @property
     def repeats(self):
-        """--repeats."""
+        """The value of --repeats."""
         return self.config.views.repeats
 
     def load(self):
@@ -41,19 +41,19 @@ class Classification(Task):
         return supply.held_images(self.config, split)
 
     def normalization(self, split):
-        """Return the `colour.Normalization` of a training split, by views of evaluation."""
+        """Return the `colour.Normalization` of a training split, estimated on evaluation crops."""
         return run_data.normalization_of(self.config, split)
 
     def build(self, classes, replicas=1):
-        """Build a network of the table."""
+        """Build the network of --model."""
         return network.build(self.config, classes, replicas)
 
     def loss(self, classes):
-        """Return the loss that the flags name."""
+        """Return the `losses.Loss` of the flags."""
         return losses.from_config(self.config.loss)
 
     def recipe(self, classes, normalization):
-        """Return the loss, all that --view and its like ask for, and the teacher."""
+        """Return the loss, the teacher and the augmentation, for `recipe.Recipe`."""
         config, teacher = self.config, None
         if config.loss.teacher:
             trained = network.load("teacher", config.loss.teacher, config, len(classes))
@@ -66,7 +66,7 @@ class Classification(Task):
         return run_data.training_view(self.config)
 
     def macs(self, classes):
-        """Return the multiplications of one image's forward pass, or None."""
+        """Return the multiply-adds of the forward pass of one image, or None."""
         model = self.config.model
         return cost_by_name(model.model, model.shortcut, self.config.data.image_size, classes, model.graph).macs
 
@@ -80,19 +80,19 @@ class Classification(Task):
         return metrics.classification(logits, split.labels), logits
 
     def keep(self, folder, split, classes, answers):
-        """Write examples.csv: the answers one by one."""
+        """Write examples.csv, the prediction for each example."""
         answering.write(folder / answering.FILE, answering.of_logits(answers, split.labels, split.names))
 
     def describe(self):
-        """Return the recipe in a few words."""
+        """Return a short description of the recipe."""
         return describe.classification_recipe(self.config)
 
     @classmethod
     def evaluate(cls, config):
-        """Score one run or an ensemble, with all that `evaluate.evaluate` has for them."""
+        """Score a run, an ensemble, an exported model or a network; see `evaluate.evaluate`."""
         return evaluate.evaluate(config)
 
     @classmethod
     def export(cls, config):
-        """Export in every format; see `serving.export`."""
+        """Export in any format; see `serving.export`."""
         return export.export(config)

@@ -1,4 +1,4 @@
-"""Detections of a split as a file: detections.csv."""
+"""The file detections.csv: detections of a split."""
 
 import csv
 import pathlib
@@ -13,36 +13,27 @@ FILE = "detections.csv"
 COLUMNS = ("image", "class", "score", "top", "left", "bottom", "right")
 
 
-def write(path, names, classes, detections):
-    """Write detections as CSV, whole or not at all; numbers with as many digits as it takes to read them back.
+def write(path, names: list[str], classes: list[str], detections: list[Detections]) -> None:
+    """Write the detections of each named image as CSV, with enough digits to read the same numbers back.
 
-    Args:
-        path: of the file.
-        names: of the images; see `Examples.names`.
-        classes: their names.
-        detections: `boxes.Detections` of each image. One without any has no row.
+    An image without detections has no row.
     """
     rows = []
-    for name, found in zip(names, detections, strict=True):
-        numbers = np.column_stack([found.scores, found.boxes]).astype(np.float32)  # whose str() is the shortest
-        rows += [(name, classes[label], *map(str, row)) for label, row in zip(found.labels, numbers, strict=True)]
+    for name, one in zip(names, detections, strict=True):
+        numbers = np.column_stack([one.scores, one.boxes]).astype(np.float32)  # str() of float32 is the shortest
+        rows += [(name, classes[label], *map(str, row)) for label, row in zip(one.labels, numbers, strict=True)]
     pictures.write_table(path, COLUMNS, rows)
 
 
-def read(path, names, classes):
-    """Read the `boxes.Detections` of each image, in the order of `names`, from a file that `write` wrote.
-
-    Args:
-        path: of the file.
-        names: of the images that detections are wanted of.
-        classes: their names.
+def read(path, names: list[str], classes: list[str]) -> list[Detections]:
+    """Read the detections of each named image from a file of `write`.
 
     Raises:
-        InputError: no such file, or one with other columns, a damaged row, or an image or class that is not named.
+        InputError: no such file, other columns, a damaged row, or an unknown image or class.
     """
     path = pathlib.Path(path)
     rows = {name: [] for name in names}
-    position = {name: label for label, name in enumerate(classes)}
+    index_of = {name: label for label, name in enumerate(classes)}
     try:
         with open(path, newline="") as file:
             reader = csv.reader(file)
@@ -50,10 +41,10 @@ def read(path, names, classes):
             if header != COLUMNS:
                 raise InputError(f"{path}: its columns are {','.join(header)}, not {','.join(COLUMNS)}")
             for name, label, *numbers in reader:
-                if name not in rows or label not in position:
+                if name not in rows or label not in index_of:
                     raise InputError(f"{path}: row {reader.line_num}: no image {name}, or no class {label}")
                 score, top, left, bottom, right = map(np.float32, numbers)
-                rows[name].append(Detections((top, left, bottom, right), score, position[label]))
+                rows[name].append(Detections((top, left, bottom, right), score, index_of[label]))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except InputError:

@@ -1,14 +1,11 @@
-"""From a configuration or a run's folder to its task, by the table `config.TASKS`."""
+"""Find the task of a configuration or a run folder in the table `config.TASKS`, and evaluate or export by it."""
 
 from resnet_tf.config import CLASSIFICATION, TASKS
 from resnet_tf.runs import record
 
 
 def of(config):
-    """Return the `task.Task` of a configuration, shrunk where its --smoke is set.
-
-    Args:
-        config: the configuration of a training, of any task.
+    """Return the `task.Task` of a training configuration, shrunk if its --smoke is set.
 
     Raises:
         InputError: flags that cannot work.
@@ -16,39 +13,22 @@ def of(config):
     return TASKS[config.task].task_type(config)
 
 
-def type_of_run(folder):
-    """Return the class of the task that a run was trained for.
-
-    Args:
-        folder: of the run, as --run names it.
+def type_of_run(folder) -> type:
+    """Return the task class of a run folder, the value of --run.
 
     Raises:
-        InputError: no such folder, or not a run's.
+        InputError: no such folder, or not a run folder.
     """
     return TASKS[record.open_run(folder, tasks=tuple(TASKS)).config.task].task_type
 
 
-def evaluate(config):
-    """Score what a `config.EvaluateConfig` names: a run of any task, else a network that classifies.
-
-    Returns:
-        What the `evaluate` of the task returns.
-
-    Raises:
-        InputError: as the `evaluate` of the task.
-    """
+def evaluate(config) -> dict:
+    """Score the run, exported model or network that a `config.EvaluateConfig` names; see `Task.evaluate`."""
     first = config.evaluation.run.split(",")[0]
     task_type = type_of_run(first) if first else TASKS[CLASSIFICATION].task_type
     return task_type.evaluate(config)
 
 
-def export(config):
-    """Export the run that a `config.ExportConfig` names, of any task.
-
-    Returns:
-        What the `export` of the task returns.
-
-    Raises:
-        InputError: as the `export` of the task.
-    """
+def export(config) -> dict:
+    """Export the run of any task that a `config.ExportConfig` names; see `Task.export`."""
     return type_of_run(config.run).export(config)

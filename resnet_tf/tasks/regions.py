@@ -1,17 +1,17 @@
-"""Boxes as tensors: anchors, coding, matching, sampling, proposals, RoI align. Of static shapes, which XLA compiles.
+"""Operations on boxes as tensors of static shapes: anchors, coding, matching, sampling, proposals, RoI align.
 
-Boxes are float32 [..., 4], top, left, bottom, right in pixels of the view, half-open.
+Boxes are float32 [..., 4]: top, left, bottom, right in pixels of the view, half-open.
 
-IoU and the coding of boxes are those of `keras.utils.bounding_boxes`. Of keras-cv 0.9 two public layers are used:
-`AnchorGenerator`, and `ROIGenerator`, which is TensorFlow's `non_max_suppression_padded` level by level: exactly the
-greedy choice, 8 ms for 2,000 boxes on a CPU. The following of Keras 3.15 and keras-cv 0.9 is not used:
+IoU and box coding come from `keras.utils.bounding_boxes`. Two layers come from keras-cv 0.9: `AnchorGenerator`, and
+`ROIGenerator`, which runs TensorFlow's `non_max_suppression_padded` on each level: exact greedy NMS, 8 ms for 2,000
+boxes on a CPU. These parts of Keras 3.15 and keras-cv 0.9 are not used:
 
-    clip_to_image_size  takes dictionaries of boxes in the order left, top, right, bottom alone.
-    RoI align           is private in keras-cv. `align` is two products of matrices, so that its gradient needs no
-                        scatter, whose order a GPU chooses.
-    BoxMatcher          knows no ignored objects. With `force_match_for_each_col` padding makes anchor 0 positive, as
-                        tests/test_detection.py shows; without, the best anchor of an object is not positive.
-    balanced_sample     is private, and draws from the global generator, so that a resumed run would draw other boxes.
+    clip_to_image_size  accepts only dictionaries of boxes in the order left, top, right, bottom.
+    RoI align           is private in keras-cv. `align` here is two matrix products, whose gradient needs no scatter,
+                        whose order is arbitrary on GPUs.
+    BoxMatcher          does not support ignored objects. With `force_match_for_each_col`, padding makes anchor 0
+                        positive, as tests/test_detection.py shows; without, the best anchor of an object may not be.
+    balanced_sample     is private and uses the global random generator, so a resumed run would draw other boxes.
     MultiClassNonMaxSuppression   is `tf.image.combined_non_max_suppression`, which has no kernel for XLA or GPUs.
 """
 
@@ -24,60 +24,60 @@ import tensorflow as tf
 from keras.utils import bounding_boxes
 
 from resnet_tf.data import draws
-from resnet_tf.data.boxes import IGNORED, OBJECT, Detections
+from resnet_tf.data.boxes import IGNORED, OBJECT, Detections, ImageObjects
 
-_FORMAT = "yxyx"  # Keras' name of the order top, left, bottom, right
-_IGNORED_FROM = 0.5  # IoU with an ignored object from which on a box is not negative
-_MAX_LOG = math.log(1000 / 16)  # of a side over its anchor's, as in Detectron
-_SAMPLES = 2  # of a bin of RoI align, each way
+_FORMAT = "yxyx"  # Keras' name for the order top, left, bottom, right
+_IGNORED_FROM = 0.5  # IoU with an ignored object above which a box is not negative
+_MAX_LOG = math.log(1000 / 16)  # largest log of a side over that of its anchor, as in Detectron
+_SAMPLES = 2  # samples of a RoI align bin along each axis
 _LEVEL, _LEVEL_SIZE = 4, 224  # Lin et al. 2017, equation 1
 
 
 class Matches(NamedTuple):
-    """Which boxes of each example are objects, and which are background. A box can be neither."""
+    """The objects and the background among the boxes of each example. A box can be neither."""
 
-    matched: tf.Tensor  # int32 [b, n], the object of highest IoU with each box
-    positive: tf.Tensor  # bool [b, n], whether the box is that object
-    negative: tf.Tensor  # bool [b, n], whether the box is background
+    matched: tf.Tensor  # int32 [b, n], index of the object of highest IoU
+    positive: tf.Tensor  # bool [b, n], whether the box counts as that object
+    negative: tf.Tensor  # bool [b, n], whether the box counts as background
 
 
-def anchors(sides, strides, sizes, ratios):
-    """The anchors of every place of some feature maps (Ren et al. 2015, section 3.1).
+def anchors(sides, strides, sizes, ratios) -> list[np.ndarray]:
+    """Return the anchors at every position of some feature maps (Ren et al. 2015, section 3.1).
 
     Args:
         sides: height and width of the view in pixels.
-        strides: of each level in pixels.
-        sizes: of each level, square roots of the areas of its anchors.
+        strides: stride of each level in pixels.
+        sizes: square roots of anchor areas in pixels, a tuple for each level.
         ratios: widths over heights.
 
     Returns:
-        List over levels of float32 [places * sizes * ratios, 4], row by row, sizes before ratios. Those that reach out
-        of the view are among them, as in torchvision.
+        List over levels of float32 [positions * sizes * ratios, 4], row by row, sizes before ratios. Like in
+        torchvision, anchors may extend beyond the view.
     """
-    found = []
+    result = []
     for stride, of_level in zip(strides, sizes, strict=True):
         make = keras_cv.layers.AnchorGenerator(_FORMAT, [1.0], list(of_level), list(ratios), [stride], dtype="float32")
         with tf.init_scope():
-            found.append(make(image_shape=(*sides, 3))[0].numpy())
-    return found
+            result.append(make(image_shape=(*sides, 3))[0].numpy())
+    return result
 
 
-def iou(boxes, others):
-    """Return the intersection over union of boxes [(b,) n, 4] and [(b,) m, 4], [(b,) n, m]; 0 without area."""
+def iou(boxes, others) -> tf.Tensor:
+    """Return the IoU of boxes [(b,) n, 4] and [(b,) m, 4], [(b,) n, m]; 0 for boxes without area."""
     return bounding_boxes.compute_iou(boxes, others, _FORMAT)
 
 
-def encode(boxes, anchors, variance=(1.0, 1.0, 1.0, 1.0)):
-    """Return the deltas of boxes from anchors, [..., 4], over `variance`.
+def encode(boxes, anchors, variance=(1.0, 1.0, 1.0, 1.0)) -> tf.Tensor:
+    """Return the deltas of boxes from anchors, [..., 4], divided by `variance`.
 
-    They are y and x of the centres' distance in sides of the anchor, and the logarithms of the ratios of the sides.
+    Deltas are y and x offsets of the centres in anchor sides, and logarithms of height and width ratios.
     """
     return bounding_boxes.encode_box_to_deltas(anchors, boxes, _FORMAT, _FORMAT, variance=variance)
 
 
-def decode(deltas, anchors, side, variance=(1.0, 1.0, 1.0, 1.0)):
-    """Return the boxes of deltas that `encode` made, cut off at the edges of a square view of that side."""
-    # Keras' exponent has no bound, so that deltas of an untrained network would make infinite sides.
+def decode(deltas, anchors, side: int, variance=(1.0, 1.0, 1.0, 1.0)) -> tf.Tensor:
+    """Return the boxes of deltas of `encode`, clipped to a square view of side `side`."""
+    # Keras does not bound the exponent: deltas of an untrained network would give infinite sides.
     highest = [math.inf, math.inf, *(_MAX_LOG / of_side for of_side in variance[2:])]
     boxes = bounding_boxes.decode_deltas_to_boxes(
         anchors, tf.minimum(deltas, highest), _FORMAT, _FORMAT, variance=variance
@@ -85,23 +85,23 @@ def decode(deltas, anchors, side, variance=(1.0, 1.0, 1.0, 1.0)):
     return tf.clip_by_value(boxes, 0.0, float(side))
 
 
-def area(boxes):
+def area(boxes) -> tf.Tensor:
     """Return the areas of boxes [..., 4] in square pixels, [...]."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def match(boxes, objects, low, high, best=False):
-    """Tell which boxes are objects and which are background.
+def match(boxes, objects: ImageObjects, low: float, high: float, best: bool = False) -> Matches:
+    """Match boxes with objects and background.
 
     Args:
-        boxes: float32 [n, 4] or [b, n, 4]; those without area are neither positive nor negative.
+        boxes: float32 [n, 4] or [b, n, 4]; boxes without area are neither positive nor negative.
         objects: `boxes.ImageObjects` of tensors [b, most, ...].
-        low: IoU with every object below which a box is negative.
-        high: IoU with any object from which on it is positive.
-        best: whether the boxes of the highest IoU with an object are positive too, ties and all.
+        low: a box is negative if its IoU with every object is below.
+        high: a box is positive if its IoU with any object is at least this.
+        best: make the boxes of highest IoU with each object positive too, including ties.
 
     Returns:
-        `Matches`, in which boxes over an ignored object are not negative.
+        `Matches`; boxes over an ignored object are not negative.
     """
     ious = iou(boxes, objects.boxes)
     kinds = objects.kinds[:, None]
@@ -111,86 +111,86 @@ def match(boxes, objects, low, high, best=False):
     if best:
         tops = tf.reduce_max(of_objects, axis=1, keepdims=True)
         positive |= tf.reduce_any((of_objects == tops) & (tops > 0), axis=2)
-    over_ignored = tf.reduce_any((kinds == IGNORED) & (ious > _IGNORED_FROM), axis=2)
-    real = area(boxes) > 0
+    is_over_ignored = tf.reduce_any((kinds == IGNORED) & (ious > _IGNORED_FROM), axis=2)
+    has_area = area(boxes) > 0
     return Matches(
         tf.argmax(of_objects, axis=2, output_type=tf.int32),
-        positive & real,
-        (highest < low) & ~positive & ~over_ignored & real,
+        positive & has_area,
+        (highest < low) & ~positive & ~is_over_ignored & has_area,
     )
 
 
-def sample(matches, keys, stream, count, most):
-    """Choose boxes at random, as many positive ones as there are up to a limit, the rest negative.
+def sample(matches: Matches, keys, stream: draws.Stream, count: int, most: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Sample boxes: positive ones up to a limit, the rest negative.
 
     Args:
         matches: a `Matches`.
-        keys: int64 [b]; see `draws.keys`. The choice is a function of them.
+        keys: int64 [b], see `draws.keys`; they determine the sample.
         stream: a `draws.Stream`.
-        count: boxes of an example.
-        most: of which positive.
+        count: boxes of an example to sample.
+        most: most positive boxes of an example.
 
     Returns:
-        int32 [b, count], which ones, the positive first, or [b, n] where there are no more; and bool of the same shape,
-        false where there were too few to choose from.
+        Indices, int32 [b, min(count, n)], positive ones first; bool of the same shape, false for padding where an
+        example has too few boxes.
     """
     _, positive, negative = matches
     total = positive.shape[-1]
     count, most = min(count, total), min(most, total)
     order = draws.uniform(keys, stream, total)
     (hit, hits), (miss, misses) = (
-        tf.math.top_k(tf.where(chosen, order, -1.0), of) for chosen, of in ((positive, most), (negative, count))
+        tf.math.top_k(tf.where(mask, order, -1.0), limit) for mask, limit in ((positive, most), (negative, count))
     )
     hit, miss = (tf.reduce_sum(tf.cast(numbers >= 0, tf.int32), axis=1, keepdims=True) for numbers in (hit, miss))
-    place = tf.range(count)[None]
-    index = tf.gather(tf.concat([hits, misses], axis=1), tf.where(place < hit, place, most + place - hit), batch_dims=1)
-    return index, place < hit + miss
+    slot = tf.range(count)[None]
+    index = tf.gather(tf.concat([hits, misses], axis=1), tf.where(slot < hit, slot, most + slot - hit), batch_dims=1)
+    return index, slot < hit + miss
 
 
-def propose(objectness, deltas, anchors, side, candidates, count, threshold):
-    """The proposals of an RPN (Ren et al. 2015, section 3.3).
+def propose(objectness, deltas, anchors: list, side: int, candidates: int, count: int, threshold: float) -> tf.Tensor:
+    """Return the proposals of an RPN (Ren et al. 2015, section 3.3).
 
     Args:
         objectness: float32 [b, n], logits at each anchor.
-        deltas: float32 [b, n, 4] from the anchors, without a variance.
+        deltas: float32 [b, n, 4] from the anchors, with variance 1.
         anchors: list over levels.
-        side: of the view.
-        candidates: of each level, those of the highest scores, before boxes that overlap are suppressed.
-        count: of all levels, after that.
-        threshold: IoU above which the one of lower score is suppressed, within a level.
+        side: side of the view in pixels.
+        candidates: best anchors of each level, before NMS.
+        count: proposals of all levels, after NMS.
+        threshold: IoU above which NMS, within a level, drops the box of lower score.
 
     Returns:
-        float32 [b, count or fewer, 4], falling by score; boxes of -1 where there are not so many.
+        float32 [b, count or fewer, 4], by falling score; padded with boxes of -1.
     """
     make = keras_cv.layers.ROIGenerator(
         _FORMAT, candidates, 0.0, threshold, count, candidates, 0.0, threshold, count, dtype="float32"
     )
-    places = np.cumsum([0, *map(len, anchors)])
+    offsets = np.cumsum([0, *map(len, anchors)])
     boxes, scores = {}, {}
-    for level, (of_level, start, stop) in enumerate(zip(anchors, places, places[1:], strict=False)):
+    for level, (of_level, start, stop) in enumerate(zip(anchors, offsets, offsets[1:], strict=False)):
         boxes[level] = decode(deltas[:, start:stop], of_level, side)
         scores[level] = tf.sigmoid(objectness[:, start:stop])
     return make(boxes, scores)[0]
 
 
-def align(features, strides, boxes, size):
-    """RoI align (He et al. 2017, Mask R-CNN): means of 2x2 bilinear samples of each bin, pixel centres at halves.
+def align(features: list, strides: list[int], boxes, size: int) -> tf.Tensor:
+    """Crop features by RoI align (He et al. 2017, Mask R-CNN): means of 2x2 bilinear samples in each bin.
 
-    A box takes the level of Lin et al. 2017, equation 1, or the nearest that there is. Bilinear sampling and the mean
-    of a bin are the same for all columns of a row, so that both are one matrix for each axis.
+    Pixel centres are at halves. A box uses the level of Lin et al. 2017, equation 1, or the nearest available one.
+    Bilinear sampling and the mean of a bin are separable, so each axis has one matrix.
 
     Args:
         features: list over levels of [b, height, width, channels].
-        strides: of the levels, powers of two.
+        strides: strides of the levels, powers of two.
         boxes: float32 [b, n, 4], within the view.
-        size: bins of each side.
+        size: bins along each axis.
 
     Returns:
-        [b, n, size, size, channels] of the type of the features.
+        [b, n, size, size, channels] of the dtype of the features.
     """
     levels = [int(math.log2(stride)) for stride in strides]
     sides = tf.sqrt(tf.maximum(area(boxes), 1.0))
-    # A little more than none, since 224 itself belongs to the upper level whatever the logarithm's last bit.
+    # 1e-6, so that 224 itself belongs to the upper level whatever the last bit of the logarithm.
     level = tf.floor(_LEVEL + tf.math.log(sides / _LEVEL_SIZE) / math.log(2) + 1e-6)
     level = tf.clip_by_value(level, levels[0], levels[-1])
     total = 0
@@ -205,7 +205,7 @@ def align(features, strides, boxes, size):
 
 
 def _bins(start, stop, stride, count, size):
-    """How much of each place of an axis is in each bin: [b, n] to [b, n, size, count], rows of sum 1."""
+    """Return the weight of each position of an axis in each bin: [b, n] to [b, n, size, count]; rows sum to 1."""
     points = (tf.range(size * _SAMPLES, dtype=tf.float32) + 0.5) / (size * _SAMPLES)
     points = (start[..., None] + (stop - start)[..., None] * points) / stride - 0.5
     points = tf.clip_by_value(points, 0.0, count - 1.0)
@@ -213,19 +213,18 @@ def _bins(start, stop, stride, count, size):
     return tf.reduce_mean(tf.reshape(shares, [-1, start.shape[1], size, _SAMPLES, count]), axis=3)
 
 
-def detect(boxes, scores, least, threshold, count):
-    """The best boxes of all classes, after those that overlap are suppressed class by class.
+def detect(boxes, scores, least: float, threshold: float, count: int) -> tf.Tensor:
+    """Return the best boxes of all classes after NMS within each class.
 
     Args:
         boxes: float32 [b, n, classes, 4].
         scores: float32 [b, n, classes], in [0, 1].
         least: score above which a box is kept.
-        threshold: IoU above which the one of lower score is suppressed.
+        threshold: IoU above which NMS drops the box of lower score.
         count: boxes of an example.
 
     Returns:
-        float32 [b, count, PACKED], falling by score, see `boxes.Detections.pack`; rows of zeros where there are not so
-        many.
+        float32 [b, count, PACKED], by falling score, see `boxes.Detections.pack`; padded with rows of zeros.
     """
     total, classes = scores.shape[1:]
     by_class = tf.reshape(tf.transpose(boxes, [0, 2, 1, 3]), [-1, total, 4])
@@ -235,11 +234,10 @@ def detect(boxes, scores, least, threshold, count):
         by_class, of_class, most, threshold, least, pad_to_max_output_size=True, canonicalized_coordinates=True
     )
     kept = tf.where(tf.range(most)[None] < valid[:, None], tf.gather(of_class, index, batch_dims=1), 0.0)
-    found = tf.reshape(tf.gather(by_class, index, batch_dims=1), [-1, classes * most, 4])
     kept = tf.reshape(kept, [-1, classes * most])
+    kept_boxes = tf.reshape(tf.gather(by_class, index, batch_dims=1), [-1, classes * most, 4])
     labels = tf.tile(tf.repeat(tf.range(classes), most)[None], [tf.shape(scores)[0], 1])
-    found = Detections(found, kept, labels).pack()
-    found = tf.pad(found, [[0, 0], [0, max(0, count - classes * most)], [0, 0]])
-    kept = tf.pad(kept, [[0, 0], [0, max(0, count - classes * most)]])
-    best, order = tf.math.top_k(kept, count)
-    return tf.where(best[..., None] > 0, tf.gather(found, order, batch_dims=1), 0.0)
+    missing = max(0, count - classes * most)
+    packed = tf.pad(Detections(kept_boxes, kept, labels).pack(), [[0, 0], [0, missing], [0, 0]])
+    best, order = tf.math.top_k(tf.pad(kept, [[0, 0], [0, missing]]), count)
+    return tf.where(best[..., None] > 0, tf.gather(packed, order, batch_dims=1), 0.0)

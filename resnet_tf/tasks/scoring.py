@@ -1,4 +1,4 @@
-"""Scoring a run of any task by what its `task.Task` says, with pictures."""
+"""Score a run of any task, with an optional report of pictures."""
 
 import dataclasses
 import pathlib
@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 
+from resnet_tf.config import EvaluationSection
 from resnet_tf.data import images
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
@@ -14,19 +15,17 @@ from resnet_tf.runs import devices, record
 from resnet_tf.runs.runner import Runner
 from resnet_tf.tasks import find, serving
 
-_SHOWN = 4  # images in the gallery, evenly over the split
+_SHOWN = 4  # images in the report, evenly spaced in the split
 
 
-def score(section):
-    """Score a split.
+def score(section: EvaluationSection) -> dict:
+    """Score a run on a split; the run folder is not changed.
 
     Args:
-        section: a `config.EvaluationSection` with a run; of its settings `run`, `split`, `weights`, `data_dir`,
-            `results` and `report` are used. What training left in the run's folder stays.
+        section: a section with a run, of which `run`, `split`, `weights`, `data_dir`, `results` and `report` are used.
 
     Returns:
-        {"run", "steps", "split", "views", "weights", "examples", ..., "images_per_second"}; between them the metrics of
-        the task: "miou" and "pixel_accuracy" of segmentation, "ap50", "ap50_voc07", "ap75" and "ap" of detection.
+        {"run", "steps", "split", "views", "weights", "examples", the metrics of the task, "images_per_second"}.
 
     Raises:
         InputError: no such run, split or data; other data than the run's; --report exists.
@@ -41,48 +40,48 @@ def score(section):
         run, model, normalization, steps = serving.load(section.run, section.weights)
         runner = Runner(strategy, model, normalization)
     devices.use_precision(run.config.device.precision)
-    where = section.data_dir or run.config.data.data_dir
-    config = dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, data_dir=where))
+    data_dir = section.data_dir or run.config.data.data_dir
+    config = dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, data_dir=data_dir))
     task = find.of(config)
     if section.results:
         record.check_results(section.results, task.columns)
     source, _ = task.load()
     if source.checksum() != run.manifest["data"]["checksum"]:
-        raise InputError(f"--data_dir={where}: its images or annotations are not those of the run")
+        raise InputError(f"--data_dir={data_dir}: its images or annotations are not those of the run")
     if section.split not in source.splits:
         raise InputError(f"--split={section.split}: there are {', '.join(source.splits)}")
     split, classes = source.splits[section.split], list(source.classes)
-    shown = set(np.linspace(0, len(split) - 1, min(_SHOWN, len(split))).astype(int).tolist())
+
     evaluation = task.evaluation(runner, split, normalization)
-    shown_rows = []
-
-    def look(example, truth, answer):
-        if example in shown:
-            held = isinstance(split, Split)
-            image = split.images[example] if held else images.decode(split.read(example))
-            shown_rows.append((image, truth, answer))
-
+    examples, look = _gallery(split)
     begun = time.monotonic()
     metrics, answers = task.score(evaluation, split, False, lambda: None, look if section.report else None)
-    rate = len(split) / (time.monotonic() - begun)
+    images_per_second = len(split) / (time.monotonic() - begun)
+
     if section.report:
         folder = pathlib.Path(section.report)
         folder.mkdir(parents=True)
         task.keep(folder, split, classes, answers)
-        for name, figure in task.pictures(split, classes, answers, shown_rows).items():
+        for name, figure in task.pictures(split, classes, answers, examples).items():
             pictures.write(folder / name, figure, 150)
     if section.results:
         epochs = steps * config.optimizer.batch_size / len(source.splits["train"])
-        row = record.provenance(config.optimizer.seed, time.monotonic() - started)
-        row |= task.row(steps, epochs, metrics)
+        row = record.provenance(config.optimizer.seed, time.monotonic() - started) | task.row(steps, epochs, metrics)
         row["dataset"] += f" {section.split}"
         record.append_result(section.results, task.columns, row)
-    return {
-        "run": str(run.folder),
-        "steps": steps,
-        "split": section.split,
-        "views": task.test_view,
-        "weights": section.weights,
-        **metrics,
-        "images_per_second": round(rate, 1),
-    }
+    result = {"run": str(run.folder), "steps": steps, "split": section.split, "views": task.test_view}
+    return result | {"weights": section.weights, **metrics, "images_per_second": round(images_per_second, 1)}
+
+
+def _gallery(split):
+    """Return a list of (image, truth, answer), and the function for `Task.score` that fills it."""
+    shown = set(np.linspace(0, len(split) - 1, min(_SHOWN, len(split))).astype(int).tolist())
+    examples = []
+
+    def look(example, truth, answer):
+        if example in shown:
+            is_decoded = isinstance(split, Split)
+            image = split.images[example] if is_decoded else images.decode(split.read(example))
+            examples.append((image, truth, answer))
+
+    return examples, look

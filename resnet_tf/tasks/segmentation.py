@@ -1,4 +1,4 @@
-"""Segmentation: pixels that have a class each."""
+"""The task of semantic segmentation: a class for every pixel."""
 
 import dataclasses
 import logging
@@ -6,41 +6,37 @@ import logging
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.config import GIVEN
-from resnet_tf.data import annotated_views, batches, census, masks, segmentation
-from resnet_tf.evaluation import pictures
+from resnet_tf.data import annotated_views, census, masks, segmentation
 from resnet_tf.runs import describe, network, run_data
 from resnet_tf.tasks import heads
 from resnet_tf.tasks import segmentation_metrics as metrics
 from resnet_tf.tasks import segmentation_pictures as drawn
+from resnet_tf.tasks.shared import CLASSES_FILE, StreamedEvaluation, fill_of, shrunk_data, top_k, write_classes
 from resnet_tf.tasks.task import Task
-from resnet_tf.training import losses, smoke
+from resnet_tf.training import smoke
 
-CLASSES_FILE = "classes.csv"
-MULTIPLE = 32  # what the sides of whole images are filled up to: few shapes, and no stride that leaves a rest
+MULTIPLE = 32  # pad the sides of whole images to multiples: few shapes, and every stride divides them
 _SMOKE_SIZE = 16
 
 _log = logging.getLogger(__name__)
 
 
 class Segmentation(Task):
-    """Pixels that have a class each, by a `config.SegmentConfig`; see `task.Task` for what each part is."""
+    """The segmentation task of a `config.SegmentConfig`; `task.Task` documents the methods."""
 
     name = "segmentation"
 
     @classmethod
     def shrink(cls, config):
         """Return the configuration of --smoke."""
-        data = dataclasses.replace(config.data, image_size=_SMOKE_SIZE)
-        if not data.data_dir and data.dataset != GIVEN:
-            data = dataclasses.replace(data, dataset="synthetic", classes=(), mask_values=())
+        data = shrunk_data(config.data, _SMOKE_SIZE, mask_values=())
         head = config.head
-        if head.output_stride == 8:  # a CPU takes five times as long for the gradients of that many dilated layers
+        if head.output_stride == 8:  # gradients of that many dilated layers take a CPU five times as long
             head = dataclasses.replace(head, output_stride=16)
         return dataclasses.replace(config, data=data, head=head, **smoke.shrunk_parts(config))
 
     def load(self):
-        """Read the index of examples with masks; nothing is left out."""
+        """Read the index of examples with masks; no example is skipped."""
         data = self.config.data
         run_data.refuse_given(data)
         source = segmentation.index(data.dataset, data.data_dir, data.classes, data.mask_values, data.exif)
@@ -48,51 +44,52 @@ class Segmentation(Task):
         return source, []
 
     def check(self, source):
-        """Look at training masks; see `census.check`."""
+        """Refuse training masks that cannot be right; see `census.check`."""
         census.check(source.splits["train"], source.classes)
 
     def build(self, classes, replicas=1):
-        """Build an FCN or a DeepLabV3+."""
-        return build(self.config, classes, replicas)
+        """Build an FCN or a DeepLabV3+ for images of any size."""
+        config, head = self.config, self.config.head
+        settings = network.settings(config.model, config.device.precision, replicas, config.optimizer.seed)
+        settings |= {"head": head.head, "output_stride": head.output_stride, "dropout": head.dropout}
+        model = heads.create(config.model.model, classes, auxiliary=head.auxiliary > 0, **settings)
+        network.freeze(model, config.model)
+        return model
 
     def loss(self, classes):
         """Return a `PixelLoss`."""
         return PixelLoss(classes, self.config.head.auxiliary)
 
     def view(self, normalization):
-        """Return a `annotated_views.MaskedView`."""
+        """Return an `annotated_views.MaskedView`."""
         views = self.config.views
-        return annotated_views.MaskedView(
-            self.config.data.image_size, views.scale, views.mirror, fill_of(normalization)
-        )
+        size, fill = self.config.data.image_size, fill_of(normalization)
+        return annotated_views.MaskedView(size, views.scale, views.mirror, fill)
 
     def evaluation(self, runner, split, normalization):
         """Return an `Evaluation`."""
         return Evaluation(runner, split, normalization, self.config.views.threads)
 
     def score(self, evaluation, split, ema, check, look=None):
-        """Return {"examples", "miou", "pixel_accuracy"}, and the confusion matrix; `look` is told as answers come."""
-        matrix = evaluation.confusion(ema, check, look or (lambda example, truth, predicted: None))
-        return {"examples": len(split), **metrics.figures(matrix)}, matrix
+        """Return {"examples", "miou", "pixel_accuracy"}, and the confusion matrix."""
+        matrix = evaluation.confusion(ema, check, look)
+        return {"examples": len(split), **metrics.scores(matrix)}, matrix
 
     def keep(self, folder, split, classes, answers):
-        """Write classes.csv: the figures of each class."""
-        write_classes(folder / CLASSES_FILE, classes, answers)
+        """Write classes.csv, the metrics of each class."""
+        write_classes(folder / CLASSES_FILE, classes, metrics.per_class(answers))
 
     def describe(self):
-        """Return the recipe in a few words."""
+        """Return a short description of the recipe."""
         options = {"crop": self.config.data.image_size, "auxiliary": self.config.head.auxiliary}
         return describe.in_words(self.config, options)
 
     def pictures(self, split, classes, answers, shown):
-        """Return images with their masks, and a bar for the IoU of each class."""
-        return {
-            "masks.png": drawn.gallery(shown, classes),
-            "iou.png": drawn.bars(metrics.per_class(answers), classes),
-        }
+        """Return figures of masks and of the IoU of each class."""
+        return {"masks.png": drawn.gallery(shown, classes), "iou.png": drawn.bars(metrics.per_class(answers), classes)}
 
     def served(self, model, normalization, classes):
-        """Return functions from pixels to masks; see `serving`."""
+        """Return functions from pixels to masks."""
         fill = fill_of(normalization)
 
         def segment(pixels):
@@ -106,56 +103,32 @@ class Segmentation(Task):
         return lambda pixels: segment(pixels[None]), segment
 
 
-def build(config, classes, replicas=1):
-    """The network that a `SegmentConfig` describes, for so many classes and images of any size."""
-    head = config.head
-    model = heads.create(
-        config.model.model,
-        classes,
-        head=head.head,
-        output_stride=head.output_stride,
-        auxiliary=head.auxiliary > 0,
-        dropout=head.dropout,
-        **network.settings(config.model, config.device.precision, replicas, config.optimizer.seed),
-    )
-    network.freeze(model, config.model)
-    return model
-
-
-def fill_of(normalization):
-    """The colour that stands where there is no image: the mean, three integers."""
-    return tuple(int(value) for value in np.round(normalization.mean))
-
-
 @dataclasses.dataclass(frozen=True)
 class PixelLoss:
-    """Softmax cross-entropy of each pixel; see `losses.Loss` for what each part is.
+    """Softmax cross-entropy of pixels; `losses.Loss` documents the methods.
 
-    The mean over all pixels of a view, to which those that are void add nothing: as in GluonCV, so that a pixel weighs
-    the same whatever else is in its view, and neither replicas nor accumulation change the gradient.
+    It is the sum over pixels that are not void, divided by the number of all pixels of a view, as in GluonCV. So every
+    pixel has the same weight, and neither replicas nor accumulation change the gradient.
 
     Attributes:
-        classes: how many; labels from there on are void.
-        auxiliary: weight of the second answer's loss.
+        classes: number of classes; higher labels are void.
+        auxiliary: weight of the loss of the auxiliary head.
     """
 
     classes: int
     auxiliary: float = 0.0
 
     def targets(self, labels, classes):
-        """Labels as they are."""
+        """Return the labels unchanged."""
         return labels
 
     def __call__(self, outputs, targets, teacher=None):
-        """The loss of each example.
+        """Return the loss of each example, float32 [n], in nats.
 
         Args:
-            outputs: float32 logits [n, height, width, classes]; or a list of these and the auxiliary ones.
+            outputs: float32 logits [n, height, width, classes]; or a list of these and the auxiliary logits.
             targets: uint8 [n, height, width].
             teacher: None.
-
-        Returns:
-            float32 [n], in nats.
         """
         counted, labels = self._counted(targets)
         total = 0.0
@@ -165,83 +138,61 @@ class PixelLoss:
         return total
 
     def metrics(self, outputs, labels):
-        """Of each example the part of its pixels for which no other class, or fewer than five, score as high."""
+        """Return the top-1 and top-5 accuracy of the pixels of each example."""
         counted, labels = self._counted(labels)
-        place = losses.rank(tf.nest.flatten(outputs)[0], labels)
-        pixels = tf.maximum(tf.reduce_sum(counted, axis=[1, 2]), 1.0)
-        return {
-            name: tf.reduce_sum(counted * tf.cast(place < most, tf.float32), axis=[1, 2]) / pixels
-            for name, most in (("top1", 2), ("top5", 6))
-        }
+        return top_k(tf.nest.flatten(outputs)[0], labels, counted)
 
     def _counted(self, labels):
-        """1 where a pixel counts, else 0; and labels that are all of a class."""
+        """Return 1 for each pixel that is not void, else 0; and labels with 0 for void."""
         labels = tf.cast(labels, tf.int32)
         counted = labels < self.classes
         return tf.cast(counted, tf.float32), tf.where(counted, labels, 0)
 
 
-class Evaluation:
-    """Answers for whole images at their own size, every pixel once."""
+class Evaluation(StreamedEvaluation):
+    """Predictions for whole images at their own size, one image for each replica at a time."""
 
-    def __init__(self, runner, split, normalization, threads=0):
-        """Put the data in place.
-
-        Args:
-            runner: a `runner.Runner`.
-            split: an `Examples` with masks.
-            normalization: a `colour.Normalization`.
-            threads: that decode; 0 for one for each core.
-        """
-        self._runner, self._split, self._at_once = runner, split, runner.local_replicas
+    def __init__(self, runner, split, normalization, threads: int = 0):
+        """Create the datasets; for the arguments see `StreamedEvaluation`."""
         fill = fill_of(normalization)
 
-        def part(replica):  # images of many sizes, so one a replica at a time
-            return batches.testing(
-                split, lambda data, box: annotated_views.filled_whole(data, MULTIPLE, fill)[None],
-                batch=self._at_once, threads=threads, replica=replica, replicas=self._at_once,
-            )  # fmt: skip
+        def see(data, _):
+            return annotated_views.filled_whole(data, MULTIPLE, fill)[None]
 
-        self._streams = runner.streams(part)
+        super().__init__(runner, split, see, runner.local_replicas, threads)
 
-    def answers(self, ema=False, check=lambda: None):
-        """Answer image by image.
+    def answers(self, ema: bool = False, check=lambda: None):
+        """Yield the index of each example, its labels and the predicted labels, both uint8 [H, W].
 
         Args:
-            ema: by the averaged weights.
-            check: called after each batch; what it raises ends the evaluation.
-
-        Yields:
-            The position of an example; its labels and what was predicted, uint8 [H, W] both.
+            ema: use the averaged weights.
+            check: function to call after each batch; its exceptions end the evaluation.
 
         Raises:
-            InputError: an image or mask that cannot be read, or one of another size than the other.
+            InputError: an image or mask that cannot be read, or whose sizes differ.
         """
         count, split = len(self._split), self._split
-        iterators = [iter(dataset) for dataset in self._streams]
-        firsts = range(0, count, self._at_once)
-        with run_data.named_errors(split):
-            found = self._runner.predict_stream(iterators, len(firsts), labels_of, ema)
-            for first, predicted in zip(firsts, found, strict=True):
-                for example in range(first, first + self._at_once):
-                    truth = split.masks.read(int(split.image[min(example, count - 1)]))  # the last batch is filled up
-                    sides = [-(-side // MULTIPLE) * MULTIPLE for side in truth.shape]
-                    one, predicted = np.split(predicted, [sides[0] * sides[1]])
-                    if len(one) < sides[0] * sides[1]:
-                        break
-                    if example < count:
-                        yield example, truth, one.reshape(sides)[: truth.shape[0], : truth.shape[1]]
-                if len(predicted) or len(one) < sides[0] * sides[1]:
-                    masks.verify(split)
-                    raise AssertionError(f"{split.name(first)}: answers for other pixels than it has")
-                check()
+        firsts = range(0, count, self._batch)
+        for first, predicted in zip(firsts, self.predictions(_labels_of, ema, check), strict=True):
+            for example in range(first, first + self._batch):
+                truth = split.masks.read(int(split.image[min(example, count - 1)]))  # the last batch is padded
+                height, width = (-(-side // MULTIPLE) * MULTIPLE for side in truth.shape)
+                one, predicted = np.split(predicted, [height * width])
+                if len(one) < height * width:
+                    break
+                if example < count:
+                    yield example, truth, one.reshape(height, width)[: truth.shape[0], : truth.shape[1]]
+            if len(predicted) or len(one) < height * width:
+                masks.verify(split)
+                raise AssertionError(f"{split.name(first)}: predictions for another number of pixels")
 
-    def confusion(self, ema=False, check=lambda: None, look=lambda example, truth, predicted: None):
-        """int64 [classes, classes] of the whole split; see `metrics.confusion`. `look` sees each answer as it comes."""
+    def confusion(self, ema: bool = False, check=lambda: None, look=None) -> np.ndarray:
+        """Return the confusion matrix, int64 [classes, classes]; `look` receives each item of `answers`."""
         classes = self._runner.model.outputs[0].shape[-1]
         total, counted = np.zeros((classes, classes), np.int64), 0
         for example, truth, predicted in self.answers(ema, check):
-            look(example, truth, predicted)
+            if look:
+                look(example, truth, predicted)
             total += metrics.confusion(truth, predicted, classes)
             counted += int((truth != masks.VOID).sum())
         if total.sum() != counted:
@@ -249,15 +200,6 @@ class Evaluation:
         return total
 
 
-def labels_of(logits):
-    """The class of each pixel: float32 [pixels, 1, classes] to uint8 [pixels]."""
+def _labels_of(logits):
+    """Return the class of each pixel: float32 [pixels, 1, classes] to uint8 [pixels]."""
     return tf.cast(tf.argmax(logits[:, 0], axis=-1), tf.uint8)
-
-
-def write_classes(path, classes, matrix):
-    """Write the figures of each class as CSV, whole or not at all; empty where there is none."""
-    found, rows = metrics.per_class(matrix), []
-    for number, name in enumerate(classes):
-        figures = [found[column][number] for column in ("iou", "accuracy")]
-        rows.append((name, found["pixels"][number], *("" if np.isnan(value) else f"{value:.6g}" for value in figures)))
-    pictures.write_table(path, ("class", *found), rows)

@@ -1,20 +1,17 @@
-"""How well masks agree, from counts of pixels."""
+"""Metrics of segmentation, from counts of pixels."""
 
 import numpy as np
 
 from resnet_tf.data.masks import VOID
 
 
-def confusion(truth, predicted, classes):
-    """Count pixels.
+def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Return the confusion matrix of a mask, int64 [classes, classes]: true classes in rows, predicted in columns.
 
     Args:
-        truth: uint8, labels of any shape; VOID where a pixel does not count.
-        predicted: integers of the same shape, labels below `classes`.
-        classes: how many there are.
-
-    Returns:
-        int64 [classes, classes], the true class in rows and the predicted one in columns.
+        truth: uint8 labels of any shape; VOID for pixels that do not count.
+        predicted: integer labels below `classes`, of the same shape.
+        classes: number of classes.
 
     Raises:
         ValueError: shapes differ.
@@ -26,32 +23,22 @@ def confusion(truth, predicted, classes):
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
-def per_class(matrix):
-    """Figures of each class.
+def per_class(matrix: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the metrics of each class of a confusion matrix, {"pixels", "iou", "accuracy": array [classes]}.
 
-    Args:
-        matrix: of `confusion`.
-
-    Returns:
-        {"pixels", "iou", "accuracy": array [classes]}: how many are truly of it; of these and those that were taken for
-        it the part that is both (intersection over union), NaN where there is neither; and the part of those that are
-        truly of it that was found, NaN where there is none.
+    "pixels" counts true pixels; "iou" is intersection over union of true and predicted pixels, NaN without either;
+    "accuracy" is the fraction of the true pixels that is predicted right, NaN without true pixels.
     """
-    right, true, taken = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    right, true, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
     with np.errstate(invalid="ignore"):
-        return {"pixels": true, "iou": right / (true + taken - right), "accuracy": right / true}
+        return {"pixels": true, "iou": right / (true + predicted - right), "accuracy": right / true}
 
 
-def figures(matrix):
-    """The scores of a set.
+def scores(matrix: np.ndarray) -> dict[str, float]:
+    """Return {"miou", "pixel_accuracy"} of a confusion matrix that is summed over all images, as in the VOC challenge.
 
-    Args:
-        matrix: of `confusion`, summed over all of its images.
-
-    Returns:
-        {"miou": mean of the IoU over the classes that are in the truth or in the answers, "pixel_accuracy": part of the
-        pixels that is right}: fractions, over the pixels that are not void; as in the VOC challenge, where counts are
-        summed over all images before anything is divided.
+    "miou" is the mean IoU over classes with true or predicted pixels; "pixel_accuracy" is the fraction of right pixels.
+    Both are fractions that ignore void pixels.
     """
     return {
         "miou": float(np.nanmean(per_class(matrix)["iou"])),

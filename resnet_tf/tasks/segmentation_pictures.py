@@ -5,67 +5,65 @@ import numpy as np
 from resnet_tf.data.masks import VOID
 from resnet_tf.evaluation.charts import BLUE, GREY, short
 
-_INCHES = 2.6  # a picture's width
+_INCHES = 2.6  # width of a picture
 
 
-def colours(count):
-    """uint8 [256, 3], a colour for each label, neighbours far apart; void is black."""
+def colours(count: int) -> np.ndarray:
+    """Return a colour for each label, uint8 [256, 3]; neighbours differ strongly, void is black."""
     import colorsys
 
     table = np.zeros((256, 3), np.uint8)
     for label in range(count):
-        # Steps of the golden ratio around the circle of hues, on three levels of brightness.
+        # Golden ratio steps around the hue circle, with three levels of brightness.
         rgb = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85 - 0.25 * (label % 2), (1.0, 0.75, 0.55)[label % 3])
         table[label] = np.round(255 * np.array(rgb))
     return table
 
 
 def gallery(rows, classes):
-    """Images with their truth and what was predicted laid over them, and the names of the colours.
+    """Draw images, their true masks and their predicted masks, with a legend of colours.
 
     Args:
-        rows: list of (image, uint8 [H, W, 3], labels and predictions, uint8 [H, W]).
-        classes: their names.
+        rows: list of (image, uint8 [H, W, 3]; true and predicted labels, uint8 [H, W]).
+        classes: class names.
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     table = colours(len(classes))
     height = sum(_INCHES * image.shape[0] / image.shape[1] for image, _, _ in rows)
-    there = sorted({int(label) for _, *masks in rows for mask in masks for label in np.unique(mask) if label != VOID})
-    lines = -(-(len(there) + 1) // 6)
+    present = sorted({int(label) for _, *masks in rows for mask in masks for label in np.unique(mask) if label != VOID})
+    lines = -(-(len(present) + 1) // 6)
     figure = Figure(figsize=(3 * _INCHES + 0.2, height + 0.3 + 0.24 * lines), layout="constrained")
     grid = figure.subplots(len(rows), 3, squeeze=False)
     for axes, (image, truth, predicted) in zip(grid, rows, strict=True):
-        for place, mask in zip(axes, (None, truth, predicted), strict=True):
-            place.imshow(image if mask is None else _over(image, mask, table))
-            place.set_axis_off()
-    for place, title in zip(grid[0], ("image", "truth", "prediction"), strict=True):
-        place.set_title(title, fontsize=9)
-    handles = [Patch(color=table[label] / 255, label=short(classes[label])) for label in there]
+        for panel, mask in zip(axes, (None, truth, predicted), strict=True):
+            panel.imshow(image if mask is None else _over(image, mask, table))
+            panel.set_axis_off()
+    for panel, title in zip(grid[0], ("image", "truth", "prediction"), strict=True):
+        panel.set_title(title, fontsize=9)
+    handles = [Patch(color=table[label] / 255, label=short(classes[label])) for label in present]
     if any((truth == VOID).any() for _, truth, _ in rows):
         handles.append(Patch(color="black", label="no class"))
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
     return figure
 
 
-def bars(found, classes):
-    """The IoU of each class, the best first, and how many pixels it has.
+def bars(table, classes):
+    """Draw the IoU of each class in a table of `segmentation_metrics.per_class`, best first, and its share of pixels.
 
-    Args:
-        found: of `metrics.per_class`.
-        classes: their names; those that are neither in the truth nor in the answers are left out.
+    Classes without true or predicted pixels are left out.
     """
     from matplotlib.figure import Figure
 
-    iou, pixels = found["iou"], found["pixels"]
+    iou, pixels = table["iou"], table["pixels"]
     order = [label for label in np.argsort(-np.nan_to_num(iou, nan=-1), kind="stable") if not np.isnan(iou[label])]
     figure = Figure(figsize=(6, 0.7 + 0.22 * len(order)), layout="constrained")
     axes = figure.add_subplot()
     axes.barh(range(len(order)), iou[order], color=BLUE, height=0.7)
     share = pixels / max(1, pixels.sum())
-    for place, label in enumerate(order):
-        axes.text(iou[label] + 0.01, place, f"{iou[label]:.2f}", va="center", fontsize=8)
+    for row, label in enumerate(order):
+        axes.text(iou[label] + 0.01, row, f"{iou[label]:.2f}", va="center", fontsize=8)
     axes.set_yticks(range(len(order)), [f"{short(classes[i])}  {share[i]:.1%}" for i in order], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.08)

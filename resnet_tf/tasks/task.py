@@ -1,29 +1,34 @@
-"""The protocol of a task: all of a training, a score and an export that is not the same for every kind of answer.
+"""The base class of tasks: the parts of training, scoring and export that depend on the kind of prediction.
 
-`loop.train` asks a task for its data, its network, what to minimise and how to score; steps, schedules, checkpoints and
-records know nothing of it. `scoring` and `serving` ask it for what they write of a run that is trained.
+`loop.train` asks a task for data, network, loss and score; steps, schedules, checkpoints and records are the same for
+all tasks. `scoring` and `serving` ask it for reports and exported models.
 """
 
 import dataclasses
 
+import keras
+
 from resnet_tf.config import TASKS
 from resnet_tf.data import augmentation
+from resnet_tf.data.colour import Normalization
+from resnet_tf.data.splits import Source
 from resnet_tf.errors import InputError
 from resnet_tf.models import find
 from resnet_tf.runs import describe, record, run_data
+from resnet_tf.runs.runner import Runner
 from resnet_tf.tasks import scoring, serving
 from resnet_tf.training import smoke
 
 
 class Task:
-    """A task. A subclass has all methods that raise `NotImplementedError` here, and a row of `config.TASKS`.
+    """A task. A subclass implements all methods that raise `NotImplementedError` and needs a row in `config.TASKS`.
 
     Attributes:
-        name: the key of its row in `config.TASKS`, and `task` of its configuration.
-        config: the configuration of the run, shrunk where `smoke`.
-        smoke: whether --smoke was set: the loop takes a few examples of each split.
-        test_view: what a score sees of an example, in a word, for the results.
-        repeats: views of each example that an epoch has room for.
+        name: key of the row in `config.TASKS`, equal to `task` of its configuration.
+        config: configuration of the run, shrunk if `smoke`.
+        smoke: whether --smoke was set; training then uses a few examples of each split.
+        test_view: view of an example in evaluation, one word for results.
+        repeats: views of each image in a batch.
     """
 
     name: str
@@ -31,23 +36,20 @@ class Task:
     repeats = 1
 
     def __init__(self, config):
-        """Refuse flags that cannot work before anything is read.
-
-        Args:
-            config: the configuration that the row of the task names.
+        """Take a configuration of the type in the row of the task.
 
         Raises:
-            InputError: no such network, or what a subclass refuses.
+            InputError: no such network, or flags that a subclass refuses.
         """
         self.smoke = config.record.smoke
         self.config = self.shrink(config) if self.smoke else config
         find(self.config.model.model)
 
-    # --- Names of what is written -------------------------------------------------------------------------------------
+    # --- Names of metrics and columns ---------------------------------------------------------------------------------
 
     @property
     def metric(self):
-        """The column of the metric that the best checkpoint and a plateau go by; the higher the better."""
+        """The metric for the best checkpoint and the plateau schedule; higher is better."""
         return TASKS[self.name].columns[0]
 
     @property
@@ -64,156 +66,117 @@ class Task:
 
     @classmethod
     def shrink(cls, config):
-        """Return the configuration of --smoke: the same recipe, small, with `record.smoke` off."""
+        """Return the configuration of --smoke: a small version of the recipe, with `record.smoke` off."""
         return dataclasses.replace(config, **smoke.shrunk_parts(config))
 
-    def load(self):
+    def load(self) -> tuple[Source, list[tuple[str, str]]]:
         """Read the index of the data.
 
         Returns:
-            A `splits.Source` with the splits "train" and "test", and perhaps "validation"; and the images that were
-            left out, a list of (name, reason).
+            The source, with splits "train", "test" and optionally "validation"; (name, reason) of skipped images.
 
         Raises:
             InputError: data that are missing or damaged.
         """
         raise NotImplementedError
 
-    def check(self, source):
-        """Refuse, before a training, labels of a `splits.Source` that can only be wrong, with an InputError."""
+    def check(self, source: Source) -> None:
+        """Refuse, with an InputError, labels that cannot be right."""
 
     def hold(self, split):
-        """Return training images to hold decoded on the devices, uint8 [n, height, width, 3]; None to decode anew."""
+        """Return training images to hold on the devices, uint8 [n, height, width, 3]; None to decode in every epoch."""
         return None
 
-    def normalization(self, split):
-        """Return the `colour.Normalization` of a training split."""
+    def normalization(self, split) -> Normalization:
+        """Return the normalization of a training split."""
         data = self.config.data
         return run_data.normalization(data.normalization, split, data.image_size)
 
-    def build(self, classes, replicas=1):
-        """Build the network.
+    def build(self, classes: int, replicas: int = 1) -> keras.Model:
+        """Build the network for a number of classes and of replicas that train it together.
 
-        Args:
-            classes: how many.
-            replicas: that train it together.
-
-        Returns:
-            A `keras.Model` from normalised images to what the loss takes; its first output is its answer. One that must
-            know in training what is there has two more inputs, targets and keys; see `runner.inputs_of`.
+        It maps normalised images to the input of the loss; its first output is the prediction. It may have two more
+        inputs, targets and keys; see `runner.inputs_of`.
         """
         raise NotImplementedError
 
-    def loss(self, classes):
-        """Return what is minimised, with the methods of `losses.Loss`.
-
-        Args:
-            classes: how many.
-        """
+    def loss(self, classes: int):
+        """Return a loss with the methods of `losses.Loss`, for a number of classes."""
         raise NotImplementedError
 
-    def augmentation(self):
-        """Return the `augmentation.Augmentation` of training views: here, of their colours alone."""
+    def augmentation(self) -> augmentation.Augmentation:
+        """Return the augmentation of training views; by default of colours only."""
         views = self.config.views
         return augmentation.Augmentation(views.color_jitter or (0.0,) * 4, views.lighting)
 
-    def recipe(self, classes, normalization):
-        """Return what of a `recipe.Recipe` depends on the task.
+    def recipe(self, classes: list[str], normalization: Normalization) -> dict:
+        """Return the arguments of `recipe.Recipe` that depend on the task.
 
-        Args:
-            classes: names of the data's.
-            normalization: a `colour.Normalization`.
-
-        Returns:
-            {"loss", "augmentation", "seed"}, perhaps with "pad_crop" and "teacher": arguments of `recipe.Recipe`.
+        They are {"loss", "augmentation", "seed"} and optionally "pad_crop" and "teacher".
         """
         seed = self.config.optimizer.seed
         return {"loss": self.loss(len(classes)), "augmentation": self.augmentation(), "seed": seed}
 
-    def view(self, normalization):
-        """Return what streamed training examples are seen through, such as a `geometry.View`; None of a set in memory.
+    def view(self, normalization: Normalization):
+        """Return the view of streamed training examples, such as a `geometry.View`; None for data in memory.
 
-        Args:
-            normalization: a `colour.Normalization`, whose mean fills what lies outside of an image.
+        The mean of the normalization pads images.
         """
         raise NotImplementedError
 
-    def macs(self, classes):
-        """Return the multiplications of one image's forward pass; None where they are not known, and MFU is not."""
+    def macs(self, classes: int) -> int | None:
+        """Return the multiply-adds of the forward pass of one image; None if unknown, which leaves out MFU."""
         return None
 
     # --- Score --------------------------------------------------------------------------------------------------------
 
-    def evaluation(self, runner, split, normalization):
-        """Return what `score` asks for answers, its data in place.
-
-        Args:
-            runner: a `runner.Runner`.
-            split: of a `splits.Source`.
-            normalization: a `colour.Normalization`.
-        """
+    def evaluation(self, runner: Runner, split, normalization: Normalization):
+        """Return the object that `score` evaluates a split with, such as a `logits.SplitLogits`."""
         raise NotImplementedError
 
-    def score(self, evaluation, split, ema, check, look=None):
+    def score(self, evaluation, split, ema: bool, check, look=None) -> tuple[dict, object]:
         """Score a split, every example once.
 
         Args:
-            evaluation: of `evaluation`.
-            split: that it is of.
-            ema: whether by the averaged weights.
-            check: called now and then; what it raises ends the evaluation.
-            look: called with (example, truth, answer) for each example, for pictures; None where none are wanted.
+            evaluation: result of `evaluation`.
+            split: the split to score.
+            ema: use the averaged weights.
+            check: function to call regularly; its exceptions end the evaluation.
+            look: function to call with (index, truth, answer) of each example, for pictures; None for no pictures.
 
         Returns:
-            {"examples": how many, and each metric of the row: a fraction}; and answers, which `keep` and `pictures`
-            take.
+            {"examples": number of examples, and each metric of the row: a fraction}; the answers, for `keep` and
+            `pictures`.
 
         Raises:
             InputError: an example that cannot be read.
         """
         raise NotImplementedError
 
-    def keep(self, folder, split, classes, answers):
-        """Write the answers of the last evaluation into a run's folder: here, nothing.
+    def keep(self, folder, split, classes: list[str], answers) -> None:
+        """Write the answers of `score` for a split into a run folder, a `pathlib.Path`; by default nothing."""
 
-        Args:
-            folder: a `pathlib.Path`.
-            split: that was scored.
-            classes: their names.
-            answers: of `score`.
-        """
-
-    def describe(self):
-        """Return the recipe in a few words, for a results file."""
+    def describe(self) -> str:
+        """Return a short description of the recipe, for a results file."""
         return describe.in_words(self.config, {})
 
-    def row(self, steps, epochs, metrics):
-        """Return the columns of a results file that describe a run and its score; see `describe.results_row`."""
+    def row(self, steps: int, epochs: float, metrics: dict) -> dict:
+        """Return the columns of a results file for a run and its score; see `describe.results_row`."""
         return describe.results_row(self.config, self.describe(), steps, epochs, metrics)
 
-    def pictures(self, split, classes, answers, shown):
-        """Return the pictures of a report, {file: `matplotlib.figure.Figure`}: here, none.
+    def pictures(self, split, classes: list[str], answers, shown: list[tuple]) -> dict:
+        """Return the pictures of a report, {file name: `matplotlib.figure.Figure`}; by default none.
 
-        Args:
-            split: that was scored.
-            classes: their names.
-            answers: of `score`.
-            shown: list of (image, truth, answer) of some examples, as `look` was told them.
+        `answers` is the second result of `score`; `shown` has (image, truth, answer) of some examples.
         """
         return {}
 
     @classmethod
-    def evaluate(cls, config):
-        """Score a run for `evaluate --run`.
-
-        Args:
-            config: a `config.EvaluateConfig` with a run.
-
-        Returns:
-            What `scoring.score` returns.
+    def evaluate(cls, config) -> dict:
+        """Score the run of a `config.EvaluateConfig`; see `scoring.score`.
 
         Raises:
-            InputError: a flag that scores of the task do not use, or as `scoring.score`.
+            InputError: a flag that the task does not use; or see `scoring.score`.
         """
         if "," in config.evaluation.run:
             raise InputError(f"--run={config.evaluation.run}: runs of {cls.name} make no ensemble; name one")
@@ -222,17 +185,12 @@ class Task:
 
     # --- Export -------------------------------------------------------------------------------------------------------
 
-    def served(self, model, normalization, classes):
-        """Return what an exported model answers with; see `serving`.
-
-        Args:
-            model: the trained network.
-            normalization: a `colour.Normalization`.
-            classes: their names.
+    def served(self, model: keras.Model, normalization: Normalization, classes: list[str]):
+        """Return the functions of an exported model; see `tasks.serving` for their outputs.
 
         Returns:
-            Functions of the pixels of one image, uint8 [height, width, 3], and of several, [n, height, width, 3], each
-            to {name: tensor}.
+            A function of the pixels of one image, uint8 [height, width, 3], and a function of several images, uint8 [n,
+            height, width, 3]; both return {name: tensor}.
 
         Raises:
             InputError: models of the task cannot be exported.
@@ -240,29 +198,18 @@ class Task:
         raise InputError(f"--run: models of {self.name} cannot be exported")
 
     @classmethod
-    def export(cls, config):
-        """Export a run for `export --run`.
-
-        Args:
-            config: a `config.ExportConfig` with a run and a folder.
-
-        Returns:
-            What `serving.export` returns.
+    def export(cls, config) -> dict:
+        """Export the run of a `config.ExportConfig`; see `serving.export`.
 
         Raises:
-            InputError: a flag that exports of the task do not use, or as `serving.export`.
+            InputError: a flag that the task does not use; or see `serving.export`.
         """
         refuse_others(cls.name, config, ("run", "weights", "out", "version"))
         return serving.export(config)
 
 
-def refuse_others(task, section, used):
-    """Refuse settings of a section that a task does not use, where they are not at their defaults.
-
-    Args:
-        task: its name.
-        section: with a `run`.
-        used: names of its settings that are used.
+def refuse_others(task: str, section, used: tuple[str, ...]) -> None:
+    """Refuse settings of a section that a task does not use, unless they have their defaults.
 
     Raises:
         InputError: names the flag, the run and its task.

@@ -1,1 +1,1 @@
-"""Trainings of other tasks on the backbones, and other names for commands on their runs."""
+"""The training commands of segmentation and detection, and aliases of other commands for their runs."""

@@ -4,19 +4,11 @@ import sys
 
 from resnet_tf import command, config
 
-
-def main(argv=None):
-    """Run the command; returns its exit code."""
-    description = "Train a network that finds objects, Faster R-CNN, evaluate it, and keep the run in a folder."
-    return command.launch(description, config.DetectConfig, _run, argv)
-
-
-def _run(settings, _):
-    from resnet_tf import tasks
-    from resnet_tf.training import loop
-
-    return loop.train(tasks.of(settings))
-
+main = command.entry(
+    "Train Faster R-CNN to detect objects, evaluate it, and save the run to a folder.",
+    config.DetectConfig,
+    command.train,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

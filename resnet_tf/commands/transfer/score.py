@@ -1,28 +1,24 @@
 """Score a run of segmentation or detection: `python -m resnet_tf.transfer.score --run=runs/NAME --report=DIR`.
 
-It is another name for `python -m resnet_tf.evaluate`, with the flags that these tasks use.
+This is `python -m resnet_tf.evaluate`, limited to the flags that these tasks use.
 """
 
 import dataclasses
 import sys
 
 from resnet_tf import command, config
-from resnet_tf.errors import InputError
-
-
-def main(argv=None):
-    """Run the command; returns its exit code."""
-    description = "Score a run of segmentation or detection on a split of its data, every image once and whole."
-    return command.launch(description, config.ScoreConfig, _run, argv)
 
 
 def _run(settings, _):
-    if not settings.run:
-        raise InputError("--run is not set")
+    command.require(settings, "run")
     from resnet_tf import tasks
 
     return tasks.evaluate(config.EvaluateConfig(config.EvaluationSection(**dataclasses.asdict(settings))))
 
+
+main = command.entry(
+    "Score a run of segmentation or detection on a split of its data, every whole image once.", config.ScoreConfig, _run
+)
 
 if __name__ == "__main__":
     sys.exit(main())

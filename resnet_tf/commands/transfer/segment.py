@@ -4,19 +4,11 @@ import sys
 
 from resnet_tf import command, config
 
-
-def main(argv=None):
-    """Run the command; returns its exit code."""
-    description = "Train a network that gives every pixel a class, evaluate it, and keep the run in a folder."
-    return command.launch(description, config.SegmentConfig, _run, argv)
-
-
-def _run(settings, _):
-    from resnet_tf import tasks
-    from resnet_tf.training import loop
-
-    return loop.train(tasks.of(settings))
-
+main = command.entry(
+    "Train a network that classifies every pixel, evaluate it, and save the run to a folder.",
+    config.SegmentConfig,
+    command.train,
+)
 
 if __name__ == "__main__":
     sys.exit(main())
