@@ -62,19 +62,7 @@ def training(
         return example, *drawn(seed, epoch, example * repeats + inside % repeats)
 
     if held:
-        labels = tf.constant(examples.labels)
-
-        @_plain
-        def locate(step):
-            example, keys, numbers = draw(step)
-            rows, columns = tf.vectorized_map(lambda numbers: view.lines(*held, numbers), numbers)
-            example = tf.cast(example, tf.int32)
-            views = {"examples": example, "rows": rows, "columns": columns}
-            return views | {"labels": tf.gather(labels, example), "keys": keys}
-
-        views = tf.data.Dataset.range(first_step, tf.int64.max).map(locate, num_parallel_calls=2, deterministic=True)
-        return views.prefetch(AHEAD).with_options(processors.dataset_options(threads or processors.count()))
-
+        return _located(tf.data.Dataset.range(first_step, tf.int64.max), draw, view, held, examples.labels, threads)
     read, annotation = _reader(examples), _annotation_reader(examples)
 
     @_plain
@@ -97,6 +85,22 @@ def training(
     ]
     turns = tf.data.Dataset.range(len(servers)).repeat()
     return tf.data.Dataset.choose_from_datasets(served, turns).prefetch(AHEAD)
+
+
+def _located(steps, draw, view, sides, labels, threads):
+    """Return a dataset of the positions of views in held images; see `training`."""
+    labels = tf.constant(labels)
+
+    @_plain
+    def locate(step):
+        example, keys, numbers = draw(step)
+        rows, columns = tf.vectorized_map(lambda numbers: view.lines(*sides, numbers), numbers)
+        example = tf.cast(example, tf.int32)
+        views = {"examples": example, "rows": rows, "columns": columns}
+        return views | {"labels": tf.gather(labels, example), "keys": keys}
+
+    views = steps.map(locate, num_parallel_calls=2, deterministic=True).prefetch(AHEAD)
+    return views.with_options(processors.dataset_options(threads or processors.count()))
 
 
 def drawn(seed: int, epoch: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
