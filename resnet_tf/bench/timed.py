@@ -117,12 +117,12 @@ def _timm(model, folder):
     torch, network, versions = _torch_network(model)
     network = network.to(memory_format=torch.channels_last)
 
-    def call(pixels):
+    def probabilities_of(pixels):
         with torch.inference_mode():
             images = torch.from_numpy(pixels).contiguous(memory_format=torch.channels_last)
             return torch.softmax(network(images), 1).numpy()
 
-    return call, _arrays(folder, True, channels_first=True), versions
+    return probabilities_of, _arrays(folder, True, channels_first=True), versions
 
 
 def _timm_onnx(model, folder):

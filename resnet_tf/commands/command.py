@@ -45,6 +45,7 @@ def entry(description, config_type, run, **options):
     """
 
     def run_imported(settings, _):
+        """Import the function that `run` names, and call it with the settings."""
         module, name = run.split(":")
         return getattr(importlib.import_module(module), name)(settings)
 

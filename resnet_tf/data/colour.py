@@ -151,6 +151,7 @@ def transform(images: tf.Tensor, matrix=None, offset=None, normalization: Normal
 # XLA is also used on CPUs, where this is nine times faster than without it, and three times faster than a matmul.
 @tf.function(jit_compile=True, autograph=False)
 def _transform(images, matrix, offset, mean, scale):
+    """Mix the channels of each image by its matrix, add its offset, and normalize: float32 of the shape of `images`."""
     images = tf.cast(images, tf.float32)
     if matrix is not None:
         columns = tf.unstack(matrix[:, None, None], axis=-1)  # the contributions of R, G and B

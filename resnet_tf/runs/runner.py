@@ -134,6 +134,8 @@ class Runner:
         return self.each_replica(one, iterators)
 
     def _predict_batches(self, data, order, ema):
+        """Predict the batches whose examples are the rows of `order`, one after another in the graph."""
+
         def body(index, parts):
             new = self.each_replica(functools.partial(self._replica_predict, ema), data, order[index])
             rows = zip(parts, new, strict=True)

@@ -73,6 +73,7 @@ class Served(tf.Module):
 
         @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)], autograph=False)
         def answer(pixels):
+            """Compute features and probabilities of a batch of images, uint8 [n, height, width, 3]."""
             values = [read() for read in reads]
             # Without this check, an empty batch fails in oneDNN's convolutions with an incomprehensible message.
             with tf.control_dependencies([tf.debugging.Assert(tf.shape(pixels)[0] > 0, ["an empty batch"])]):

@@ -214,6 +214,7 @@ class Held(Streamed):
         return Batch(pixels, where["labels"], where["keys"])
 
     def _on_replicas(self, stacks):
+        """Return the data of each replica: its stack of positions, and its images."""
         return list(zip(stacks, self._images, strict=True))
 
 
