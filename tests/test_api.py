@@ -1,5 +1,6 @@
 """From Python: fit, evaluate, export and predict; and data that are given there."""
 
+import re
 import subprocess
 import sys
 
@@ -83,3 +84,24 @@ def test_other_tasks_and_scores(tmp_path):
     assert resnet_tf.evaluate(run)["miou"] == pytest.approx(result["miou"], abs=1e-6)
     with pytest.raises(InputError, match="of segmentation make no ensemble"):
         resnet_tf.evaluate([run, run])
+
+
+@pytest.mark.parametrize(
+    "flags, named",
+    [
+        ({"precision": "flaot16"}, "fit: precision=flaot16: not one of float32, tf32, bfloat16, float16"),
+        ({"batch_size": 0}, "fit: batch_size=0: not in the range 1 to inf"),
+        ({"lr_steps": "10,many"}, "fit: lr_steps=10,many: not int values separated by commas"),
+        ({"lr_steps": 10}, "fit: lr_steps=10: "),
+    ],
+)
+def test_values_that_a_flag_would_refuse_are_refused(flags, named):
+    with pytest.raises(InputError, match=f"^{re.escape(named)}"):
+        resnet_tf.fit(dataset="digits", **SMALL | flags)
+
+
+def test_lists_may_be_written_as_on_the_command_line():
+    made = config.from_settings(
+        config.ExportConfig, {"run": "run", "out": "model", "format": "savedmodel,onnx"}, "test"
+    )
+    assert made.format == ("savedmodel", "onnx")

@@ -24,6 +24,7 @@ from resnet_tf.config.detection import (
     DetectorConfig,
 )
 from resnet_tf.config.fields import (
+    GIVEN,
     check_kind,
     check_used,
     define_flags,
@@ -39,7 +40,6 @@ from resnet_tf.config.run import TrainConfig, check_data, check_schedule, check_
 from resnet_tf.config.scoring import EvaluateConfig, EvaluationSection, ImportedSection
 from resnet_tf.config.sections import (
     DATASETS,
-    GIVEN,
     PRECISIONS,
     SMALL_DATASETS,
     DataConfig,

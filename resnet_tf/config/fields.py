@@ -6,6 +6,7 @@ the flag otherwise, and `--help` prints the rule.
 """
 
 import dataclasses
+import math
 import typing
 
 from absl import flags
@@ -17,6 +18,8 @@ SET, UNSET = object(), object()
 # Key in `used_with`, in place of another flag: the first argument of the command, such as "train" of `benchmark train`.
 KIND = "kind"
 NEVER = {KIND: ()}
+# --dataset of a run whose data were passed from Python, where alone it is allowed: no command can read them again.
+GIVEN = "given"
 
 _SAME = object()
 
@@ -93,11 +96,34 @@ def from_settings(config_type: type, values: dict, origin, recorded: bool = Fals
     sections = {}
     for name, section in section_types(config_type).items():
         hints = typing.get_type_hints(section)
-        given = {key: values[key] for key in hints if key in values}
-        sections[name] = section(
-            **{key: tuple(value) if typing.get_origin(hints[key]) is tuple else value for key, value in given.items()}
-        )
+        fields = {field.name: field for field in dataclasses.fields(section)}
+        given = {key: _of_type(fields[key], hints[key], values[key], origin) for key in hints if key in values}
+        if not recorded:  # an earlier release may have had other choices
+            for key, value in given.items():
+                _check_value(fields[key], value, origin)
+        sections[name] = section(**given)
     return sections[""] if "" in sections else config_type(**sections)
+
+
+def _of_type(field, hint, value, origin):
+    """Return a tuple for a list, or for text with commas, where a setting is a tuple; other values as they are."""
+    if typing.get_origin(hint) is not tuple:
+        return value
+    try:
+        return tuple(_ListParser(typing.get_args(hint)[0]).parse(value))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{origin}: {field.name}={value}: {error}") from None
+
+
+def _check_value(field, value, origin):
+    """Refuse a value that the flag of the field would refuse, with an InputError."""
+    choices, low, high = (field.metadata[name] for name in ("choices", "low", "high"))
+    if choices and isinstance(value, str) and value not in (*choices, GIVEN):
+        raise InputError(f"{origin}: {field.name}={value}: not one of {', '.join(filter(None, choices))}")
+    if isinstance(value, int | float) and not (-math.inf if low is None else low) <= value <= (high or math.inf):
+        raise InputError(
+            f"{origin}: {field.name}={value}: not in the range {low} to {math.inf if high is None else high}"
+        )
 
 
 def rules_of(config_type: type) -> dict[str, dict]:

@@ -6,9 +6,8 @@ A recipe is a file of flags, `--flagfile=flags/NAME.cfg`; a later flag overrides
 import dataclasses
 from typing import ClassVar
 
-from resnet_tf.config.fields import check_used, listed
+from resnet_tf.config.fields import GIVEN, check_used, listed
 from resnet_tf.config.sections import (
-    GIVEN,
     SMALL_DATASETS,
     DataConfig,
     DeviceConfig,

@@ -10,7 +10,6 @@ from resnet_tf.config.shared import color_jitter_setting, exif_setting, lighting
 SMALL_DATASETS = ("cifar10", "cifar100", "digits", "synthetic")
 _ENCODED = ("folder", "records", "tfds", "voc")
 DATASETS = (*SMALL_DATASETS, *_ENCODED)
-GIVEN = "given"  # --dataset of a run whose data were passed from Python; no command can read them again
 _DECODING = ("random_resized_crop", "scale_jitter", "resize_crop")  # views that decode every image in every epoch
 
 # Values of `used_with` that several flags share.

@@ -2,9 +2,8 @@
 
 import dataclasses
 
-from resnet_tf.config.fields import listed, setting
+from resnet_tf.config.fields import GIVEN, listed, setting
 from resnet_tf.config.run import check_jitter
-from resnet_tf.config.sections import GIVEN
 from resnet_tf.config.shared import weights_setting
 from resnet_tf.errors import InputError
 
