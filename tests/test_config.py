@@ -7,8 +7,7 @@ import pytest
 
 from resnet_tf import analyze, benchmark, config, train
 from resnet_tf.config import fields
-from resnet_tf.config.fields import KIND, NEVER, SET, UNSET
-from resnet_tf.config.sections import GIVEN
+from resnet_tf.config.fields import GIVEN, KIND, NEVER, SET, UNSET
 from resnet_tf.errors import InputError
 
 # Of every configuration, settings that are complete as far as its checks go: each a start for the tests below.
