@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from resnet_tf.list_models import main as list_command
+from resnet_tf.list_networks import main as list_command
 
 import resnet_tf
 from resnet_tf.errors import InputError

@@ -16,7 +16,7 @@ COMMANDS = {  # {command: module}
         "show", "benchmark", "data_server", "demo",
     )
 }  # fmt: skip
-COMMANDS |= {"models": "resnet_tf.list_models"}
+COMMANDS |= {"models": "resnet_tf.list_networks"}
 COMMANDS |= {name: f"resnet_tf.transfer.{name}" for name in ("segment", "detect", "score")}
 
 
