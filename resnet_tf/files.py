@@ -5,9 +5,10 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Callable, Iterator
 
 
-def replace_atomically(path, write):
+def replace_atomically(path: str | pathlib.Path, write: Callable) -> None:
     """Write a file so that `path` holds either the complete new content or its previous content.
 
     Args:
@@ -25,7 +26,7 @@ def replace_atomically(path, write):
 
 
 @contextlib.contextmanager
-def writing(path, writer=""):
+def writing(path: str | pathlib.Path, writer: str = "") -> Iterator[pathlib.Path]:
     """Yield a temporary path to write to. It is renamed to `path` when the block ends, or removed if it fails.
 
     Args:
@@ -42,18 +43,18 @@ def writing(path, writer=""):
         partial.unlink(missing_ok=True)
 
 
-def partial_path(path, writer=""):
+def partial_path(path: str | pathlib.Path, writer: str = "") -> pathlib.Path:
     """Return the temporary path at which a file is written before it is renamed to `path`; see `writing`."""
     path = pathlib.Path(path)  # whose suffix stays: some writers choose their format by it
     return path.with_name(f".partial{writer}-{path.name}")
 
 
-def write_json(path, content, indent=2):
+def write_json(path: str | pathlib.Path, content, indent: int = 2) -> None:
     """Write a JSON file atomically; see `to_json` for `content` and `indent`."""
     replace_atomically(path, lambda file: file.write((to_json(content, indent) + "\n").encode()))
 
 
-def to_json(content, indent=None):
+def to_json(content, indent: int | None = None) -> str:
     """Serialize content as standard JSON.
 
     Args:

@@ -6,8 +6,9 @@ import pathlib
 import numpy as np
 
 from resnet_tf import files
-from resnet_tf.config import evaluation_size
+from resnet_tf.config import ExportConfig, evaluation_size
 from resnet_tf.data import images
+from resnet_tf.data.colour import Normalization
 from resnet_tf.errors import InputError
 from resnet_tf.models import cost_by_name
 from resnet_tf.runs import record, restore, versions
@@ -16,7 +17,7 @@ READABLE = "model.md"
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
-def describe(section, run, values, normalization, version):
+def describe(section: ExportConfig, run: record.Run, values: dict, normalization: Normalization, version: int) -> dict:
     """Return the content of the card of a model, without the entries "signatures" and "files".
 
     Args:
@@ -93,7 +94,7 @@ def _accuracy(run, weights, steps):
     return {name: metrics[name] for name in keys if name in metrics} if is_same else None
 
 
-def write(folder, card):
+def write(folder: pathlib.Path, card: dict) -> None:
     """Write model.json and model.md into the folder of a version."""
     folder = pathlib.Path(folder)
     files.write_json(folder / versions.CARD, card)

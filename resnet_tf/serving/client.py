@@ -20,7 +20,7 @@ from resnet_tf.serving import runtimes
 _SIGNATURE = "serving_default"
 
 
-def connect(address, model, timeout=60.0, top_k=0):
+def connect(address: str, model: str, timeout: float = 60.0, top_k: int = 0):
     """Connect to a model on a server.
 
     Args:
@@ -58,7 +58,7 @@ class Rest(runtimes.Encoded):
             raise InputError(f"--server={address}: it does not answer as TensorFlow Serving does") from None
         _check_state(model, address, states)
 
-    def classify(self, encoded):
+    def classify(self, encoded: list[bytes]) -> list[list[tuple[str, float]]]:
         """See `runtimes.SavedModel.classify`; raises InputError if the server cannot be reached."""
         instances = [{"image_bytes": {"b64": base64.b64encode(content).decode()}} for content in encoded]
         response = self._request(f"{self._url}:predict", {"signature_name": _SIGNATURE, "instances": instances})
@@ -130,7 +130,7 @@ class Grpc(runtimes.Encoded):
         state = get_model_status_pb2.ModelVersionStatus.State
         _check_state(model, address, [state.Name(version.state) for version in status.model_version_status])
 
-    def classify(self, encoded):
+    def classify(self, encoded: list[bytes]) -> list[list[tuple[str, float]]]:
         """See `runtimes.SavedModel.classify`; raises InputError if the server cannot be reached."""
         request = self._messages.PredictRequest()
         request.model_spec.name, request.model_spec.signature_name = self._model, _SIGNATURE

@@ -4,10 +4,13 @@ All of them take images before normalisation, float32 [batch, size, size, 3] in 
 in evaluation. They return probabilities, float32 [batch, classes].
 """
 
+import pathlib
+
 import keras
 import numpy as np
 import tensorflow as tf
 
+from resnet_tf.data.colour import Normalization
 from resnet_tf.errors import InputError
 from resnet_tf.models.layers import FORMAT, KERAS, MinusInfinityPadding, PaddedIdentity
 
@@ -29,7 +32,14 @@ def _function(model, normalization, size):
     return classify
 
 
-def tflite(path, model, normalization, size, precision="float32", calibration=()):
+def tflite(
+    path: pathlib.Path,
+    model: keras.Model,
+    normalization: Normalization,
+    size: int,
+    precision: str = "float32",
+    calibration=(),
+) -> None:
     """Write a TFLite model with the signature `serving_default`.
 
     Args:
@@ -53,7 +63,9 @@ def tflite(path, model, normalization, size, precision="float32", calibration=()
     path.write_bytes(converter.convert())
 
 
-def onnx(path, model, normalization, size, precision="float32"):
+def onnx(
+    path: pathlib.Path, model: keras.Model, normalization: Normalization, size: int, precision: str = "float32"
+) -> None:
     """Write an ONNX model of opset 17; see `tflite` for the arguments, without "int8".
 
     Raises:
@@ -123,7 +135,7 @@ def _halve(library, graph):
         graph.node.insert(0, cast)
 
 
-def keras_file(path, model, normalization, size):
+def keras_file(path: pathlib.Path, model: keras.Model, normalization: Normalization, size: int) -> None:
     """Write a .keras file that Keras can load without this package; see `tflite` for the arguments."""
     images = keras.Input((size, size, 3), dtype="float32", name="images")
     mean = np.asarray(normalization.mean)

@@ -11,7 +11,7 @@ from resnet_tf.runs import restore, run_data, versions
 from resnet_tf.serving import card, convert, savedmodel
 
 
-def export(settings):
+def export(settings: configuration.ExportConfig) -> dict:
     """Write a version of the network of a run, completely or not at all.
 
     Activations are float32 in any training precision, since half precision is slower on CPUs and not available in every

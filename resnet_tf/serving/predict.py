@@ -8,6 +8,7 @@ import io
 import itertools
 import logging
 import pathlib
+from collections.abc import Iterable, Iterator
 
 from resnet_tf import files
 from resnet_tf.data import formats, images, processors
@@ -20,7 +21,7 @@ _log = logging.getLogger(__name__)
 # --- Finding files ---------------------------------------------------------------------------------------------------
 
 
-def find_images(arguments, listed=()):
+def find_images(arguments: Iterable[str], listed: Iterable[str] = ()) -> list[pathlib.Path]:
     """Return the paths of the image files that a command line names, in its order.
 
     Args:
@@ -72,7 +73,7 @@ def _files(name):
 # --- Classification --------------------------------------------------------------------------------------------------
 
 
-def classify_files(model, paths, batch=32):
+def classify_files(model, paths: Iterable[pathlib.Path], batch: int = 32) -> Iterator[tuple]:
     """Classify image files, which threads read in advance.
 
         model = runtimes.load("model")
@@ -175,7 +176,7 @@ def lines(form, path, best, error, width=0):
     return [f"{path:{width}}  {result}"]
 
 
-def csv_line(cells):
+def csv_line(cells: Iterable) -> str:
     """Format cells as a line of CSV, without line end."""
     text = io.StringIO()
     csv.writer(text, lineterminator="").writerow(cells)

@@ -22,7 +22,7 @@ class Refused(ValueError):
     """A batch holds an image that the model cannot decode; the message is from the model."""
 
 
-def load(path, top_k=0):
+def load(path: str | pathlib.Path, top_k: int = 0) -> "Encoded | Pixels":
     """Load an exported model.
 
         model = runtimes.load("model", top_k=3)
@@ -55,7 +55,7 @@ def load(path, top_k=0):
     return SavedModel(folder, top_k)
 
 
-def load_signature(folder, signature="serving_default"):
+def load_signature(folder: str | pathlib.Path, signature: str = "serving_default"):
     """Load one signature of a SavedModel; see `savedmodel`.
 
     Raises:

@@ -21,6 +21,7 @@ ten_crop crop images as evaluation does, by `images.resize_center`. If some imag
 fails and the error lists their positions in the batch, such as image_bytes[1, 4]. An empty batch is an error too.
 """
 
+import pathlib
 import uuid
 
 import numpy as np
@@ -108,7 +109,16 @@ class _Widened(tf.saved_model.experimental.TrackableResource):
         return value
 
 
-def write(folder, served, description, size, resize, top_k, ten_crop, exif="apply"):
+def write(
+    folder: pathlib.Path,
+    served: "Served",
+    description: dict,
+    size: int,
+    resize: int,
+    top_k: int,
+    ten_crop: bool,
+    exif="apply",
+) -> list[str]:
     """Write the SavedModel.
 
     Args:

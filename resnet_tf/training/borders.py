@@ -32,7 +32,7 @@ class Borders:
 
     # --- Where they lie ----------------------------------------------------------------------------------------------
 
-    def distance(self):
+    def distance(self) -> int:
         """Return the number of steps to the next border, on which all machines agree.
 
         Raises:
@@ -46,7 +46,7 @@ class Borders:
         every = (self._record.eval_every, self._record.checkpoint_every)
         return min(int(ahead / session.context.machines), total - self.step, *(n - self.step % n for n in every if n))
 
-    def begin(self):
+    def begin(self) -> None:
         """Do the evaluation that a stop cut off, if there was one."""
         rows, held_out = self._session.recorder.rows, self._session.held_out
         is_scored = any(row["step"] == self.step and row["split"] == held_out for row in rows)
@@ -54,7 +54,7 @@ class Borders:
             self.evaluate()
             self.save()
 
-    def reach(self, step):
+    def reach(self, step: int) -> None:
         """Move to the border at `step`; evaluate and save there if it is time.
 
         Raises:
@@ -71,7 +71,7 @@ class Borders:
 
     # --- What happens there ------------------------------------------------------------------------------------------
 
-    def evaluate(self):
+    def evaluate(self) -> None:
         """Score the held-out split, write rows, advance a plateau schedule, and keep the best weights."""
         session, config, step = self._session, self._session.task.config, self.step
         if step == session.plan.total and config.optimizer.precise_bn:
@@ -113,7 +113,7 @@ class Borders:
         after = schedule.after_plateau(before, error, session.task.config.schedule.patience)
         state.set({f"state/{name}": np.float32(value) for name, value in after.items()})
 
-    def save(self):
+    def save(self) -> None:
         """Write a checkpoint."""
         if self._session.context.is_chief:
             path = checkpoint.save(self._session.run.checkpoints, self.step, self._arrays())
@@ -130,7 +130,7 @@ class Borders:
 
     # --- The end -----------------------------------------------------------------------------------------------------
 
-    def finish(self):
+    def finish(self) -> dict:
         """Write the result of the run, and return it; see `loop.train`."""
         session, task, run = self._session, self._session.task, self._session.run
         is_trained = self._metrics is not None

@@ -10,6 +10,7 @@ import tensorflow as tf
 from resnet_tf.errors import InputError
 from resnet_tf.runs import checkpoint
 from resnet_tf.training import step
+from resnet_tf.training.engine import Engine
 
 
 class NotFinite(Exception):
@@ -25,7 +26,7 @@ class NotFinite(Exception):
         self.step, self.loss = step, loss
 
 
-def inspect(engine, parts):
+def inspect(engine: Engine, parts: list[step.Batch]) -> list[dict]:
     """Run one step eagerly, without changing the state.
 
     Args:
@@ -41,7 +42,7 @@ def inspect(engine, parts):
     return next((table for table in tables if not all(row["finite"] for row in table)), tables[0])
 
 
-def first_failure(table):
+def first_failure(table: list[dict]) -> dict | None:
     """Return the first row with a value that is not finite, or None."""
     return next((row for row in table if not row["finite"]), None)
 
@@ -102,7 +103,7 @@ def _row(layer, what, value):
     return {"layer": layer, "what": what, "min": low, "max": high, "finite": finite}
 
 
-def explain(failure, engine, supply, run, chief, normalization):
+def explain(failure: NotFinite, engine: Engine, supply, run, chief: bool, normalization) -> InputError:
     """Return the error that ends a run whose numbers are not finite, and keep the state for --debug_step.
 
     Returns:
@@ -131,7 +132,7 @@ def explain(failure, engine, supply, run, chief, normalization):
     )
 
 
-def reproduce(engine, supply, run, number):
+def reproduce(engine: Engine, supply, run, number: int) -> dict:
     """Run a step of a run again and print the smallest and largest value of every layer.
 
     Args:

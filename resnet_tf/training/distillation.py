@@ -1,6 +1,7 @@
 """A teacher whose logits are computed in the student's step (Hinton et al. 2015; Bag of Tricks, section 5.3)."""
 
 import numpy as np
+import tensorflow as tf
 
 from resnet_tf.errors import InputError
 
@@ -44,7 +45,7 @@ class Teacher:
                 "and views have moved the pixels; normalise both by channel"
             )
 
-    def logits(self, values, images):
+    def logits(self, values: list[tf.Tensor], images: tf.Tensor) -> tf.Tensor:
         """Return the teacher's logits.
 
         Args:

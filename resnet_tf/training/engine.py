@@ -127,13 +127,13 @@ class Engine(Runner):
         self.state.write(replica, self._packing.unpack(packed))
         return metrics
 
-    def summed(self, sums):
+    def summed(self, sums: dict) -> dict:
         """Sum what `step.forward_backward` returns over the replicas; BN statistics are averaged."""
         if self.replicas == 1:
             return sums
         return all_reduce(sums | {"statistics": [value / self.replicas for value in sums["statistics"]]})
 
-    def augment(self, batch):
+    def augment(self, batch: step.Batch) -> tf.Tensor:
         """Return what the network is trained on, as arrays in [0, 255] before normalization: float32; for pictures."""
         images, _ = step.augment(self.recipe, self.model, batch)
         return images * self.recipe.normalization.std + self.recipe.normalization.mean

@@ -29,7 +29,7 @@ class Loss:
     temperature: float = 20.0
     distillation: float = 1.0
 
-    def targets(self, labels, classes):
+    def targets(self, labels: tf.Tensor, classes: int) -> tf.Tensor:
         """Return float32 targets [n, classes] for int32 labels [n]."""
         targets = tf.one_hot(labels, classes)
         return targets * (1 - self.smoothing) + self.smoothing / classes if self.smoothing else targets
@@ -56,7 +56,7 @@ class Loss:
             losses += self.distillation * self.temperature**2 * taught
         return losses
 
-    def metrics(self, logits, labels):
+    def metrics(self, logits: tf.Tensor, labels: tf.Tensor) -> dict[str, tf.Tensor]:
         """Return for each example whether no other class, or fewer than five others, score as high as its own.
 
         Args:

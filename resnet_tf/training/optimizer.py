@@ -76,7 +76,9 @@ class SGD:
     slots = ("momentum",)
     elementwise = True
 
-    def update(self, weights, slots, gradients, lr, applied):
+    def update(
+        self, weights: list, slots: dict, gradients: list, lr: tf.Tensor, applied: tf.Tensor
+    ) -> tuple[list, dict]:
         """Return the weights and slots after one step.
 
         Args:
@@ -126,7 +128,9 @@ class Adam:
     slots = ("mean", "square")
     elementwise = True
 
-    def update(self, weights, slots, gradients, lr, applied):
+    def update(
+        self, weights: list, slots: dict, gradients: list, lr: tf.Tensor, applied: tf.Tensor
+    ) -> tuple[list, dict]:
         """Return the weights and slots after one step; see `SGD.update`."""
         new_weights, means, squares = [], [], []
         directions = self._directions(weights, slots, gradients, applied)
@@ -165,7 +169,9 @@ class LAMB(Adam):
 
     elementwise = False  # it needs the norm of each weight
 
-    def update(self, weights, slots, gradients, lr, applied):
+    def update(
+        self, weights: list, slots: dict, gradients: list, lr: tf.Tensor, applied: tf.Tensor
+    ) -> tuple[list, dict]:
         """Return the weights and slots after one step; see `SGD.update`."""
         new_weights, means, squares = [], [], []
         directions = self._directions(weights, slots, gradients, applied)
@@ -196,11 +202,11 @@ class LossScale:
     initial: float = 2.0**15
     growth_steps: int = 2000
 
-    def initial_state(self):
+    def initial_state(self) -> dict[str, float]:
         """Scalars that are carried from step to step: {name: float}."""
         return {"scale": self.initial, "good_steps": 0.0, "skipped_steps": 0.0}
 
-    def advance(self, state, is_finite):
+    def advance(self, state: dict, is_finite: tf.Tensor) -> dict:
         """Return the state after a step.
 
         Args:

@@ -40,11 +40,11 @@ class Recorder:
         self._started = time.monotonic() - (self.rows[-1]["wall_seconds"] if self.rows else 0.0)
 
     @property
-    def wall_seconds(self):
+    def wall_seconds(self) -> float:
         """Seconds since the start of the run, including those before a resume."""
         return time.monotonic() - self._started
 
-    def write(self, step, epoch, split, **values):
+    def write(self, step: int, epoch: float, split: str, **values: float) -> None:
         """Write one row: metrics of a split at a step; for "train", means over the steps since its last row."""
         row = dict.fromkeys(self._columns, "")
         row |= {"step": step, "epoch": round(epoch, 4), "wall_seconds": round(self.wall_seconds, 3), "split": split}
@@ -88,7 +88,7 @@ class Recorder:
             self._tf.summary.image("views", pixels, max_outputs=_IMAGES)
         self._writer_of("train").flush()
 
-    def histograms(self, step, engine):
+    def histograms(self, step: int, engine) -> None:
         """Write histograms of all weights."""
         with self._writer_of("train").as_default(step):
             for name in engine.state.variables:
@@ -113,7 +113,7 @@ class Recorder:
             )
             print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
 
-    def message(self, text):
+    def message(self, text: str) -> None:
         """Write a line to stderr."""
         print(f"\r\x1b[2K{text}" if self._terminal else text, file=sys.stderr, flush=True)
 
@@ -134,7 +134,7 @@ class Silent:
         self._started = time.monotonic()
 
     @property
-    def wall_seconds(self):
+    def wall_seconds(self) -> float:
         """Seconds since this process began to train."""
         return time.monotonic() - self._started
 
@@ -157,7 +157,7 @@ class Profile:
         self._first, self._last = steps or (0, 0)
         self.running = False
 
-    def steps_until_border(self, step):
+    def steps_until_border(self, step: int) -> int:
         """Return how many steps the next call may have after `step` steps."""
         if not self._last or step >= self._last:
             return 1 << 30

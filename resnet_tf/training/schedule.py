@@ -47,12 +47,12 @@ class Schedule:
     warmup_lr: float = 0.0
     warmup_until_error: float = 0.0
 
-    def initial_state(self):
+    def initial_state(self) -> dict[str, float]:
         """Return the scalars that the schedule carries from step to step: {name: float}."""
         state = {"error": 1.0, "warming": 1.0} if self.warmup_until_error else {}
         return state | ({"falls": 0.0, "best_error": 1.0, "waited": 0.0} if self.kind == "plateau" else {})
 
-    def lr_of(self, step, state):
+    def lr_of(self, step: tf.Tensor, state: dict) -> tf.Tensor:
         """Return the learning rate of a step.
 
         Args:
@@ -76,7 +76,7 @@ class Schedule:
             lr *= tf.minimum(1.0, tf.cast(step + 1, tf.float32) / self.warmup)
         return tf.where(state["warming"] > 0, self.warmup_lr, lr) if self.warmup_until_error else lr
 
-    def advance(self, state, error):
+    def advance(self, state: dict, error: tf.Tensor) -> dict:
         """Return the state after a step whose training error, in [0, 1], is given."""
         state = {name: state[name] for name in self.initial_state()}
         if not self.warmup_until_error:

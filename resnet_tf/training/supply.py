@@ -6,6 +6,7 @@ Held       decoded images live on the devices, and the host says where to cut ea
 """
 
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -64,10 +65,10 @@ class Resident:
         self._data = engine.place(images, labels)
         self._order = np.zeros((capacity, batch_size), np.int32)
 
-    def restart(self, step):
+    def restart(self, step: int) -> None:
         """Go on from any step, without preparation."""
 
-    def take(self, step, count) -> Part:
+    def take(self, step: int, count: int) -> Part:
         """Return the data of at most `count` steps from `step` on."""
         count = min(count, self.capacity)
         self._order[:count] = resident.order(self._count, self._batch_size, step, count, self._seed)
@@ -95,7 +96,7 @@ class Resident:
         keys = draws.keys(self._seed, positions // images.shape[0], tf.cast(indices, tf.int64))
         return Batch(tf.gather(images, indices), tf.gather(labels, indices), keys)
 
-    def peek(self, step, count):
+    def peek(self, step: int, count: int) -> Iterator[list[Batch]]:
         """Yield the batches of some steps without training on them: lists of `Batch` over this machine's replicas."""
         for row in range(step, step + count):
             order = tf.constant(resident.order(self._count, self._batch_size, row, 1, self._seed))
@@ -130,12 +131,12 @@ class Streamed:
         self.capacity = batches_per_call(engine, config.optimizer.batch_size, size)
         self.restart(first_step)
 
-    def restart(self, step):
+    def restart(self, step: int) -> None:
         """Go on from another step."""
         self._iterators = self._stream(step, _STACKS_AHEAD * self.capacity)
         self._stack, self._done = None, 0
 
-    def take(self, step, count) -> Part:
+    def take(self, step: int, count: int) -> Part:
         """Return the data of at most `count` steps from `step` on; waits for them. Steps must follow one another."""
         waited = 0.0
         if self._stack is None:
@@ -157,7 +158,7 @@ class Streamed:
         """Return a replica's part of one batch; see `Resident.batch`."""
         return Batch(**{name: data[name][index] for name in Batch._fields})
 
-    def peek(self, step, count):
+    def peek(self, step: int, count: int) -> Iterator[list[Batch]]:
         """Yield the batches of some steps without training on them; see `Resident.peek`."""
         with run_data.named_errors(self._split):
             iterators = self._stream(step)

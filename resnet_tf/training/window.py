@@ -36,14 +36,14 @@ class Window:
 
     # --- What a checkpoint keeps: sums, not times ---------------------------------------------------------------------
 
-    def get_state(self):
+    def get_state(self) -> dict[str, np.ndarray]:
         """Return {name: array} of the row that is not full yet."""
         return {
             "window/sums": self._sums, "window/counts": np.array([self._count, self._finite_norms], np.int64),
             "window/errors": self._errors, "window/last": np.array([self._last_lr, self._last_scale]),
         }  # fmt: skip
 
-    def set_state(self, values):
+    def set_state(self, values: dict | None) -> None:
         """Take the sums from a checkpoint; None, or a checkpoint without them, leaves the window empty."""
         if values is None or "window/sums" not in values:
             return
@@ -54,17 +54,17 @@ class Window:
     # --- Time ---------------------------------------------------------------------------------------------------------
 
     @property
-    def images_per_second(self):
+    def images_per_second(self) -> float:
         """Images a second over all calls but the first, which compiles; without evaluations and checkpoints."""
         return round(self._timed_steps * self._plan.batch_size / self._timed_seconds, 1) if self._timed_seconds else 0.0
 
-    def steps_ahead(self):
+    def steps_ahead(self) -> int:
         """Return how many steps the next call may have, so that it ends before a person would grow impatient."""
         return max(1, int(_CALL_SECONDS * self._pace)) if self._pace else _FIRST_STEPS
 
     # --- Sums ---------------------------------------------------------------------------------------------------------
 
-    def collect(self, steps, first_step, begun):
+    def collect(self, steps, first_step: int, begun: float) -> None:
         """Wait for a call into the compiled program and add its metrics.
 
         Calling the program once more before waiting would gain nothing: a call returns when all but its last steps are
@@ -103,7 +103,7 @@ class Window:
         loss, top1 = (values[:, _COLUMN[name]].mean() for name in ("loss", "top1"))
         self._recorder.progress(step, loss, top1, pace, (self._plan.total - step) * self._plan.batch_size / pace)
 
-    def error_since_evaluation(self):
+    def error_since_evaluation(self) -> float:
         """Return the mean top-1 error of the training batches since the last call of this function."""
         total, count = self._errors
         self._errors = np.zeros(2)
