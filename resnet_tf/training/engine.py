@@ -133,7 +133,7 @@ class Engine(Runner):
             return sums
         return all_reduce(sums | {"statistics": [value / self.replicas for value in sums["statistics"]]})
 
-    def augment(self, batch: step.Batch) -> tf.Tensor:
+    def augment(self, batch) -> tf.Tensor:
         """Return what the network is trained on, as arrays in [0, 255] before normalization: float32; for pictures."""
         images, _ = step.augment(self.recipe, self.model, batch)
         return images * self.recipe.normalization.std + self.recipe.normalization.mean
