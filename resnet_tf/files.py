@@ -26,14 +26,15 @@ def replace_atomically(path: str | pathlib.Path, write: Callable) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: str | pathlib.Path, writer: str = "") -> Iterator[pathlib.Path]:
+def writing(path: str | pathlib.Path, writer: str = "", suffix: str = "") -> Iterator[pathlib.Path]:
     """Yield a temporary path to write to. It is renamed to `path` when the block ends, or removed if it fails.
 
     Args:
         path: path of the file.
         writer: a name that tells processes apart which may write the same file at the same time.
+        suffix: end of the temporary path, for libraries that choose their format by it.
     """
-    partial = partial_path(path, writer)
+    partial = partial_path(path, writer, suffix)
     try:
         yield partial
         with open(partial, "rb") as file:
@@ -43,10 +44,10 @@ def writing(path: str | pathlib.Path, writer: str = "") -> Iterator[pathlib.Path
         partial.unlink(missing_ok=True)
 
 
-def partial_path(path: str | pathlib.Path, writer: str = "") -> pathlib.Path:
+def partial_path(path: str | pathlib.Path, writer: str = "", suffix: str = "") -> pathlib.Path:
     """Return the temporary path at which a file is written before it is renamed to `path`; see `writing`."""
-    path = pathlib.Path(path)  # whose suffix stays: some writers choose their format by it
-    return path.with_name(f".partial{writer}-{path.name}")
+    path = pathlib.Path(path)
+    return path.with_name(f".{path.name}{writer and '.'}{writer}.partial{suffix}")
 
 
 def write_json(path: str | pathlib.Path, content, indent: int = 2) -> None:

@@ -157,7 +157,7 @@ def test_csv_and_json_lines_hold_every_file(model, photos, tmp_path, capsys):
             first["probability"], second["probability"]
         ]  # fmt: skip
     assert [set(line) for line in lines[5:]] == [{"file", "error"}] * 3
-    assert not list(tmp_path.glob(".*partial*"))
+    assert not list(tmp_path.glob(".*.partial"))
 
 
 def test_bad_input_is_one_line(model, photos, tmp_path, capsys, monkeypatch):

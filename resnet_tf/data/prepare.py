@@ -91,7 +91,7 @@ def prepare(
             rate = _write_missing(source, parts, shorter_side, quality, skip_bad_images)
             _finish(source, parts, out, settings)
         index = shards.read_index(out)
-        for path in [*out.glob(".*-of-*.json"), *out.glob(".partial-*"), out / _SETTINGS]:
+        for path in [*out.glob(".*-of-*.json"), *out.glob(".*.partial"), out / _SETTINGS]:
             path.unlink(missing_ok=True)
     splits = index["splits"]
     files = [shard for split in splits.values() for shard in split["shards"]]

@@ -348,7 +348,7 @@ def save(model: keras.Model, path: str | pathlib.Path) -> None:
     if path.name.endswith(".weights.h5"):
         import h5py
 
-        with files.writing(path) as partial:
+        with files.writing(path, suffix=".weights.h5") as partial:
             model.save_weights(partial)
             with h5py.File(partial, "a") as file:
                 file.attrs[weight_files.ABOUT] = about
