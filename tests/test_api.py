@@ -1,5 +1,6 @@
 """From Python: fit, evaluate, export and predict; and data that are given there."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -61,6 +62,12 @@ def test_a_source_needs_no_data_set(given, source, tmp_path, capsys):
             resnet_tf.fit(source, **SMALL, **flag)
     assert train.main(["--dataset=given", "--train_steps=1"]) == 2
     assert "flag --dataset=given" in capsys.readouterr().err
+
+
+def test_another_source_does_not_go_on(given, source):
+    fewer = {name: split.take(np.arange(8)) for name, split in source.splits.items()}
+    with pytest.raises(InputError, match=r"^source: checksum"):
+        resnet_tf.fit(dataclasses.replace(source, splits=fewer), **SMALL, out=str(given))
 
 
 def test_export_and_predict(given, source, tmp_path):

@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from files import command_of
-from resnet_tf.transfer import detect, score, segment
-from resnet_tf.transfer import export as transfer_export
 
 import resnet_tf
 from resnet_tf import analyze, benchmark, compare, config, evaluate, export, features, predict, show, sweep, train
@@ -21,6 +19,8 @@ from resnet_tf.data import images as views
 from resnet_tf.data import sources
 from resnet_tf.evaluation import metrics
 from resnet_tf.runs import checkpoint, devices, record, restore
+from resnet_tf.transfer import detect, score, segment
+from resnet_tf.transfer import export as transfer_export
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras_cv.layers import BoxMatcher
-from resnet_tf.transfer import detect, export, score
 
 from resnet_tf import compare, predict
 from resnet_tf import config as configuration
@@ -23,6 +22,7 @@ from resnet_tf.tasks import detections_csv as written
 from resnet_tf.training import optimizer, schedule, step, supply
 from resnet_tf.training.engine import Engine
 from resnet_tf.training.recipe import Recipe
+from resnet_tf.transfer import detect, export, score
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
-from resnet_tf.list_networks import main as list_command
 
 import resnet_tf
 from resnet_tf.errors import InputError
+from resnet_tf.list_networks import main as list_command
 from resnet_tf.models import architectures, builder, cost, cost_by_name, diagram, inside, weights
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"

@@ -13,13 +13,13 @@ import pytest
 import yaml
 from absl import flags as absl_flags
 from files import command_of
-from resnet_tf.transfer import detect, segment
 from tensorboard.backend.event_processing import event_accumulator
 
 from resnet_tf import config as configuration
 from resnet_tf import train
 from resnet_tf.runs import devices, record
 from resnet_tf.tasks import classification, detection, segmentation
+from resnet_tf.transfer import detect, segment
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 

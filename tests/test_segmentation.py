@@ -9,7 +9,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from resnet_tf.transfer import export, score, segment
 
 from resnet_tf import compare, evaluate, predict
 from resnet_tf import config as configuration
@@ -26,6 +25,7 @@ from resnet_tf.tasks import segmentation_metrics as metrics
 from resnet_tf.training import optimizer, schedule, supply
 from resnet_tf.training.engine import Engine
 from resnet_tf.training.recipe import Recipe
+from resnet_tf.transfer import export, score, segment
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 

@@ -254,6 +254,5 @@ def _check_same_data(run, config, source):
             f"--validation_sampling={ours}: the validation examples of the run in {run.folder} are those of "
             f"--validation_sampling={theirs}"
         )
-    raise InputError(
-        f"--data_dir: checksum {checksum} of the images is not {expected}, that of the run in {run.folder}"
-    )
+    origin = "source" if config.data.dataset == configuration.GIVEN else "--data_dir"
+    raise InputError(f"{origin}: checksum {checksum} of the images is not {expected}, that of the run in {run.folder}")
