@@ -5,7 +5,7 @@ flags. Bad input, which commands report with exit code 1, raises an `InputError`
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from resnet_tf import tasks
 from resnet_tf.config import GIVEN, TASKS, EvaluateConfig, ExportConfig, from_settings
@@ -19,7 +19,7 @@ Path = str | os.PathLike
 
 
 def fit(
-    source: Source | None = None, callbacks: Iterable[loop.Callback] = (), task: str = "classification", **flags
+    source: Source | None = None, callbacks: Sequence[loop.Callback] = (), task: str = "classification", **flags
 ) -> dict:
     """Train, evaluate and record a run; resume it if its folder exists.
 

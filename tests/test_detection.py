@@ -412,7 +412,8 @@ def test_what_is_scored_is_what_is_served(trained, tmp_path, last_json, capsys):
         np.testing.assert_allclose(answer["scores"], scored[example].scores, atol=1e-4)
         np.testing.assert_allclose(answer["boxes"], scored[example].boxes, atol=1e-2)
     assert [name.decode() for name in answer["classes"]] == ["grey", "bright"]
-    figures, _ = detection.metrics_of(all_found, split.objects, 2)
+    curves = average_precision.curves(all_found, split.objects, 2)
+    figures, _ = detection.metrics_of(all_found, split.objects, curves)
     assert figures == pytest.approx({name: result[name] for name in configuration.TASKS["detection"].columns}, abs=1e-3)
     pixels = tf.io.decode_image(split.read(example))
     both = served["images"](images=tf.stack([pixels, pixels]))

@@ -82,8 +82,12 @@ def timed(work: Callable) -> Callable:
 
 def timed_training(engine, supply, steps: int) -> Callable:
     """Return a function that trains `steps` more steps of an `Engine` on a supply and returns their seconds."""
-    # .numpy() waits for the device.
-    return timed(lambda: engine.run(supply, engine.step, engine.step + steps).numpy())
+
+    def train():
+        start = engine.step
+        engine.run(supply, start, start + steps).numpy()  # waits for the device
+
+    return timed(train)
 
 
 def in_turn(systems: dict, repeats: int, machine: Machine | None = None) -> dict:

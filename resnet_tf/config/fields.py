@@ -118,12 +118,12 @@ def _of_type(field, hint, value, origin):
 def _check_value(field, value, origin):
     """Refuse a value that the flag of the field would refuse, with an InputError."""
     choices, low, high = (field.metadata[name] for name in ("choices", "low", "high"))
-    if choices and isinstance(value, str) and value not in (*choices, GIVEN):
+    is_given = field.name == "dataset" and value == GIVEN
+    if choices and value not in choices and not is_given:
         raise InputError(f"{origin}: {field.name}={value}: not one of {', '.join(filter(None, choices))}")
-    if isinstance(value, int | float) and not (-math.inf if low is None else low) <= value <= (high or math.inf):
-        raise InputError(
-            f"{origin}: {field.name}={value}: not in the range {low} to {math.inf if high is None else high}"
-        )
+    low, high = (-math.inf if low is None else low), (math.inf if high is None else high)
+    if isinstance(value, int | float) and not low <= value <= high:
+        raise InputError(f"{origin}: {field.name}={value}: not in the range {low} to {high}")
 
 
 def rules_of(config_type: type) -> dict[str, dict]:

@@ -89,16 +89,17 @@ class Detection(Task):
         return Evaluation(runner, split, normalization, self.config)
 
     def score(self, evaluation, split, ema, check, look=None):
-        """Return {"examples", "ap50", "ap50_voc07", "ap75", "ap"}; and the detections with the table of classes."""
+        """Return {"examples", "ap50", "ap50_voc07", "ap75", "ap"}; and detections, table and curves of the classes."""
         detections = evaluation.detections(ema, check)
         for example, one in enumerate(detections if look else ()):
             look(example, split.objects.rows(example), one)
-        metrics, table = metrics_of(detections, split.objects, evaluation.classes)
-        return {"examples": len(detections), **metrics}, (detections, table)
+        curves = average_precision.curves(detections, split.objects, evaluation.classes)
+        metrics, table = metrics_of(detections, split.objects, curves)
+        return {"examples": len(detections), **metrics}, (detections, table, curves)
 
     def keep(self, folder, split, classes, answers):
         """Write detections.csv, and classes.csv with the metrics of each class."""
-        detections, table = answers
+        detections, table, _ = answers
         detections_csv.write(folder / detections_csv.FILE, split.names, classes, detections)
         write_classes(folder / CLASSES_FILE, classes, table)
 
@@ -109,10 +110,9 @@ class Detection(Task):
 
     def pictures(self, split, classes, answers, shown):
         """Return figures of boxes and of precision over recall."""
-        curves = average_precision.curves(answers[0], split.objects, len(classes))
         return {
             "boxes.png": drawn.box_gallery(shown, classes, _DRAWN_FROM),
-            "precision_recall.png": drawn.precision_recall(curves, classes),
+            "precision_recall.png": drawn.precision_recall(answers[2], classes),
         }
 
     def served(self, model, normalization, classes):
@@ -260,21 +260,20 @@ def detected(rows) -> boxes.Detections:
     return boxes.Detections(*(part[detections.scores > 0] for part in detections))
 
 
-def metrics_of(detections: list[boxes.Detections], objects: boxes.Objects, classes: int) -> tuple[dict, dict]:
+def metrics_of(detections: list[boxes.Detections], objects: boxes.Objects, curves: list) -> tuple[dict, dict]:
     """Return the metrics of detections.
 
     Args:
         detections: detections of each example.
         objects: true objects of the same examples.
-        classes: number of classes.
+        curves: `average_precision.curves` of these, one for each class.
 
     Returns:
         Means over classes: {"ap50": area under the precision-recall curve at an IoU of 0.5, as in VOC from 2010 on;
         "ap50_voc07": its eleven-point form, as in VOC2007; "ap75", "ap": COCO's}; and the table {"objects", "ap50",
         "ap50_voc07", "ap": array [classes]}, NaN for classes without objects.
     """
-    coco, table = average_precision.coco(detections, objects, classes)
-    curves = average_precision.curves(detections, objects, classes)
+    coco, table = average_precision.coco(detections, objects, len(curves))
     area = np.array([average_precision.area(curve) for curve in curves])
     points = np.array([average_precision.eleven_point(curve) for curve in curves])
     metrics = {"ap50": float(np.nanmean(area)), "ap50_voc07": float(np.nanmean(points))}

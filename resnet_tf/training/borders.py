@@ -83,10 +83,10 @@ class Borders:
             session.recorder.histograms(step, session.engine)
         if session.engine.recipe.schedule.kind == "plateau":
             self._advance_plateau()
-        ranks = [_rank(row, session.task.metric) for row in self._curve()]
-        is_best = session.held_out == "validation" and ranks and ranks[-1] > max(ranks[:-1], default=(-1.0, 0.0))
-        if session.context.is_chief and is_best:
-            checkpoint.save_best(session.run.checkpoints, self._arrays())
+        if session.context.is_chief and session.held_out == "validation":
+            *before, last = (_rank(row, session.task.metric) for row in self._curve())
+            if last > max(before, default=(-1.0, 0.0)):
+                checkpoint.save_best(session.run.checkpoints, self._arrays())
 
     def _score(self):
         session, task = self._session, self._session.task

@@ -152,9 +152,7 @@ def prepare(task, source, callbacks) -> Session:
         # A step on one image: forward, and twice that backward.
         mfu_of_rate=6 * macs / (peak * engine.replicas) if macs and peak else None,
     )  # fmt: skip
-    if config.record.debug_step:  # which writes nothing
-        recorder = Silent(run, step)
-    elif context.is_chief:
+    if context.is_chief and not config.record.debug_step:  # which writes nothing
         recorder = Recorder(run, total, step, callbacks, task.metrics_columns)
         run_data.write_skipped(context.folder, skipped)
         recorder.hyperparameters(config)

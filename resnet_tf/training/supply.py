@@ -17,7 +17,7 @@ from resnet_tf.data import batches, draws, resident, service, sources
 from resnet_tf.data.examples import Examples, Memory
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
-from resnet_tf.runs import devices, run_data
+from resnet_tf.runs import run_data
 from resnet_tf.training.step import Batch
 
 _MOST_STACKED, _STACKED_BYTES = 8, 2**29  # batches of images in one XLA call, and their bytes on one GPU
@@ -273,7 +273,7 @@ def batches_per_call(engine, batch_size: int, image_size: int) -> int:
         batch_size: of the global batch.
         image_size: height and width in pixels; 0 if no images are transferred.
     """
-    if not devices.on_gpu(engine.strategy):
+    if not engine.on_gpu:
         return 1
     if not image_size:
         return _MOST_STACKED_WITHOUT_IMAGES
