@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 
 from resnet_tf import tasks
-from resnet_tf.config import GIVEN, TASKS, EvaluateConfig, ExportConfig, from_settings
+from resnet_tf.config import GIVEN, TASKS, EvaluateConfig, ExportConfig, from_settings, recipes
 from resnet_tf.data.splits import Source
 from resnet_tf.errors import InputError
 from resnet_tf.serving import predict as predicting
@@ -28,11 +28,11 @@ def fit(
         print(result["top1"])
 
     Args:
-        source: data to train on, with splits "train" and "test" and optionally "validation"; the run records
+        source: data to train on, with splits "train", and "validation" or "test" or both; the run records
             dataset="given". None to read the data that `dataset` and `data_dir` name.
         callbacks: observers of the training; see `loop.Callback`.
         task: "classification", "segmentation" or "detection".
-        **flags: flags of the training command of the task.
+        **flags: flags of the training command of the task, and `recipe`, the name of a recipe to start from.
 
     Returns:
         The last evaluation, with "run", the run folder, and "steps"; see `loop.train`.
@@ -45,8 +45,11 @@ def fit(
         raise InputError(f"task={task}: not one of {', '.join(TASKS)}")
     if source is not None:
         flags = {"dataset": GIVEN} | flags  # lets runs of earlier releases resume with the name they recorded
-    config = from_settings(TASKS[task].config_type, flags, "fit")
-    return loop.train(tasks.of(config), source, callbacks)
+    config_type = TASKS[task].config_type
+    if "recipe" in flags:
+        name = flags.pop("recipe")
+        flags = recipes.settings(config_type, name) | flags
+    return tasks.train(from_settings(config_type, flags, "fit"), source, callbacks)
 
 
 def evaluate(run: Path | Sequence[Path] = "", **flags) -> dict:

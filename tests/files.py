@@ -15,7 +15,8 @@ from resnet_tf.errors import InputError
 
 def command_of(recipe):
     """The command, a module, that the header of a recipe's flagfile names with the recipe itself."""
-    found = re.search(rf"python -m (resnet_tf[.\w]+) --flagfile=flags/{re.escape(recipe.name)}", recipe.read_text())
+    told = rf"(?:flagfile=flags/{re.escape(recipe.name)}|recipe={recipe.stem} )"
+    found = re.search(rf"python -m (resnet_tf[.\w]+) --{told}", recipe.read_text())
     assert found, f"{recipe}: no command in its header"
     return importlib.import_module(found[1])
 

@@ -282,7 +282,7 @@ def trainer(**settings):
         recipe = Recipe(
             optimizer=optimizer.from_config(config.optimizer, model := task.build(2)),
             schedule=schedule.Schedule(config.schedule.lr, "cosine", total=total, warmup=total // 10),
-            **task.recipe(source.classes, colour.IMAGENET),
+            **task.recipe(source, colour.IMAGENET),
         )  # fmt: skip
         engine = Engine(strategy, model, colour.IMAGENET, recipe)
     return task, engine, supply.make(engine, config, few, 0, 10, task.view(colour.IMAGENET)), few

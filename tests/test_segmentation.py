@@ -176,7 +176,7 @@ def test_a_network_learns_four_images_by_heart(rewritten_graphs):
         recipe = Recipe(
             optimizer=optimizer.from_config(config.optimizer, model),
             schedule=schedule.Schedule(0.2, "cosine", total=100),
-            **task.recipe(source.classes, colour.IMAGENET),
+            **task.recipe(source, colour.IMAGENET),
         )  # fmt: skip
         engine = Engine(strategy, model, colour.IMAGENET, recipe)
     engine.run(supply.make(engine, config, few, 0, 10, task.view(colour.IMAGENET)), 0, 100)

@@ -283,9 +283,12 @@ def test_validation_split_is_held_out_and_test_is_not_looked_at(tmp_path, last_j
     assert {row["split"] for row in train_rows(tmp_path / "run")} == {"train", "validation"}
 
 
-def test_the_best_of_equal_top1_has_the_lowest_loss(tmp_path, monkeypatch):
-    """Steps 2 to 6: the third equals the best before and has the lower loss; the fifth equals it in both."""
-    scores = iter([(0.2, 3.0), (0.5, 2.0), (0.5, 1.0), (0.5, float("nan")), (0.5, 1.0), (0.4, 0.1)])
+def test_the_best_of_equal_top1_has_the_lowest_loss(tmp_path, monkeypatch, last_json):
+    """Steps 2 to 6: the third equals the best before and has the lower loss; the fifth equals it in both.
+
+    The last score is of the test split: it is scored once, at the end, and chooses nothing.
+    """
+    scores = iter([(0.2, 3.0), (0.5, 2.0), (0.5, 1.0), (0.5, float("nan")), (0.5, 1.0), (0.4, 0.1), (0.9, 0.01)])
 
     def scored(logits, labels):
         top1, loss = next(scores)
@@ -295,6 +298,8 @@ def test_the_best_of_equal_top1_has_the_lowest_loss(tmp_path, monkeypatch):
     flags = [*SMALL, "--train_steps=6", "--eval_every=1", "--validation_examples=100", f"--out={tmp_path}/run"]
     assert train.main(flags) == 0
     assert int(checkpoint.load(checkpoint.best_path(tmp_path / "run" / "checkpoints"))["state/step"]) == 3
+    result = last_json()
+    assert result["top1"] == 0.4 and result["test"]["top1"] == 0.9 and next(scores, None) is None
 
 
 def forget(run, name):

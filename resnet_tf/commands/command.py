@@ -18,6 +18,7 @@ import types
 from absl import flags
 
 from resnet_tf import config, files
+from resnet_tf.config import recipes
 from resnet_tf.errors import InputError
 
 # Errors that the user can fix: disk full, quota, file size limit, read-only file system, no access, not a folder.
@@ -53,7 +54,7 @@ def entry(description, config_type, run, **options):
     return functools.partial(launch, description, config_type, run_it, **options)
 
 
-def launch(description, config_type, run, argv=None, positional="", code=lambda result: 0) -> int:
+def launch(description, config_type, run, argv=None, positional="", code=lambda result: 0, examples=()) -> int:
     """Parse flags, run a command and print its result.
 
     Args:
@@ -63,6 +64,7 @@ def launch(description, config_type, run, argv=None, positional="", code=lambda 
         argv: command line without the program; None for that of the process.
         positional: positional arguments, for --help; "" if the command takes none.
         code: function(result) that returns the exit code, for commands that may fail in part.
+        examples: command lines without `python -m resnet_tf.`, for --help.
 
     Returns:
         The exit code.
@@ -72,13 +74,20 @@ def launch(description, config_type, run, argv=None, positional="", code=lambda 
     values = flags.FlagValues()
     config.define_flags(config_type, values)
     if {"--help", "-help", "-h", "--helpfull"} & set(arguments):
-        print(_help(description, config_type, values, positional))
+        print(_help(description, config_type, values, positional, examples))
+        return 0
+    if recipes.asked_for_list(arguments):
+        print(recipes.listed())
         return 0
     try:
+        arguments = [_renamed(one, values) for one in recipes.expanded(arguments)]
         rest = values(["resnet_tf", *arguments])[1:]
         if rest and not positional:
             raise flags.Error(f"unexpected argument '{rest[0]}': flags begin with --")
         settings = config.read_flags(config_type, values)
+    except flags.UnrecognizedFlagError as error:
+        name = error.flagname
+        return _fail(f"unknown flag --{name}; the nearest is --{config.nearest(name, list(values))} (see --help)", 2)
     except flags.Error as error:
         return _fail(error, 2)
     except InputError as error:
@@ -106,11 +115,10 @@ def launch(description, config_type, run, argv=None, positional="", code=lambda 
 
 
 def train(settings, _):
-    """Train the task of a configuration; the `run` of all training commands."""
+    """Train the task of a configuration, and say in words how good it is; the `run` of all training commands."""
     from resnet_tf import tasks
-    from resnet_tf.training import loop
 
-    return loop.train(tasks.of(settings))
+    return tasks.train(settings)
 
 
 def require(settings, *names: str) -> None:
@@ -144,11 +152,21 @@ def _fail(error, code, kind="error"):
     return code
 
 
-def _help(description, config_type, values, positional):
+def _renamed(argument, values):
+    """Return an argument in which a name that users know from elsewhere is the flag of this command."""
+    name, equals, value = argument.partition("=")
+    bare = name.lstrip("-")
+    ours = config.SYNONYMS.get(bare) if name.startswith("-") and bare not in values else None
+    return f"--{ours}{equals}{value}" if ours in values else argument
+
+
+def _help(description, config_type, values, positional, examples):
     fields = config.fields_of(config_type)
     lines = [
         f"{description}\n",
-        f"usage: python -m resnet_tf.COMMAND [--flagfile=FILE] [--flag=value ...] {positional}",
+        f"usage: python -m resnet_tf.COMMAND [--recipe=NAME] [--flag=value ...] {positional}",
+        *(["\nexamples:", *(f"  python -m resnet_tf.{line}" for line in examples)] if examples else []),
+        "\n--recipe=NAME takes the flags of a recipe; --list_recipes lists them. --flagfile=FILE reads flags.",
     ]
     for section in config.section_types(config_type).values():
         group = section.__doc__.strip().rstrip(".")

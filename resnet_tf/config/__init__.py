@@ -25,11 +25,15 @@ from resnet_tf.config.detection import (
 )
 from resnet_tf.config.fields import (
     GIVEN,
+    SYNONYMS,
     check_kind,
     check_used,
     define_flags,
     fields_of,
     from_settings,
+    is_used,
+    listed,
+    nearest,
     read_flags,
     section_types,
     setting,
@@ -42,6 +46,7 @@ from resnet_tf.config.sections import (
     DATASETS,
     PRECISIONS,
     SMALL_DATASETS,
+    ChoiceConfig,
     DataConfig,
     DeviceConfig,
     LossConfig,

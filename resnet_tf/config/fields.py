@@ -6,7 +6,9 @@ the flag otherwise, and `--help` prints the rule.
 """
 
 import dataclasses
+import difflib
 import math
+import os
 import typing
 
 from absl import flags
@@ -20,6 +22,14 @@ KIND = "kind"
 NEVER = {KIND: ()}
 # --dataset of a run whose data were passed from Python, where alone it is allowed: no command can read them again.
 GIVEN = "given"
+
+# {other name that users know: our flag}, where a command has no flag of that other name.
+SYNONYMS = {
+    "epochs": "train_epochs", "steps": "train_steps", "batch": "batch_size", "bs": "batch_size", "learning_rate": "lr",
+    "wd": "weight_decay", "data": "data_dir", "data_path": "data_dir", "arch": "model", "imgsz": "image_size",
+    "img_size": "image_size", "workers": "threads", "num_workers": "threads", "output": "out", "output_dir": "out",
+    "pretrained": "init_from",
+}  # fmt: skip
 
 _SAME = object()
 
@@ -90,9 +100,14 @@ def from_settings(config_type: type, values: dict, origin, recorded: bool = Fals
         fields = fields_of(config_type)
         missing = {name: fields[name].metadata["earlier"] for name in fields if name not in values}
         values = {name: then(values) if callable(then) else then for name, then in missing.items()} | values
-    unknown = set(values) - set(fields_of(config_type))
+    known = fields_of(config_type)
+    values = {name if name in known else SYNONYMS.get(name, name): value for name, value in values.items()}
+    unknown = sorted(set(values) - set(known))
     if unknown:
-        raise InputError(f"{origin}: unknown setting {', '.join(sorted(unknown))}")
+        raise InputError(f"{origin}: unknown setting {', '.join(unknown)}; the nearest is {nearest(unknown[0], known)}")
+    if values.get("auto") and not recorded:  # what is given is not chosen
+        chosen = _of_type(fields_of(config_type)["auto"], tuple[str, ...], values["auto"], origin)
+        values = values | {"auto": tuple(name for name in chosen if name not in values)}
     sections = {}
     for name, section in section_types(config_type).items():
         hints = typing.get_type_hints(section)
@@ -108,7 +123,7 @@ def from_settings(config_type: type, values: dict, origin, recorded: bool = Fals
 def _of_type(field, hint, value, origin):
     """Return a tuple for a list, or for text with commas, where a setting is a tuple; other values as they are."""
     if typing.get_origin(hint) is not tuple:
-        return value
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
     try:
         return tuple(_ListParser(typing.get_args(hint)[0]).parse(value))
     except (TypeError, ValueError) as error:
@@ -124,6 +139,12 @@ def _check_value(field, value, origin):
     low, high = (-math.inf if low is None else low), (math.inf if high is None else high)
     if isinstance(value, int | float) and not low <= value <= high:
         raise InputError(f"{origin}: {field.name}={value}: not in the range {low} to {high}")
+
+
+def nearest(name: str, known) -> str:
+    """Return the known name that looks most like another name, or contains it."""
+    containing = [one for one in known if name in one.split("_")]
+    return (containing or difflib.get_close_matches(name, known, n=1, cutoff=0))[0]
 
 
 def rules_of(config_type: type) -> dict[str, dict]:
@@ -156,6 +177,17 @@ def check_used(config, kind: str | None = None) -> None:
                 _check_one(name, other, wanted, values[other], fields[other].default)
 
 
+def is_used(config_type: type, name: str, values: dict) -> bool:
+    """Return whether a flag is used with the settings {flag: value}; missing ones have their defaults."""
+    fields = fields_of(config_type)
+    values = {one: field.default for one, field in fields.items()} | values
+    return all(
+        other in fields and _holds(wanted, values[other], fields[other].default)
+        for other, wanted in rules_of(config_type)[name].items()
+        if other != KIND
+    )
+
+
 class Checked:
     """A base class of sections that refuse flags they do not use."""
 
@@ -164,13 +196,16 @@ class Checked:
         check_used(self)
 
 
+def _holds(wanted, value, default):
+    """Return whether `value` of a flag matches `wanted`."""
+    if wanted is SET or wanted is UNSET:
+        return (value != default) == (wanted is SET)
+    return any(one in wanted for one in (value if isinstance(value, tuple) else (value,)))
+
+
 def _check_one(name, other, wanted, value, default):
     """Refuse the flag `name` unless `value` of the flag `other` matches `wanted`."""
-    if wanted is SET or wanted is UNSET:
-        holds = (value != default) == (wanted is SET)
-    else:
-        holds = any(one in wanted for one in (value if isinstance(value, tuple) else (value,)))
-    if holds:
+    if _holds(wanted, value, default):
         return
     needed = f"needs {_flag(other, wanted)}"
     if wanted is SET or value == "":
@@ -264,5 +299,5 @@ def read_flags(config_type: type, flag_values: flags.FlagValues):
     Raises:
         InputError: a combination of flags that cannot work.
     """
-    values = {name: getattr(flag_values, name) for name in fields_of(config_type)}
+    values = {name: getattr(flag_values, name) for name in fields_of(config_type) if flag_values[name].present}
     return from_settings(config_type, values, "the flags")

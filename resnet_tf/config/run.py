@@ -9,6 +9,7 @@ from typing import ClassVar
 from resnet_tf.config.fields import GIVEN, check_used, listed
 from resnet_tf.config.sections import (
     SMALL_DATASETS,
+    ChoiceConfig,
     DataConfig,
     DeviceConfig,
     LossConfig,
@@ -27,8 +28,9 @@ class TrainConfig:
 
     task: ClassVar[str] = "classification"
 
-    model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    choice: ChoiceConfig = ChoiceConfig()
+    model: ModelConfig = ModelConfig()
     views: ViewConfig = ViewConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -43,8 +45,8 @@ class TrainConfig:
 
     def __post_init__(self):
         """Refuse combinations that cannot work, before any file is read."""
-        if self.record.smoke:
-            return  # `smoke.shrink` builds the configuration that is checked
+        if self.record.smoke or self.choice.auto:
+            return  # `smoke.shrink` and `choices.choose` build the configuration that is checked
         check_used(self)
         check_training(self)
         if self.loss.teacher and not self.loss.distillation:
@@ -97,8 +99,15 @@ def check_schedule(schedule: ScheduleConfig, optimizer: OptimizerConfig, record:
         values = getattr(schedule, name)
         if list(values) != sorted(set(values)) or any(value <= 0 for value in values):
             raise InputError(f"--{name}={listed(values)}: not positive and rising")
-    if schedule.schedule == "plateau" and not record.eval_every:
-        raise InputError("--schedule=plateau needs --eval_every: how often it looks at the error")
+    evaluates = record.eval_every or record.eval_epochs
+    if record.eval_every and record.eval_epochs:
+        raise InputError("--eval_every and --eval_epochs are both set: set one of them to 0")
+    if schedule.schedule == "plateau" and not evaluates:
+        raise InputError("--schedule=plateau needs --eval_every or --eval_epochs: how often it looks at the error")
+    if record.stop_after and not evaluates:
+        raise InputError("--stop_after needs --eval_epochs or --eval_every: how often it looks at the validation loss")
+    if record.stop_after and optimizer.precise_bn:
+        raise InputError("--stop_after is not used with --precise_bn, which works on the last step of a full training")
     if bool(schedule.warmup_lr) != bool(schedule.warmup_until_error):
         raise InputError("--warmup_lr and --warmup_until_error go together: one of them is 0")
     if schedule.warmup_lr and schedule.warmup_epochs:

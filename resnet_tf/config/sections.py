@@ -17,6 +17,7 @@ _DECODED = {"view": _DECODING}
 _BOXED = {"view": ("random_resized_crop",)}
 _STEPPED = {"schedule": ("steps",)}
 _TAUGHT = {"teacher": SET}
+_FILED = {"dataset": ("folder", "records")}
 
 # Networks that used timm's graph before --graph existed.
 _TWO_GRAPHS = re.compile(r"(cifar_resnet\d+|resnet18|resnet34)_v2")
@@ -102,7 +103,37 @@ class DataConfig:
         used_with={"dataset": ("tfds",)},
     )  # fmt: skip
     classes: tuple[str, ...] = setting(
-        (), "Class names in the order of their labels. Unset: the source's order.", used_with={"dataset": _ENCODED}
+        (), "Class names in the order of their labels; other classes are left out. Unset: all, in the source's order.",
+        used_with={"dataset": _ENCODED},
+    )  # fmt: skip
+    labels: str = setting(
+        "", "CSV file of labels, and optionally splits, of the images in --data_dir; see docs/photos.md.",
+        used_with={"dataset": ("folder",)}, changes_result=False,
+    )  # fmt: skip
+    val_is: str = setting(
+        "validation",
+        "Meaning of a folder val, valid, validation or dev where there is no test. validation: the best weights are "
+        "chosen on it; test: it is only scored, as in runs recorded before this flag.",
+        choices=("validation", "test"),
+        used_with=_FILED,
+        earlier=lambda run: "test" if run.get("dataset") in _FILED["dataset"] else "validation",
+        changes_result=False,  # the checksum of the data covers the names of the splits
+    )
+    validation_share: float = setting(
+        0.0,
+        "Share of the training images of each class to hold out for validation, if the data have no validation split.",
+        low=0.0, high=0.9, used_with={"dataset": _ENCODED},
+    )  # fmt: skip
+    test_share: float = setting(
+        0.0, "Share of the training images of each class to hold out as the test split, if the data have none.",
+        low=0.0, high=0.9, used_with={"dataset": _ENCODED},
+    )  # fmt: skip
+    split_seed: int = setting(0, "Seed by which the shares are drawn.", low=0, used_with={"dataset": _ENCODED})
+    sampling: str = setting(
+        "natural",
+        "Training images of an epoch. natural: each once; balanced: each class as often as the largest one, by "
+        "repeating images of the others.",
+        choices=("natural", "balanced"),
     )
     validation_examples: int = setting(
         0,
@@ -277,6 +308,12 @@ class LossConfig:
         0.0, "Target probability spread over all classes (Szegedy 2016; Bag of Tricks: 0.1).", low=0.0, high=0.9,
         used_with={"loss": ("softmax",)},
     )  # fmt: skip
+    class_weights: str = setting(
+        "none",
+        "Weights of the classes in the loss. none: 1; balanced: images / (classes x images of the class), so that all "
+        "classes weigh the same; or a CSV file with the columns class,weight.",
+        used_with={"loss": ("softmax",)},
+    )
     teacher: str = setting(
         "",
         "Network to distil: a run, an exported model, or MODEL:FILE, a network name and its weights "
@@ -319,6 +356,22 @@ class RecordConfig:
     out: str = setting("", "Run folder. Unset: runs/ and a name made of the flags.", changes_result=False)
     log_every: int = setting(100, "Steps between rows of metrics.csv.", low=1, changes_result=False)
     eval_every: int = setting(0, "Steps between evaluations. 0: only at the end.", low=0, changes_result=False)
+    eval_epochs: float = setting(
+        0.0, "Epochs between evaluations, rounded to steps. 0: as --eval_every says.", low=0.0,
+        changes_result=False,
+    )  # fmt: skip
+    stop_after: int = setting(
+        0, "Epochs without a lower validation loss after which training ends. 0: it runs its full length.", low=0
+    )
+    finish_on: str = setting(
+        "last",
+        "Weights of the finished run, which evaluation and export take. last: of the last step; best: of the step "
+        "with the highest score on the validation split.",
+        choices=("last", "best"),
+    )
+    extend: bool = setting(
+        False, "Lengthen the run in --out, which has a smaller --train_epochs or --train_steps.", changes_result=False
+    )
     checkpoint_every: int = setting(
         2000, "Steps between checkpoints; the last step has one too.", low=1, changes_result=False
     )
@@ -335,3 +388,18 @@ class RecordConfig:
         False, "Shrink the recipe to a minute on a laptop: smallest network of its kind, few steps, small images, "
         "synthetic if --data_dir is unset.", changes_result=False,  # manifests record it as unset
     )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class ChoiceConfig:
+    """Choices."""
+
+    auto: tuple[str, ...] = setting(
+        (),
+        "Flags to choose from the images and the device where they are not set, as the recipe photos does; "
+        "docs/photos.md has the table.",
+        changes_result=False,  # what is chosen is recorded
+    )
+    page: bool = setting(
+        False, "Write a report page of the held-out images to the run folder at the end.", changes_result=False
+    )

@@ -18,10 +18,11 @@ def exif_setting(used_with=None):
 def weights_setting(used_with=None):
     """Declare --weights: which weights of a run to use."""
     return setting(
-        "raw",
+        "",
         "raw: the last checkpoint; ema: its moving average, for runs with --ema; best: the raw weights of the step "
-        "with the highest score on the held-out validation split.",
-        choices=("raw", "ema", "best"),
+        "with the highest score on the held-out validation split. Unset: best for runs with --finish_on=best, else "
+        "raw.",
+        choices=("", "raw", "ema", "best"),
         used_with=used_with,
     )
 

@@ -56,7 +56,7 @@ class Subject:
         return images.resize_center(images.decode(data, str(path)), self.size, self.resize).numpy()
 
 
-def load(folder: str | pathlib.Path, weights: str = "raw") -> Subject:
+def load(folder: str | pathlib.Path, weights: str = "") -> Subject:
     """Load the network of a run.
 
     Args:

@@ -40,7 +40,7 @@ def write(settings: config.FeaturesConfig) -> dict:
 
 
 def of_run(
-    folder: str | pathlib.Path, splits: Sequence[str] = ("train", "test"), data_dir: str = "", weights: str = "raw"
+    folder: str | pathlib.Path, splits: Sequence[str] = ("train", "test"), data_dir: str = "", weights: str = ""
 ) -> dict[str, dict]:
     """Compute the output of the network's global average pool for the evaluation view of each example.
 

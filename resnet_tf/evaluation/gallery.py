@@ -90,7 +90,7 @@ def training_rows(config: ShowConfig) -> list[Row]:
             offsets, mirrored = resident.draw_views(keys, pad, config.views.mirror)
             corners = (offsets.numpy() - pad).tolist()
             boxes = [([*c, *pixels.shape[1:3]], bool(m)) for c, m in zip(corners, mirrored, strict=True)]
-        targets = losses.from_config(config.loss).targets(labels, len(source.classes))
+        targets = losses.Loss(config.loss.loss, config.loss.label_smoothing).targets(labels, len(source.classes))
         seen, targets = settings["augmentation"].finish(pixels, targets, keys, normalization, settings["pad_crop"])
         seen = seen.numpy() * normalization.std + normalization.mean
         seen = np.clip(np.round(seen), 0, 255).astype(np.uint8)

@@ -75,7 +75,7 @@ def _labels(folders, configs):
     ]
 
 
-def of_run(folder: str | pathlib.Path, examples: int = 0, data_dir: str = "", weights: str = "raw") -> dict[str, float]:
+def of_run(folder: str | pathlib.Path, examples: int = 0, data_dir: str = "", weights: str = "") -> dict[str, float]:
     """Return the layer responses of a run to its test images, in float32; see `responses`.
 
     Args:

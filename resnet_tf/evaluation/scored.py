@@ -83,13 +83,14 @@ def _runs(config):
             reason = f"the checksum of its data and their splits is {ours}, not {theirs} as of {first.folder}"
             raise InputError(f"--run={run.folder}: {reason}")
     steps = [restore.step_of(values) for _, values, _ in loaded]
-    identity = {"run": str(first.folder), "weights": section.weights, "steps": steps[0]}
+    weights = restore.resolved(first, section.weights)
+    identity = {"run": str(first.folder), "weights": weights, "steps": steps[0]}
     row = {}
     if len(loaded) > 1:
         shares = np.array(section.shares or [1.0] * len(loaded))
         shares = [round(share, 6) for share in (shares / shares.sum()).tolist()]
         folders = [str(run.folder) for run, _, _ in loaded]
-        identity = {"runs": folders, "shares": shares, "average": section.average, "weights": section.weights}
+        identity = {"runs": folders, "shares": shares, "average": section.average, "weights": weights}
         identity["steps"] = steps
         row = {"recipe": f"ensemble, mean {section.average}, of {' '.join(folders)}", "seed": "", "steps": ""}
         row |= {"epochs": "", "model": " + ".join(run.config.model.model for run, _, _ in loaded)}

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import datetime
 import io
+import json
 import logging
 import os
 import pathlib
@@ -46,6 +47,7 @@ INFERENCE_COLUMNS = (
     "images_per_second", "ratio",
 )  # fmt: skip
 MANIFEST = "manifest.yaml"
+LENGTHS = ("train_epochs", "train_steps")  # flags that --extend may raise
 _log = logging.getLogger(__name__)
 
 
@@ -178,6 +180,13 @@ class Run:
         """Whether the run has an evaluation.json; see `finish`."""
         return (self.folder / "evaluation.json").exists()
 
+    def evaluation(self) -> dict:
+        """Return the content of evaluation.json; {} if it is missing or damaged."""
+        try:
+            return json.loads((self.folder / "evaluation.json").read_text())
+        except (OSError, ValueError):
+            return {}
+
     def finish(self, evaluation: dict) -> None:
         """Write evaluation.json: the metrics, the command and the commit."""
         files.write_json(self.folder / "evaluation.json", evaluation | {"command": command(), "commit": commit()})
@@ -236,9 +245,12 @@ def check_folder(folder, config) -> bool:
         and ours[name] != theirs[name]
         # Images of these sets have no EXIF tags, so runs recorded before the flag can resume.
         and not (name == "exif" and config.data.dataset in configuration.SMALL_DATASETS)
+        and not (name in LENGTHS and config.record.extend)
     ]
     if differing:
-        raise InputError(f"--out={folder}: a run of other flags: {'; '.join(differing)}")
+        is_length = all(line.startswith(tuple(f"--{name}=" for name in LENGTHS)) for line in differing)
+        hint = "; --extend lengthens a run" if is_length else ""
+        raise InputError(f"--out={folder}: a run of other flags: {'; '.join(differing)}{hint}")
     return True
 
 
@@ -249,7 +261,7 @@ def _plain(config):
     }
 
 
-def create(folder, config, source, model_summary: dict) -> Run:
+def create(folder, config, source, model_summary: dict, chosen: dict[str, str] | None = None) -> Run:
     """Create a run folder with its manifest.
 
     Args:
@@ -257,6 +269,7 @@ def create(folder, config, source, model_summary: dict) -> Run:
         config: configuration of the run.
         source: the loaded `splits.Source`.
         model_summary: facts about the model for the manifest.
+        chosen: what was chosen for the user, {flag: value and reason}.
 
     Raises:
         InputError: the path is a file.
@@ -272,12 +285,24 @@ def create(folder, config, source, model_summary: dict) -> Run:
         "data": {"examples": {name: len(one) for name, one in source.splits.items()}, "checksum": source.checksum()},
         "classes": list(source.classes),
         "task": config.task,
+        **({"chosen": chosen} if chosen else {}),
         "flags": _plain(config),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise InputError(f"--out={folder}: a file is in the way") from None
+    return _write(folder, manifest, config)
+
+
+def lengthen(run: Run, config, note: str) -> Run:
+    """Record that a run goes on to another length: its new flags, and a note under "extended"."""
+    manifest = run.manifest | {"extended": [*run.manifest.get("extended", ()), note]}
+    flags = manifest.pop("flags")  # the last entry
+    return _write(run.folder, manifest | {"flags": flags | {name: _plain(config)[name] for name in LENGTHS}}, config)
+
+
+def _write(folder, manifest, config):
     text = yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True)
     files.replace_atomically(folder / MANIFEST, lambda file: file.write(text.encode()))
     return Run(folder, manifest, config)

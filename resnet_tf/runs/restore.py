@@ -12,12 +12,18 @@ from resnet_tf.runs import checkpoint, network, record
 from resnet_tf.runs.runner import Runner
 
 
-def load(folder, weights: str = "raw", tasks: tuple[str, ...] = (CLASSIFICATION,)) -> tuple:
+def resolved(run, weights: str) -> str:
+    """Return the value of --weights for a run: "" means "best" where training finished on it, else "raw"."""
+    return weights or ("best" if run.config.record.finish_on == "best" else "raw")
+
+
+def load(folder, weights: str = "", tasks: tuple[str, ...] = (CLASSIFICATION,)) -> tuple:
     """Read a run and its newest undamaged checkpoint, or its best one.
 
     Args:
         folder: run folder.
-        weights: "best" for the best checkpoint, see `checkpoint.best_path`; "raw" or "ema" for the newest.
+        weights: "best" for the best checkpoint, see `checkpoint.best_path`; "raw" or "ema" for the newest; "" as
+            `resolved` says.
         tasks: allowed tasks of the run; see `record.open_run`.
 
     Returns:
@@ -28,7 +34,8 @@ def load(folder, weights: str = "raw", tasks: tuple[str, ...] = (CLASSIFICATION,
             test split would bias its score.
     """
     run = record.open_run(folder, tasks=tasks)
-    values = _load_best(run) if weights == "best" else checkpoint.load_latest(run.checkpoints)
+    is_best = resolved(run, weights) == "best"
+    values = _load_best(run) if is_best else checkpoint.load_latest(run.checkpoints)
     if values is None:
         raise InputError(f"--run={folder}: no checkpoint yet")
     try:
@@ -42,7 +49,7 @@ def _load_best(run):
     if "validation" not in run.manifest["data"]["examples"]:
         raise InputError(
             f"--weights=best: {run.folder} holds no validation split out, and nothing is chosen on the test split; "
-            "train with --validation_examples"
+            "train with --validation_share or --validation_examples"
         )
     path = checkpoint.best_path(run.checkpoints)
     if not path.exists():

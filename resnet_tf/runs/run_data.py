@@ -18,6 +18,7 @@ from resnet_tf.runs import signals
 
 _log = logging.getLogger(__name__)
 
+SPLIT_FILE = "split.csv"  # in a run folder: file, label and split of each image
 _STATISTICS_EXAMPLES = 4096  # examples for estimating mean and deviation of a streamed set
 STREAM_ERRORS = (
     tf.errors.InvalidArgumentError,
@@ -39,7 +40,10 @@ def load(config) -> tuple:
     """
     data = config.data
     refuse_given(data)
-    names = ("dataset", "data_dir", "classes", "validation_examples", "validation_sampling", "tfds_name", "exif")
+    names = (
+        "dataset", "data_dir", "classes", "validation_examples", "validation_sampling", "tfds_name", "exif", "labels",
+        "validation_share", "test_share", "split_seed", "val_is",
+    )  # fmt: skip
     common = {name: getattr(data, name) for name in names}
     if config.views.view == "pad_crop":
         source = sources.load(image_size=data.image_size, **common)
@@ -54,6 +58,25 @@ def load(config) -> tuple:
             skipped += bad
         source = dataclasses.replace(source, splits=splits)
     return source, skipped
+
+
+def balanced(split):
+    """Return a split in which each class is as frequent as the largest one, by repeated examples.
+
+    Args:
+        split: a `Split` or an `Examples`.
+    """
+    counts = np.bincount(split.labels)
+    order = np.argsort(split.labels, kind="stable")
+    starts = np.cumsum(counts) - counts
+    most = np.arange(counts.max())
+    parts = [order[start + most % count] for start, count in zip(starts, counts, strict=True) if count]
+    return split.take(np.sort(np.concatenate(parts)))
+
+
+def held_out(splits) -> str:
+    """Return the name of the split that training evaluates on: "validation" if there is one, else "test"."""
+    return "validation" if "validation" in splits else "test"
 
 
 def refuse_given(data) -> None:

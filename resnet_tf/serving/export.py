@@ -30,6 +30,7 @@ def export(settings: configuration.ExportConfig) -> dict:
     """
     version = versions.choose(settings.out, settings.version)
     run, values, normalization = restore.load(settings.run, settings.weights)
+    settings = dataclasses.replace(settings, weights=restore.resolved(run, settings.weights))
     if settings.ten_crop:
         configuration.check_ten_crop(run.config, "--ten_crop", settings.run)
     model = restore.build_model(run, values, settings.weights, settings.activations)

@@ -6,6 +6,7 @@ from resnet_tf.evaluation.logits import SplitLogits
 from resnet_tf.models import cost_by_name
 from resnet_tf.runs import describe, network, run_data
 from resnet_tf.serving import export
+from resnet_tf.tasks import closing
 from resnet_tf.tasks.task import Task
 from resnet_tf.training import distillation, losses, recipe, smoke, supply
 
@@ -48,18 +49,18 @@ class Classification(Task):
         """Build the network of --model."""
         return network.build(self.config, classes, replicas)
 
-    def loss(self, classes):
-        """Return the `losses.Loss` of the flags."""
-        return losses.from_config(self.config.loss)
+    def sampled(self, split):
+        """Return the training split with the repetitions of --sampling; see `run_data.balanced`."""
+        return run_data.balanced(split) if self.config.data.sampling == "balanced" else split
 
-    def recipe(self, classes, normalization):
+    def recipe(self, source, normalization):
         """Return the loss, the teacher and the augmentation, for `recipe.Recipe`."""
-        config, teacher = self.config, None
+        config, classes, teacher = self.config, source.classes, None
         if config.loss.teacher:
             trained = network.load("teacher", config.loss.teacher, config, len(classes))
             teacher = distillation.Teacher(trained, classes, normalization)
-        views = recipe.from_views(config.views, config.optimizer.seed)
-        return {"loss": self.loss(len(classes)), "teacher": teacher, **views}
+        loss = losses.from_config(config.loss, classes, source.splits["train"].labels)
+        return {"loss": loss, "teacher": teacher, **recipe.from_views(config.views, config.optimizer.seed)}
 
     def view(self, normalization):
         """Return a `geometry.View`; see `run_data.training_view`."""
@@ -82,6 +83,10 @@ class Classification(Task):
     def keep(self, folder, split, classes, answers):
         """Write examples.csv, the prediction for each example."""
         answering.write(folder / answering.FILE, answering.of_logits(answers, split.labels, split.names))
+
+    def conclude(self, run, result):
+        """Write the page of --page, and say how good the network is and what to do next; see `closing`."""
+        return closing.conclude(run, result)
 
     def describe(self):
         """Return a short description of the recipe."""

@@ -11,7 +11,7 @@ from resnet_tf.data import images
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import charts, pictures
-from resnet_tf.runs import devices, record
+from resnet_tf.runs import devices, record, restore
 from resnet_tf.runs.runner import Runner
 from resnet_tf.tasks import find, serving
 
@@ -70,7 +70,8 @@ def score(section: EvaluationSection) -> dict:
         row["dataset"] += f" {section.split}"
         record.append_result(section.results, task.columns, row)
     result = {"run": str(run.folder), "steps": steps, "split": section.split, "views": task.test_view}
-    return result | {"weights": section.weights, **metrics, "images_per_second": round(images_per_second, 1)}
+    result["weights"] = restore.resolved(run, section.weights)
+    return result | metrics | {"images_per_second": round(images_per_second, 1)}
 
 
 def _gallery(split):

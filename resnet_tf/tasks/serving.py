@@ -32,7 +32,7 @@ from resnet_tf.runs import network, restore, versions
 from resnet_tf.tasks import find
 
 
-def load(run_folder, weights: str = "raw") -> tuple:
+def load(run_folder, weights: str = "") -> tuple:
     """Read a run, its trained network and its normalisation.
 
     Args:

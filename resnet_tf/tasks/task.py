@@ -109,13 +109,17 @@ class Task:
         views = self.config.views
         return augmentation.Augmentation(views.color_jitter or (0.0,) * 4, views.lighting)
 
-    def recipe(self, classes: list[str], normalization: Normalization) -> dict:
-        """Return the arguments of `recipe.Recipe` that depend on the task.
+    def sampled(self, split):
+        """Return the training split as an epoch goes through it, perhaps with examples more than once."""
+        return split
+
+    def recipe(self, source: Source, normalization: Normalization) -> dict:
+        """Return the arguments of `recipe.Recipe` that depend on the task and the data.
 
         They are {"loss", "augmentation", "seed"} and optionally "pad_crop" and "teacher".
         """
         seed = self.config.optimizer.seed
-        return {"loss": self.loss(len(classes)), "augmentation": self.augmentation(), "seed": seed}
+        return {"loss": self.loss(len(source.classes)), "augmentation": self.augmentation(), "seed": seed}
 
     def view(self, normalization: Normalization):
         """Return the view of streamed training examples, such as a `geometry.View`; None for data in memory.
@@ -155,6 +159,15 @@ class Task:
 
     def keep(self, folder, split, classes: list[str], answers) -> None:
         """Write the answers of `score` for a split into a run folder, a `pathlib.Path`; by default nothing."""
+
+    def conclude(self, run: record.Run, result: dict) -> list[str]:
+        """Return what to say at the end of a training, in sentences; by default nothing.
+
+        Args:
+            run: the finished run.
+            result: of `loop.train`.
+        """
+        return []
 
     def describe(self) -> str:
         """Return a short description of the recipe, for a results file."""

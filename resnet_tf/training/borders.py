@@ -29,30 +29,48 @@ class Borders:
         self.step = session.engine.step
         self._metrics = None  # {split: metrics} of the last evaluation
         self._answers = None  # of the weights as they are, in the last evaluation
+        self._best = None  # state of the best evaluation, until it is saved
+        name = session.held_out
+        # On all machines, which must agree; only the first one writes rows. [(step, row of the held-out split)]
+        self._curve = [(row["step"], row) for row in session.recorder.rows if row["split"] == name]
+        self._ended = ""  # why the training ends before its last step
 
     # --- Where they lie ----------------------------------------------------------------------------------------------
 
     def distance(self) -> int:
-        """Return the number of steps to the next border, on which all machines agree.
+        """Return the number of steps to the next border, on which all machines agree; 0 at the end of the training.
 
         Raises:
             signals.StopRequested: a signal came to any of the machines.
         """
         session, total, stop = self._session, self._session.plan.total, self._stop
+        if self._ended or self.step >= total:
+            return 0
         wanted = min(session.window.steps_ahead(), session.plan.steps_per_call)
-        ahead, halt = session.engine.sum_over_machines([wanted, bool(stop.name)])
+        reason = session.engine.stop_reason
+        ahead, halt, ends = session.engine.sum_over_machines([wanted, bool(stop.name), bool(reason)])
         if halt:
             raise signals.StopRequested(stop.name or "a signal to another machine")
-        every = (self._record.eval_every, self._record.checkpoint_every)
+        if ends:
+            self._end(reason or "another machine asked for it")
+            return 0
+        every = (session.plan.eval_every, self._record.checkpoint_every)
         return min(int(ahead / session.context.machines), total - self.step, *(n - self.step % n for n in every if n))
+
+    def _end(self, reason):
+        """End the training here: evaluate and save, unless that is done."""
+        self._ended = reason
+        if not self._curve or self._curve[-1][0] != self.step:
+            self.evaluate()
+        self.save()
 
     def begin(self) -> None:
         """Do the evaluation that a stop cut off, if there was one."""
-        rows, held_out = self._session.recorder.rows, self._session.held_out
-        is_scored = any(row["step"] == self.step and row["split"] == held_out for row in rows)
-        if self.step and self._due(self._record.eval_every) and not is_scored:
+        is_scored = any(step == self.step for step, _ in self._curve)
+        if self.step and self._due(self._session.plan.eval_every) and not is_scored:
             self.evaluate()
             self.save()
+        self._ended = self._ended_before() or self._has_stalled()
 
     def reach(self, step: int) -> None:
         """Move to the border at `step`; evaluate and save there if it is time.
@@ -61,10 +79,29 @@ class Borders:
             signals.StopRequested: a signal came.
         """
         self.step = step
-        if self._due(self._record.eval_every):
+        if self._due(self._session.plan.eval_every):
             self.evaluate()
-        if self._due(self._record.checkpoint_every):
+            self._ended = self._has_stalled()
+        if self._due(self._record.checkpoint_every) or self._ended:
             self.save()
+
+    def _has_stalled(self):
+        """Return why --stop_after ends the training; "" if it does not."""
+        patience, steps_per_epoch = self._record.stop_after, self._session.plan.steps_per_epoch
+        if not patience or not self._curve or self.step >= self._session.plan.total:
+            return ""
+        best = min(self._curve, key=lambda one: _loss(one[1]))[0]
+        if self._curve[-1][0] - best < patience * steps_per_epoch:
+            return ""
+        return f"no lower validation loss for {patience} epochs, since epoch {best / steps_per_epoch:.3g}"
+
+    def _ended_before(self):
+        """Return why the run ended early when it was finished; "" where it did not, or goes on by --extend."""
+        run = self._session.run
+        if not run.finished or self.step >= self._session.plan.total or self._record.extend:
+            return ""
+        evaluation = run.evaluation()
+        return evaluation.get("ended", "") if evaluation.get("steps") == self.step else ""
 
     def _due(self, every):
         return self.step == self._session.plan.total or bool(every and self.step % every == 0)
@@ -79,14 +116,15 @@ class Borders:
         self._score()
         for split, metrics in self._metrics.items():
             session.recorder.write(step, step / session.plan.steps_per_epoch, split, **_without_count(metrics))
+        self._curve.append((step, _as_written(self._metrics[session.held_out])))
         if config.record.histograms:
             session.recorder.histograms(step, session.engine)
         if session.engine.recipe.schedule.kind == "plateau":
             self._advance_plateau()
-        if session.context.is_chief and session.held_out == "validation":
-            *before, last = (_rank(row, session.task.metric) for row in self._curve())
+        if session.held_out == "validation":
+            *before, last = (_rank(row, session.task.metric) for _, row in self._curve)
             if last > max(before, default=(-1.0, 0.0)):
-                checkpoint.save_best(session.run.checkpoints, self._arrays())
+                self._best = self._arrays()
 
     def _score(self):
         session, task = self._session, self._session.task
@@ -116,6 +154,9 @@ class Borders:
     def save(self) -> None:
         """Write a checkpoint."""
         if self._session.context.is_chief:
+            if self._best is not None:  # before the checkpoint: a run that resumes from it finds the best until then
+                checkpoint.save_best(self._session.run.checkpoints, self._best)
+                self._best = None
             path = checkpoint.save(self._session.run.checkpoints, self.step, self._arrays())
             for callback in self._callbacks:
                 callback.on_checkpoint(path)
@@ -135,41 +176,65 @@ class Borders:
         session, task, run = self._session, self._session.task, self._session.run
         is_trained = self._metrics is not None
         is_new = is_trained or not run.finished  # also where it was killed after its last checkpoint
-        if not is_trained:
+        steps = self.step
+        takes_best = self._record.finish_on == "best"
+        if takes_best:
+            session.engine.state.set_all(checkpoint.load(checkpoint.best_path(run.checkpoints)))
+        if takes_best or not is_trained:
             self._score()
         held_out, recorder, name = session.held_out, session.recorder, task.metric
         metrics = self._metrics[held_out]
         seconds = recorder.wall_seconds if is_trained else recorder.rows[-1]["wall_seconds"]
         result = {
             "run": str(session.context.folder),
-            "steps": self.step,
+            "steps": steps,
             "split": held_out,
             "views": task.test_view,
-            "weights": "raw",
+            "weights": "best" if takes_best else "raw",
+            **({"best_step": session.engine.step} if takes_best else {}),
             **metrics,
-            f"best_{name}": max([*(row[name] for row in self._curve()), metrics[name]]),
+            f"best_{name}": max([*(row[name] for _, row in self._curve), metrics[name]]),
             "images_per_second": session.window.images_per_second,
             "wall_seconds": round(seconds, 1),
         }
         if task.config.optimizer.ema:
             result["ema"] = _without_count(self._metrics[f"{held_out}_ema"])
+        if held_out == "validation" and "test" in session.source.splits:
+            result["test"] = self._score_test()
+        if self._ended:
+            result["ended"] = self._ended
         if session.context.is_chief:
             task.keep(run.folder, session.source.splits[held_out], session.source.classes, self._answers)
             run.finish(result)
             if self._record.results and is_new:
                 row = record.provenance(task.config.optimizer.seed, result["wall_seconds"])
-                row |= task.row(self.step, self.step / session.plan.steps_per_epoch, metrics)
+                row |= task.row(steps, steps / session.plan.steps_per_epoch, result.get("test", metrics))
                 record.append_result(self._record.results, task.columns, row)
         return result
 
-    def _curve(self):
-        return [row for row in self._session.recorder.rows if row["split"] == self._session.held_out]
+    def _score_test(self):
+        """Score the test split, once: it has no part in any choice."""
+        session = self._session
+        split = session.source.splits["test"]
+        evaluation = session.task.evaluation(session.engine, split, session.normalization)
+        check = self._stop.check if session.context.machines == 1 else lambda: None
+        return session.task.score(evaluation, split, False, check)[0]
 
 
 def _rank(row, name):
     """Return the key by which the best row is found: the metric, then the negative loss, if there is one."""
+    return row[name], -_loss(row)
+
+
+def _loss(row):
+    """Return the loss of a row; infinite if there is none, or it is not finite."""
     loss = row.get("loss")
-    return row[name], -loss if isinstance(loss, float) and math.isfinite(loss) else -math.inf
+    return loss if isinstance(loss, float) and math.isfinite(loss) else math.inf
+
+
+def _as_written(metrics):
+    """Return metrics with the digits that metrics.csv has, so that a resumed run compares what this one does."""
+    return {name: float(f"{value:.6g}") for name, value in metrics.items()}
 
 
 def _without_count(metrics):

@@ -44,7 +44,10 @@ class Engine(Runner):
 
     Attributes:
         recipe: the `recipe.Recipe`, with the normalization of the engine.
+        stop_reason: why the training is to end; "" until `request_stop`.
     """
+
+    stop_reason = ""
 
     def __init__(self, strategy, model, normalization, recipe):
         """Create the variables. Nothing is compiled before the first call.
@@ -69,6 +72,10 @@ class Engine(Runner):
     def step(self) -> int:
         """Number of steps done. Waits for the device."""
         return int(self.state.get("state/step"))
+
+    def request_stop(self, reason: str = "a callback asked for it") -> None:
+        """End the training after the steps under way; it is evaluated, saved and finished there."""
+        self.stop_reason = reason
 
     def run(self, supply, start, stop) -> Steps:
         """Run the steps from `start`, counted from 0, up to `stop`. Does not wait for the last call on a GPU.

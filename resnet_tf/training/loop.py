@@ -9,6 +9,7 @@ from resnet_tf.data.splits import Source
 from resnet_tf.runs import run_data, signals
 from resnet_tf.training import debug
 from resnet_tf.training.borders import Borders
+from resnet_tf.training.choices import Choice
 from resnet_tf.training.recorder import Profile
 from resnet_tf.training.session import prepare
 
@@ -17,7 +18,11 @@ class Callback:
     """Hooks of a training. Override those that are needed; the others do nothing."""
 
     def on_start(self, run, engine):
-        """Called before the first step, with the `record.Run` and the `engine.Engine`."""
+        """Called before the first step, with the `record.Run` and the `engine.Engine`.
+
+        `engine.request_stop("reason")`, called here or later, ends the training after the steps under way: it is
+        evaluated, saved and finished there.
+        """
 
     def on_row(self, row):
         """Called after each row of metrics.csv, with {column: value}; see `record.METRICS_COLUMNS`."""
@@ -29,25 +34,29 @@ class Callback:
         """Called after the last evaluation, with the result of `train`."""
 
 
-def train(task, source: Source | None = None, callbacks: Sequence[Callback] = ()) -> dict:
+def train(task, source: Source | None = None, callbacks: Sequence[Callback] = (), choice: Choice | None = None) -> dict:
     """Train, evaluate and record one run, or resume it if its folder exists.
 
     Args:
         task: a `tasks.task.Task` with the configuration of the run.
-        source: a `data.Source` with splits "train" and "test"; None to load the data of the configuration.
+        source: a `data.Source` with splits "train", and "validation" or "test" or both; None to load the data of the
+            configuration.
         callbacks: hooks of the training.
+        choice: what was chosen for the user, with the data, where --auto chose.
 
     Returns:
         {"run", "steps", "split", "views", "weights", "examples", "top1", "top5", "loss", "best_top1",
-        "images_per_second", "wall_seconds"} of the last evaluation, on the validation split if one is held out, else on
-        the test split. "best_top1" is the best of the curve; nothing is chosen by it. With --ema also "ema": {"top1",
-        "top5", "loss"} of the averaged weights. Other tasks have other metrics.
+        "images_per_second", "wall_seconds"} of the last evaluation, on the validation split if there is one, else on
+        the test split; with --finish_on=best of the best weights, and "best_step". "best_top1" is the best of the
+        curve. Where there are both splits, "test" has the metrics of the finished run on the test split, which is
+        scored once. "ended" says why a training ended early. With --ema also "ema": {"top1", "top5", "loss"} of the
+        averaged weights. Other tasks have other metrics.
 
     Raises:
         InputError: bad flags, files or data; or the loss is not finite.
         signals.Stopped: a signal came and the checkpoint is written; or another machine of the cluster is gone.
     """
-    session = prepare(task, source, callbacks)
+    session = prepare(task, source, callbacks, choice)
     engine, supply, plan, run = session.engine, session.supply, session.plan, session.run
     settings, context = task.config.record, session.context
     if settings.debug_step:
@@ -61,9 +70,9 @@ def train(task, source: Source | None = None, callbacks: Sequence[Callback] = ()
             for callback in callbacks:
                 callback.on_start(run, engine)
             borders.begin()
-            while borders.step < plan.total:
+            while distance := borders.distance():
                 step = borders.step
-                count = min(borders.distance(), profile.steps_until_border(step))
+                count = min(distance, profile.steps_until_border(step))
                 begun = time.monotonic()
                 split, servers = session.source.splits["train"], task.config.device.data_service
                 with run_data.named_errors(split, servers), profile.step(step):

@@ -1,10 +1,15 @@
 """Losses of classification: of labels, mixed targets and a teacher's logits. Logits and losses are float32."""
 
+import csv
 import dataclasses
+import math
+from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from resnet_tf.config import LossConfig
+from resnet_tf.errors import InputError
 
 _PRESENT = 0.2  # the target above which bce takes a class for present; --bce-target-thresh of timm's A recipes
 
@@ -22,12 +27,14 @@ class Loss:
             writes e/(K - 1) for the others; its code in GluonCV and Keras have e/K, as here.
         temperature: T of distillation.
         distillation: weight of the teacher's term, T^2 CE(softmax(r/T), softmax(z/T)); 1 in Bag of Tricks, section 5.3.
+        class_weights: for softmax: factor of each class's term of the cross-entropy, as in PyTorch's; () for 1.
     """
 
     kind: str = "softmax"
     smoothing: float = 0.0
     temperature: float = 20.0
     distillation: float = 1.0
+    class_weights: tuple[float, ...] = ()
 
     def targets(self, labels: tf.Tensor, classes: int) -> tf.Tensor:
         """Return float32 targets [n, classes] for int32 labels [n]."""
@@ -48,6 +55,9 @@ class Loss:
         if self.kind == "bce":
             present = tf.cast(targets > _PRESENT, tf.float32)
             losses = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(present, logits), axis=1)
+        elif self.class_weights:
+            # Written out, since the gradient of TensorFlow's operation holds only for targets with the sum 1.
+            losses = -tf.reduce_sum(targets * self.class_weights * tf.nn.log_softmax(logits), axis=1)
         else:
             losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
         if teacher is not None:
@@ -85,6 +95,44 @@ def rank(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return tf.where(tf.reduce_any(tf.math.is_nan(logits), axis=-1), float("inf"), ranks)
 
 
-def from_config(config: LossConfig) -> Loss:
-    """Return the loss that a `LossConfig` describes."""
-    return Loss(config.loss, config.label_smoothing, config.temperature, config.distillation)
+def from_config(config: LossConfig, classes: Sequence[str] = (), labels: np.ndarray | None = None) -> Loss:
+    """Return the loss that a `LossConfig` describes.
+
+    Args:
+        config: the section of the configuration.
+        classes: names of the classes, for --class_weights.
+        labels: int32 [n], labels of the training images, for --class_weights=balanced.
+
+    Raises:
+        InputError: the file of --class_weights is missing, damaged, or has other classes.
+    """
+    weights = class_weights(config.class_weights, classes, labels)
+    return Loss(config.loss, config.label_smoothing, config.temperature, config.distillation, weights)
+
+
+def class_weights(value: str, classes: Sequence[str], labels: np.ndarray | None) -> tuple[float, ...]:
+    """Return the weight of each class for a value of --class_weights; () for none.
+
+    balanced: n / (K n_c) for n images of K classes, n_c of them of the class (King & Zeng 2001; scikit-learn).
+
+    Raises:
+        InputError: see `from_config`.
+    """
+    if value == "none":
+        return ()
+    if value == "balanced":
+        counts = np.bincount(labels, minlength=len(classes))
+        return tuple((len(labels) / (len(classes) * np.maximum(counts, 1))).tolist())
+    try:
+        with open(value, newline="", encoding="utf-8-sig") as file:
+            given = {row["class"]: float(row["weight"]) for row in csv.DictReader(file)}
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"--class_weights={value}: not none, balanced, or a CSV file with the columns class,weight ({error})"
+        ) from None
+    if differing := sorted(set(given) ^ set(classes)):
+        raise InputError(f"--class_weights={value}: it differs from the data in the classes {', '.join(differing)}")
+    weights = tuple(given[name] for name in classes)
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
+        raise InputError(f"--class_weights={value}: weights must be numbers from 0, and one of them above 0")
+    return weights

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import pathlib
 from typing import NamedTuple
@@ -11,11 +12,13 @@ from resnet_tf import config as configuration
 from resnet_tf.data import colour, splits
 from resnet_tf.errors import InputError
 from resnet_tf.runs import checkpoint, devices, network, record, run_data
-from resnet_tf.training import optimizer, schedule, smoke, supply
+from resnet_tf.training import extension, introduction, optimizer, schedule, smoke, supply
 from resnet_tf.training.engine import Engine
 from resnet_tf.training.recipe import Recipe
 from resnet_tf.training.recorder import Recorder, Silent
 from resnet_tf.training.window import Window
+
+_log = logging.getLogger(__name__)
 
 
 class Plan(NamedTuple):
@@ -29,6 +32,7 @@ class Plan(NamedTuple):
         steps_per_call: most steps between two borders.
         is_scaled: whether a loss scale answers for gradients that are not finite.
         is_streamed: whether steps may wait for images.
+        eval_every: steps between evaluations; 0 for only at the end.
         mfu_of_rate: share of the GPUs' peak that one image a second takes; None where it is not known.
     """
 
@@ -40,6 +44,7 @@ class Plan(NamedTuple):
     is_scaled: bool = False
     is_streamed: bool = False
     mfu_of_rate: float | None = None
+    eval_every: int = 0
 
 
 class Context(NamedTuple):
@@ -93,7 +98,9 @@ class Session:
     evaluation: object
 
     def introduce(self):
-        """Say where the run goes on, or show what the network is trained on."""
+        """Say what is trained on what, and for how long; show what the network is trained on in its first step."""
+        for line in introduction.lines(self):
+            self.recorder.message(line)
         if self.engine.step:
             self.recorder.message(f"{self.context.folder}: goes on from step {self.engine.step} of {self.plan.total}")
         else:
@@ -117,29 +124,34 @@ def run_folder(config) -> pathlib.Path:
     return pathlib.Path("runs", f"{config.model.model}-{config.data.dataset}-{digest}")
 
 
-def prepare(task, source, callbacks) -> Session:
+def prepare(task, source, callbacks, choice=None) -> Session:
     """Prepare a training; see `loop.train`.
 
     Args:
         task: a `tasks.task.Task`.
         source: a `data.Source`; None for that of the configuration.
         callbacks: of `loop.Callback`.
+        choice: a `choices.Choice` with the data, where --auto chose; else None.
     """
     config = task.config
     context = _choose_context(task)
-    source, skipped = (source, []) if source else task.load()
+    skipped = choice.skipped if choice else []
+    if choice:
+        source = choice.source
+    elif source is None:
+        source, skipped = task.load()
     source = smoke.few(source) if task.smoke else source
     task.check(source)
-    training = source.splits["train"]
-    held_out = "validation" if "validation" in source.splits else "test"
+    held_out = _held_out(config, source)
+    natural, training = source.splits["train"], task.sampled(source.splits["train"])
     batch_size, total = config.optimizer.batch_size, schedule.total_steps(config.optimizer, len(training))
     rates = schedule.from_config(config.schedule, batch_size, len(training) / batch_size, total)
     _check_lengths(config, training, rates, total)
     held = task.hold(training)
 
-    normalization = task.normalization(training)
+    normalization = task.normalization(natural)
     engine = _build(task, context, source, normalization, rates)
-    run, values = _open_run(task, context, source, engine)
+    run, values = _open_run(task, context, source, engine, choice.reasons if choice else {})
     step = engine.step
     steps_per_call = config.device.steps_per_call or (1000 if engine.on_gpu else 10)
     batches = supply.make(engine, config, training, step, steps_per_call, task.view(normalization), held, task.repeats)
@@ -151,10 +163,13 @@ def prepare(task, source, callbacks) -> Session:
         is_scaled=engine.recipe.loss_scale is not None, is_streamed=not isinstance(batches, supply.Resident),
         # A step on one image: forward, and twice that backward.
         mfu_of_rate=6 * macs / (peak * engine.replicas) if macs and peak else None,
+        eval_every=config.record.eval_every or round(config.record.eval_epochs * len(training) / batch_size),
     )  # fmt: skip
     if context.is_chief and not config.record.debug_step:  # which writes nothing
         recorder = Recorder(run, total, step, callbacks, task.metrics_columns)
         run_data.write_skipped(context.folder, skipped)
+        if source.was_split:
+            splits.write_table(source, context.folder / run_data.SPLIT_FILE)
         recorder.hyperparameters(config)
     else:
         recorder = Silent(run, step)
@@ -186,6 +201,23 @@ def _choose_context(task):
     return Context(strategy, devices.workers(strategy), is_chief, folder, is_resumed)
 
 
+def _held_out(config, source):
+    """Return the name of the split to evaluate on, and refuse settings that need a validation split without one."""
+    held_out = run_data.held_out(source.splits)
+    if held_out not in source.splits:
+        raise InputError(
+            "--data_dir: there are only training images, and nothing to evaluate on; --validation_share=0.2 holds a "
+            "fifth of them out"
+        )
+    for name, value in (("stop_after", config.record.stop_after), ("finish_on", config.record.finish_on == "best")):
+        if value and held_out != "validation":
+            raise InputError(
+                f"--{name} chooses by a validation split, and there is none: --validation_share=0.1 or "
+                "--validation_examples holds one out"
+            )
+    return held_out
+
+
 def _check_lengths(config, training, rates, total):
     batch_size, profiled = config.optimizer.batch_size, config.record.profile_steps
     if batch_size > len(training):
@@ -208,7 +240,7 @@ def _build(task, context, source, normalization, rates):
             clip=config.optimizer.clip,
             accumulate=config.optimizer.accumulate,
             ema=config.optimizer.ema,
-            **task.recipe(source.classes, normalization),
+            **task.recipe(source, normalization),
         )
         engine = Engine(context.strategy, model, normalization, recipe)
         if config.model.init_from and not context.is_resumed:
@@ -217,7 +249,7 @@ def _build(task, context, source, normalization, rates):
     return engine
 
 
-def _open_run(task, context, source, engine):
+def _open_run(task, context, source, engine, chosen):
     """Create the run's folder, or read it and put the engine into the state of the last checkpoint.
 
     A checkpoint holds all there is: weights, moving statistics and averages, optimizer, step, schedule, loss scale, and
@@ -235,11 +267,27 @@ def _open_run(task, context, source, engine):
         if values is not None:
             engine.state.set_all(values)
             engine.state.set({"state/halted": 0.0})
+        if theirs := extension.lengthened(run, config):
+            run = _lengthen(run, config, theirs, engine, context.is_chief)
         return run, values
     if not context.is_chief:
         return record.Run(folder, {}, config), None
     parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
-    return record.create(folder, config, source, {"name": model.name, "trainable_parameters": parameters}), None
+    summary = {"name": model.name, "trainable_parameters": parameters}
+    return record.create(folder, config, source, summary, chosen), None
+
+
+def _lengthen(run, config, theirs, engine, is_chief):
+    """Record and say that a run of the length `theirs` goes on, and whether that is exact."""
+    examples = run.manifest["data"]["examples"]["train"]
+    total, batch_size = schedule.total_steps(run.config.optimizer, examples), run.config.optimizer.batch_size
+    before = schedule.from_config(run.config.schedule, batch_size, examples / batch_size, total)
+    note = f"from {theirs} at step {engine.step}: "
+    note += extension.consequence(config, engine.step, before, engine.recipe.schedule)
+    if is_chief:
+        _log.warning("--extend: %s", note)
+        run = record.lengthen(run, config, note)
+    return run
 
 
 def _check_same_data(run, config, source):
@@ -251,6 +299,11 @@ def _check_same_data(run, config, source):
         raise InputError(
             f"--validation_sampling={ours}: the validation examples of the run in {run.folder} are those of "
             f"--validation_sampling={theirs}"
+        )
+    theirs, ours = (getattr(data, "val_is", None) for data in (run.config.data, config.data))
+    if theirs != ours:
+        raise InputError(
+            f"--val_is={ours}: the run in {run.folder} took its validation images as --val_is={theirs} does"
         )
     origin = "source" if config.data.dataset == configuration.GIVEN else "--data_dir"
     raise InputError(f"{origin}: checksum {checksum} of the images is not {expected}, that of the run in {run.folder}")

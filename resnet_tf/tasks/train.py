@@ -1,0 +1,35 @@
+"""Train the task of a configuration, choosing what --auto names, and say in words how it ended."""
+
+import sys
+from collections.abc import Sequence
+
+from resnet_tf.data.splits import Source
+from resnet_tf.runs import record
+from resnet_tf.tasks import find
+from resnet_tf.training import choices, loop
+
+
+def train(config, source: Source | None = None, callbacks: Sequence[loop.Callback] = ()) -> dict:
+    """Train, evaluate and record a run; see `loop.train`.
+
+    Args:
+        config: the configuration of a training of any task.
+        source: data from Python; None for those of the configuration.
+        callbacks: hooks of the training.
+    """
+    choice = None
+    if choices.wanted(config):
+        choice = choices.choose(config, source)
+        config = choice.config
+        for line in (*map("warning: {}".format, choice.warnings), *choices.described(choice.reasons)):
+            _say(line)
+    task = find.of(config)
+    result = loop.train(task, source, callbacks, choice)
+    if not config.record.debug_step:
+        for line in task.conclude(record.open_run(result["run"], tasks=(config.task,)), result):
+            _say(line)
+    return result
+
+
+def _say(line):
+    print(line, file=sys.stderr, flush=True)

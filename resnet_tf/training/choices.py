@@ -1,0 +1,432 @@
+"""The settings that --auto chooses from the images, the device and the weights that are at hand.
+
+The choices are the rows of `ROWS`; docs/photos.md shows them as a table. Each chosen setting has a reason, which the
+manifest of the run records. A setting that is given is never chosen.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import types
+import urllib.parse
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from resnet_tf import config as configuration
+from resnet_tf.config import TrainConfig
+from resnet_tf.data.splits import Source, Split
+from resnet_tf.errors import InputError
+from resnet_tf.models import weights as files_of_weights
+from resnet_tf.runs import devices, network, record, run_data
+
+AUTO = "auto"  # the value of --init_from that asks for published weights
+
+_SMALL = 1000  # images; with fewer, a fifth is held out, and all of it is needed for the choice of the weights
+_MEASURED = 256  # images whose sizes are looked at
+_GPU_BYTES = 8 * 2**30  # assumed where the memory of a GPU is not known
+# Bytes of activations of one image of 224 x 224 pixels in training, in 16 bits; float32 takes twice as much.
+_ACTIVATIONS = {"resnet18_v1d": 40e6, "resnet50_v1d": 160e6}
+_HELD_BYTES = 2**33  # of decoded images that --hold_images may keep on a GPU
+
+
+class Facts(NamedTuple):
+    """What the choices depend on.
+
+    Attributes:
+        images: number of training images.
+        side: median of the shorter sides of the images in pixels.
+        size: (height, width) of all images; None if they differ.
+        on_gpu: whether the training runs on GPUs.
+        replicas: number of replicas.
+        memory: bytes of the memory of one GPU.
+        half: whether the GPUs are fast in 16 bits.
+        weights: value of --init_from; "" for none.
+    """
+
+    images: int
+    side: int
+    size: tuple[int, int] | None
+    on_gpu: bool
+    replicas: int
+    memory: int
+    half: bool
+    weights: str
+
+
+class Row(NamedTuple):
+    """A row of the table of choices: it holds for the first row that fits.
+
+    Attributes:
+        pretrained: whether training starts from weights.
+        on_gpu: whether it runs on GPUs.
+        most: largest number of training images.
+        settings: {flag: value}.
+        side: largest side in pixels of the central crop in evaluation.
+    """
+
+    pretrained: bool
+    on_gpu: bool
+    most: float
+    side: int
+    settings: dict
+
+
+_ANY = float("inf")
+_HEAD_ALONE = ("stem", "stage1", "stage2", "stage3", "stage4")
+_TUNED = {"layer_decay": 0.7, "area": (0.35, 1.0), "color_jitter": (0.2, 0.0, 0.2, 0.2), "mixup": 0.0}
+_SCRATCH = {"freeze": (), "layer_decay": 1.0, "area": (0.25, 1.0), "color_jitter": (0.3, 0.0, 0.3, 0.1), "mixup": 0.2}
+_CPU_NET = {"model": "resnet18_v1d"}
+_GPU_NET = {"model": "resnet50_v1d"}
+# Learning rates are for the batch sizes beside them.
+ROWS = (
+    # Fine-tuning. A CPU trains the classifier alone: the backward pass of the network would take twice the time.
+    Row(True, False, _ANY, 192, _CPU_NET | _TUNED | {
+        "freeze": _HEAD_ALONE, "layer_decay": 1.0, "train_epochs": 15.0, "batch_size": 16, "lr": 0.1,
+    }),
+    Row(True, True, 500, 224, _GPU_NET | _TUNED | {
+        "freeze": _HEAD_ALONE[:4], "train_epochs": 40.0, "batch_size": 32, "lr": 0.02,
+    }),
+    Row(True, True, 20_000, 224, _GPU_NET | _TUNED | {
+        "freeze": _HEAD_ALONE[:2], "train_epochs": 20.0, "batch_size": 64, "lr": 0.02,
+    }),
+    Row(True, True, _ANY, 224, _GPU_NET | _TUNED | {
+        "freeze": (), "train_epochs": 10.0, "batch_size": 256, "lr": 0.05,
+    }),
+    # From scratch.
+    Row(False, False, 500, 96, _CPU_NET | _SCRATCH | {"train_epochs": 120.0, "batch_size": 16, "lr": 0.02}),
+    Row(False, False, 3000, 96, _CPU_NET | _SCRATCH | {"train_epochs": 40.0, "batch_size": 32, "lr": 0.05}),
+    Row(False, False, _ANY, 96, _CPU_NET | _SCRATCH | {"train_epochs": 15.0, "batch_size": 64, "lr": 0.1}),
+    Row(False, True, 2000, 192, _GPU_NET | _SCRATCH | {"train_epochs": 200.0, "batch_size": 64, "lr": 0.05}),
+    Row(False, True, 30_000, 192, _GPU_NET | _SCRATCH | {"train_epochs": 200.0, "batch_size": 256, "lr": 0.2}),
+    Row(False, True, _ANY, 224, _GPU_NET | _SCRATCH | {"train_epochs": 90.0, "batch_size": 256, "lr": 0.2}),
+)  # fmt: skip
+
+
+class Choice(NamedTuple):
+    """A training whose settings are all chosen.
+
+    Attributes:
+        config: a `TrainConfig`.
+        source: the loaded data.
+        skipped: images that were left out, (name, reason).
+        reasons: {flag: value and reason, in words} of the chosen settings.
+        warnings: sentences that the user must read.
+    """
+
+    config: TrainConfig
+    source: Source
+    skipped: list
+    reasons: dict
+    warnings: list
+
+
+def wanted(config) -> bool:
+    """Return whether settings of a configuration are to be chosen."""
+    return bool(getattr(config, "choice", None) and config.choice.auto)
+
+
+def choose(config: TrainConfig, source: Source | None = None) -> Choice:
+    """Choose the settings that --auto names.
+
+    A run that is in its folder already keeps what was chosen for it.
+
+    Args:
+        config: a `TrainConfig` with `choice.auto`.
+        source: data from Python; None for those of the configuration.
+
+    Raises:
+        InputError: data that are missing or damaged, weights that do not exist, or settings that cannot work together.
+    """
+    names = set(config.choice.auto)
+    unknown = sorted(names - set(configuration.fields_of(TrainConfig)))
+    if unknown:
+        raise InputError(f"--auto={','.join(unknown)}: no such flag")
+    settings = configuration.settings_of(config)
+    for longer, other in (("train_steps", "train_epochs"), ("eval_every", "eval_epochs")):
+        if settings[longer]:
+            names.discard(other)
+    given = {name: value for name, value in settings.items() if name not in names}
+    if config.record.smoke and not config.data.data_dir and source is None:
+        given["dataset"] = "synthetic"
+    reasons, warnings = {}, []
+    chosen = _Chosen(names, given, reasons)
+    source, skipped = _divide(chosen, source)
+    folder = _folder(chosen, config, source)
+    if (folder / record.MANIFEST).exists():
+        recorded = configuration.settings_of(record.open_run(folder, "--out=").config)
+        chosen.values = {name: recorded[name] for name in names if name in recorded}
+        chosen.reasons.clear()
+    else:
+        facts = _facts(chosen, source, warnings)
+        _fill(chosen, facts, source)
+    values = chosen.given | chosen.values | {"auto": (), "out": str(folder)}
+    return Choice(configuration.from_settings(TrainConfig, values, "--auto"), source, skipped, reasons, warnings)
+
+
+def described(reasons: dict[str, str]) -> list[str]:
+    """Return the chosen settings as a line, without their reasons; no line if nothing was chosen."""
+    flags = [f"--{name}={why.partition(': ')[0]}" for name, why in reasons.items()]
+    return (
+        [f"chosen   {' '.join(flags)}; a flag that is set is not chosen, manifest.yaml has the reasons"]
+        if flags
+        else []
+    )
+
+
+@dataclasses.dataclass
+class _Chosen:
+    """The settings that are chosen so far: `set` ignores a setting that the user gave."""
+
+    names: set
+    given: dict
+    reasons: dict
+    values: dict = dataclasses.field(default_factory=dict)
+
+    def set(self, name, value, reason):
+        values = self.given | self.values
+        if name in self.names and configuration.is_used(TrainConfig, name, values):
+            self.values[name] = value
+            self.reasons[name] = f"{_text(value)}: {reason}"
+
+    def get(self, name):
+        return self.values.get(name, self.given.get(name))
+
+    def data(self):
+        """Return the sections data and views so far, as `run_data.load` takes them."""
+        values, sections = self.given | self.values, configuration.section_types(TrainConfig)
+        parts = {}
+        for name in ("data", "views"):
+            fields = dataclasses.fields(sections[name])
+            parts[name] = sections[name](**{one.name: values[one.name] for one in fields if one.name in values})
+        configuration.check_data(parts["data"])
+        return types.SimpleNamespace(**parts)
+
+
+def _text(value):
+    if isinstance(value, tuple):
+        return configuration.listed(value) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value) or "none"
+
+
+def _folder(chosen, config, source):
+    """Return the run folder: --out, or a name from the data's, the settings and the images."""
+    if config.record.out:
+        return pathlib.Path(config.record.out)
+    fields = configuration.fields_of(TrainConfig)
+    settings = {name: value for name, value in chosen.given.items() if fields[name].metadata["changes_result"]}
+    text = json.dumps([settings, source.checksum()], sort_keys=True, default=str)
+    stem = pathlib.PurePath(config.data.data_dir or config.data.dataset).name.split(".")[0]
+    return pathlib.Path("runs", f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}")
+
+
+# --- Splits ----------------------------------------------------------------------------------------------------------
+
+
+def _divide(chosen, source):
+    """Choose which share of the images is held out, and load the data so."""
+    if source is not None:
+        return source, []
+    whole, skipped = run_data.load(chosen.data())
+    count, splits = len(whole.splits["train"]), set(whole.splits)
+    if "validation" not in splits:
+        share, few = (0.2, "fewer") if count < _SMALL else (0.1, "at least")
+        why = f"{count:,} images, {few} than {_SMALL:,}" if few == "fewer" else f"{count:,} images"
+        chosen.set("validation_share", share, f"{why}, and the data have no validation split")
+        if "test" not in splits and count >= _SMALL:
+            chosen.set("test_share", share, f"{why}, and the data have no test split")
+    if chosen.get("validation_share") or chosen.get("test_share"):
+        return run_data.load(chosen.data())
+    return whole, skipped
+
+
+# --- Facts -----------------------------------------------------------------------------------------------------------
+
+
+def _facts(chosen, source, warnings):
+    train = source.splits["train"]
+    sizes = _sizes(train)
+    on_gpu = devices.has_gpu()
+    gpus = tf.config.list_physical_devices("GPU") if on_gpu else []
+    replicas = len(chosen.given["gpus"]) or chosen.given["replicas"] or max(1, len(gpus))
+    capability = [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus]
+    return Facts(
+        images=len(train),
+        side=int(np.median(sizes.min(axis=1))),
+        size=tuple(sizes[0].tolist()) if len(np.unique(sizes, axis=0)) == 1 else None,
+        on_gpu=on_gpu,
+        replicas=replicas,
+        memory=_memory() if on_gpu else 0,
+        half=on_gpu and min(capability) >= (7, 0),
+        weights=_weights(chosen, on_gpu, warnings),
+    )
+
+
+def _sizes(split):
+    """Return height and width of some images, always the same: int [n, 2]."""
+    if isinstance(split, Split):
+        return np.array([split.images.shape[1:3]])
+    from PIL import Image, UnidentifiedImageError
+
+    sizes = []
+    for index in np.sort(np.random.default_rng(0).permutation(len(split))[:_MEASURED]):
+        try:
+            with Image.open(io.BytesIO(split.read(int(index)))) as image:
+                sizes.append(image.size[::-1])
+        except (InputError, UnidentifiedImageError, OSError, Image.DecompressionBombError):
+            continue  # training names it, or skips it
+    if not sizes:
+        raise InputError(
+            f"--data_dir: none of {min(_MEASURED, len(split))} images can be read, such as {split.name(0)}"
+        )
+    return np.array(sizes)
+
+
+def _memory():
+    """Return the bytes of memory of the smallest GPU; an assumption where the driver does not say."""
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout
+        return min(int(line) for line in answer.split()) * 2**20
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return _GPU_BYTES
+
+
+def _weights(chosen, on_gpu, warnings):
+    """Return the weights to start from: those given, or published ones that can be had; "" for none."""
+    given = chosen.given.get("init_from", "")
+    if "init_from" not in chosen.names and given != AUTO:
+        return given
+    chosen.names.add("init_from")
+    if chosen.given.get("smoke"):
+        chosen.set("init_from", "", "--smoke downloads nothing")
+        return ""
+    name = chosen.given["model"] if "model" not in chosen.names else (_GPU_NET if on_gpu else _CPU_NET)["model"]
+    try:
+        if not _can_download(name):
+            raise InputError("there is no network")
+        files_of_weights.fetch(name)
+    except InputError as error:
+        warnings.append(
+            f"no pretrained weights for {name} ({error}): training starts from scratch, which needs more images and "
+            "time for the same accuracy. --init_from=MODEL:FILE takes a file of weights, such as one of timm"
+        )
+        chosen.set("init_from", "", "published weights cannot be had")
+        return ""
+    chosen.set("init_from", f"{name}:imagenet", "published ImageNet weights")
+    return f"{name}:imagenet"
+
+
+def _can_download(name):
+    """Return whether published weights are in the cache or their server answers; its client would try for 24 s."""
+    try:
+        import huggingface_hub
+    except ImportError:
+        return True  # `fetch` says what to install
+    library, identifier = files_of_weights.PUBLISHED.get(name, ("", ""))
+    if library != "timm" or any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+        return True
+    if isinstance(huggingface_hub.try_to_load_from_cache(identifier, "model.safetensors"), str):
+        return True
+    host = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT).hostname
+    try:
+        socket.create_connection((host, 443), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+# --- Settings --------------------------------------------------------------------------------------------------------
+
+
+def _fill(chosen, facts, source):
+    """Choose by the first row of the table that fits, then by sizes and memory."""
+    row = next(
+        row for row in ROWS
+        if (row.pretrained, row.on_gpu) == (bool(facts.weights), facts.on_gpu) and facts.images <= row.most
+    )  # fmt: skip
+    where = f"{'fine-tuning' if row.pretrained else 'from scratch'} on {'a GPU' if row.on_gpu else 'a CPU'}"
+    reason = where if row.most == _ANY else f"{where}, up to {row.most:,} training images"
+    for name, value in row.settings.items():
+        chosen.set(name, value, reason)
+    if facts.weights:
+        for name, value in _network_of(chosen, facts.weights).items():
+            chosen.set(name, value, "the network of --init_from")
+    _choose_sizes(chosen, facts, row)
+    chosen.set("precision", "float16" if facts.half else "float32", "the fastest of the device")
+    _choose_batch(chosen, facts, row)
+    _choose_rhythm(chosen, facts, "validation" in source.splits)
+
+
+def _network_of(chosen, origin):
+    """Return the settings of the network whose weights --init_from names."""
+    kind = network.locate("init_from", origin)
+    if kind == "weights":
+        return {"model": origin.partition(":")[0]}
+    path = pathlib.Path(origin)
+    theirs = record.open_run(path, "--init_from=").config if kind == "run" else None
+    theirs = theirs or network.describe_exported("init_from", path)[0]
+    return {name: getattr(theirs.model, name) for name in ("model", "shortcut", "graph")}
+
+
+def _choose_sizes(chosen, facts, row):
+    """Choose the sizes of views: no larger than the images, and in multiples of 32 pixels, the networks' stride."""
+    side = max(32, min(row.side, facts.side // 32 * 32))
+    why = f"at most {row.side}, and the shorter sides of the images are about {facts.side} pixels"
+    if "image_size" not in chosen.names:
+        chosen.set("eval_size", 0, "--image_size, which is given")
+        chosen.set("resize", 0, "the side of the crop")
+    elif row.pretrained:
+        chosen.set("image_size", side, why)
+        chosen.set("eval_size", 0, "that of training")
+        chosen.set("resize", min(facts.side, side * 8 // 7) if facts.side > side else 0, "a margin around the crop")
+    else:
+        train = max(32, round(side * 5 / 6 / 32) * 32)
+        chosen.set("image_size", train, f"5/6 of {side}: {why}; objects look larger in training crops (Touvron 2019)")
+        chosen.set("eval_size", side if side != train else 0, why)
+        chosen.set("resize", side if side != train else 0, "the side of the crop")
+    size = chosen.get("image_size")
+    fits = facts.size and facts.images * facts.size[0] * facts.size[1] * 3 < min(_HELD_BYTES, facts.memory / 8)
+    shrinks = facts.size and min(facts.size) * max(chosen.get("area")) ** 0.5 > 1.9 * size
+    if facts.on_gpu and fits and not shrinks:
+        chosen.set("hold_images", True, f"all images have {facts.size[0]} x {facts.size[1]} pixels and fit on the GPU")
+
+
+def _choose_batch(chosen, facts, row):
+    """Choose the batch size that the memory and the number of images allow, and the learning rate in proportion."""
+    batch, reason = row.settings["batch_size"], "the table"
+    if facts.on_gpu:
+        pixels = (chosen.get("image_size") / 224) ** 2
+        bytes_each = _ACTIVATIONS.get(chosen.get("model"), max(_ACTIVATIONS.values())) * pixels
+        bytes_each *= 1 if chosen.get("precision") in ("float16", "bfloat16") else 2
+        while batch > 8 and batch / facts.replicas * bytes_each > 0.7 * facts.memory:
+            batch, reason = batch // 2, f"{facts.memory / 2**30:.0f} GiB of memory"
+    while batch > 2 and batch * 4 > facts.images:
+        batch, reason = batch // 2, f"{facts.images} training images"
+    batch = max(batch // facts.replicas, 2 if chosen.get("mixup") else 1) * facts.replicas
+    batch = max(1, min(batch, facts.images // facts.replicas * facts.replicas))
+    if batch // facts.replicas % 2:
+        chosen.set("mixup", 0.0, "an odd batch")
+    chosen.set("batch_size", batch, reason)
+    lr = row.settings["lr"] * chosen.get("batch_size") / row.settings["batch_size"]
+    chosen.set("lr", round(lr, 6), f"{row.settings['lr']:g} for a batch of {row.settings['batch_size']}, in proportion")
+
+
+def _choose_rhythm(chosen, facts, has_validation):
+    """Choose warm-up, evaluations, rows and checkpoints, and when to stop, from the number of epochs."""
+    epochs, steps = chosen.get("train_epochs"), max(1, facts.images // chosen.get("batch_size"))
+    if not epochs:  # --train_steps is given
+        epochs = chosen.get("train_steps") / steps
+    chosen.set("warmup_epochs", round(min(5.0, epochs / 10), 2), "a tenth of the training, at most 5 epochs")
+    chosen.set("eval_epochs", 1.0, "each epoch")
+    chosen.set("log_every", steps, "a row in each epoch")
+    chosen.set("checkpoint_every", steps * max(1, round(epochs / 10)), "a tenth of the training")
+    if has_validation:
+        chosen.set("stop_after", max(5, round(epochs / 3)), "a third of the training")
+        chosen.set("finish_on", "best", "there is a validation split to choose on")
