@@ -86,7 +86,11 @@ def test_validation_folders(tree, tmp_path):
     for number, name in enumerate(("val", "valid", "validation")):
         root = tmp_path / name
         unpack(root, {path.replace("/test/", f"/{name}/"): data for path, data in tree.items()})
-        assert set(load("folder", str(root), image_size=8).splits) == {"train", "test"}
+        alone = load("folder", str(root), image_size=8)
+        assert list(alone.splits) == ["train", "validation"]
+        earlier = load("folder", str(root), image_size=8, val_is="test")  # as earlier releases named it
+        assert list(earlier.splits) == ["train", "test"]
+        assert earlier.splits["test"].images.tobytes() == alone.splits["validation"].images.tobytes()
         both = unpack(root, tree)
         unpack(root, {f"set/{name}/{label}/new.png": picture(100 + number) for label in "ab"})
         source = load("folder", str(both), image_size=8)
@@ -104,15 +108,21 @@ def without(tree, part):
 
 def test_folder_layout_errors(tree, tmp_path):
     cases = {
-        "no train": (without(tree, "/train/"), "folders with names of splits: set/test"),
-        "no test": (without(tree, "/test/"), "folders with names of splits: set/train"),
-        "neither": ({"a/1.png": picture(0)}, "folders with names of splits: none"),
+        "no train": (without(tree, "/train/"), "no images for training, only for test"),
+        "neither": (
+            {"1.png": picture(0)},
+            "a CSV of labels (--labels); it has 1",
+        ),
+        "no classes": ({"train/1.png": picture(0), "val/1.png": picture(1)}, "2 images directly in train, val"),
+        "none": ({"1.txt": b""}, "it has no images; ignored: 1 .txt"),
         "two sets": (tree | {"other/train/a/1.png": picture(0)}, "other/train, set/test, set/train"),
-        "class only in train": (tree | {"set/train/c/1.png": picture(0)}, "one of train and test: c"),
-        "class only in test": (tree | {"set/test/d/1.png": picture(0)}, "one of train and test: d"),
+        "class only in test": (
+            tree | {"set/test/d/1.png": picture(0)},
+            "no training images of class d, which test has",
+        ),
         "class only in val": (
             tree | {f"set/val/{label}/1.png": picture(0) for label in "abe"},
-            "one of train and validation: e",
+            "no training images of class e, which validation has; --classes can leave out",
         ),
     }
     for name, (files, expected) in cases.items():
@@ -191,7 +201,7 @@ def test_order_of_classes(tree, tmp_path):
         assert (turned.splits[name].labels == 1 - split.labels).all()
     loaded = load("folder", str(root), image_size=8, classes=("b", "a"))
     assert loaded.classes == ("b", "a") and loaded.splits["test"].labels.tolist() == [1, 1, 1, 0, 0, 0]
-    assert "--classes: lacks: b; not in the data: c" in refused(root, using=index, classes=("a", "c"))
+    assert "--classes: not in the data: c; they have a, b" in refused(root, using=index, classes=("a", "c"))
 
 
 def test_links_of_a_folder(tree, tmp_path):
@@ -215,7 +225,7 @@ def test_an_archive_too_large_for_memory_is_refused(tree, tmp_path, monkeypatch)
 
 def test_real_imagenette_archive(real_data):
     source = index("folder", str(real_data / "imagenette192.tar"))
-    assert (len(source.splits["train"]), len(source.splits["test"]), len(source.classes)) == (9469, 3925, 10)
+    assert counts(source) == {"train": 9469, "validation": 3925} and len(source.classes) == 10
 
 
 # --- What lies beside, below and behind links ------------------------------------------------------------------------
@@ -247,7 +257,8 @@ def test_names_of_splits_in_any_case(train, test, tree, tmp_path):
     renamed = {name.replace("/train/", f"/{train}/").replace("/test/", f"/{test}/"): d for name, d in tree.items()}
     for place in places(renamed, tmp_path):
         source = index("folder", str(place))
-        assert counts(source) == {"train": 6, "test": 6} and not source.ignored
+        expected = "test" if test.lower().startswith("test") else "validation"
+        assert counts(source) == {"train": 6, expected: 6} and not source.ignored
 
 
 def test_names_that_were_known_before_have_precedence(tree, tmp_path):

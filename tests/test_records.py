@@ -64,16 +64,18 @@ def test_foreign_shards(suffix, form, tmp_path):
     expected = write_foreign(tmp_path, suffix=suffix, form=form)
     unpack(tmp_path, {"readme.txt": b"", "train-00000-of-00001.json": b""})
     source = found(tmp_path)
-    assert source.classes == NAMES and list(source.splits) == ["train", "test"]
+    assert source.classes == NAMES and list(source.splits) == ["train", "validation"]
     assert contents(source.splits["train"]) == expected["train"]
-    assert contents(source.splits["test"]) == expected["validation"]
+    assert contents(source.splits["validation"]) == expected["validation"]
+    earlier = found(tmp_path, val_is="test").splits  # as earlier releases named it
+    assert list(earlier) == ["train", "test"] and contents(earlier["test"]) == expected["validation"]
     split = source.splits["train"]
     read = split.storage.reader()
     assert [read(number).numpy() for number in range(8)] == [image for image, _, _ in expected["train"]]
     assert split.labels.dtype == np.int32 and split.storage.shard.tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
     loaded = load("records", str(tmp_path), image_size=10)
     assert loaded.classes == NAMES
-    assert np.abs(loaded.splits["test"].images[1].astype(int) - decode(IMAGES[9])[1:11]).max() == 0
+    assert np.abs(loaded.splits["validation"].images[1].astype(int) - decode(IMAGES[9])[1:11]).max() == 0
 
 
 def test_labels_from_one_are_shifted_and_said_to_be(tmp_path, caplog):
@@ -121,7 +123,7 @@ def test_classes_are_named_or_ordered_by_the_user(tmp_path):
 def test_splits_without_labels_are_left_out(tmp_path):
     write_foreign(tmp_path)
     write_shard(tmp_path / "test-00000-of-00001", [inception(IMAGES[0], -1)] * 2)
-    assert len(found(tmp_path).splits["test"]) == 4
+    assert {name: len(split) for name, split in found(tmp_path).splits.items()} == {"train": 8, "validation": 4}
     write_shard(tmp_path / "test-00000-of-00001", [inception(IMAGES[0], -1), inception(IMAGES[0], 2)])
     assert "1 records of test have no class label" in names_it(tmp_path)
 
@@ -129,7 +131,7 @@ def test_splits_without_labels_are_left_out(tmp_path):
 def test_incomplete_and_doubled_sets_are_named(tmp_path):
     write_foreign(tmp_path / "set")
     cases = {
-        "no train": (lambda root: [path.unlink() for path in root.glob("train*")], "needs train and test"),
+        "no train": (lambda root: [path.unlink() for path in root.glob("train*")], "has no training examples"),
         "gap": (lambda root: (root / "train-00001-of-00003").unlink(), "train-00001-of-00003: the shard is missing, 1"),
         "last": (lambda root: (root / "validation-00001-of-00002").unlink(), "validation-00001-of-00002: the shard is"),
         "empty": (
@@ -278,13 +280,13 @@ def prepared(tmp_path_factory):
 def test_prepared_sets(prepared):
     root, tree = prepared
     source = found(root)
-    assert source.classes == ("a", "b") and list(source.splits) == ["train", "test"]
-    for name, folder in (("train", "train"), ("test", "val")):
+    assert source.classes == ("a", "b") and list(source.splits) == ["train", "validation"]
+    for name, folder in (("train", "train"), ("validation", "val")):
         stored = sorted((data, "ab".index(path.split("/")[1]), None) for path, data in tree.items() if folder in path)
         assert sorted(contents(source.splits[name])) == stored
     turned = found(root, classes=("b", "a"))
     assert (turned.splits["train"].labels == 1 - source.splits["train"].labels).all()
-    assert len(found(root, validation_examples=3).splits["train"]) == 7
+    assert len(found(root, validation_examples=3, val_is="test").splits["train"]) == 7
 
 
 def test_prepared_sets_that_are_not_whole_are_named(prepared, tmp_path):
@@ -317,8 +319,8 @@ def test_prepared_sets_that_are_not_whole_are_named(prepared, tmp_path):
             "index.json",
         ),
         "one split": (
-            lambda root: rewrite(root, lambda content: content["splits"].pop("test")),
-            "needs train and test",
+            lambda root: rewrite(root, lambda content: content["splits"].pop("train")),
+            "has no training examples, only validation",
         ),
     }
     for name, (change, expected) in cases.items():

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnet_tf import config
-from resnet_tf.data import DATASETS, Source, Split, decode, load, sources
+from resnet_tf.data import DATASETS, Source, Split, decode, holding_out, load
 from resnet_tf.data.examples import Examples, Memory
+from resnet_tf.data.ignored import Ignored
 from resnet_tf.data.sources import index
 from resnet_tf.data.splits import arranged, listed
 from resnet_tf.errors import InputError
@@ -89,7 +90,7 @@ def test_every_class_keeps_an_example_and_the_rest_is_fair(sizes, part):
     splits = {"train": memory(np.random.default_rng(1).permutation(labels)), "test": memory([0])}
     if not count > 0:
         return
-    held = sources._hold_out(splits, count, "stratified")
+    held = holding_out.by_count(splits, count, "stratified")
     found = np.bincount(held["validation"].labels, minlength=len(sizes))
     assert found.sum() == count and (found < sizes).all()
     assert sorted([*held["train"].image, *held["validation"].image]) == list(range(len(labels)))
@@ -243,12 +244,15 @@ def test_classes_are_arranged_or_refused():
     assert ordered["train"].labels.dtype == np.int32 and names == ["c", "a", "b"]
     names, renamed = arranged(("x", "y", "z"), ["a", "b", "c"], splits, rename=True)
     assert names == ["x", "y", "z"] and renamed["train"].labels.tolist() == [0, 1, 2, 1]
+    ignored = Ignored()
+    names, part = arranged(("c", "b"), ["a", "b", "c"], splits, ignored=ignored)
+    assert names == ["c", "b"] and part["train"].labels.tolist() == [1, 0, 1]
+    assert part["train"].image.tolist() == [1, 2, 3] and str(ignored) == "1 images of 1 other class"
     cases = [
-        (("a", "b"), False, "lacks: c"),
-        (("a", "b", "c", "d"), False, "not in the data: d"),
-        (("a", "b", "d"), True, "lacks: c; not in the data: d"),
-        (("x", "y", "z"), False, "lacks: a, b, c; not in the data: x, y, z"),
-        (("x", "y"), True, "lacks: a, b, c"),
+        (("a", "b", "c", "d"), False, "not in the data: d; they have a, b, c"),
+        (("a", "b", "d"), True, "not in the data: d"),
+        (("x", "y", "z"), False, "not in the data: x, y, z; they have a, b, c"),
+        (("x", "y"), True, "not in the data: x, y"),
         (("a", "b", "c", "a"), True, "more than once: a"),
     ]
     for wanted, rename, expected in cases:

@@ -1,8 +1,10 @@
-"""Read the files of a tar archive, without unpacking it, or of a folder."""
+"""Read the files of a tar or zip archive, without unpacking it, or of a folder."""
 
 import lzma
 import os
+import stat
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -15,7 +17,7 @@ MAX_MEMBER_BYTES = 2**30
 
 
 def read_members(path: str | os.PathLike, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
-    """Yield the wanted files of a tar archive (with any compression) or of a folder tree.
+    """Yield the wanted files of a tar archive (with any compression), a zip archive or a folder tree.
 
         for name, data in read_members("flowers.tar.gz", lambda name: name.endswith(".jpg")):
             image = decode(data, name)
@@ -29,15 +31,15 @@ def read_members(path: str | os.PathLike, wanted: Callable[[str], bool]) -> Iter
         Pairs of name and content, in the order of the archive, or sorted by name for a folder.
 
     Raises:
-        InputError: `path` does not exist or is not a tar archive; the archive is damaged or truncated; a member has
-            an absolute name or a name with "..", or is a link or a device; a wanted file is larger than
+        InputError: `path` does not exist or is no such archive; the archive is damaged, truncated or encrypted; a
+            member has an absolute name or a name with "..", or is a link or a device; a wanted file is larger than
             MAX_MEMBER_BYTES; or a wanted file of a folder is a link that leads outside of the folder.
     """
     path = Path(path)
     if path.is_dir():
         yield from _read_folder(path, wanted)
     elif path.exists():
-        yield from _read_tar(path, wanted)
+        yield from (_read_zip if _is_zip(path) else _read_tar)(path, wanted)
     else:
         raise InputError(f"{path}: no such file or folder")
 
@@ -69,11 +71,11 @@ def _read_tar(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, 
     except PermissionError as error:
         raise InputError(f"{path}: {error.strerror}") from error
     except _DAMAGE as error:
-        raise InputError(f"{path}: not a tar archive, or damaged or truncated") from error
+        raise InputError(f"{path}: neither a tar nor a zip archive, or damaged or truncated") from error
     with tar:
         try:
             for member in tar:
-                name = _safe_name(path, member)
+                name = _safe_name(path, member.name, member.isreg() or member.isdir())
                 if member.isdir():
                     if wanted(name + "/"):
                         yield name + "/", b""
@@ -86,17 +88,54 @@ def _read_tar(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, 
         except InputError:
             raise
         except _DAMAGE as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{path}: damaged or truncated archive ({reason}); fetch it again") from error
+            raise _damaged(path, error) from error
 
 
-def _safe_name(path: Path, member: tarfile.TarInfo) -> str:
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts:
-        raise InputError(f"{path}: refused member {member.name!r}, whose name leads outside of the archive")
-    if not (member.isreg() or member.isdir()):
-        raise InputError(f"{path}: refused member {member.name!r}, a link or a device; pack plain files only")
-    return str(name)
+def _damaged(path: Path, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())
+    return InputError(f"{path}: damaged or truncated archive ({reason}); fetch it again")
+
+
+def _safe_name(path: Path, name: str, plain: bool) -> str:
+    """Return the name of a member; `plain` says whether it is a file or a folder."""
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts:
+        raise InputError(f"{path}: refused member {name!r}, whose name leads outside of the archive")
+    if not plain:
+        raise InputError(f"{path}: refused member {name!r}, a link or a device; pack plain files only")
+    return str(pure)
+
+
+def _is_zip(path: Path) -> bool:
+    """Return whether a file is a zip archive, by its first bytes; an empty one begins with the second kind."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+
+
+def _read_zip(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    # An unknown compression is a NotImplementedError, which is a RuntimeError.
+    damage = (zipfile.BadZipFile, RuntimeError, *_DAMAGE)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                kind = stat.S_IFMT(member.external_attr >> 16)  # 0 if the archive was made on Windows
+                plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
+                name = _safe_name(path, member.filename.replace("\\", "/"), plain)
+                if member.filename.endswith(("/", "\\")):
+                    if wanted(name + "/"):
+                        yield name + "/", b""
+                elif wanted(name):
+                    if member.flag_bits & 1:
+                        raise InputError(f"{path}: {name} is encrypted; pack the files without a password")
+                    _check_size(path, name, member.file_size)
+                    yield name, archive.read(member)
+    except InputError:
+        raise
+    except damage as error:
+        raise _damaged(path, error) from error
 
 
 def _read_folder(root: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:

@@ -10,8 +10,8 @@ import numpy as np
 from resnet_tf.data import archives, boxes, formats, images, voc
 from resnet_tf.data.boxes import Objects
 from resnet_tf.data.examples import Examples, Files, Memory
-from resnet_tf.data.folder import SPLIT_NAMES, store
-from resnet_tf.data.splits import Indexed, Source, arranged, existing, read_archive, tagged, with_test
+from resnet_tf.data.folder import store
+from resnet_tf.data.splits import SPLIT_NAMES, Indexed, Source, arranged, existing, read_archive, tagged, with_test
 from resnet_tf.errors import InputError
 
 DATASETS = ("voc", "coco", "synthetic")

@@ -25,6 +25,11 @@ class Ignored:
         self._counts: Counter[str] = Counter()
         self._links: dict[str, list[str]] = {}
 
+    def clear(self) -> None:
+        """Forget all counts."""
+        self._counts.clear()
+        self._links.clear()
+
     def add(self, kind: str, count: int = 1) -> None:
         """Add to the count of a kind."""
         self._counts[kind] += count

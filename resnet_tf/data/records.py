@@ -17,9 +17,9 @@ import tensorflow as tf
 from resnet_tf import files
 from resnet_tf.data import processors, shards
 from resnet_tf.data.examples import TENSORFLOW_ERRORS, Examples, Records
-from resnet_tf.data.folder import SPLIT_NAMES
+from resnet_tf.data.ignored import Ignored
 from resnet_tf.data.progress import Progress
-from resnet_tf.data.splits import Indexed, arranged, existing, listed, with_test
+from resnet_tf.data.splits import SPLIT_NAMES, Indexed, arranged, existing, listed, ordered
 from resnet_tf.errors import InputError
 
 CACHE = "resnet_tf_index.npz"  # the result of a scan, stored beside the shards
@@ -38,7 +38,9 @@ _log = logging.getLogger(__name__)
 Columns = dict[str, np.ndarray]
 
 
-def index(data_dir: str, classes: tuple[str, ...] = ()) -> Indexed:
+def index(
+    data_dir: str, classes: tuple[str, ...] = (), ignored: Ignored | None = None, val_is: str = "validation"
+) -> Indexed:
     """Find the records of a prepared data set, or of TFRecord shards of other programs.
 
     Shards of other programs are named SPLIT-NUMBER-of-COUNT, optionally with .tfrecord at the end, in the folder or its
@@ -49,10 +51,13 @@ def index(data_dir: str, classes: tuple[str, ...] = ()) -> Indexed:
 
     Args:
         data_dir: the folder.
-        classes: order of the classes; or new names in the order of the labels, if none of them is an existing name.
+        classes: the classes to use, in the order of their labels; or new names in the order of the labels, if none of
+            them is an existing name.
+        ignored: counts the examples of other classes.
+        val_is: see `splits.ordered`.
 
     Returns:
-        The classes, and the splits "train", "test" and, if there is a third one, "validation", in the order of the
+        The classes, and the splits "train" and, if they are there, "test" and "validation", in the order of the
         records. A split without labels (all are -1) is omitted.
 
     Raises:
@@ -65,10 +70,10 @@ def index(data_dir: str, classes: tuple[str, ...] = ()) -> Indexed:
         names, splits = _read_prepared(root)
     else:
         names, splits = _read_foreign(root, len(classes))
-    ready = with_test(splits)
+    ready = ordered(splits, val_is)
     if ready is None:
-        raise InputError(f"{root} needs train and test, or train and validation; found {listed(sorted(splits))}")
-    return arranged(classes, names, ready, rename=True)
+        raise InputError(f"{root} has no training examples, only {listed(sorted(splits))}")
+    return arranged(classes, names, ready, rename=True, ignored=ignored)
 
 
 # --- Prepared sets -------------------------------------------------------------------------------------------------

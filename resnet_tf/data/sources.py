@@ -2,17 +2,29 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from resnet_tf.data import boxes as annotations
-from resnet_tf.data import cifar, folder, images, processors, records, tfds, verify, voc
+from resnet_tf.data import cifar, folder, holding_out, images, processors, records, tfds, verify, voc
 from resnet_tf.data.examples import TENSORFLOW_ERRORS, Examples, Memory
 from resnet_tf.data.ignored import Ignored
-from resnet_tf.data.splits import MAX_BYTES, Indexed, Loaded, Source, Split, check_total, resized
+from resnet_tf.data.splits import (
+    ANY_SPLIT_NAMES,
+    MAX_BYTES,
+    Indexed,
+    Loaded,
+    Source,
+    Split,
+    check_total,
+    existing,
+    listed,
+    others,
+    resized,
+)
 from resnet_tf.errors import InputError
 
 
@@ -24,29 +36,45 @@ def index(
     tfds_name: str = "",
     validation_sampling: str = "stratified",
     exif: str = "apply",
+    *,
+    labels: str = "",
+    validation_share: float = 0.0,
+    test_share: float = 0.0,
+    split_seed: int = 0,
+    val_is: str = "validation",
 ) -> Source:
     """Find the images of a data set, which stay encoded where they are and are decoded when they are used.
 
-        source = index("folder", "flowers", validation_examples=500)
-        print(source)  # train 2,500 images, test 1,000, validation 500, 5 classes
+        source = index("folder", "flowers.zip", validation_share=0.2)
+        print(source)  # train 2,400 images, validation 600, 5 classes; split by seed 0: 20% of each class ...
 
     Args:
         dataset: one of DATASETS except SMALL_DATASETS; "synthetic" is possible and has 768 JPEGs of 96 x 128 pixels.
         data_dir: path of the data:
 
-            - "folder": a folder or tar archive of [anything/]SPLIT/CLASS/[anything/]IMAGE, with the splits train and
-              test, or train and val, or all three, in any case; hidden files are ignored;
+            - "folder": a folder, tar or zip archive of [anything/]SPLIT/CLASS/[anything/]IMAGE, of CLASS/IMAGE, or of
+              images with a CSV of labels; see `folder.find`;
             - "records": a folder that `prepare` wrote, or a folder of TFRecord shards; see `records.index`;
             - "tfds": a TFDS data folder, or the folder of one prepared version; see `tfds.index`;
-            - "voc": a folder or tar archive of PASCAL VOC devkits, whose boxes are the examples; see `voc.index`.
-        classes: class names in the order of their labels; empty for the default order of the source.
+            - "voc": a folder or archive of PASCAL VOC devkits, whose boxes are the examples; see `voc.index`.
+        classes: class names in the order of their labels; empty for the default order of the source. Examples of other
+            classes are left out, and counted in `ignored`.
         validation_examples: see `load`.
         tfds_name: name of the set in a TFDS data folder, such as "imagenet2012" or "imagenette/320px-v2".
         validation_sampling: see `load`.
         exif: "apply" turns images upright as their orientation tags say, "ignore" uses them as they are stored.
+        labels: path of a CSV of files, labels and, optionally, splits, for "folder"; see `labels.read`. The table of
+            `splits.write_table` is one.
+        validation_share: part of the training examples to hold out as "validation", if the data have no such split;
+            see `holding_out.by_share`.
+        test_share: the same for "test".
+        split_seed: number that chooses the examples of the shares.
+        val_is: "validation", or "test" to make a folder val the test split if there is no other one, as earlier
+            releases did; for "folder" and "records".
 
     Returns:
-        The data set, whose splits are non-empty `Examples`.
+        The data set, whose splits are non-empty `Examples`: always "train", and "test" and "validation" if the data
+        have them or they are held out.
 
     Raises:
         InputError: an argument is out of range; the data are missing, damaged or inconsistent; or the images of an
@@ -61,16 +89,41 @@ def index(
         raise InputError(f"--dataset: {dataset!r} is not one of {', '.join(DATASETS)}")
     if classes and dataset == "synthetic":
         raise InputError(f"--classes is not used by --dataset={dataset}")
-    ignored = Ignored()
-    names, splits = _named(_index, dataset, data_dir, tuple(classes), tfds_name, exif, ignored)
-    return Source(dataset, tuple(names), _hold_out(splits, validation_examples, validation_sampling), str(ignored))
+    _check_labels(dataset, labels)
+    asked = _Asked(data_dir, tuple(classes), tfds_name, exif, labels, val_is)
+    names, splits = _named(_index, dataset, asked)
+    splits = holding_out.by_count(splits, validation_examples, validation_sampling)
+    splits, said = holding_out.by_share(splits, validation_share, test_share, split_seed, names)
+    return _source(dataset, names, splits, asked, said)
 
 
-def _index(
-    dataset: str, data_dir: str, classes: tuple[str, ...], tfds_name: str, exif: str, ignored: Ignored
-) -> Indexed:
-    names, splits = _INDEXERS[dataset](data_dir, classes, tfds_name, exif, ignored)
-    return names, {name: dataclasses.replace(split, exif=exif) for name, split in splits.items()}
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What a caller of `index` asks for, and what the indexer says of the data."""
+
+    data_dir: str
+    classes: tuple[str, ...] = ()
+    tfds_name: str = ""
+    exif: str = "apply"
+    labels: str = ""
+    val_is: str = "validation"
+    ignored: Ignored = dataclasses.field(default_factory=Ignored)
+    how: list[str] = dataclasses.field(default_factory=list)
+
+
+def _index(dataset: str, asked: _Asked) -> Indexed:
+    names, splits = _INDEXERS[dataset](asked)
+    return names, {name: dataclasses.replace(split, exif=asked.exif) for name, split in splits.items()}
+
+
+def _source(dataset: str, names: Sequence[str], splits: dict, asked: _Asked, said: list[str]) -> Source:
+    how = "; ".join([*asked.how, *said])
+    return Source(dataset, tuple(names), splits, str(asked.ignored), how, was_split=bool(said))
+
+
+def _check_labels(dataset: str, labels: str) -> None:
+    if labels and dataset != "folder":
+        raise InputError(f"--labels is for --dataset=folder, not for {dataset}")
 
 
 def load(
@@ -82,6 +135,12 @@ def load(
     tfds_name: str = "",
     validation_sampling: str = "stratified",
     exif: str = "apply",
+    *,
+    labels: str = "",
+    validation_share: float = 0.0,
+    test_share: float = 0.0,
+    split_seed: int = 0,
+    val_is: str = "validation",
 ) -> Source:
     """Load a data set into memory, with all images resized to `image_size` x `image_size`.
 
@@ -101,9 +160,14 @@ def load(
         validation_sampling: "stratified" holds out the same fraction of each class, to within one example, but never
             its only example; "random" does not consider classes.
         exif: see `index`.
+        labels: see `index`.
+        validation_share: see `index`; the examples are the same.
+        test_share: see `index`.
+        split_seed: see `index`.
+        val_is: see `index`.
 
     Returns:
-        The data set, whose splits are non-empty `Split`s.
+        The data set, whose splits are non-empty `Split`s; see `index`.
 
     Raises:
         InputError: an argument is out of range, or the data are missing, damaged, inconsistent, of another format or
@@ -113,14 +177,68 @@ def load(
         raise InputError(f"--dataset: {dataset!r} is not one of {', '.join(DATASETS)}")
     if image_size < 1:
         raise InputError(f"--image_size: {image_size} is not positive")
-    ignored = Ignored()
+    _check_labels(dataset, labels)
+    asked = _Asked(data_dir, tuple(classes), tfds_name, exif, labels, val_is)
     if dataset in _LOADERS:
         if classes:
             raise InputError(f"--classes is not used by --dataset={dataset}")
         names, splits = _named(_LOADERS[dataset], data_dir, image_size)
     else:
-        names, splits = _named(_decoded, dataset, data_dir, tuple(classes), tfds_name, exif, ignored, image_size)
-    return Source(dataset, tuple(names), _hold_out(splits, validation_examples, validation_sampling), str(ignored))
+        names, splits = _named(_index, dataset, asked)
+        _named(check_total, sum(map(len, splits.values())), image_size, f"{Path(data_dir)}")
+    splits = holding_out.by_count(splits, validation_examples, validation_sampling)
+    splits, said = holding_out.by_share(splits, validation_share, test_share, split_seed, names)
+    if dataset not in _LOADERS:
+        splits = _named(_decoded, splits, image_size)
+    return _source(dataset, names, splits, asked, said)
+
+
+def scored_folder(
+    data_dir: str,
+    classes: Sequence[str],
+    labels: str = "",
+    exif: str = "apply",
+    split: str = "test",
+) -> Source:
+    """Find the images of a folder or archive to score with a network that was trained on certain classes.
+
+    Args:
+        data_dir: data in one of the layouts of `folder.find`.
+        classes: the classes of the network. Images of other classes are left out and counted in `ignored`.
+        labels: path of a CSV of labels; see `index`.
+        exif: see `index`.
+        split: the split to use if the data have splits, with any usual name such as "val"; else all images are used.
+
+    Returns:
+        A data set with the given classes in their order, some of which may have no image, and a single split, "test".
+
+    Raises:
+        InputError: the data are missing or damaged; they have splits, but not this one; or none of their classes, as
+            written, is one of the network's.
+    """
+    return _named(_scored_folder, data_dir, tuple(classes), labels, exif, split)
+
+
+def _scored_folder(data_dir: str, classes: tuple[str, ...], labels: str, exif: str, split: str) -> Source:
+    ignored, root = Ignored(), existing(data_dir, "folder")
+    layout = folder.find(root, labels, ignored, classes)
+    wanted = ANY_SPLIT_NAMES.get(split.lower(), split) if layout.is_split else "train"
+    if wanted not in layout.members:
+        raise InputError(f"{root} has no images in a split {split}, only in {listed(sorted(layout.members))}")
+    members = layout.members[wanted]
+    unknown = sorted(members.keys() - set(classes))
+    if len(unknown) == len(members):
+        raise InputError(
+            f"{root} has images of {listed(unknown)}, none of which is a class of the network: {listed(classes)}"
+        )
+    if unknown:
+        ignored.add(others(len(unknown)), sum(len(members[name]) for name in unknown))
+        layout.how.append(f"not a class of the network: {listed(unknown)}")
+    lacking = [name for name in classes if name not in members]
+    if lacking:
+        layout.how.append(f"no image of class {listed(lacking)}")
+    found = dataclasses.replace(folder.examples(root, members, list(classes)), exif=exif)
+    return Source("folder", tuple(classes), {"test": found}, str(ignored), "; ".join(layout.how))
 
 
 def _named(function: Callable, *arguments):
@@ -133,74 +251,15 @@ def _named(function: Callable, *arguments):
         raise InputError(f"--data_dir: {error}") from error
 
 
-def _hold_out(splits: dict, count: int, sampling: str) -> dict:
-    if not count:
-        return splits
-    train = splits["train"]
-    if "validation" in splits:
-        raise InputError("--validation_examples: the data already have a validation split; leave it at 0")
-    if not 0 < count < len(train):
-        raise InputError(f"--validation_examples: {count} is not in the range 0 to {len(train) - 1}")
-    # The seed is constant, since runs with different seeds must have the same validation split to be comparable.
-    order = np.random.default_rng(0).permutation(len(train))
-    if sampling == "stratified":
-        _, labels, sizes = np.unique(train.labels, return_inverse=True, return_counts=True)
-        quotas = _quotas(sizes, count)
-        by_class = order[np.argsort(labels[order], kind="stable")]
-        rank = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # index within the class
-        indices = by_class[rank < np.repeat(quotas, sizes)]
-    else:
-        indices = order[:count]
-    is_held_out = np.zeros(len(train), bool)
-    is_held_out[indices] = True
-    return {**splits, "train": train.take(~is_held_out), "validation": train.take(is_held_out)}
-
-
-def _quotas(sizes: np.ndarray, count: int) -> np.ndarray:
-    """Return how many examples of each class to hold out: int [classes] with sum `count`.
-
-    Each number is within one of the class's share. It may be larger if small classes, which keep at least one example,
-    cannot give their share.
-
-    Args:
-        sizes: int [classes], number of examples of each class, at least 1.
-        count: number of examples to hold out.
-    """
-    largest = int((sizes - 1).sum())
-    if count > largest:
-        raise InputError(
-            f"--validation_examples: {count} would leave a class without a training example; with {len(sizes)} classes "
-            f"of {sizes.sum()} examples in total, the largest possible number is {largest}"
-        )
-    shares = sizes * (count / sizes.sum())
-    quotas = np.minimum(sizes * count // sizes.sum(), sizes - 1)
-    while quotas.sum() < count:
-        quotas[np.where(quotas < sizes - 1, shares - quotas, -np.inf).argmax()] += 1
-    return quotas
-
-
 # --- Encoded data sets, decoded into memory --------------------------------------------------------------------------
 
 
-def _decoded(
-    dataset: str,
-    data_dir: str,
-    classes: tuple[str, ...],
-    tfds_name: str,
-    exif: str,
-    ignored: Ignored,
-    image_size: int,
-) -> Loaded:
-    names, splits = _index(dataset, data_dir, classes, tfds_name, exif, ignored)
-    check_total(sum(map(len, splits.values())), image_size, f"{Path(data_dir)}")
-
+def _decoded(splits: dict[str, Examples], image_size: int) -> dict[str, Split]:
     def view(pixels: tf.Tensor) -> tf.Tensor:
         return images.resize_center(pixels, image_size)
 
     shape = (image_size, image_size, 3)
-    return names, {
-        name: Split(_decode_all(split, view, shape), split.labels, split.names) for name, split in splits.items()
-    }
+    return {name: Split(_decode_all(split, view, shape), split.labels, split.names) for name, split in splits.items()}
 
 
 def decoded(examples: Examples) -> np.ndarray:
@@ -313,11 +372,13 @@ _LOADERS: dict[str, Callable[[str, int], Loaded]] = {
     "cifar100": cifar.loader("cifar100"),
     "synthetic": _load_synthetic,
 }
-_INDEXERS: dict[str, Callable[[str, tuple[str, ...], str, str, Ignored], Indexed]] = {
-    "folder": lambda data_dir, classes, _, __, ignored: folder.index(data_dir, classes, ignored),
-    "records": lambda data_dir, classes, *_: records.index(data_dir, classes),
-    "tfds": lambda data_dir, classes, name, exif, _: tfds.index(data_dir, classes, name, exif),
-    "voc": lambda data_dir, classes, _, exif, __: voc.index(data_dir, classes, exif),
+_INDEXERS: dict[str, Callable[[_Asked], Indexed]] = {
+    "folder": lambda asked: folder.index(
+        asked.data_dir, asked.classes, asked.ignored, asked.labels, asked.val_is, asked.how
+    ),
+    "records": lambda asked: records.index(asked.data_dir, asked.classes, asked.ignored, asked.val_is),
+    "tfds": lambda asked: tfds.index(asked.data_dir, asked.classes, asked.tfds_name, asked.exif, asked.ignored),
+    "voc": lambda asked: voc.index(asked.data_dir, asked.classes, asked.exif, asked.ignored),
     "synthetic": _index_synthetic,
 }
 SMALL_DATASETS = tuple(_LOADERS)

@@ -10,14 +10,20 @@ import tensorflow as tf
 
 from resnet_tf.data import boxes, images, orientation, records
 from resnet_tf.data.examples import Examples, Records
-from resnet_tf.data.folder import SPLIT_NAMES
-from resnet_tf.data.splits import Indexed, arranged, existing, listed, with_test
+from resnet_tf.data.ignored import Ignored
+from resnet_tf.data.splits import SPLIT_NAMES, Indexed, arranged, existing, listed, with_test
 from resnet_tf.errors import InputError
 
 _INFO = "dataset_info.json"
 
 
-def index(data_dir: str, classes: tuple[str, ...] = (), name: str = "", exif: str = "apply") -> Indexed:
+def index(
+    data_dir: str,
+    classes: tuple[str, ...] = (),
+    name: str = "",
+    exif: str = "apply",
+    ignored: Ignored | None = None,
+) -> Indexed:
     """Find the records of a data set that TFDS prepared as TFRecord shards.
 
     The examples are images with a "label"; or, in a data set for detection, the boxes of "objects" that are not
@@ -25,10 +31,12 @@ def index(data_dir: str, classes: tuple[str, ...] = (), name: str = "", exif: st
 
     Args:
         data_dir: a TFDS data folder, or the folder of one prepared version, which holds dataset_info.json.
-        classes: order of the classes; or new names in the order of the labels, if none of them is an existing name.
+        classes: the classes to use, in the order of their labels; or new names in the order of the labels, if none of
+            them is an existing name.
         name: name of the data set in a data folder, such as "cifar10", "imagenette/320px-v2" or "voc/2007:5.0.0";
             without a version, the newest one is used.
         exif: whether boxes refer to the images after ("apply") or before ("ignore") their orientation tags turn them.
+        ignored: counts the examples of other classes.
 
     Returns:
         The classes, and the splits "train", "test" and, if there is a third one, "validation", in the order of the
@@ -51,7 +59,7 @@ def index(data_dir: str, classes: tuple[str, ...] = (), name: str = "", exif: st
     ready = with_test(examples)
     if ready is None:
         raise InputError(f"{folder} needs train and test, or train and validation; found {listed(sorted(examples))}")
-    return arranged(classes, names, ready, rename=True)
+    return arranged(classes, names, ready, rename=True, ignored=ignored)
 
 
 # --- Finding a data set --------------------------------------------------------------------------------------------

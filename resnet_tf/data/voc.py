@@ -15,6 +15,7 @@ import tensorflow as tf
 from resnet_tf.data import archives, boxes, formats, images, orientation
 from resnet_tf.data.examples import Examples
 from resnet_tf.data.folder import store
+from resnet_tf.data.ignored import Ignored
 from resnet_tf.data.splits import Indexed, arranged, existing, listed, read_archive, with_test
 from resnet_tf.errors import InputError
 
@@ -56,15 +57,16 @@ class Annotated:
     objects: list[boxes.Annotation]
 
 
-def index(data_dir: str, classes: tuple[str, ...] = (), exif: str = "apply") -> Indexed:
+def index(data_dir: str, classes: tuple[str, ...] = (), exif: str = "apply", ignored: Ignored | None = None) -> Indexed:
     """Find the objects of one or more PASCAL VOC devkits, as examples for classification.
 
     The examples are the boxes that are not difficult. Boxes without area in the image are skipped, with a warning.
 
     Args:
         data_dir: see `annotated`.
-        classes: order of the classes; empty for sorted by name.
+        classes: the classes to use, in the order of their labels; empty for all of them, sorted by name.
         exif: see `annotated`.
+        ignored: counts the boxes of other classes.
 
     Returns:
         The classes, and the splits "train", "test" and, if there is a third one, "validation", with boxes, in the order
@@ -78,7 +80,7 @@ def index(data_dir: str, classes: tuple[str, ...] = (), exif: str = "apply") -> 
     names = sorted({each.label for each in objects if not each.ignored})
     splits = {split: _examples(root, of_split, names) for split, of_split in entries.items()}
     check_boxes(root, {split: len(examples) for split, examples in splits.items()})
-    return arranged(classes, names, splits)
+    return arranged(classes, names, splits, ignored=ignored)
 
 
 def check_boxes(root: Path, counts: dict[str, int]) -> None:
