@@ -46,11 +46,8 @@ def load(config) -> tuple:
     )  # fmt: skip
     common = {name: getattr(data, name) for name in names}
     if config.views.view == "pad_crop":
-        source = sources.load(image_size=data.image_size, **common)
-        _log.info("%s", source)
-        return source, []
+        return sources.load(image_size=data.image_size, **common), []
     source, skipped = sources.index(**common), []
-    _log.info("%s", source)
     if data.skip_bad_images:
         splits = {}
         for name, examples in source.splits.items():
@@ -97,11 +94,24 @@ def of_run(run, data_dir: str = "") -> tuple:
     config = run.config
     if data_dir:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=data_dir))
-    source, _ = load(config)
+    source, _ = load(as_recorded(config, run.folder))
+    _log.info("%s", source)
     if list(source.classes) != run.manifest["classes"]:
         where = config.data.data_dir
         raise InputError(f"--data_dir={where}: its classes are not those that {run.folder} was trained on")
     return config, source
+
+
+def as_recorded(config, folder):
+    """Return a configuration that reads the split which the run in a folder recorded, if it did.
+
+    Images that came since do not change the split then, and near-duplicates are not looked for again.
+    """
+    path = folder / SPLIT_FILE
+    if not path.exists():
+        return config
+    data = dataclasses.replace(config.data, labels=str(path), validation_share=0.0, test_share=0.0)
+    return dataclasses.replace(config, data=data)
 
 
 def write_skipped(folder, skipped: list[tuple[str, str]]) -> None:

@@ -1,5 +1,6 @@
 """The task of image classification: a class for every image."""
 
+from resnet_tf.data import splits
 from resnet_tf.evaluation import answers as answering
 from resnet_tf.evaluation import evaluate, metrics
 from resnet_tf.evaluation.logits import SplitLogits
@@ -36,6 +37,10 @@ class Classification(Task):
     def load(self):
         """Read the data; see `run_data.load`."""
         return run_data.load(self.config)
+
+    def check(self, source):
+        """Refuse data of one class, or with a class that has no training image."""
+        splits.check_trainable(source)
 
     def hold(self, split):
         """Return the images of --hold_images; see `supply.held_images`."""

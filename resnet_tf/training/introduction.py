@@ -10,7 +10,7 @@ def lines(session) -> list[str]:
     """Return four lines about a `session.Session`: what was found, the network, the device, and the length."""
     task, source, plan = session.task, session.source, session.plan
     return [
-        f"data     {source}" + (f"; {source.how}" if source.how else ""),
+        f"data     {source}",
         f"network  {_network(task.config, session.engine.model)}",
         f"device   {devices.hardware()}, {_replicas(session.engine.replicas)}{task.config.device.precision}",
         f"length   {_length(plan)}; in {session.context.folder}",
@@ -33,4 +33,4 @@ def _replicas(count):
 
 def _length(plan):
     epochs = plan.total / plan.steps_per_epoch
-    return f"{plan.total:,} steps of {plan.batch_size} images, {epochs:,.4g} epochs"
+    return f"{plan.total:,} steps of {plan.batch_size} images, {epochs:,.4g} epoch{'' if epochs == 1 else 's'}"
