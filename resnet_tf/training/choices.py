@@ -12,6 +12,7 @@ import os
 import pathlib
 import socket
 import subprocess
+import textwrap
 import types
 import urllib.parse
 from typing import NamedTuple
@@ -109,6 +110,11 @@ ROWS = (
 )  # fmt: skip
 
 
+def network_for(on_gpu: bool) -> str:
+    """Return the name of the network where none is given."""
+    return (_GPU_NET if on_gpu else _CPU_NET)["model"]
+
+
 class Choice(NamedTuple):
     """A training whose settings are all chosen.
 
@@ -171,13 +177,16 @@ def choose(config: TrainConfig, source: Source | None = None) -> Choice:
 
 
 def described(reasons: dict[str, str]) -> list[str]:
-    """Return the chosen settings as a line, without their reasons; no line if nothing was chosen."""
-    flags = [f"--{name}={why.partition(': ')[0]}" for name, why in reasons.items()]
-    return (
-        [f"chosen   {' '.join(flags)}; a flag that is set is not chosen, manifest.yaml has the reasons"]
-        if flags
-        else []
-    )
+    """Return the chosen settings as lines, without their reasons; no line if nothing was chosen."""
+    if not reasons:
+        return []
+    fields = configuration.fields_of(TrainConfig)
+    chosen = [(name, why.partition(": ")[0]) for name, why in reasons.items()]
+    flags = [f"--{name}={value}" for name, value in chosen if value != _text(fields[name].default)]
+    return [
+        *textwrap.wrap(" ".join(flags), 111, initial_indent="chosen   ", subsequent_indent=" " * 9),
+        "         (manifest.yaml has the reasons; a flag that you set is not chosen)",
+    ]
 
 
 @dataclasses.dataclass
@@ -307,7 +316,7 @@ def _weights(chosen, on_gpu, warnings):
     if chosen.given.get("smoke"):
         chosen.set("init_from", "", "--smoke downloads nothing")
         return ""
-    name = chosen.given["model"] if "model" not in chosen.names else (_GPU_NET if on_gpu else _CPU_NET)["model"]
+    name = chosen.given["model"] if "model" not in chosen.names else network_for(on_gpu)
     try:
         if not _can_download(name):
             raise InputError("there is no network")
