@@ -149,11 +149,11 @@ def _load_data(section, target) -> _Data:
     of images.
     """
     settings = target.config
-    if section.data_dir:
-        settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, data_dir=section.data_dir))
     is_folder = settings.data.dataset == "folder" and target.classes is not None
     if section.labels and not is_folder:
         raise InputError(f"--labels={section.labels} is for targets with --dataset=folder, not {settings.data.dataset}")
+    if section.data_dir:
+        settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, data_dir=section.data_dir))
     source = None if section.labels else _own(section, target, settings, is_folder)
     is_own = source is not None
     if not is_own:
