@@ -1,6 +1,7 @@
 """The page of a report, calibration, label errors and slices: their numbers, and what a browser makes of the page."""
 
 import csv
+import dataclasses
 import io
 import json
 import pathlib
@@ -28,6 +29,7 @@ from resnet_tf.evaluation import (
     thumbnails,
 )
 from resnet_tf.evaluation.evaluate import write_for_run
+from resnet_tf.runs import restore
 from resnet_tf.serving import runtimes
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
@@ -466,6 +468,9 @@ def test_slices_are_of_upright_images(tmp_path):
         assert found["shape", "portrait"]["examples"] == portrait
         bright = [row for row in rows if row["slice"].startswith("brightness")]
         assert [row["examples"] for row in bright] == [2, 2, 2] and [row["top1"] for row in bright] == [0.5] * 3
+    boxes = np.tile(np.array([[5, 10, 10, 5]], np.int32), (6, 1))
+    measured = slices.measure(dataclasses.replace(split, boxes=boxes))
+    assert set(measured["height"]) == {10} and set(measured["width"]) == {5}
     equal = Split(np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, np.int32))
     assert slices.table(slices.measure(equal), np.ones(4, bool)) == []
 
@@ -498,9 +503,29 @@ def test_a_folder_of_other_images_is_scored(photos, tmp_path, monkeypatch, last_
     assert (result["examples"], result["how"], result["data_dir"]) == (6, Scored.how, f"{tmp_path}/new")
     assert "data_changed" not in result and (photos / "run" / "evaluation.json").read_bytes() == before
     text = "".join(Page((tmp_path / "report" / "report.html").read_text()).text)
-    assert "No images of <red>." in text and "Whether some of them were in the training data is not known" in text
+    assert "No images of <red>." in text and "Whether the network was trained on some of them is not known" in text
     assert table_of(tmp_path / "r.csv")[0]["epochs"] == ""
     assert evaluate.main([*flags[:2], f"--labels={tmp_path}/l.csv"]) == 0 and told["labels"] == f"{tmp_path}/l.csv"
+
+
+def test_page_of_an_ensemble_and_of_imported_weights(photos, tmp_path):
+    """Without curves and without Grad-CAM."""
+    run, values, _ = restore.load(photos / "run")
+    restore.build_model(run, values).save_weights(f"{tmp_path}/net.weights.h5")
+    imported = ["--network=cifar_resnet8_v1", f"--init_from={tmp_path}/net.weights.h5", "--dataset=folder"]
+    imported += [f"--data_dir={photos}/data", "--image_size=32", "--resize=36"]
+    for flags, named, known in (
+        ([f"--run={photos}/run,{photos}/run", "--split=validation"], "Ensemble of", "not trained on these"),
+        (imported, "Network cifar_resnet8_v1 with the weights", "trained on some of them is not known"),
+    ):
+        assert evaluate.main([*flags, f"--report={tmp_path}/report"]) == 0
+        shown = Page((tmp_path / "report" / "report.html").read_text())
+        text = " ".join(" ".join(shown.text).split())
+        assert named in text and known in text and "Grad-CAM" not in text and " Training " not in text
+        rows = table_of(tmp_path / "report" / "examples.csv")
+        wrong = sum(row["label"] != row["predicted"] for row in rows)
+        suspects = len(table_of(tmp_path / "report" / "label_errors.csv"))
+        assert sum(tag == "img" for tag, _ in shown.elements) == min(24, wrong) + min(24, suspects)
 
 
 def test_labels_and_splits_of_other_images_are_refused_where_there_are_none(photos, digits, tmp_path, capsys):

@@ -165,7 +165,9 @@ def _load_data(section, target) -> _Data:
         raise InputError(f"--data_dir={settings.data.data_dir}: its classes are not those of {target.origin}")
     if section.split not in source.splits:
         raise InputError(f"--split={section.split}: the data have {', '.join(source.splits)}")
-    if section.calibrate and (not is_own or "validation" not in source.splits):
+    if section.calibrate and not is_own:
+        raise InputError(f"--calibrate: {section.data_dir} is not the data set of the training")
+    if section.calibrate and "validation" not in source.splits:
         raise InputError(
             f"--calibrate: {target.origin} holds no validation split out, on which the temperature is fitted; train "
             "with --validation_examples"

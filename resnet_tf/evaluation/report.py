@@ -94,7 +94,7 @@ def _fill(folder, outcome):
         probabilities = metrics.probabilities(logits[worst])
         mistakes = gallery.mistakes(split, worst, probabilities, classes)
         pictures.write(folder / "mistakes.png", gallery.draw_mistakes(mistakes), _DPI)
-    is_trained_on = outcome.result["split"] == "train" and outcome.is_own
+    is_trained_on = outcome.result["split"] == "train" and outcome.is_own and "network" not in outcome.result
     probabilities = metrics.probabilities(logits)
     suspects = label_errors.by_loss(predictions) if is_trained_on else label_errors.find(probabilities, split.labels)
     label_errors.write(folder / label_errors.FILE, suspects, split, classes)
@@ -136,8 +136,8 @@ def class_table(logits: np.ndarray, labels: np.ndarray, matrix: np.ndarray, clas
 
 
 def _digits(value):
-    """Return a number with six significant digits as text; "" for NaN."""
-    return "" if value != value else f"{value:.6g}"
+    """Return a number with six significant digits as text; "" for NaN and infinities."""
+    return f"{value:.6g}" if np.isfinite(value) else ""
 
 
 def likeliest(logits: np.ndarray, predictions: dict[str, np.ndarray], classes: list[str]) -> dict[str, np.ndarray]:

@@ -147,8 +147,8 @@ def _weights(result):
 def trust(outcome: Outcome) -> str:
     """Return a sentence that says whether the network, or the choice of its weights, knew the scored images."""
     result = outcome.result
-    if not outcome.is_own:
-        return "Whether some of them were in the training data is not known."
+    if not outcome.is_own or "network" in result:
+        return "Whether the network was trained on some of them is not known."
     if result["split"] == "train":
         return "The network was trained on these images, so the figure says little about others."
     if result["split"] == "validation":
@@ -222,6 +222,8 @@ def _confusion(matrix, classes):
 def _calibration(outcome):
     result, calibrated, right = outcome.result, outcome.calibrated, answers.right(outcome.predictions)
     probability, temperature = outcome.predictions["probability"], calibrated.temperature
+    if not np.isfinite(probability).all():
+        return _paragraphs(["Some answers are no numbers: the network has diverged, and its confidence means nothing."])
     mean, points = float(np.nanmean(probability)), 100 * result["ece"]
     judged = "too sure" if mean > result["top1"] else "not sure enough"
     judged = "about as sure as it is right" if abs(mean - result["top1"]) < _CLOSE else judged
@@ -307,11 +309,13 @@ def _label_errors(outcome, suspects):
         )
     else:
         note = (
-            "Found by confident learning (Northcutt et al. 2021): the network, which was not trained on these images, "
-            "is surer of another class than it is on average of the images of that class."
+            "Found by confident learning (Northcutt et al. 2021): the network is surer of another class than it is on "
+            "average of the images of that class."
         )
-        if not outcome.is_own or outcome.result.get("data_changed"):
-            note += " It may have seen some of them in training, and then it repeats their labels."
+        if not outcome.is_own or "network" in outcome.result or outcome.result.get("data_changed"):
+            note += " It may have seen some of these images in training, and then it repeats their labels."
+        else:
+            note += " It was not trained on these images."
     if not count:
         return _paragraphs(["None are suspected.", note])
     edit = (
