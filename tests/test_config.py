@@ -31,6 +31,7 @@ COMPLETE = {
     config.FeaturesConfig: [{}],
     config.ModelsConfig: [{}],
     config.PrepareConfig: [{}],
+    config.RelabelConfig: [{}],
     config.ScoreConfig: [{}],
     config.SweepConfig: [{}],
     config.TransferExportConfig: [{}],

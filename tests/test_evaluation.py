@@ -209,7 +209,7 @@ def test_imported_weights_see_images_as_their_library_prepared_them(kind, prepar
 # --- Reports ---------------------------------------------------------------------------------------------------------
 
 FILES = ("calibration.csv", "classes.csv", "confusion.csv", "confusion.png", "evaluation.json", "examples.csv",
-         "mistakes.png", "reliability.png")  # fmt: skip
+         "label_errors.csv", "mistakes.png", "reliability.png", "report.html", "slices.csv")  # fmt: skip
 
 
 def test_report_holds_tables_that_agree_and_pictures(runs, last_json, tmp_path):

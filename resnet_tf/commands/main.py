@@ -13,7 +13,7 @@ COMMANDS = {  # {command: module}
     name: f"resnet_tf.{name}"
     for name in (
         "train", "sweep", "evaluate", "compare", "analyze", "features", "export", "predict", "convert", "prepare",
-        "show", "benchmark", "data_server", "demo",
+        "relabel", "show", "benchmark", "data_server", "demo",
     )
 }  # fmt: skip
 COMMANDS |= {"models": "resnet_tf.list_networks"}

@@ -41,7 +41,7 @@ from resnet_tf.config.fields import (
     usage,
 )
 from resnet_tf.config.run import TrainConfig, check_data, check_schedule, check_ten_crop, check_views, evaluation_size
-from resnet_tf.config.scoring import EvaluateConfig, EvaluationSection, ImportedSection
+from resnet_tf.config.scoring import EvaluateConfig, EvaluationSection, ImportedSection, RelabelConfig
 from resnet_tf.config.sections import (
     DATASETS,
     PRECISIONS,

@@ -98,6 +98,11 @@ class ExportConfig(TransferExportConfig):
     ten_crop: bool = setting(
         False, "Add a signature that averages over ten crops.", used_with={"format": ("savedmodel",)}
     )
+    calibrated: bool = setting(
+        False,
+        "Divide the logits by the temperature that `evaluate --calibrate` stored in the run, so that probabilities are "
+        "as high as they are often right. The likeliest class stays the same.",
+    )
     calibration_examples: int = setting(
         200, "Training images for calibrating the ranges of activations.", low=1,
         used_with={"precision": ("int8",)},

@@ -21,8 +21,14 @@ class EvaluationSection:
     weights: str = weights_setting({"run": SET})
     shares: tuple[float, ...] = setting((), "Weights of the ensemble's members. Unset: equal.", used_with={"run": SET})
     data_dir: str = setting(
-        "", "Current folder or archive of the data. Unset, for runs and exported models: the one recorded in training."
+        "",
+        "Current folder or archive of the data, or, for runs and exported models of --dataset=folder, any folder of "
+        "images of some of their classes. Unset, for runs and exported models: the one recorded in training.",
     )
+    labels: str = setting(
+        "", "CSV file of the labels of --data_dir, with the columns file and label. Unset: folders name the classes.",
+        used_with={"data_dir": SET, "network": UNSET},
+    )  # fmt: skip
     views: str = setting(
         "center",
         "center: one central crop; ten_crop: the four corners and the centre, and their mirror images; multi_scale: "
@@ -49,7 +55,13 @@ class EvaluationSection:
         low=0,
         used_with={"model": UNSET},
     )
-    report: str = setting("", "New folder for tables and pictures of the mistakes.")
+    report: str = setting("", "New folder for a page to read, report.html, and for tables and pictures.")
+    calibrate: bool = setting(
+        False,
+        "Fit the temperature of the network on the validation split and store it in the run, for `export "
+        "--calibrated` (Guo et al. 2017).",
+        used_with={"run": SET, "views": ("center",)},
+    )
     examples: str = setting("", "File, .csv or .parquet, for the five most likely classes of each example.")
     results: str = setting("", "CSV file to append a result row to.")
 
@@ -100,6 +112,8 @@ class EvaluateConfig:
         members = section.run.split(",")
         if section.shares and len(members) == 1:
             raise InputError("--shares is not used by a single run")
+        if section.calibrate and len(members) > 1:
+            raise InputError("--calibrate is not used by an ensemble: it stores the temperature of one run")
         if section.shares and len(section.shares) != len(members):
             raise InputError(f"--shares={listed(section.shares)}: {len(section.shares)} for {len(members)} runs")
         if section.shares and not (min(section.shares) >= 0 and 0 < sum(section.shares) < float("inf")):
@@ -111,3 +125,15 @@ class EvaluateConfig:
             for name in ("init_from", "dataset", "image_size"):
                 if not getattr(self.imported, name):
                     raise InputError(f"--{name} is not set, which --network needs")
+
+
+@dataclasses.dataclass(frozen=True)
+class RelabelConfig:
+    """Relabelling."""
+
+    labels: str = setting("", "CSV file of the labels, with the columns file and label, such as split.csv of a run.")
+    edits: str = setting(
+        "", "CSV file with the columns file and new_label, such as label_errors.csv of a report: rows with a new_label "
+        "change the label of the file, and those with - remove the file.",
+    )  # fmt: skip
+    out: str = setting("", "CSV file of the changed labels to write.")

@@ -213,17 +213,34 @@ def grad_cam(subject: Subject, view: np.ndarray, class_name: str | None = None) 
         view: uint8 [height, width, 3], such as `Subject.view` returns.
         class_name: name of a class of the subject; None for the predicted class.
     """
+    wanted = None if class_name is None else np.array([subject.classes.index(class_name)])
+    (heat,), logits = heat_maps(subject, view[None], wanted)
+    predicted = int(logits[0].argmax())
+    explained = predicted if wanted is None else int(wanted[0])
+    probability = float(metrics.probabilities(logits)[0, explained])
+    return Explanation(view, heat, subject.classes[explained], probability, subject.classes[predicted])
+
+
+def heat_maps(subject: Subject, views: np.ndarray, classes: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Compute `grad_cam` of several images at once.
+
+    Args:
+        subject: network of a run.
+        views: uint8 [n, height, width, 3].
+        classes: int [n], class to explain in each image; None for the predicted ones.
+
+    Returns:
+        Heat maps, float32 [n, h, w] at the resolution of the last stage, 0 or above; logits, float32 [n, classes].
+    """
     last = list(inside.stage_ends(subject.model).values())[-1]
     network = inside.with_outputs(subject.model, [last, *subject.model.outputs])
     with tf.GradientTape() as tape:
-        maps, logits = network(subject.normalization(view[None]), training=False)
-        predicted = int(tf.argmax(logits[0]))
-        explained = predicted if class_name is None else subject.classes.index(class_name)
-        score = logits[0, explained]
-    weights = tf.reduce_mean(tape.gradient(score, maps), axis=[1, 2], keepdims=True)
-    heat = tf.nn.relu(tf.reduce_sum(weights * maps, axis=-1))[0].numpy()
-    probability = float(metrics.probabilities(logits.numpy())[0, explained])
-    return Explanation(view, heat, subject.classes[explained], probability, subject.classes[predicted])
+        maps, logits = network(subject.normalization(views), training=False)
+        explained = tf.argmax(logits, axis=1) if classes is None else tf.constant(classes, tf.int64)
+        # An example's score depends on its own maps alone, so the gradient of the sum is that of each.
+        scores = tf.gather(logits, explained, axis=1, batch_dims=1)
+    weights = tf.reduce_mean(tape.gradient(scores, maps), axis=[1, 2], keepdims=True)
+    return tf.nn.relu(tf.reduce_sum(weights * maps, axis=-1)).numpy(), logits.numpy()
 
 
 def draw_grad_cam(explanations: list[Explanation]):

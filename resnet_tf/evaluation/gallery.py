@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from resnet_tf.config import ShowConfig, check_ten_crop, evaluation_size
 from resnet_tf.data import batches, geometry, images, resident
@@ -17,6 +18,7 @@ _COLOURS = (
     "#e6194b", "#4363d8", "#3cb44b", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#9a6324", "#808000", "#469990",
 )  # fmt: skip
 _INCHES = 1.6  # side of an image
+_LONGEST = 640  # longer side of the image of a mistake in pixels: 24 photos as stored may take a gigabyte
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +145,21 @@ def _original(split, example):
     return image, [0, 0, *image.shape[:2]] if box is None else box.tolist()
 
 
+def stored(split, example: int) -> np.ndarray:
+    """Return an example of a `Split` or `Examples` as it is stored, its box if it has one: uint8 [height, width, 3]."""
+    image, (top, left, height, width) = _original(split, example)
+    return image[top : top + height, left : left + width]
+
+
+def smaller(pixels: np.ndarray, longest: int) -> np.ndarray:
+    """Return an image scaled down to a longer side of `longest` pixels; a smaller one as it is."""
+    if max(pixels.shape[:2]) <= longest:
+        return pixels
+    image = Image.fromarray(pixels)
+    image.thumbnail((longest, longest), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return np.asarray(image)
+
+
 def _box(split, example):
     return None if split.boxes is None else split.boxes[example]
 
@@ -213,7 +230,7 @@ class Mistake:
 
     Attributes:
         name: name of its file, or else its position in the split.
-        pixels: uint8 [height, width, 3], the example as stored.
+        pixels: uint8 [height, width, 3], the example as stored, or at most 640 pixels long.
         label: its class, and the predicted probability of this class.
         predicted: the likeliest class, and its probability.
     """
@@ -235,10 +252,9 @@ def mistakes(split, indices: np.ndarray, probabilities: np.ndarray, classes: lis
     """
     mistakes, names = [], split.names
     for example, row in zip(indices, probabilities, strict=True):
-        image, (top, left, height, width) = _original(split, example)
         label, predicted = ((classes[c], float(row[c])) for c in (split.labels[example], row.argmax()))
         name = names[example] if names else f"example {example}"
-        mistakes.append(Mistake(name, image[top : top + height, left : left + width], label, predicted))
+        mistakes.append(Mistake(name, smaller(stored(split, example), _LONGEST), label, predicted))
     return mistakes
 
 

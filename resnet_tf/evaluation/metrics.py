@@ -1,8 +1,11 @@
 """Metrics of a classifier, computed from its logits in float64."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+
+_NORMAL = 1.959963984540054  # 97.5% of a normal distribution lie below so many standard deviations
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -46,6 +49,55 @@ def per_class(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     with np.errstate(invalid="ignore"):
         means = {name: np.bincount(labels, values, classes) / examples for name, values in by_example.items()}
     return {"examples": examples, **means}
+
+
+def wilson(right: int, examples: int) -> tuple[float, float]:
+    """Return the 95% interval of a fraction (Wilson 1927), which also holds for few examples and near 0 and 1.
+
+    Args:
+        right: number of examples that are right.
+        examples: number of examples, at least 1.
+
+    Returns:
+        Lowest and highest fraction, in [0, 1].
+    """
+    fraction, square = right / examples, _NORMAL**2 / examples
+    middle = (fraction + square / 2) / (1 + square)
+    half = math.sqrt(fraction * (1 - fraction) * square + square**2 / 4) / (1 + square)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def precision_and_recall(matrix: np.ndarray) -> dict[str, np.ndarray]:
+    """Return how well each class is found, from a confusion matrix.
+
+    Args:
+        matrix: what `confusion` returned.
+
+    Returns:
+        {"precision", "recall", "f1", "support": array [classes]}. Precision is the fraction of the predictions of a
+        class that are right, NaN if it is never predicted. Recall is the fraction of the examples of a class that are
+        found, NaN if it has none. F1 is their harmonic mean, NaN if both are. Support is the number of examples.
+    """
+    found, support, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        f1 = 2 * found / (support + predicted)
+        return {"precision": found / predicted, "recall": found / support, "f1": f1, "support": support}
+
+
+def overall(matrix: np.ndarray, top1: float) -> dict:
+    """Return the metrics that show how evenly classes are found, and how sure the accuracy is.
+
+    Args:
+        matrix: what `confusion` returned, of at least one example.
+        top1: fraction of the examples that are right; see `classification`.
+
+    Returns:
+        {"balanced_accuracy": mean recall over the classes that have examples, "macro_f1": mean F1 over the classes
+        that have examples or are predicted, "top1_interval": [low, high] of `wilson`}; all are fractions.
+    """
+    each, examples = precision_and_recall(matrix), int(matrix.sum())
+    means = {name: float(np.nanmean(each[key])) for name, key in (("balanced_accuracy", "recall"), ("macro_f1", "f1"))}
+    return means | {"top1_interval": list(wilson(round(top1 * examples), examples))}
 
 
 def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:

@@ -5,13 +5,12 @@ import datetime
 import html
 import logging
 import pathlib
-import string
 from collections.abc import Iterator, Sequence
 
 from resnet_tf import files
 from resnet_tf.config import CompareConfig
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import charts, curves, pictures, references, significance, tables, trained
+from resnet_tf.evaluation import charts, curves, document, pictures, references, significance, tables, trained
 from resnet_tf.evaluation import compare as comparing
 from resnet_tf.models import find
 from resnet_tf.runs import record
@@ -265,37 +264,8 @@ def markdown(content: Content) -> str:
 
 # --- Page ------------------------------------------------------------------------------------------------------------
 
-_PAGE = string.Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<link rel="icon" href="data:,">
-<title>$title</title>
-<style>
-:root{$light--ground:#fff;--card:#f6f7f9}
-@media (prefers-color-scheme:dark){:root{$dark--ground:#14171b;--card:#1c2026}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--ground);color:var(--ink);line-height:1.5;-webkit-text-size-adjust:100%;
-  font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
-main{max-width:76rem;margin:0 auto;padding:2.5rem 1.25rem 4rem}
-h1{font-size:1.9rem;line-height:1.2;margin:0 0 .5rem;overflow-wrap:anywhere}
-h2{font-size:1.2rem;margin:3rem 0 .75rem}
-p,li,dd{overflow-wrap:anywhere}
-p{max-width:46rem;margin:.5rem 0}
-header p{color:var(--muted)}
-.note{color:var(--muted);font-size:.875rem}
-.wide{overflow-x:auto;border:1px solid var(--rule);border-radius:.5rem;max-width:100%}
-.wide:focus-visible{outline:2px solid var(--c0)}
-table{border-collapse:separate;border-spacing:0;font-size:.875rem;width:100%;font-variant-numeric:tabular-nums}
-caption{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
-th,td{padding:.45rem .75rem;text-align:right;white-space:nowrap;border-top:1px solid var(--rule)}
-thead th{border-top:0;color:var(--muted);font-weight:500;vertical-align:bottom}
-.words{text-align:left}
-tbody th{font-weight:500;text-align:left}
-th:first-child{position:sticky;left:0;background:var(--ground);border-right:1px solid var(--rule)}
+
+_STYLE = """
 .significance{max-height:34rem;overflow-y:auto}
 .significance thead th{position:sticky;top:0;background:var(--ground)}
 .significance thead th:first-child{z-index:1}
@@ -303,37 +273,8 @@ tr.seeds td,tr.seeds th{background:var(--card);font-weight:600}
 tr.member th{padding-left:2.6rem;font-weight:400}
 tr.published td,tr.published th{color:var(--muted);font-weight:400}
 .key{width:1.4rem;height:.5rem;margin-right:.45rem;vertical-align:middle}
-.charts{display:grid;gap:1.5rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,30rem),1fr))}
-figure{margin:0}
-figure svg{display:block;width:100%;height:auto}
-figure svg *{stroke-linejoin:round;stroke-linecap:butt}
-figure svg text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif!important}
-.paper{background:#fff;border-radius:.5rem;padding:.5rem}
-figcaption{color:var(--muted);font-size:.875rem}
-details{border-top:1px solid var(--rule);padding:.5rem 0}
-summary{cursor:pointer;overflow-wrap:anywhere}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.25rem 1rem;margin:.5rem 0 .5rem 1rem;font-size:.875rem}
-dt{color:var(--muted)}
-dd{margin:0;min-width:0}
-code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:.8125rem}
-@media (max-width:40rem){main{padding:1.5rem 1rem 3rem}h1{font-size:1.5rem}th,td{padding:.4rem .55rem}
-  th:first-child{min-width:8.5rem;white-space:normal;overflow-wrap:anywhere}tr.member th{padding-left:2.4rem}
-  .flags th:first-child{white-space:nowrap}
-  dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.4rem}}
-@media print{.wide{overflow:visible;max-height:none;border:0}details{break-inside:avoid}}
-</style>
-</head>
-<body>
-<main>
-<header>
-<h1>$title</h1>
-<p>$summary</p>
-</header>
-$sections
-</main>
-</body>
-</html>
-""")
+@media (max-width:40rem){tr.member th{padding-left:2.4rem}.flags th:first-child{white-space:nowrap}}
+"""
 
 
 def render(content: Content, svgs: dict[str, bytes], figures: Sequence[tuple] = ()) -> str:
@@ -360,20 +301,10 @@ def render(content: Content, svgs: dict[str, bytes], figures: Sequence[tuple] = 
             f"<section>\n<h2>{html.escape(title)}</h2>\n"
             f'<figure class="paper" role="img" aria-label="{html.escape(title)}">{element}</figure>\n</section>'
         )
-    facts = "".join(
-        f"<details{'' if number else ' open'}><summary>{html.escape(name)}</summary><dl>"
-        + "".join(f"<dt>{key}</dt><dd><code>{html.escape(text)}</code></dd>" for key, text in part.items())
-        + "</dl></details>\n"
-        for number, (name, part) in enumerate(content.provenance())
-    )
+    origins = enumerate(content.provenance())
+    facts = "".join(document.details(name, part, is_open=not number) for number, (name, part) in origins)
     sections.append(f'<section id="provenance">\n<h2>Provenance</h2>\n{facts}</section>')
-    return _PAGE.substitute(
-        title=html.escape(content.title),
-        summary=html.escape(content.summary()),
-        light=curves.style(dark=False),
-        dark=curves.style(dark=True),
-        sections="\n".join(sections),
-    )
+    return document.render(content.title, f"<p>{html.escape(content.summary())}</p>", sections, _STYLE)
 
 
 def _charts(content, svgs, text):

@@ -1,4 +1,4 @@
-"""Folder with tables and charts of a classifier's errors, and the file of the likeliest classes of each example."""
+"""Folder with a page, tables and charts of a classifier's errors, and the file of the likeliest classes of examples."""
 
 import os
 import pathlib
@@ -8,7 +8,19 @@ import numpy as np
 
 from resnet_tf import files
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import answers, charts, gallery, metrics, pictures
+from resnet_tf.evaluation import (
+    answers,
+    charts,
+    gallery,
+    label_errors,
+    metrics,
+    pictures,
+    report_page,
+    slices,
+)
+from resnet_tf.evaluation.outcome import Outcome
+
+PAGE = "report.html"
 
 _MISTAKES = 24  # images in mistakes.png
 _LIKELIEST = 5
@@ -37,29 +49,23 @@ def check(folder: str, examples: str) -> None:
         pictures.check_data_file("examples", examples, ".csv")
 
 
-def write(
-    folder: str | pathlib.Path, result: dict, classes: list[str], split, logits: np.ndarray, predictions: dict
-) -> None:
+def write(folder: str | pathlib.Path, outcome: Outcome) -> None:
     """Write a report.
 
-    Its files are evaluation.json, examples.csv, classes.csv, confusion.csv and .png, calibration.csv, reliability.png
-    and, if there are mistakes, mistakes.png. They are written to a folder beside `folder` and then moved into it, so
-    that a full disk leaves no partial report.
+    Its files are report.html, the page that shows them, evaluation.json, examples.csv, classes.csv, confusion.csv and
+    .png, calibration.csv, reliability.png, label_errors.csv, slices.csv and, if there are mistakes, mistakes.png. They
+    are written to a folder beside `folder` and then moved into it, so that a full disk leaves no partial report.
 
     Args:
         folder: folder of the report, created with its parents if missing; files of an earlier report are replaced.
-        result: result of the evaluation.
-        classes: names of the classes.
-        split: a `Split` or an `Examples`.
-        logits: float [n, classes].
-        predictions: what `answers.of_logits` returned.
+        outcome: what was evaluated.
     """
     out = pathlib.Path(folder).absolute()
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        _fill(partial, result, classes, split, logits, predictions)
+        _fill(partial, outcome)
         out.mkdir(exist_ok=True)
         (out / "mistakes.png").unlink(missing_ok=True)  # there may be none this time
         for file in sorted(partial.iterdir()):
@@ -68,10 +74,11 @@ def write(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _fill(folder, result, classes, split, logits, predictions):
+def _fill(folder, outcome):
+    classes, split, logits, predictions = outcome.classes, outcome.split, outcome.logits, outcome.predictions
     matrix = metrics.confusion(predictions["predicted"], predictions["label"], len(classes))
     calibration = metrics.calibration(predictions["probability"], answers.right(predictions))
-    files.write_json(folder / "evaluation.json", result)
+    files.write_json(folder / "evaluation.json", outcome.result)
     answers.write(folder / answers.FILE, predictions)
     columns, rows = class_table(logits, predictions["label"], matrix, classes)
     pictures.write_table(folder / "classes.csv", columns, rows)
@@ -81,12 +88,21 @@ def _fill(folder, result, classes, split, logits, predictions):
     bins = ([_digits(value) for value in row] for row in bins)
     pictures.write_table(folder / "calibration.csv", list(calibration), bins)
     pictures.write(folder / "confusion.png", charts.confusion(matrix, classes), _DPI)
-    pictures.write(folder / "reliability.png", charts.reliability(calibration, result["ece"]), _DPI)
+    pictures.write(folder / "reliability.png", charts.reliability(calibration, outcome.result["ece"]), _DPI)
     worst = worst_mistakes(predictions, _MISTAKES)
     if len(worst):
         probabilities = metrics.probabilities(logits[worst])
         mistakes = gallery.mistakes(split, worst, probabilities, classes)
         pictures.write(folder / "mistakes.png", gallery.draw_mistakes(mistakes), _DPI)
+    is_trained_on = outcome.result["split"] == "train" and outcome.is_own and "network" not in outcome.result
+    probabilities = metrics.probabilities(logits)
+    suspects = label_errors.by_loss(predictions) if is_trained_on else label_errors.find(probabilities, split.labels)
+    label_errors.write(folder / label_errors.FILE, suspects, split, classes)
+    groups = slices.table(slices.measure(split), answers.right(predictions))
+    rows = ([_digits(value) if isinstance(value, float) else value for value in row.values()] for row in groups)
+    pictures.write_table(folder / "slices.csv", slices.COLUMNS, rows)
+    text = report_page.render(outcome, matrix, worst, suspects, groups)
+    files.replace_atomically(folder / PAGE, lambda file: file.write(text.encode(errors="replace")))
 
 
 def worst_mistakes(predictions: dict[str, np.ndarray], most: int) -> np.ndarray:
@@ -107,20 +123,21 @@ def class_table(logits: np.ndarray, labels: np.ndarray, matrix: np.ndarray, clas
     Returns:
         Names of columns, and one row for each class; cells are "" if the class has no examples, or no mistakes.
     """
-    scores = metrics.per_class(logits, labels)
+    scores, found = metrics.per_class(logits, labels), metrics.precision_and_recall(matrix)
     wrong = matrix - np.diag(np.diag(matrix))
     rows = []
     for label, name in enumerate(classes):
         times = int(wrong[label].max())
         confused = [classes[int(wrong[label].argmax())], times] if times else ["", ""]
         numbers = [_digits(float(scores[column][label])) for column in ("top1", "top5", "loss")]
-        rows.append([label, name, int(scores["examples"][label]), *numbers, *confused])
-    return ["label", "class", "examples", "top1", "top5", "loss", "most_confused_with", "times"], rows
+        more = [_digits(float(found[column][label])) for column in found]
+        rows.append([label, name, int(scores["examples"][label]), *numbers, *confused, *more])
+    return ["label", "class", "examples", "top1", "top5", "loss", "most_confused_with", "times", *found], rows
 
 
 def _digits(value):
-    """Return a number with six significant digits as text; "" for NaN."""
-    return "" if value != value else f"{value:.6g}"
+    """Return a number with six significant digits as text; "" for NaN and infinities."""
+    return f"{value:.6g}" if np.isfinite(value) else ""
 
 
 def likeliest(logits: np.ndarray, predictions: dict[str, np.ndarray], classes: list[str]) -> dict[str, np.ndarray]:

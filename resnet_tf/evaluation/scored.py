@@ -1,6 +1,8 @@
 """Targets of an evaluation: a run, an ensemble of runs, an exported model, or a network with imported weights."""
 
 import dataclasses
+import functools
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -44,6 +46,7 @@ class Target:
         origin: flag and value that name it in errors.
         members: function(source, split) that returns a list of `Member`.
         row: {column: value} of an accuracy file that replace values derived from `config`.
+        checksum: checksum of its data at the time of training; "" if it is not known.
     """
 
     identity: dict
@@ -52,6 +55,7 @@ class Target:
     origin: str
     members: Callable
     row: dict
+    checksum: str = ""
 
 
 def find(config: configuration.EvaluateConfig) -> Target:
@@ -95,12 +99,16 @@ def _runs(config):
         row = {"recipe": f"ensemble, mean {section.average}, of {' '.join(folders)}", "seed": "", "steps": ""}
         row |= {"epochs": "", "model": " + ".join(run.config.model.model for run, _, _ in loaded)}
 
-    def members(source, split):
+    @functools.cache  # one network for several splits
+    def runners():
         strategy = devices.make_strategy(section.replicas)
-        runners = [restore.build_runner(*one, strategy, section.weights) for one in loaded]
-        return [_member(section, split, run.config, r) for (run, _, _), r in zip(loaded, runners, strict=True)]
+        return [restore.build_runner(*one, strategy, section.weights) for one in loaded]
 
-    return Target(identity, first.config, first.manifest["classes"], f"--run={first.folder}", members, row)
+    def members(source, split):
+        return [_member(section, split, run.config, r) for (run, _, _), r in zip(loaded, runners(), strict=True)]
+
+    classes, checksum = first.manifest["classes"], first.manifest["data"]["checksum"]
+    return Target(identity, first.config, classes, f"--run={first.folder}", members, row, checksum)
 
 
 def _member(section, split, config, runner):
@@ -151,7 +159,15 @@ def _exported(config):
 
     row = {"steps": "", "epochs": ""}
     identity, origin = {"model": str(model)}, f"--model={section.model}"
-    return Target(identity, exported, description["classes"], origin, members, row)
+    return Target(identity, exported, description["classes"], origin, members, row, _checksum(model))
+
+
+def _checksum(model):
+    """Return the checksum of the data that the card of an exported model has; "" for an export without a card."""
+    try:
+        return str(json.loads((model / versions.CARD).read_text())["data"]["checksum"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _serve(signatures, split, examples):

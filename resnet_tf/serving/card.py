@@ -18,7 +18,7 @@ _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
 def describe(section: ExportConfig, run: record.Run, values: dict, normalization: Normalization, version: int) -> dict:
-    """Return the content of the card of a model, without the entries "signatures" and "files".
+    """Return the content of the card of a model, without "signatures", "files" and, of `export`, "temperature".
 
     Args:
         section: a `config.ExportConfig`.
@@ -117,6 +117,11 @@ def _markdown(card):
         "licence": card["licence"],
         "intended use": card["intended_use"],
     }
+    if "temperature" in card:
+        rows["probabilities"] = (
+            f"calibrated: logits are divided by the temperature {card['temperature']:.4g}, fitted on the validation "
+            "split, before the softmax"
+        )
     lines = [f"# {card['model']}, version {card['version']}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {_cell(value)} |" for name, value in rows.items()]
     lines += ["", "## Accuracy", ""]

@@ -17,8 +17,8 @@ from resnet_tf.models.layers import FORMAT, KERAS, MinusInfinityPadding, PaddedI
 _OPSET = 17  # ONNX operator set
 
 
-def _function(model, normalization, size):
-    """Return the network as a function of images, with its weights as constants of the graph."""
+def _function(model, normalization, size, temperature):
+    """Return the network as a function of images, with its weights as constants of the graph; see `tflite`."""
     trainable = [np.asarray(variable) for variable in model.trainable_variables]
     others = [np.asarray(variable) for variable in model.non_trainable_variables]
     signature = tf.TensorSpec([None, size, size, 3], tf.float32, name="images")
@@ -27,7 +27,7 @@ def _function(model, normalization, size):
     def classify(images):
         values = [[tf.constant(value) for value in group] for group in (trainable, others)]
         logits, _ = model.stateless_call(*values, normalization(images), training=False)
-        return {"probabilities": tf.nn.softmax(logits)}
+        return {"probabilities": tf.nn.softmax(logits if temperature == 1 else logits / temperature)}
 
     return classify
 
@@ -39,6 +39,7 @@ def tflite(
     size: int,
     precision: str = "float32",
     calibration=(),
+    temperature: float = 1.0,
 ) -> None:
     """Write a TFLite model with the signature `serving_default`.
 
@@ -50,8 +51,9 @@ def tflite(
         precision: "float32"; "float16" for kernels in float16; or "int8" for integer weights and activations, with
             float32 images and probabilities.
         calibration: uint8 images of this size that determine the range of each activation for int8.
+        temperature: number by which logits are divided before the softmax.
     """
-    classify = _function(model, normalization, size).get_concrete_function()
+    classify = _function(model, normalization, size, temperature).get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([classify], tf.Module())
     if precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -64,7 +66,12 @@ def tflite(
 
 
 def onnx(
-    path: pathlib.Path, model: keras.Model, normalization: Normalization, size: int, precision: str = "float32"
+    path: pathlib.Path,
+    model: keras.Model,
+    normalization: Normalization,
+    size: int,
+    precision: str = "float32",
+    temperature: float = 1.0,
 ) -> None:
     """Write an ONNX model of opset 17; see `tflite` for the arguments, without "int8".
 
@@ -77,7 +84,7 @@ def onnx(
     except ImportError as error:
         raise InputError("--format=onnx needs tf2onnx: pip install 'resnet_tf[onnx]'") from error
 
-    classify = _function(model, _ChannelsFirst(normalization), size)
+    classify = _function(model, _ChannelsFirst(normalization), size, temperature)
     proto, _ = tf2onnx.convert.from_function(classify, classify.input_signature, opset=_OPSET)
     _pad_in_pools(library, proto.graph)
     if precision == "float16":
@@ -135,7 +142,9 @@ def _halve(library, graph):
         graph.node.insert(0, cast)
 
 
-def keras_file(path: pathlib.Path, model: keras.Model, normalization: Normalization, size: int) -> None:
+def keras_file(
+    path: pathlib.Path, model: keras.Model, normalization: Normalization, size: int, temperature: float = 1.0
+) -> None:
     """Write a .keras file that Keras can load without this package; see `tflite` for the arguments."""
     images = keras.Input((size, size, 3), dtype="float32", name="images")
     mean = np.asarray(normalization.mean)
@@ -147,7 +156,10 @@ def keras_file(path: pathlib.Path, model: keras.Model, normalization: Normalizat
     )
     plain = keras.models.clone_model(model, clone_function=_plain)
     plain.set_weights(model.get_weights())
-    probabilities = keras.layers.Softmax(name="probabilities")(plain(normalize(images)))
+    logits = plain(normalize(images))
+    if temperature != 1:
+        logits = keras.layers.Rescaling(1 / temperature, name="temperature")(logits)
+    probabilities = keras.layers.Softmax(name="probabilities")(logits)
     keras.Model(images, probabilities, name=model.name).save(path)
 
 

@@ -7,7 +7,7 @@ import pathlib
 
 from resnet_tf import config as configuration
 from resnet_tf.config import evaluation_size
-from resnet_tf.runs import restore, run_data, versions
+from resnet_tf.runs import restore, run_data, temperature, versions
 from resnet_tf.serving import card, convert, savedmodel
 
 
@@ -25,7 +25,8 @@ def export(settings: configuration.ExportConfig) -> dict:
         their names in the folder of the version, "bytes": size of all files}.
 
     Raises:
-        InputError: there is no such run, it has no checkpoint, or the version exists.
+        InputError: there is no such run, it has no checkpoint, the version exists, or --calibrated is set and the run
+            has no temperature of these weights.
         OSError: the folder cannot be written.
     """
     version = versions.choose(settings.out, settings.version)
@@ -33,21 +34,23 @@ def export(settings: configuration.ExportConfig) -> dict:
     settings = dataclasses.replace(settings, weights=restore.resolved(run, settings.weights))
     if settings.ten_crop:
         configuration.check_ten_crop(run.config, "--ten_crop", settings.run)
+    divisor = temperature.read(run, settings.weights, restore.step_of(values)) if settings.calibrated else 1.0
     model = restore.build_model(run, values, settings.weights, settings.activations)
     described = card.describe(settings, run, values, normalization, version)
+    described |= {"temperature": divisor} if settings.calibrated else {}
     calibration = _calibration(settings, run) if settings.precision == "int8" else ()
     out = pathlib.Path(settings.out)
     with versions.writing(out, version) as folder, quiet():
         network = (model, normalization, evaluation_size(run.config.data))
         signatures = []
         if "savedmodel" in settings.format:
-            signatures = _write_savedmodel(folder, settings, run, model, normalization)
+            signatures = _write_savedmodel(folder, settings, run, model, normalization, divisor)
         if "tflite" in settings.format:
-            convert.tflite(folder / "model.tflite", *network, settings.precision, calibration)
+            convert.tflite(folder / "model.tflite", *network, settings.precision, calibration, divisor)
         if "onnx" in settings.format:
-            convert.onnx(folder / "model.onnx", *network, settings.precision)
+            convert.onnx(folder / "model.onnx", *network, settings.precision, divisor)
         if "keras" in settings.format:
-            convert.keras_file(folder / "model.keras", *network)
+            convert.keras_file(folder / "model.keras", *network, divisor)
         card.write(folder, described | {"signatures": signatures, "files": _sizes(folder)})
         files = _sizes(folder)
     return {
@@ -68,14 +71,14 @@ def _sizes(folder):
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-def _write_savedmodel(folder, section, run, model, normalization):
+def _write_savedmodel(folder, section, run, model, normalization, divisor):
     data = run.config.data
     description = {
         "flags": run.manifest["flags"],
         "classes": run.manifest["classes"],
         "normalization": {name: getattr(normalization, name).tolist() for name in ("mean", "std")},
     }
-    served = savedmodel.Served(model, normalization, section.precision)
+    served = savedmodel.Served(model, normalization, section.precision, divisor)
     return savedmodel.write(
         folder, served, description, evaluation_size(data), data.resize, section.top_k, section.ten_crop, data.exif
     )

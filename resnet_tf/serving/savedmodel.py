@@ -48,13 +48,14 @@ class Served(tf.Module):
         paths: tuple of their names in the network.
     """
 
-    def __init__(self, model, normalization, precision="float32"):
+    def __init__(self, model, normalization, precision="float32", temperature=1.0):
         """Copy the weights.
 
         Args:
             model: a `keras.Model` of `models.create_model` with its weights.
             normalization: a `colour.Normalization`.
             precision: precision of kernels in the file: "float32", "bfloat16" or "float16".
+            temperature: number by which logits are divided before the softmax.
         """
         super().__init__()
         variables = [*model.trainable_variables, *model.non_trainable_variables]
@@ -80,6 +81,7 @@ class Served(tf.Module):
             with tf.control_dependencies([tf.debugging.Assert(tf.shape(pixels)[0] > 0, ["an empty batch"])]):
                 inputs = normalization(pixels)
             (features, logits), _ = both.stateless_call(values[:trainable], values[trainable:], inputs, training=False)
+            logits = logits if temperature == 1 else logits / temperature
             return {"features": tf.cast(features, tf.float32), "probabilities": tf.nn.softmax(logits)}
 
         self.answer = answer
