@@ -278,6 +278,6 @@ class FeaturesConfig:
 
     run: str = setting("", "Run folder.")
     weights: str = weights_setting()
-    splits: tuple[str, ...] = setting(("train", "test"), "Splits of the data.")
+    splits: tuple[str, ...] = setting((), "Splits of the data. Unset: train, and test or, without one, validation.")
     data_dir: str = setting("", "Current folder of the data. Unset: the one recorded in training.")
     out: str = setting("", "File to write, .parquet or .npz.")

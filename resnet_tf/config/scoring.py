@@ -17,7 +17,9 @@ class EvaluationSection:
     run: str = setting("", "Run folder; several, separated by commas, form an ensemble.")
     model: str = setting("", "Exported model to score instead of a run.")
     network: str = setting("", "Name of a network to score instead of a run, with the weights of --init_from.")
-    split: str = setting("test", "Split to score.", choices=("test", "validation", "train"))
+    split: str = setting(
+        "", "Split to score. Unset: test if there is one, else validation.", choices=("", "test", "validation", "train")
+    )
     weights: str = weights_setting({"run": SET})
     shares: tuple[float, ...] = setting((), "Weights of the ensemble's members. Unset: equal.", used_with={"run": SET})
     data_dir: str = setting(

@@ -58,7 +58,7 @@ def evaluate(config: EvaluateConfig) -> dict:
         outcome.run.finish(result)
     if section.calibrate:
         logits, labels = (outcome.logits, outcome.split.labels) if held_out is None else held_out
-        temperature.write(outcome.run, calibration.fit(logits, labels), len(labels), section.weights, result["steps"])
+        temperature.write(outcome.run, calibration.fit(logits, labels), len(labels), result["weights"], result["steps"])
     if section.results:
         steps = result["steps"] if outcome.run else 0  # `target.row` then replaces steps and epochs
         settings, train = data.settings, data.source.splits.get("train", ())
@@ -71,16 +71,14 @@ def evaluate(config: EvaluateConfig) -> dict:
     return result
 
 
-def write_for_run(
-    run: str | pathlib.Path, out: str | pathlib.Path, split: str = "", weights: str = "raw"
-) -> pathlib.Path:
+def write_for_run(run: str | pathlib.Path, out: str | pathlib.Path, split: str = "", weights: str = "") -> pathlib.Path:
     """Score a run of classification on its own data and write a report, without a change to the run's folder.
 
     Args:
         run: folder of the run.
         out: folder of the report; may lie in the run's folder.
         split: split to score; "" for the validation split if the run holds one out, else the test split.
-        weights: "raw", "ema" or "best", as --weights.
+        weights: "raw", "ema" or "best", or "", as --weights.
 
     Returns:
         Path of the page, report.html in `out`.
@@ -88,8 +86,7 @@ def write_for_run(
     Raises:
         InputError: see `evaluate`.
     """
-    held_out = record.open_run(run).manifest["data"]["examples"]
-    split = split or ("validation" if "validation" in held_out else "test")
+    split = split or run_data.held_out(record.open_run(run).manifest["data"]["examples"])
     section = EvaluationSection(run=str(run), split=split, weights=weights, report=str(out))
     report.check(section.report, "")
     target = scored.find(EvaluateConfig(section))
@@ -117,8 +114,9 @@ class _Data(NamedTuple):
 def _score(section, target, data) -> tuple[Outcome, tuple | None]:
     """Score a split; also return logits and labels of the validation split if they are needed and another split."""
     source = data.source
-    classes, split = list(source.classes), source.splits[section.split]
-    logits, seconds = _logits(section, target, source, section.split)
+    name = section.split or run_data.scored(source.splits)
+    classes, split = list(source.classes), source.splits[name]
+    logits, seconds = _logits(section, target, source, name)
     scores = metrics.classification(logits, split.labels)
     predictions = answers.of_logits(logits, split.labels, split.names)
     scores["ece"] = metrics.expected_calibration_error(predictions["probability"], answers.right(predictions))
@@ -126,13 +124,13 @@ def _score(section, target, data) -> tuple[Outcome, tuple | None]:
     scores |= metrics.overall(matrix, scores["top1"])
     held_out = calibrated = None
     if section.report or section.calibrate:
-        if section.split != "validation" and "validation" in source.splits:
+        if name != "validation" and "validation" in source.splits:
             held_out = _logits(section, target, source, "validation")[0], source.splits["validation"].labels
         calibrated = calibration.calibrate(logits, predictions, held_out)
         scores |= {"temperature": calibrated.temperature, "temperature_from": calibrated.fitted_on}
         scores["ece_calibrated"] = calibrated.error
     views = {"views": section.views} | ({"scales": list(section.scales)} if section.views == "multi_scale" else {})
-    result = target.identity | {"split": section.split} | views | scores
+    result = target.identity | {"split": name} | views | scores
     result["images_per_second"] = round(len(split) / seconds, 1)
     if not data.is_own:
         result |= {"data_dir": section.data_dir, "how": getattr(source, "how", "")}
@@ -163,7 +161,7 @@ def _load_data(section, target) -> _Data:
         _log.info("%s; %s", source, getattr(source, "how", ""))
     if target.classes is not None and list(source.classes) != target.classes:
         raise InputError(f"--data_dir={settings.data.data_dir}: its classes are not those of {target.origin}")
-    if section.split not in source.splits:
+    if (section.split or run_data.scored(source.splits)) not in source.splits:
         raise InputError(f"--split={section.split}: the data have {', '.join(source.splits)}")
     if section.calibrate and not is_own:
         raise InputError(f"--calibrate: {section.data_dir} is not the data set of the training")
@@ -185,7 +183,12 @@ def _own(section, target, settings, is_folder):
     """Return the data set of the training, at the place of `settings`; None if there are other images."""
     recorded = target.config.data.data_dir
     if not section.data_dir or not is_folder or os.path.realpath(section.data_dir) == os.path.realpath(recorded):
-        return run_data.load(settings)[0]
+        if not section.run:
+            return run_data.load(settings)[0]
+        try:
+            return run_data.load(run_data.as_recorded(settings, pathlib.Path(section.run.split(",")[0])))[0]
+        except InputError:
+            return run_data.load(settings)[0]  # files of the recorded split are gone; the checksum tells
     path = pathlib.Path(section.data_dir)
     try:
         source, _ = run_data.load(settings)
@@ -210,7 +213,11 @@ def _logits(section, target, source, name) -> tuple[np.ndarray, float]:
     """Return the logits of a split, averaged over the members, and the seconds that they took."""
     split, classes = source.splits[name], source.classes
     members = target.members(source, split)
-    of = "" if name == section.split else f" of the split {name}, for the temperature"
+    of = (
+        ""
+        if name == (section.split or run_data.scored(source.splits))
+        else f" of the split {name}, for the temperature"
+    )
     progress = Progress(f"evaluating {len(split)} examples{of}", sum(member.checks for member in members))
     start = time.monotonic()
     every = [member.logits(lambda: progress.add(1)) for member in members]

@@ -40,13 +40,13 @@ def write(settings: config.FeaturesConfig) -> dict:
 
 
 def of_run(
-    folder: str | pathlib.Path, splits: Sequence[str] = ("train", "test"), data_dir: str = "", weights: str = ""
+    folder: str | pathlib.Path, splits: Sequence[str] = (), data_dir: str = "", weights: str = ""
 ) -> dict[str, dict]:
     """Compute the output of the network's global average pool for the evaluation view of each example.
 
     Args:
         folder: folder of the run.
-        splits: names of splits of its data.
+        splits: names of splits of its data; () for "train" and `run_data.scored`.
         data_dir: where the data are now; "" if they are where they were in training.
         weights: "raw", "ema" or "best", as in `restore`.
 
@@ -58,6 +58,7 @@ def of_run(
     """
     run, values, normalization = restore.load(folder, weights)
     recipe, source = run_data.of_run(run, data_dir)
+    splits = splits or ("train", run_data.scored(source.splits))
     for name in splits:
         if name not in source.splits:
             raise InputError(f"--splits={','.join(splits)}: the data have {', '.join(source.splits)}")

@@ -194,12 +194,3 @@ def _rank_and_loss(logits, labels):
     examples = np.arange(len(labels))
     rank = np.where(np.isnan(logits).any(axis=1), np.inf, (logits >= logits[examples, labels][:, None]).sum(axis=1))
     return rank, -_log_softmax(logits)[examples, labels]
-
-
-def interval(right: int, count: int) -> tuple[float, float]:
-    """Return the 95% interval of an accuracy, two fractions (Wilson 1927); (0, 1) for no examples."""
-    if not count:
-        return 0.0, 1.0
-    z, share = 1.959964, right / count
-    centre, spread = share + z**2 / (2 * count), z * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
-    return (centre - spread) / (1 + z**2 / count), (centre + spread) / (1 + z**2 / count)

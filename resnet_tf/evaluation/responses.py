@@ -90,7 +90,7 @@ def of_run(folder: str | pathlib.Path, examples: int = 0, data_dir: str = "", we
     """
     run, values, normalization = restore.load(folder, weights)
     config, source = run_data.of_run(run, data_dir)
-    split = source.splits["test"]
+    split = source.splits[run_data.scored(source.splits)]
     count = min(len(split), examples or (len(split) if isinstance(split, Split) else _EXAMPLES))
     split = split.take(np.arange(count) * len(split) // count)
     model = restore.build_model(run, values, weights, precision="float32")

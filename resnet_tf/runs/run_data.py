@@ -76,6 +76,11 @@ def held_out(splits) -> str:
     return "validation" if "validation" in splits else "test"
 
 
+def scored(splits) -> str:
+    """Return the name of the split that is scored where none is named: "test" if there is one, else "validation"."""
+    return "test" if "test" in splits or "validation" not in splits else "validation"
+
+
 def refuse_given(data) -> None:
     """Refuse, with an InputError, a data section of any task whose data were passed from Python."""
     if data.dataset == GIVEN:

@@ -2,7 +2,8 @@
 
 import shlex
 
-from resnet_tf.evaluation import answers, metrics
+from resnet_tf.errors import InputError
+from resnet_tf.evaluation import answers, evaluate, metrics
 
 
 def conclude(run, result: dict) -> list[str]:
@@ -30,7 +31,7 @@ def _score(scores, split, is_chosen):
     """Return accuracy and interval of a split in a sentence."""
     count = scores["examples"]
     right = round(scores["top1"] * count)
-    low, high = metrics.interval(right, count)
+    low, high = metrics.wilson(right, count)
     sentence = f"Right for {right:,} of {count:,} {split} images: {100 * scores['top1']:.1f}% "
     sentence += f"(95% interval {100 * low:.0f} to {100 * high:.0f}%)."
     if is_chosen:
@@ -54,6 +55,7 @@ def _times(count):
 
 
 def _write_page(run, result):
-    from resnet_tf.evaluation import report  # needs matplotlib, an extra
-
-    return report.write_for_run(run.folder, run.folder / "report", result["split"])
+    try:
+        return evaluate.write_for_run(run.folder, run.folder / "report", result["split"])
+    except InputError as error:  # matplotlib is an extra
+        return f"nothing: no page was written: {error}"

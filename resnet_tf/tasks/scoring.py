@@ -11,7 +11,7 @@ from resnet_tf.data import images
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import charts, pictures
-from resnet_tf.runs import devices, record, restore
+from resnet_tf.runs import devices, record, restore, run_data
 from resnet_tf.runs.runner import Runner
 from resnet_tf.tasks import find, serving
 
@@ -48,9 +48,10 @@ def score(section: EvaluationSection) -> dict:
     source, _ = task.load()
     if source.checksum() != run.manifest["data"]["checksum"]:
         raise InputError(f"--data_dir={data_dir}: its images or annotations are not those of the run")
-    if section.split not in source.splits:
-        raise InputError(f"--split={section.split}: there are {', '.join(source.splits)}")
-    split, classes = source.splits[section.split], list(source.classes)
+    name = section.split or run_data.scored(source.splits)
+    if name not in source.splits:
+        raise InputError(f"--split={name}: there are {', '.join(source.splits)}")
+    split, classes = source.splits[name], list(source.classes)
 
     evaluation = task.evaluation(runner, split, normalization)
     examples, look = _gallery(split)
@@ -62,14 +63,14 @@ def score(section: EvaluationSection) -> dict:
         folder = pathlib.Path(section.report)
         folder.mkdir(parents=True)
         task.keep(folder, split, classes, answers)
-        for name, figure in task.pictures(split, classes, answers, examples).items():
-            pictures.write(folder / name, figure, 150)
+        for file, figure in task.pictures(split, classes, answers, examples).items():
+            pictures.write(folder / file, figure, 150)
     if section.results:
         epochs = steps * config.optimizer.batch_size / len(source.splits["train"])
         row = record.provenance(config.optimizer.seed, time.monotonic() - started) | task.row(steps, epochs, metrics)
-        row["dataset"] += f" {section.split}"
+        row["dataset"] += f" {name}"
         record.append_result(section.results, task.columns, row)
-    result = {"run": str(run.folder), "steps": steps, "split": section.split, "views": task.test_view}
+    result = {"run": str(run.folder), "steps": steps, "split": name, "views": task.test_view}
     result["weights"] = restore.resolved(run, section.weights)
     return result | metrics | {"images_per_second": round(images_per_second, 1)}
 
