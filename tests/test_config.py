@@ -32,6 +32,7 @@ COMPLETE = {
     config.ModelsConfig: [{}],
     config.PrepareConfig: [{}],
     config.ScoreConfig: [{}],
+    config.ServeConfig: [{"model": "x"}],
     config.SweepConfig: [{}],
     config.TransferExportConfig: [{}],
 }

@@ -165,7 +165,10 @@ class Pixels:
         size: side of the images in pixels.
         classes: names of the classes in the order of their probabilities.
         dtype: data type of the arrays that `probabilities` takes.
+        plans_for_a_shape: whether a batch of another size than the one before costs extra time.
     """
+
+    plans_for_a_shape = False
 
     def __init__(self, classes, size, resize, exif, dtype, top_k=0):
         """Prepare images as the evaluation of the network does.
@@ -241,6 +244,8 @@ class File(Pixels):
 
 class TFLite(File):
     """A .tflite file."""
+
+    plans_for_a_shape = True
 
     def _open(self, path):
         with warnings.catch_warnings():  # TensorFlow 2.21 warns that TensorFlow 2.20 will remove tf.lite
