@@ -11,7 +11,8 @@ from resnet_tf.data import colour, images, orientation
 
 _LONGEST = 1024  # side of a picture in pixels
 _OPACITY = 0.6
-_DIMMED = 0.45  # brightness of what the network does not see
+_DIMMED = 0.35  # brightness of what the network does not see
+_FRAME = 235.0  # grey level
 # Five colours of matplotlib's map "inferno" at equal steps, from 0 to 1.
 _INFERNO = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float32)
 
@@ -78,7 +79,8 @@ def overlay(pixels: np.ndarray, heat: np.ndarray, share: float) -> bytes:
         colours = [np.interp(values, np.arange(len(_INFERNO)), _INFERNO[:, channel]) for channel in range(3)]
         seen = _OPACITY * np.stack(colours, axis=-1) + (1 - _OPACITY) * seen
     drawn = _DIMMED * grey
-    drawn[top : top + side, left : left + side] = seen
+    drawn[top : top + side, left : left + side] = _FRAME  # of one pixel around what is seen
+    drawn[top + 1 : top + side - 1, left + 1 : left + side - 1] = seen[1:-1, 1:-1]
     file = io.BytesIO()
     Image.fromarray(np.clip(drawn.round(), 0, 255).astype(np.uint8)).save(file, "JPEG", quality=88)
     return file.getvalue()
