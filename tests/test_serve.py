@@ -329,7 +329,7 @@ def test_a_batch_is_of_one_kind_and_not_too_large():
     assert batching._shifted("image_bytes[1, 4]: not [7]", 32) == "image_bytes[33, 36]: not [7]"
 
 
-def test_beyond_the_limit_requests_are_asked_to_come_again():
+def test_beyond_the_limit_requests_are_asked_to_come_again(monkeypatch):
     async def main():
         free, sent = asyncio.Event(), []
 
@@ -365,7 +365,33 @@ def test_beyond_the_limit_requests_are_asked_to_come_again():
         await request(b"x")
         assert [message["status"] for message in sent[6:]] == [200] * 3 and guarded._held == 0
 
+        async def silent():
+            await asyncio.Event().wait()
+
+        async def answer(message):
+            sent.append(message)
+
+        sent.clear()
+        scope = {"type": "http", "method": "POST", "headers": []}
+        await guarded(scope, silent, answer)
+        guarded.stopping.set()  # what has not arrived is given up
+        await guarded(scope, silent, answer)
+        assert [message["status"] for message in sent[::2]] == [408, 503]
+
+    monkeypatch.setattr(gate, "_BODY_SECONDS", 0.05)
     asyncio.run(main())
+
+
+def test_images_are_counted(served, monkeypatch):
+    two = {"instances": [b64(picture(0))] * 2}
+    monkeypatch.setattr(server, "_MOST_TOGETHER", 1)
+    assert post(served, two) == (413, {"error": "2 images in one request; the limit is 1"})
+    monkeypatch.setattr(server, "_MOST_TOGETHER", 2)
+    monkeypatch.setattr(server, "_MOST_HELD", 1)
+    status, headers, answer = ask(served, "POST", "/v1/models/model:predict", json.dumps(two))
+    assert (status, headers["retry-after"]) == (503, "1") and "busy: 0 images" in answer["error"]
+    assert upload(served, [("a.png", picture(0)), ("b.png", picture(1))])[0] == 503
+    assert upload(served, [("a.png", picture(0))])[0] == 200
 
 
 # --- Uploads and heat maps -------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from resnet_tf import files
 
 _BODY_SECONDS = 60.0  # longest time for a request to arrive
 _MOST_BYTES = 512_000_000  # of all bodies that are held at a time
-_RETRY_SECONDS = 1  # what a client is asked to wait
+RETRY_SECONDS = 1  # what a client is asked to wait
 _DRAINED = 40  # times the limit of a body that is read and dropped, so that a client who sends it hears why
 
 
@@ -115,7 +115,7 @@ class Gate:
         content = files.to_json({"error": reason}).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
         headers += [(b"connection", b"close")]
-        headers += [(b"retry-after", str(_RETRY_SECONDS).encode())] if code == 503 else []
+        headers += [(b"retry-after", str(RETRY_SECONDS).encode())] if code == 503 else []
         await send({"type": "http.response.start", "status": code, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 

@@ -36,7 +36,8 @@ from resnet_tf.serving import batching, gate, heat, rest, runtimes, servable
 
 _log = logging.getLogger(__name__)
 _SLACK = 100_000  # bytes of a request beside its images
-_MOST_FILES = 1000  # of one upload
+_MOST_TOGETHER = 1000  # images of one request
+_MOST_HELD = 4096  # images of all requests in flight: 600 MB of views of 224 pixels
 _GRACE_SECONDS = 600  # longest wait for requests in flight when the server stops
 
 
@@ -63,7 +64,7 @@ class Service:
         self.batcher = batching.Batcher(self._run, settings.batch_size, settings.batch_timeout_ms / 1000)
         self._readers = concurrent.futures.ThreadPoolExecutor(processors.count(), "reader")
         self._painter = concurrent.futures.ThreadPoolExecutor(1, "painter")
-        self._alone = 0
+        self._alone, self._held = 0, 0
 
     @contextlib.asynccontextmanager
     async def working(self, _app):
@@ -96,10 +97,28 @@ class Service:
     def _read(self, content, name):
         """Return an image as TensorFlow reads it, and the input of the model; runs in a thread."""
         if len(content) > self._most_bytes:
-            raise _TooLarge(f"{name}: {len(content):,} bytes; the limit is {self._most_bytes:,}")
+            raise TooLarge(f"{name}: {len(content):,} bytes; the limit is {self._most_bytes:,}")
         content = images.readable(content, name, self._most_pixels)
         images.check_header(content, name, self._most_pixels)
         return content, self.model.prepare(content, name)
+
+    @contextlib.contextmanager
+    def holding(self, count: int):
+        """Hold so many images within this context.
+
+        Raises:
+            TooLarge: too many for one request.
+            Busy: too many with those of other requests.
+        """
+        if count > _MOST_TOGETHER:
+            raise TooLarge(f"{count:,} images in one request; the limit is {_MOST_TOGETHER:,}")
+        if self._held + count > _MOST_HELD:
+            raise Busy(f"busy: {self._held:,} images are waiting; try again")
+        self._held += count
+        try:
+            yield
+        finally:
+            self._held -= count
 
     async def predict(self, body: bytes) -> dict:
         """Answer a request in TensorFlow Serving's JSON.
@@ -110,13 +129,15 @@ class Service:
         """
         request = await self._in(self._readers, rest.parse, body, self.model.signatures)
         items, kind = request.items, (request.signature, 0)
-        if self.model.signatures[request.signature].takes_files:
-            named = [(item, f"{servable.IMAGE_BYTES}[{place}]") for place, item in enumerate(items)]
-            items = [item for _, item in await self._all(self._in(self._readers, self._read, *one) for one in named)]
-        else:  # arrays of one request have one shape, those of several may not
-            self._alone += 1
-            kind = (request.signature, self._alone)
-        outputs = await self.batcher.submit(kind, items)
+        with self.holding(len(items)):
+            if self.model.signatures[request.signature].takes_files:
+                named = [(item, f"{servable.IMAGE_BYTES}[{place}]") for place, item in enumerate(items)]
+                read = await self._all(self._in(self._readers, self._read, *one) for one in named)
+                items = [item for _, item in read]
+            else:  # arrays of one request have one shape, those of several may not
+                self._alone += 1
+                kind = (request.signature, self._alone)
+            outputs = await self.batcher.submit(kind, items)
         self.images += len(items)
         return await self._in(self._readers, rest.response, outputs, request.in_rows)
 
@@ -169,8 +190,12 @@ class Service:
             raise InputError(f"class_name: no class {class_name[:100]!r}")
 
 
-class _TooLarge(InputError):
-    """An image file above the limit."""
+class TooLarge(InputError):
+    """More than a request may have; status 413."""
+
+
+class Busy(Exception):
+    """More than the server holds; status 503."""
 
 
 # --- Requests and responses ------------------------------------------------------------------------------------------
@@ -202,7 +227,13 @@ def _add_errors(app):
     @app.exception_handler(InputError)
     @app.exception_handler(runtimes.Refused)
     async def bad(request: Request, error: Exception):
-        return _json({"error": " ".join(str(error).split())}, 413 if isinstance(error, _TooLarge) else 400)
+        return _json({"error": " ".join(str(error).split())}, 413 if isinstance(error, TooLarge) else 400)
+
+    @app.exception_handler(Busy)
+    async def busy(request: Request, error: Busy):
+        response = _json({"error": str(error)}, 503)
+        response.headers["Retry-After"] = str(gate.RETRY_SECONDS)
+        return response
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception):
@@ -233,17 +264,18 @@ def _add_page(app, service):
         class_name = request.query_params.get("class_name", "")
         if explain:
             service.check_explained(class_name)
-        async with request.form(max_files=_MOST_FILES, max_part_size=_SLACK) as form:
+        async with request.form(max_files=_MOST_TOGETHER, max_part_size=_SLACK) as form:
             uploads = [one for _, one in form.multi_items() if isinstance(one, UploadFile)]
             named = [(await one.read(), _name(one.filename)) for one in uploads]
         if not named:
             raise InputError("no file: send one or more as multipart/form-data")
-        calls = [service.classify(content, name, explain, class_name) for content, name in named]
-        results = await asyncio.gather(*calls, return_exceptions=True)
+        with service.holding(len(named)):
+            calls = [service.classify(content, name, explain, class_name) for content, name in named]
+            results = await asyncio.gather(*calls, return_exceptions=True)
         codes, answers = set(), []
         for (_, name), result in zip(named, results, strict=True):
             if isinstance(result, InputError):
-                codes.add(413 if isinstance(result, _TooLarge) else 400)
+                codes.add(413 if isinstance(result, TooLarge) else 400)
                 answers.append({"file": name, "error": " ".join(str(result).split())})
             elif isinstance(result, BaseException):
                 raise result
@@ -359,5 +391,14 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def serve_until_stopped(self) -> None:
-        """Serve until SIGINT, SIGTERM or `should_exit`; then answer what has arrived and return."""
-        self.run(sockets=[self._bound])
+        """Serve until SIGINT, SIGTERM or `should_exit`; then answer what has arrived and return.
+
+        Raises:
+            InputError: another process listens on the port by now.
+        """
+        try:
+            self.run(sockets=[self._bound])
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise InputError(f"--port: {self._address} is in use by another process") from None

@@ -175,17 +175,16 @@ class MLflow(_Logger):
 
     def _send(self, metrics, step):
         now = int(1000 * time.time())
+        self._waiting += [
+            self._mlflow.entities.Metric(name, float(value), now, step) for name, value in metrics.items()
+        ]
         try:
-            for name, value in metrics.items():
-                if step > self._last_step(name):
-                    self._waiting.append(self._mlflow.entities.Metric(name, float(value), now, step))
-                    self._last[name] = step
             self._flush()
         except Exception as error:  # a training is worth more than its log
             _log.warning("MLflow: %s; %d metrics wait", " ".join(str(error).split())[:300], len(self._waiting))
 
     def _last_step(self, name):
-        """Return the last step at which a metric is there or waits; -1 if there is none."""
+        """Return the last step at which a metric is there; -1 if there is none."""
         if name not in self._last:
             history = self._client.get_metric_history(self._id, name)
             self._last[name] = max((metric.step for metric in history), default=-1)
@@ -193,7 +192,11 @@ class MLflow(_Logger):
 
     def _flush(self):
         while self._waiting:
-            self._client.log_batch(self._id, metrics=self._waiting[:_BATCH])
+            batch = self._waiting[:_BATCH]
+            fresh = [metric for metric in batch if metric.step > self._last_step(metric.key)]
+            if fresh:
+                self._client.log_batch(self._id, metrics=fresh)
+            self._last |= {metric.key: metric.step for metric in fresh}
             del self._waiting[:_BATCH]
 
     def _end(self, result, step):
