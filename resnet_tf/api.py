@@ -95,16 +95,16 @@ def export(run: Path, out: Path, **flags) -> dict:
 
 
 def predict(model: Path, files: Path | Sequence[Path], *, top_k: int = 0, batch_size: int = 32) -> list[tuple]:
-    """Classify image files with an exported model.
+    """Classify image files with an exported model or the network of a run.
 
         import resnet_tf
         for file, classes, error in resnet_tf.predict("model", ["photo.jpg", "photos"]):
             print(file, error or classes[0])
 
     Args:
-        model: a folder of versions, one version, or a .tflite, .onnx or .keras file.
+        model: a folder of versions, one version, a .tflite, .onnx or .keras file, or a run folder.
         files: image files, folders to search at any depth, or patterns such as "photos/**/*.jpg".
-        top_k: classes to return for each image. 0: `top_k` of the export for a SavedModel, 5 for other formats.
+        top_k: classes to return for each image. 0: `top_k` of the export for a SavedModel, 5 for other kinds.
         batch_size: images of a batch.
 
     Returns:

@@ -1,6 +1,7 @@
 """Atomic writes of files, and JSON as the standard defines it (RFC 8259), without NaN and infinity."""
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -48,6 +49,26 @@ def partial_path(path: str | pathlib.Path, writer: str = "", suffix: str = "") -
     """Return the temporary path at which a file is written before it is renamed to `path`; see `writing`."""
     path = pathlib.Path(path)
     return path.with_name(f".{path.name}{writer and '.'}{writer}.partial{suffix}")
+
+
+def append(path: str | pathlib.Path, content: bytes) -> None:
+    """Append bytes to a file, all of them or none.
+
+    Raises:
+        OSError: the disk is full or not writable; the file is as it was, and the error names `path`.
+    """
+    try:
+        with open(path, "ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                if file.write(content) < len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_json(path: str | pathlib.Path, content, indent: int = 2) -> None:

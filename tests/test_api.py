@@ -78,6 +78,8 @@ def test_export_and_predict(given, source, tmp_path):
     first, second = resnet_tf.predict(tmp_path / "model", [tmp_path / "a.png", tmp_path / "b.png"], top_k=1)
     assert first[0] == str(tmp_path / "a.png") and first[1][0][0] in ("dark", "bright") and first[2] is None
     assert second[1] == [] and isinstance(second[2], InputError)
+    (of_run,) = resnet_tf.predict(given, tmp_path / "a.png", top_k=1)
+    assert of_run[1][0] == (first[1][0][0], pytest.approx(first[1][0][1], abs=1e-5))
 
 
 def test_other_tasks_and_scores(tmp_path):

@@ -21,7 +21,7 @@ COMPLETE = {
         {"model": "x"},
         {"network": "x", "init_from": "x", "dataset": "synthetic", "image_size": 32},
     ],
-    config.PredictConfig: [{"model": "x"}, {"server": "x", "model_name": "x"}],
+    config.PredictConfig: [{"model": "x"}, {"run": "x"}, {"server": "x", "model_name": "x"}],
     config.AnalyzeConfig: [{}],
     config.BenchmarkConfig: [{}],
     config.CompareConfig: [{}],
@@ -33,6 +33,7 @@ COMPLETE = {
     config.PrepareConfig: [{}],
     config.RelabelConfig: [{}],
     config.ScoreConfig: [{}],
+    config.ServeConfig: [{"model": "x"}],
     config.SweepConfig: [{}],
     config.TransferExportConfig: [{}],
 }

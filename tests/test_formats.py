@@ -229,10 +229,10 @@ def test_exports_take_webp_and_predict_takes_all(everything, tmp_path, capsys, c
     unpack(mixed, {"notes.txt": b"", "more.TXT": b"", "drawing.svg": b"", ".DS_Store": b"", "__MACOSX/._1.png": b""})
     (mixed / "linked").symlink_to(photos, target_is_directory=True)
     capsys.readouterr()
-    assert predict.main([f"--model={tmp_path}/model", str(mixed)]) == 0
+    assert predict.main([f"--model={tmp_path}/model", "--top_k=1", "--format=jsonl", str(mixed)]) == 0
     captured = capsys.readouterr()
     assert f"{mixed}: 10 images; ignored: 2 .txt, 1 .svg, 1 link (of a folder: linked)\n" in caplog.text
-    found = json.loads(captured.out.splitlines()[-1])
+    *answers, found = map(json.loads, captured.out.splitlines())
     assert (found["images"], found["failed"]) == (10, 0)
-    lossless = [one["probability"] for one in found["predictions"][: len(FORMS)]]
+    lossless = [one["predictions"][0]["probability"] for one in answers[: len(FORMS)]]
     np.testing.assert_allclose(lossless, lossless[0], atol=1e-5)

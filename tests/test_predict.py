@@ -4,24 +4,29 @@ import base64
 import contextlib
 import csv
 import http.server
+import importlib.util
 import io
 import json
+import os
 import pathlib
 import shutil
+import signal
 import sys
 import threading
+import time
 from concurrent import futures
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from files import picture
+from PIL import Image, features
 
 from resnet_tf import benchmark, export, predict, train
 from resnet_tf.bench import inference as speed
 from resnet_tf.bench import timed
 from resnet_tf.errors import InputError
-from resnet_tf.serving import client, runtimes
+from resnet_tf.serving import client, runtimes, watch
 from resnet_tf.serving import predict as serving
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
@@ -42,6 +47,15 @@ def model(tmp_path_factory):
     formats = "--format=savedmodel,tflite,onnx,keras"
     assert export.main([f"--run={folder}/run", f"--out={folder}/model", formats]) == 0
     return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def kinds(model):
+    """What --model takes."""
+    files = [model / "1" / f"model{suffix}" for suffix in runtimes.FILES]
+    if importlib.util.find_spec("onnxruntime") is None:
+        files.remove(model / "1" / "model.onnx")
+    return [model, *files, model.parent / "run"]
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +127,49 @@ def test_frozen_model_answers_as_it_is(model, served, photos):
         frozen.classify([b"no image"])
 
 
+def encoded(form, suffix, folder):
+    """A file of one colour, which every format stores without visible loss."""
+    if form == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    elif form == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow writes no AVIF")
+    path = folder / f"photo{suffix}"
+    Image.new("RGB", (40, 24), (200, 120, 40)).save(path, form)
+    return path
+
+
+@pytest.mark.parametrize("form, suffix", [("WEBP", ".webp"), ("TIFF", ".tif"), ("HEIF", ".heic"), ("AVIF", ".avif")])
+def test_every_kind_of_model_takes_every_format(form, suffix, kinds, tmp_path, capsys):
+    """Within 2e-2 of the PNG: lossy formats move a colour by a level or two, of which this network feels little."""
+    files = [encoded("PNG", ".png", tmp_path), encoded(form, suffix, tmp_path)]
+    for kind in kinds:
+        out, _ = answered([f"--model={kind}", "--top_k=5", "--format=jsonl", *files], capsys)
+        one, other = ({p["class"]: p["probability"] for p in json.loads(line)["predictions"]} for line in out[:2])
+        assert one == pytest.approx(other, abs=2e-2), kind
+
+
+def test_a_run_answers_as_its_export(model, served, photos, capsys):
+    """The same weights, view and arithmetic, in another graph."""
+    run = model.parent / "run"
+    for loaded in (runtimes.load(run, 10), runtimes.Run(run, 10)):
+        found = serving.classify_files(loaded, names(photos), batch=2)
+        for (path, best, _), (other, all_classes, _) in zip(served_answers(served, photos), found, strict=True):
+            assert path == other and dict(best) == pytest.approx(dict(all_classes[:5]), abs=1e-5)
+    by_model, _ = answered([f"--model={run}", photos], capsys)
+    by_run, _ = answered([f"--run={run}", photos], capsys)
+    assert by_model == by_run and json.loads(by_run[-1])["model"] == str(run)
+    assert "--weights=ema" in refused([f"--run={run}", "--weights=ema", photos], capsys)
+    manifest = run / "manifest.yaml"
+    (bare := photos.parent / "bare").mkdir(exist_ok=True)
+    shutil.copy(manifest, bare)
+    assert f"--model={bare}: no checkpoint yet" in refused([f"--model={bare}", photos], capsys)
+    assert f"--run={bare}: no checkpoint yet" in refused([f"--run={bare}", photos], capsys)
+
+
+def served_answers(served, photos):
+    return list(serving.classify_files(served, names(photos), batch=3))
+
+
 # --- Files in, answers out -------------------------------------------------------------------------------------------
 
 
@@ -142,15 +199,20 @@ def test_csv_and_json_lines_hold_every_file(model, photos, tmp_path, capsys):
     use = [f"--model={model}", "--top_k=2"]
     out, errors = answered([*use, "--batch_size=2", f"--out={tmp_path}/a.csv", *files], capsys)
     result = json.loads(out[-1])
-    assert len(out) == 1 and (result["images"], result["failed"]) == (5, 3) and "predictions" not in result
+    assert len(out) == 1 and set(result) == {"model", "images", "failed", "classes", "out"}
+    assert (result["images"], result["failed"], sum(result["classes"].values())) == (5, 3, 5)
     assert errors.count("warning: ") == 3 and f"{bad}: damaged or truncated" in errors
     rows = list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))
     assert [row["rank"] for row in rows] == ["1", "2"] * 5 + [""] * 3
     assert [row["file"] for row in rows[:10:2]] == names(photos) and "No such file" in rows[-1]["error"]
 
+    first = [row["class"] for row in rows if row["rank"] == "1"]
+    assert result["classes"] == {name: first.count(name) for name in first}
+
     out, _ = answered([*use, "--format=jsonl", *files], capsys)
     *lines, last = map(json.loads, out)
-    assert last["images"] == 5 and [line["file"] for line in lines[:5]] == names(photos)
+    assert last == {name: value for name, value in result.items() if name != "out"}
+    assert [line["file"] for line in lines[:5]] == names(photos)
     for line, first, second in zip(lines, rows[:10:2], rows[1:10:2], strict=False):
         assert [found["class"] for found in line["predictions"]] == [first["class"], second["class"]]
         assert [f"{found['probability']:.6f}" for found in line["predictions"]] == [
@@ -177,10 +239,107 @@ def test_bad_input_is_one_line(model, photos, tmp_path, capsys, monkeypatch):
     assert "standard input" in refused([use, "-"], capsys)
     assert "--top_k=7" in refused([use, "--top_k=7", good], capsys)
     assert "--out=" in refused([use, f"--out={tmp_path}/no/x.csv", good], capsys)
-    assert "--model and --server" in refused([good], capsys)
+    assert "--model, --run and --server are not set" in refused([good], capsys)
+    assert "--model and --run are both set" in refused([use, "--run=x", good], capsys)
+    assert "--weights" in refused([use, "--weights=ema", good], capsys)
+    assert "--watch: no folder to watch" in refused([use, "--watch", good], capsys)
     assert "--model_name" in refused(["--server=localhost:1", good], capsys)
     assert "--timeout" in refused([use, "--timeout=3", good], capsys)
     assert "ftp://x" in refused(["--server=ftp://x", "--model_name=m", good], capsys)
+
+
+def test_a_table_says_file_class_and_confidence(model, photos, capsys):
+    out, _ = answered([f"--model={model}", "--top_k=2", photos / "0.png"], capsys)
+    header, row, _ = out
+    assert header.split() == ["file", "class", "confidence", "next"]
+    file, name, confidence, second, less = row.split()
+    assert file == str(photos / "0.png") and float(confidence) > float(less) and name != second
+
+
+# --- Watching --------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_new_once_it_is_complete(tmp_path):
+    there = tmp_path / "there.png"
+    there.write_bytes(b"old")
+    watching = watch.Watch([str(tmp_path), str(tmp_path / "missing")], [str(there)])
+    file = tmp_path / "deep" / "a.JPG"
+    file.parent.mkdir()
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / ".hidden.png").write_bytes(b"hidden")
+    (tmp_path / "empty.png").write_bytes(b"")
+    assert watching.look() == []
+    file.write_bytes(b"half")
+    assert watching.look() == []
+    file.write_bytes(b"half and more")  # still being written
+    assert watching.look() == []
+    assert watching.look() == [str(file)]
+    assert watching.look() == []
+    there.write_bytes(b"changed")
+    os.utime(there, ns=(1, 1))
+    file.unlink()
+    assert watching.look() == [] and watching.look() == [str(there)]
+    shutil.rmtree(tmp_path)
+    assert watching.look() == []
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "table"])
+def test_watching_ends_with_a_signal_and_whole_lines(form, model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(watch, "SECONDS", 0.05)
+    folder, out = tmp_path / "photos", tmp_path / ("a.txt" if form == "table" else f"a.{form}")
+    folder.mkdir()
+    failures = []
+
+    def feed():
+        try:
+            wait_for(lambda: out.exists())  # written once the named files, none here, are done
+            for index in range(2):
+                (folder / f"{index}.png").write_bytes(picture(index))
+                wait_for(lambda index=index: f"{index}.png" in out.read_text())
+            (folder / "bad.png").write_bytes(picture(3)[:60])
+            wait_for(lambda: "bad.png" in out.read_text())
+        except Exception as error:
+            failures.append(error)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    lines, errors = answered([f"--model={model}", "--top_k=1", "--watch", f"--out={out}", folder], capsys)
+    thread.join()
+    assert not failures
+    result = json.loads(lines[-1])
+    assert (len(lines), result["images"], result["failed"]) == (1, 2, 1)
+    assert f"watching {folder}" in errors and "bad.png: damaged or truncated" in errors
+    text = out.read_text()
+    assert text.endswith("\n") and len(text.splitlines()) == (3 if form == "jsonl" else 4)
+    if form == "jsonl":
+        assert [pathlib.Path(json.loads(line)["file"]).name for line in text.splitlines()] == [
+            "0.png", "1.png", "bad.png"
+        ]  # fmt: skip
+
+
+def wait_for(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
+    from resnet_tf import files
+
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"whole\n")
+    opened = open
+
+    class Full(io.FileIO):
+        def write(self, content):
+            return super().write(content[:3])
+
+    monkeypatch.setattr(files, "open", lambda path, mode, buffering: Full(path, mode.replace("b", "")), raising=False)
+    with pytest.raises(OSError, match="No space"):
+        files.append(path, b"more and more\n")
+    assert opened(path, "rb").read() == b"whole\n"
 
 
 # --- TensorFlow Serving ----------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ import resnet_tf
 COMMANDS = {  # {command: module}
     name: f"resnet_tf.{name}"
     for name in (
-        "train", "sweep", "evaluate", "compare", "analyze", "features", "export", "predict", "convert", "prepare",
-        "relabel", "show", "benchmark", "data_server", "demo",
+        "train", "sweep", "evaluate", "compare", "analyze", "features", "export", "predict", "serve", "relabel",
+        "convert", "prepare", "show", "benchmark", "data_server", "demo",
     )
 }  # fmt: skip
 COMMANDS |= {"models": "resnet_tf.list_networks"}

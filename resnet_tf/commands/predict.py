@@ -1,19 +1,18 @@
 """Classify image files: `python -m resnet_tf.predict --model=DIR FILE_OR_FOLDER...`."""
 
+import itertools
 import pathlib
 import sys
 
-from resnet_tf import command, config, files
+from resnet_tf import command, config
 from resnet_tf.errors import InputError
-
-_FORMATS = {".csv": "csv", ".jsonl": "jsonl"}  # {suffix of --out: format}
 
 
 def main(argv=None) -> int:
     """Run the command and return its exit code."""
     description = (
-        "Classify image files with an exported model, here or on a server. Arguments are files, folders, patterns "
-        "such as 'photos/**/*.jpg', or - for paths from standard input. Other files are reported and skipped."
+        "Classify image files with an exported model or a run, here or on a server. Arguments are files, folders, "
+        "patterns such as 'photos/**/*.jpg', or - for paths from standard input. Other files are reported and skipped."
     )
     return command.launch(description, config.PredictConfig, _run, argv, positional="FILE_OR_FOLDER...")
 
@@ -24,54 +23,77 @@ def _run(settings, arguments):
     out = pathlib.Path(settings.out) if settings.out else None
     if out and (out.is_dir() or not out.parent.is_dir()):
         raise InputError(f"--out={out}: " + ("a folder, not a file" if out.is_dir() else "its folder does not exist"))
-    from resnet_tf.data.progress import Progress
-    from resnet_tf.serving import client, predict, runtimes
+    from resnet_tf.runs import signals
+    from resnet_tf.serving import predict
 
-    paths = predict.find_images(arguments, sys.stdin if "-" in arguments else ())
-    if settings.model:
-        model = runtimes.load(settings.model, settings.top_k)
+    names = predict.expand(arguments, sys.stdin if "-" in arguments else ())
+    folders = [name for name in names if pathlib.Path(name).is_dir()]
+    if settings.watch and not folders:
+        raise InputError(f"--watch: no folder to watch among {', '.join(names)}")
+    paths = predict.images_of(names, allow_empty=settings.watch)
+    form = settings.format or predict.FORMATS.get(out.suffix if out else "", "table")
+    stop = signals.Stop()
+    if not settings.watch:
+        model = _load(settings)
+        output = predict.Output(out, form, max(map(len, paths)))
+        _classify(settings, model, paths, output)
+        if not output.images:
+            raise InputError(f"none of {len(paths)} files could be classified; the first: {output.failed[0]}")
     else:
-        model = client.connect(settings.server, settings.model_name, settings.timeout, settings.top_k)
-    form = settings.format or _FORMATS.get(out.suffix if out else "", "table")
-    width = max(map(len, paths)) if form == "table" else 0
-    written = [predict.csv_line(predict.CSV_COLUMNS)] if form == "csv" else []
-    progress = Progress("classifying", len(paths))
-    predictions, failed = [], []
+        with stop.listening():
+            output = _watch(settings, folders, paths, stop, out, form)
+    result = {"model": settings.model or settings.run or f"{settings.server} {settings.model_name}"}
+    counts = dict(sorted(output.classes.items(), key=lambda item: (-item[1], item[0])))
+    result |= {"images": output.images, "failed": len(output.failed), "classes": counts}
+    return result | ({"out": str(out)} if out else {})
 
-    def write(lines):
-        if out:
-            written.extend(lines)
-        else:
-            print("\n".join(lines), flush=True)
 
-    if written and not out:
-        write(written)
+def _load(settings):
+    """Return the model that the flags name; see `runtimes` and `client`."""
+    from resnet_tf.serving import client, runtimes
+
+    if settings.run:
+        return runtimes.Run(settings.run, settings.top_k, settings.weights)
+    if settings.model:
+        return runtimes.load(settings.model, settings.top_k)
+    return client.connect(settings.server, settings.model_name, settings.timeout, settings.top_k)
+
+
+def _classify(settings, model, paths, output, stop=None):
+    """Classify files, and save what was found even where an error or a signal ends the work."""
+    from resnet_tf.data.progress import Progress
+    from resnet_tf.serving import predict
+
+    progress, done, is_shown = Progress("classifying", len(paths)), 0, settings.out or not sys.stdout.isatty()
+    results = predict.classify_files(model, paths, settings.batch_size)
     try:
-        for path, best, error in predict.classify_files(model, paths, settings.batch_size):
-            if error:
-                failed.append(error)
-                print(f"warning: {error}", file=sys.stderr, flush=True)
-            else:
-                predictions.append({"file": path, "class": best[0][0], "probability": round(best[0][1], 6)})
-            if not error or out or form != "table":  # a table on the terminal shows the warning alone
-                write(predict.lines(form, path, best, error, width))
-            if out or not sys.stdout.isatty():
+        for result in itertools.takewhile(lambda _: not (stop and stop.name), results):
+            output.add(*result)
+            done += 1
+            if is_shown:
                 progress.add(1)
     except InputError as error:
-        done = len(predictions) + len(failed)
         raise InputError(f"{error}" + (f"; {done} of {len(paths)} files were done before" if done else "")) from None
     finally:
+        results.close()
         progress.end()
-        if out and (predictions or failed):  # keep the predictions made before an error
-            text = "".join(f"{line}\n" for line in written)
-            files.replace_atomically(out, lambda file: file.write(text.encode()))
-    if not predictions:
-        raise InputError(f"none of {len(paths)} files could be classified; the first: {failed[0]}")
-    result = {"model": settings.model or f"{settings.server} {settings.model_name}"}
-    result |= {"images": len(predictions), "failed": len(failed)}
-    if out:
-        return result | {"out": str(out)}
-    return result if settings.format else result | {"predictions": predictions}
+        if done:
+            output.save()
+
+
+def _watch(settings, folders, paths, stop, out, form):
+    """Classify the named files, then new ones until a signal comes; return the `predict.Output`."""
+    from resnet_tf.serving import predict, watch
+
+    watching = watch.Watch(folders, paths)  # before the files are read: what changes from now on is new
+    model = _load(settings)
+    output = predict.Output(out, form, max(map(len, paths), default=0))
+    _classify(settings, model, paths, output, stop)
+    output.save()
+    print(f"watching {', '.join(folders)}; Ctrl-C ends", file=sys.stderr, flush=True)
+    for ready in watching.until(lambda: bool(stop.name)):
+        _classify(settings, model, ready, output, stop)
+    return output
 
 
 sys.modules[__name__].__class__ = command.Callable  # `resnet_tf.predict(...)`

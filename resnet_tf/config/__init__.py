@@ -63,5 +63,6 @@ from resnet_tf.config.segmentation import (
     SegmentationViewConfig,
     SegmentConfig,
 )
+from resnet_tf.config.serve import ServeConfig
 from resnet_tf.config.tasks import CLASSIFICATION, TASKS, Metric, TaskRow
 from resnet_tf.config.transfer import ScoreConfig, TransferExportConfig

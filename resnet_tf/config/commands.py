@@ -127,9 +127,15 @@ class ExportConfig(TransferExportConfig):
 class PredictConfig:
     """Prediction."""
 
-    model: str = setting("", "Exported model: a folder of versions, one version, or a .tflite, .onnx or .keras file.")
+    model: str = setting(
+        "", "Model: a folder of versions, one version, a .tflite, .onnx or .keras file, or a run folder."
+    )
+    run: str = setting("", "Run folder, instead of --model, with the choice of --weights.")
+    weights: str = weights_setting({"run": SET})
     server: str = setting(
-        "", "Address of TensorFlow Serving, instead of --model: http://HOST:PORT for REST, [grpc://]HOST:PORT for gRPC."
+        "",
+        "Address of TensorFlow Serving or `serve`, instead of --model: http://HOST:PORT for REST, [grpc://]HOST:PORT "
+        "for gRPC.",
     )
     model_name: str = setting("", "Name of the model on --server.", used_with={"server": SET})
     timeout: float = setting(
@@ -146,12 +152,18 @@ class PredictConfig:
         choices=("", "table", "csv", "jsonl"),
     )
     out: str = setting("", "File for the predictions. Unset: standard output.")
+    watch: bool = setting(
+        False,
+        "After the named files, go on with each new image in the named folders, until SIGINT (Ctrl-C) or SIGTERM.",
+    )
 
     def __post_init__(self):
         """Refuse combinations that cannot work."""
-        if bool(self.model) == bool(self.server):
-            problem = "are both set: unset one" if self.model else "are not set: say what classifies"
-            raise InputError(f"--model and --server {problem}")
+        named = [name for name in ("model", "run", "server") if getattr(self, name)]
+        if not named:
+            raise InputError("--model, --run and --server are not set: say what classifies")
+        if len(named) > 1:
+            raise InputError(f"{' and '.join(f'--{name}' for name in named)} are both set: unset one")
         if self.server and not self.model_name:
             raise InputError(f"--server={self.server} needs --model_name: the model's name there")
         check_used(self)

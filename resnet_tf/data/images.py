@@ -94,17 +94,18 @@ def _traced():
     return tf.function(decode_tensor, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 
 
-def readable(data: bytes, name: str = "image") -> bytes:
+def readable(data: bytes, name: str = "image", most_pixels: int | None = None) -> bytes:
     """Return an encoded image in a format that TensorFlow reads; images that only Pillow reads become PNGs.
 
     Args:
         data: the encoded image.
         name: name of the image in errors.
+        most_pixels: largest allowed number of pixels; None for MAX_PIXELS.
 
     Raises:
         InputError: see `formats.as_png`. `check_header` reports errors in the other formats.
     """
-    return data if not data or formats.is_known(data) else formats.as_png(data, name, MAX_PIXELS)
+    return data if not data or formats.is_known(data) else formats.as_png(data, name, most_pixels or MAX_PIXELS)
 
 
 def check_pixels(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
@@ -195,15 +196,16 @@ def _is_true_colour(data: tf.Tensor) -> tf.Tensor:
     return (bits > 8) | tf.cond(has_palette, is_grey, lambda: False)
 
 
-def check_header(data: bytes, name: str = "image") -> None:
+def check_header(data: bytes, name: str = "image", most_pixels: int | None = None) -> None:
     """Check the header of an image before it is decoded.
 
     Args:
         data: an encoded image.
         name: name of the image in errors.
+        most_pixels: largest allowed number of pixels; None for MAX_PIXELS.
 
     Raises:
-        InputError: `data` is empty, is not a JPEG, PNG, BMP, GIF or WebP, declares more than MAX_PIXELS pixels, or is a
+        InputError: `data` is empty, is not a JPEG, PNG, BMP, GIF or WebP, declares more pixels than allowed, or is a
             BMP with a colour palette (TensorFlow would return palette indices as grey values).
     """
     if not data:
@@ -226,8 +228,9 @@ def check_header(data: bytes, name: str = "image") -> None:
             raise InputError(f"{name}: not a {formats.NAMES} image")
     except (struct.error, LookupError, tf.errors.OpError, UnicodeDecodeError) as error:
         raise InputError(f"{name}: damaged or truncated image") from error
-    if abs(width * height) > MAX_PIXELS:
-        raise InputError(f"{name}: {abs(width)} x {abs(height)} pixels; the limit is {MAX_PIXELS} in all")
+    most_pixels = most_pixels or MAX_PIXELS
+    if abs(width * height) > most_pixels:
+        raise InputError(f"{name}: {abs(width)} x {abs(height)} pixels; the limit is {most_pixels} in all")
 
 
 def _check_bmp(data: bytes, name: str) -> None:

@@ -78,7 +78,7 @@ class Rest(runtimes.Encoded):
                 return json.load(response)
         except urllib.error.HTTPError as error:
             message = _message(error)
-            if error.code == 400:
+            if error.code in (400, 413):  # a bad image, or too many for one request
                 raise runtimes.Refused(message) from None
             if error.code == 404:
                 raise InputError(f"--model_name={self._model}: {self._address} says: {message}") from None

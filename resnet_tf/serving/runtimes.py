@@ -1,7 +1,7 @@
-"""Load and run exported models on this machine, with the same two methods for every format.
+"""Load and run exported models and runs on this machine, with the same two methods for every kind.
 
 `prepare(content, name)` converts the content of an image file to the input of a model, and `classify` takes a list of
-these. A SavedModel takes encoded images; TFLite, ONNX and Keras files take the pixels of `geometry.center`.
+these. A SavedModel takes encoded images; TFLite, ONNX and Keras files and runs take the pixels of `geometry.center`.
 """
 
 import json
@@ -11,11 +11,12 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
+from resnet_tf.config import evaluation_size
 from resnet_tf.data import geometry, images, orientation, processors
 from resnet_tf.errors import InputError
-from resnet_tf.runs import versions
+from resnet_tf.runs import record, restore, versions
 
-TOP_K = 5  # default number of classes per prediction of a model file
+TOP_K = 5  # default number of classes per prediction of a model file or a run
 
 
 class Refused(ValueError):
@@ -23,18 +24,18 @@ class Refused(ValueError):
 
 
 def load(path: str | pathlib.Path, top_k: int = 0) -> "Encoded | Pixels":
-    """Load an exported model.
+    """Load an exported model or the network of a run.
 
         model = runtimes.load("model", top_k=3)
         content = model.prepare(pathlib.Path("dog.jpg").read_bytes(), "dog.jpg")
         (predictions,) = model.classify([content])  # [("dog", 0.98), ("wolf", 0.01), ("fox", 0.0)]
 
     Args:
-        path: a folder of versions, the folder of a version, or a .tflite, .onnx or .keras file in it.
-        top_k: number of classes per prediction; 0 for as many as a SavedModel returns, or `TOP_K` for a file.
+        path: a folder of versions, the folder of a version, a .tflite, .onnx or .keras file in it, or a run folder.
+        top_k: number of classes per prediction; 0 for as many as a SavedModel returns, or `TOP_K` for other kinds.
 
     Returns:
-        A `SavedModel`, `TFLite`, `ONNX` or `Keras`. In a folder without a SavedModel the first file is loaded.
+        A `SavedModel`, `TFLite`, `ONNX`, `Keras` or `Run`. In a folder without a SavedModel the first file is loaded.
 
     Raises:
         InputError: there is no model, it is damaged, or its library is not installed.
@@ -47,12 +48,19 @@ def load(path: str | pathlib.Path, top_k: int = 0) -> "Encoded | Pixels":
         return kind(path, top_k)
     if not path.exists():
         raise InputError(f"--model={path}: no such file or folder")
+    if is_run(path):
+        return Run(path, top_k, flag="model")
     folder = versions.locate(path)
     if not (folder / versions.SAVED_MODEL).is_file():
         for suffix, kind in FILES.items():
             if (folder / f"model{suffix}").is_file():
                 return kind(folder / f"model{suffix}", top_k)
     return SavedModel(folder, top_k)
+
+
+def is_run(path: str | pathlib.Path) -> bool:
+    """Return whether a path is the folder of a run."""
+    return (pathlib.Path(path) / record.MANIFEST).is_file()
 
 
 def load_signature(folder: str | pathlib.Path, signature: str = "serving_default"):
@@ -151,13 +159,58 @@ class SavedModel(Encoded):
 
 
 class Pixels:
-    """Base class of model files, which take pixels and need model.json beside them.
+    """Base class of models that take pixels.
 
     Attributes:
         size: side of the images in pixels.
         classes: names of the classes in the order of their probabilities.
         dtype: data type of the arrays that `probabilities` takes.
+        plans_for_a_shape: whether a batch of another size than the one before costs extra time.
     """
+
+    plans_for_a_shape = False
+
+    def __init__(self, classes, size, resize, exif, dtype, top_k=0):
+        """Prepare images as the evaluation of the network does.
+
+        Args:
+            classes: names of the classes.
+            size: side of the central crop in pixels.
+            resize: shorter side of an image before the crop in pixels; 0 for `size`.
+            exif: treatment of orientation tags; see `orientation.treated`.
+            dtype: data type of the arrays that `probabilities` takes.
+            top_k: see `load`.
+        """
+        self.classes, self.size, self.dtype = list(map(str, classes)), size, np.dtype(dtype)
+        self.top_k = min(top_k or TOP_K, len(self.classes))
+        treated = orientation.treated(exif)
+        self._view = tf.function(
+            lambda data: geometry.center(treated(data), size, resize),
+            input_signature=[tf.TensorSpec([], tf.string)],
+            autograph=False,
+        )
+
+    def prepare(self, content, name):
+        """Decode and crop an image as in evaluation: uint8 [size, size, 3]; raises InputError that names the image."""
+        content = images.readable(content, name)
+        images.check_header(content, name)
+        try:
+            return self._view(tf.constant(content)).numpy()
+        except tf.errors.OpError:
+            raise InputError(f"{name}: damaged or truncated image") from None
+
+    def classify(self, pixels):
+        """Classify a list of images [size, size, 3]; see `SavedModel.classify` for the result."""
+        probabilities = self.probabilities(np.stack(pixels).astype(self.dtype))
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.top_k]
+        return [
+            [(self.classes[index], float(row[index])) for index in indices]
+            for row, indices in zip(probabilities, best, strict=True)
+        ]
+
+
+class File(Pixels):
+    """Base class of model files, which need model.json beside them."""
 
     def __init__(self, path, top_k=0):
         """Load the file and its model.json.
@@ -172,20 +225,13 @@ class Pixels:
         card = pathlib.Path(path).parent / versions.CARD
         try:
             described = json.loads(card.read_text())
-            self.size, self._resize = int(described["image_size"]), int(described["resize"])
-            self.classes = [str(name) for name in described["classes"]]
-            self.dtype = np.dtype(described["input"])
-            treated = orientation.treated(described.get("exif", "ignore"))  # older exports have no entry and ignore it
+            size, resize, exif = int(described["image_size"]), int(described["resize"]), described.get("exif", "ignore")
+            # Older exports have no entry "exif" and ignore the tags.
+            super().__init__(described["classes"], size, resize, exif, described["input"], top_k)
         except FileNotFoundError:
             raise InputError(f"--model={path}: {card} is missing, which describes the inputs of the file") from None
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{card}: damaged ({error!r})") from None
-        self._top_k = min(top_k or TOP_K, len(self.classes))
-        self._view = tf.function(
-            lambda data: geometry.center(treated(data), self.size, self._resize),
-            input_signature=[tf.TensorSpec([], tf.string)],
-            autograph=False,
-        )
         try:
             self._open(pathlib.Path(path))
         except ImportError as error:
@@ -195,27 +241,11 @@ class Pixels:
         except Exception as error:  # each library has its own exceptions
             raise InputError(f"--model={path}: damaged ({error})") from None
 
-    def prepare(self, content, name):
-        """Decode and crop an image as in evaluation: uint8 [size, size, 3]; raises InputError that names the image."""
-        content = images.readable(content, name)
-        images.check_header(content, name)
-        try:
-            return self._view(tf.constant(content)).numpy()
-        except tf.errors.OpError:
-            raise InputError(f"{name}: damaged or truncated image") from None
 
-    def classify(self, pixels):
-        """Classify a list of images [size, size, 3]; see `SavedModel.classify` for the result."""
-        probabilities = self.probabilities(np.stack(pixels).astype(self.dtype))
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, : self._top_k]
-        return [
-            [(self.classes[index], float(row[index])) for index in indices]
-            for row, indices in zip(probabilities, best, strict=True)
-        ]
-
-
-class TFLite(Pixels):
+class TFLite(File):
     """A .tflite file."""
+
+    plans_for_a_shape = True
 
     def _open(self, path):
         with warnings.catch_warnings():  # TensorFlow 2.21 warns that TensorFlow 2.20 will remove tf.lite
@@ -236,7 +266,7 @@ class TFLite(Pixels):
         return self._interpreter.get_tensor(self._output)
 
 
-class ONNX(Pixels):
+class ONNX(File):
     """An .onnx file, run by onnxruntime."""
 
     def _open(self, path):
@@ -254,7 +284,7 @@ class ONNX(Pixels):
         return self._session.run(None, {self._input: pixels})[0]
 
 
-class Keras(Pixels):
+class Keras(File):
     """A .keras file."""
 
     def _open(self, path):
@@ -265,6 +295,39 @@ class Keras(Pixels):
 
     def probabilities(self, pixels):
         """[batch, size, size, 3] to float32 [batch, classes]."""
+        return self._call(tf.constant(pixels)).numpy()
+
+
+class Run(Pixels):
+    """The network of a run, with the view of its evaluation; activations are float32, as in exported models."""
+
+    def __init__(self, folder, top_k=0, weights="raw", flag="run"):
+        """Build the network from a checkpoint.
+
+        Args:
+            folder: folder of a run of classification.
+            top_k: see `load`.
+            weights: "raw", "ema" or "best"; see `restore.load`.
+            flag: flag that named the folder, for errors.
+
+        Raises:
+            InputError: not such a run, or a run without a checkpoint.
+        """
+        try:
+            run, values, normalization = restore.load(folder, weights)
+            model = restore.build_model(run, values, weights, precision="float32")
+        except InputError as error:
+            raise InputError(str(error).replace("--run=", f"--{flag}=", 1)) from None
+        data = run.config.data
+        super().__init__(run.manifest["classes"], evaluation_size(data), data.resize, data.exif, np.uint8, top_k)
+        self._call = tf.function(
+            lambda pixels: tf.nn.softmax(model(normalization(pixels), training=False)),
+            autograph=False,
+            reduce_retracing=True,
+        )
+
+    def probabilities(self, pixels):
+        """uint8 [batch, size, size, 3] to float32 [batch, classes]."""
         return self._call(tf.constant(pixels)).numpy()
 
 
