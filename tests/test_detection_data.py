@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import zipfile
 
 import numpy as np
 import pytest
@@ -90,7 +91,8 @@ def test_bad_devkits_are_named(voc, tmp_path):
         "Annotations/3.xml: no annotation (a size of 12 x 0)": {"Annotations/3.xml": annotation([CAT], width=0)},
         "no boxes in test": {"Annotations/3.xml": annotation([(*CAT, 1)])},
         "has no boxes in test": {"ImageSets/Main/test.txt": b""},
-        "needs trainval.txt and test.txt, or train.txt and val.txt, in": {"ImageSets/Main/test.txt": None},
+        "needs trainval.txt or train.txt in": {"ImageSets/Main/trainval.txt": None},
+        "has images for training alone: hold some out with --validation_share": {"ImageSets/Main/test.txt": None},
     }
     for number, (expected, changes) in enumerate(cases.items()):
         files = {name: data for name, data in voc.items() if name.removeprefix(f"{KIT}/") not in changes}
@@ -101,7 +103,7 @@ def test_bad_devkits_are_named(voc, tmp_path):
     message = refused(place, "voc", detection.index, classes=("cat", "dog"))
     assert "Annotations/2.xml: class eel is not in --classes" in message
     message = refused(place, "voc", detection.index, classes=("cat", "dog", "eel", "fox"))
-    assert message == "--classes: not in the data: fox"
+    assert message == "--classes: not in the data: fox; they have cat, dog, eel"
     assert "does not exist" in refused(tmp_path / "none", "voc", detection.index)
 
 
@@ -247,6 +249,192 @@ def test_objects_and_detections_have_their_class_in_one_column(made):
         for ours, theirs in zip(type(one).unpack(rows), one, strict=True):
             assert ours.dtype == theirs.dtype
             np.testing.assert_array_equal(ours, theirs)
+
+
+# --- Layouts of programs for labelling -------------------------------------------------------------------------------
+
+
+def photo(number):
+    return picture(number, "JPEG", (12, 10))
+
+
+def summary(place, dataset, **options):
+    """Numbers of images, and the boxes and labels of the first one, of each split."""
+    source = detection.index(dataset, str(place), **options)
+    return source, {name: (len(split), *of(split, 0)[:2]) for name, split in source.splits.items()}
+
+
+def places_of(files, tmp_path):
+    """The same files as a folder, a zip archive and a tar archive."""
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name, data in files.items():
+            archive.writestr(f"set/{name}", data)
+    return unpack(tmp_path / "set", files), tmp_path / "set.zip", pack(tmp_path / "set.tar", files)
+
+
+def test_annotations_beside_images_in_folders_of_splits(tmp_path):
+    """As Roboflow exports PASCAL VOC, and as labelImg writes them."""
+    rows = {"train/a": [DOG, CAT], "train/b": [(*CAT, 1), DOG], "valid/c": [CAT], "test/d": [DOG]}
+    files = {f"{name}.xml": annotation(objects) for name, objects in rows.items()}
+    files |= {f"{name}.jpg": photo(number) for number, name in enumerate(rows)}
+    files |= {"README.dataset.txt": b"", "train/unlabelled.jpg": photo(9), "valid/a.jpg": photo(8)}
+    for place in places_of(files, tmp_path):
+        source, found = summary(place, "voc")
+        assert source.classes == ("cat", "dog") and source.ignored == "2 images without an annotation"
+        dog, cat = [2, 1, 9, 5], [0, 0, 12, 10]
+        assert found == {
+            "train": (2, [dog, cat], [1, 0]), "test": (1, [dog], [1]), "validation": (1, [cat], [0]),
+        }  # fmt: skip
+        assert of(source.splits["train"], 1)[2] == [True, False]
+        assert source.splits["train"].read(0) == files["train/a.jpg"]
+    without_test = {name: data for name, data in files.items() if not name.startswith("test")}
+    place = unpack(tmp_path / "other", without_test)
+    assert list(summary(place, "voc")[1]) == ["train", "test"]
+    assert list(summary(place, "voc", val_is="validation")[1]) == ["train", "validation"]
+    assert not summary(place, "voc", validation_share=0.5)[0].was_split
+
+
+@pytest.mark.parametrize(
+    "form", ["Annotations/{}.xml JPEGImages/{}.jpg", "annotations/{}.xml images/{}.jpg", "{}.xml {}.jpg"]
+)
+def test_annotations_without_lists(form, tmp_path):
+    annotations, images = form.split()
+    files = {annotations.format(number): annotation([DOG]) for number in range(10)}
+    files |= {images.format(number): photo(number) for number in range(10)}
+    files |= {f"SegmentationClass/{number}.png": b"" for number in range(10)}
+    place = unpack(tmp_path, files)
+    message = refused(place, "voc", detection.index)
+    assert message.endswith(
+        "has images for training alone: hold some out with --validation_share, or put some into a split val or test"
+    )
+    source, found = summary(place, "voc", validation_share=0.2, test_share=0.1, split_seed=1)
+    assert {name: count for name, (count, *_) in found.items()} == {"train": 7, "test": 1, "validation": 2}
+    assert source.was_split and source.how == "split by seed 1: 20% of the images for validation and 10% for test"
+    for split in source.splits.values():
+        assert [of(split, number)[1] for number in range(len(split))] == [[0]] * len(split)
+        names = split.names
+        assert [split.read(number) for number in range(len(split))] == [files[name] for name in names]
+
+
+def test_loose_annotations_that_do_not_fit_are_named(tmp_path):
+    good = {
+        "train/a.xml": annotation([DOG]),
+        "train/a.jpg": photo(1),
+        "val/b.xml": annotation([DOG]),
+        "val/b.jpg": photo(2),
+    }
+    cases = {
+        "1 of 3 annotations have no image: train/lost.xml": {"train/lost.xml": annotation([])},
+        "train/a.xml has several images: train/a.jpg, train/a.png": {"train/a.png": photo(3)},
+        "c.xml is in no folder of a split": {"c.xml": annotation([DOG]), "c.jpg": photo(3)},
+        "train/a.xml: no annotation (": {"train/a.xml": b"<annotation>"},
+        "has annotations of validation, but not of train": {"train/a.xml": None},
+        "nor images with .xml files": {"train/a.xml": None, "val/b.xml": None},
+    }
+    for number, (expected, changes) in enumerate(cases.items()):
+        files = {name: data for name, data in {**good, **changes}.items() if data is not None}
+        message = refused(unpack(tmp_path / str(number), files), "voc", detection.index)
+        assert message.startswith("--data_dir: ") and expected in message
+
+
+def roboflow(images, annotations):
+    """A file of Roboflow, whose class 0 is a group without boxes."""
+    content = instances(images, annotations, ((0, "cells"), (1, "RBC"), (2, "WBC")))
+    for category in content["categories"]:
+        category["supercategory"] = "cells" if category["id"] else "none"
+    return json.dumps(content).encode()
+
+
+def test_roboflow(tmp_path):
+    files = {
+        "train/_annotations.coco.json": roboflow(
+            {0: "a.rf.1.jpg", 1: "b.jpg"}, [(0, 2, [1, 2, 3, 4]), (1, 1, [0, 0, 4, 8])]
+        ),
+        "valid/_annotations.coco.json": roboflow({0: "c.jpg"}, [(0, 1, [0, 0, 10, 12])]),
+        "test/_annotations.coco.json": roboflow({0: "d.jpg"}, [(0, 1, [0, 0, 5, 6])]),
+    }
+    files |= {
+        name: photo(number)
+        for number, name in enumerate(("train/a.rf.1.jpg", "train/b.jpg", "valid/c.jpg", "test/d.jpg"))
+    }
+    for place in places_of(files, tmp_path):
+        source, found = summary(place, "coco")
+        assert source.classes == ("RBC", "WBC")
+        assert source.how == "left out cells, a group of classes without boxes"
+        assert found == {
+            "train": (2, [[2, 1, 6, 4]], [1]), "test": (1, [[0, 0, 6, 5]], [0]),
+            "validation": (1, [[0, 0, 12, 10]], [0]),
+        }  # fmt: skip
+        assert source.splits["train"].read(1) == files["train/b.jpg"]
+    # With one box of its own it is a class like the others.
+    files["test/_annotations.coco.json"] = roboflow({0: "d.jpg"}, [(0, 0, [0, 0, 5, 6]), (0, 1, [0, 0, 5, 6])])
+    source, _ = summary(unpack(tmp_path / "used", files), "coco")
+    assert source.classes == ("cells", "RBC", "WBC") and source.how == ""
+    single = json.loads(files["valid/_annotations.coco.json"])
+    single["categories"] = [
+        {"id": 0, "name": "fruit", "supercategory": "none"}, {"id": 1, "name": "fruit", "supercategory": "fruit"},
+    ]  # fmt: skip
+    one = {
+        "train/_annotations.coco.json": json.dumps(single).encode(),
+        "train/c.jpg": photo(2),
+        "train/x.jpg": photo(3),
+    }
+    one |= {name.replace("train", "valid"): data for name, data in one.items()}
+    assert summary(unpack(tmp_path / "one", one), "coco")[0].classes == ("fruit",)
+    files.pop("train/a.rf.1.jpg")
+    message = refused(unpack(tmp_path / "lost", files), "coco", detection.index)
+    assert "train/_annotations.coco.json lists a.rf.1.jpg, which is not in train" in message
+
+
+@pytest.mark.parametrize(
+    "file, folder, names",
+    [
+        ("annotations/instances_default.json", "images/", ("a.jpg", "b.jpg")),  # CVAT
+        ("annotations/instances_Train.json", "images/Train/", ("a.jpg", "b.jpg")),
+        ("annotations/instances_default.json", "images/default/", ("a.jpg", "b.jpg")),
+        ("annotations/instances_default.json", "images/", ("deep/a.jpg", "deep/b.jpg")),
+        ("annotations/instances_train2017.json", "", ("train2017/a.jpg", "train2017/b.jpg")),
+        ("labels.json", "data/", ("a.jpg", "b.jpg")),  # FiftyOne
+        ("result.json", "", ("images/a.jpg", "images\\b.jpg")),  # Label Studio
+        ("labels.json", "photos/2024/", ("a.jpg", "b.jpg")),
+    ],
+)
+def test_one_file_of_annotations(file, folder, names, tmp_path):
+    content = instances(dict(enumerate(names)), [(0, 7, [1, 2, 3, 4]), (1, 90, [0, 0, 4, 8])])
+    files = {f"set/{file}": json.dumps(content).encode(), "other/a.jpg": photo(7)}
+    files |= {f"set/{folder}{name}".replace("\\", "/"): photo(number) for number, name in enumerate(names)}
+    place = unpack(tmp_path, files)
+    assert "has images for training alone" in refused(place, "coco", detection.index)
+    source, found = summary(place, "coco", test_share=0.5)
+    assert source.classes == ("dog", "ant") and {name: row[0] for name, row in found.items()} == {"train": 1, "test": 1}
+    train, test = source.splits.values()
+    assert sorted((train.read(0), test.read(0))) == sorted((photo(0), photo(1)))
+
+
+def test_files_of_annotations_for_each_split(tmp_path):
+    """FiftyOne and CVAT; of files that name no split only a lone one is used."""
+
+    def one(name):
+        return json.dumps(instances({0: name}, [(0, 7, [1, 2, 3, 4])])).encode()
+
+    fiftyone = {"train/labels.json": one("a.jpg"), "validation/labels.json": one("a.jpg"), "labels.json": one("a.jpg")}
+    fiftyone |= {"train/data/a.jpg": photo(0), "validation/data/a.jpg": photo(1)}
+    cvat = {"annotations/instances_Train.json": one("a.jpg"), "annotations/instances_Validation.json": one("a.jpg")}
+    cvat |= {"images/Train/a.jpg": photo(0), "images/Validation/a.jpg": photo(1)}
+    cvat |= {"annotations/instances_default.json": one("a.jpg")}
+    for number, files in enumerate((fiftyone, cvat)):
+        source, found = summary(unpack(tmp_path / str(number), files), "coco", val_is="validation")
+        assert list(found) == ["train", "validation"]
+        assert [split.read(0) for split in source.splits.values()] == [photo(0), photo(1)]
+        assert source.ignored == "1 files of annotations that name no split"
+    twice = {"a/labels.json": one("a.jpg"), "b/labels.json": one("a.jpg")}
+    assert "both a/labels.json and b/labels.json" in refused(unpack(tmp_path / "x", twice), "coco", detection.index)
+    lost = {"labels.json": one("a.jpg"), "1/a.jpg": photo(0), "2/a.jpg": photo(1)}
+    message = refused(unpack(tmp_path / "y", lost), "coco", detection.index)
+    assert "lists a.jpg, which is not in the folder itself or data and means several files: 1/a.jpg, 2/a.jpg" in message
+    only = {"valid/_annotations.coco.json": one("a.jpg"), "valid/a.jpg": photo(0)}
+    message = refused(unpack(tmp_path / "z", only), "coco", detection.index)
+    assert "has annotations of validation, but not of train" in message
 
 
 # --- Views -----------------------------------------------------------------------------------------------------------

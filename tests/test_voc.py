@@ -100,8 +100,9 @@ def test_years_and_lists(tmp_path):
     message = refused(tmp_path / "alone/VOCdevkit/VOC2012/JPEGImages", "voc", index)
     assert "holds no folder with Annotations, JPEGImages and ImageSets/Main" in message
     only = devkit({"trainval": ["1"]}, {"1": [CAT]})
-    message = refused(unpack(tmp_path / "only", only), "voc", index)
-    assert "needs trainval.txt and test.txt, or train.txt and val.txt, in ImageSets/Main" in message
+    assert labels("only", only) == {"train": [0]}
+    message = refused(unpack(tmp_path / "none", devkit({"test": ["1"]}, {"1": [CAT]})), "voc", index)
+    assert "needs trainval.txt or train.txt in ImageSets/Main" in message
 
 
 def test_boxes_of_no_area_are_skipped_and_named_in_one_line(one_year, tmp_path, caplog):

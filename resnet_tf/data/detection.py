@@ -1,27 +1,32 @@
-"""Data sets for object detection: PASCAL VOC and COCO, as folders or tar archives, and a synthetic set."""
+"""Data sets for object detection: PASCAL VOC and COCO, as folders or archives, and a synthetic set."""
 
-import json
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from resnet_tf.data import archives, boxes, formats, images, voc
+from resnet_tf.data import boxes, coco, holding_out, images, voc
 from resnet_tf.data.boxes import Objects
 from resnet_tf.data.examples import Examples, Files, Memory
 from resnet_tf.data.folder import store
-from resnet_tf.data.splits import SPLIT_NAMES, Indexed, Source, arranged, existing, read_archive, tagged, with_test
+from resnet_tf.data.ignored import Ignored
+from resnet_tf.data.splits import Indexed, Source, arranged, existing, ordered, tagged
 from resnet_tf.errors import InputError
 
 DATASETS = ("voc", "coco", "synthetic")
 
-_INSTANCES = re.compile(
-    rf"(?P<above>(?:.*/)?)annotations/instances_(?P<stem>(?P<split>{'|'.join(SPLIT_NAMES)})\d*)\.json"
-)
 
-
-def index(dataset: str, data_dir: str = "", classes: tuple[str, ...] = (), exif: str = "apply") -> Source:
+def index(
+    dataset: str,
+    data_dir: str = "",
+    classes: tuple[str, ...] = (),
+    exif: str = "apply",
+    *,
+    validation_share: float = 0.0,
+    test_share: float = 0.0,
+    split_seed: int = 0,
+    val_is: str = "test",
+) -> Source:
     """Find the images of a data set and their objects; images stay encoded where they are.
 
     Boxes are clipped to their image. Boxes without area in the image, or with corners in the wrong order, are skipped,
@@ -30,34 +35,51 @@ def index(dataset: str, data_dir: str = "", classes: tuple[str, ...] = (), exif:
     Args:
         dataset: one of DATASETS:
 
-            - "voc": PASCAL VOC devkits, see `voc.annotated`. Pixels count from 1 and the last one belongs to the box.
-              Evaluation ignores difficult objects. The classes are sorted by name;
-            - "coco": [anything/]annotations/instances_STEM.json, where STEM is train, val or test, optionally with a
-              year. The images are in the folder STEM or images/STEM beside annotations. Evaluation ignores crowds. The
-              classes are in the order of their ids;
+            - "voc": images with annotations of PASCAL VOC (.xml), see `voc.annotated`. Pixels count from 1 and the last
+              one belongs to the box. Evaluation ignores difficult objects. The classes are sorted by name;
+            - "coco": images with annotations of COCO (.json), see `coco.find`. Evaluation ignores crowds. The classes
+              are in the order of their ids;
             - "synthetic": rectangles of two classes in noise, for tests.
-        data_dir: a folder or a tar archive, in which the data set may be at any depth.
+        data_dir: a folder or an archive, in which the data set may be at any depth.
         classes: names of the classes in the order of their labels; empty for the default order.
         exif: "apply" turns images upright as their orientation tags say, "ignore" uses them as they are stored. Boxes
             refer to the upright images, which labelling programs show.
+        validation_share: part of the training images to hold out as "validation", if the data have no such split; see
+            `holding_out.by_share`.
+        test_share: the same for "test".
+        split_seed: number that chooses these images.
+        val_is: "test" makes validation images of the data the split "test" if the data have no other one.
 
     Returns:
-        The data set with the splits "train", "test" and, if there is a third one, "validation": `Examples` with objects
-        in the order of the lists or files. Images of an archive are held in memory.
+        The data set with the split "train", and "test", "validation" or both: `Examples` with objects in the order of
+        the lists or files. Images of an archive are held in memory.
 
     Raises:
         InputError: no data set of that layout is there; an image named by a list or file is missing; an annotation
-            cannot be read or is incomplete; a class is not in `classes`; a split has no boxes; the archive is damaged.
+            cannot be read or is incomplete; a class is not in `classes`; a split has no boxes; the archive is damaged;
+            or there are training images alone, of which no share is held out.
     """
     if dataset == "synthetic":
         return _synthetic()
+    indexer = {"voc": _index_voc, "coco": _index_coco}[dataset]
+    ignored, how = Ignored(), []
     try:
-        names, splits = {"voc": _index_voc, "coco": _index_coco}[dataset](data_dir, classes, exif)
+        root = existing(data_dir, dataset)
+        names, splits = indexer(root, classes, exif, ignored, how)
+        splits, said = holding_out.by_share(splits, validation_share, test_share, split_seed, names, of_each="")
+        splits = splits if said else ordered(splits, val_is)
+        if len(splits) == 1:
+            raise InputError(
+                f"{root} has images for training alone: hold some out with --validation_share, or put some into a "
+                "split val or test"
+            )
+        voc.check_boxes(root, {split: (~examples.objects.ignored).sum() for split, examples in splits.items()})
     except InputError as error:
         if str(error).startswith("--"):
             raise
         raise InputError(f"--data_dir: {error}") from error
-    return tagged(Source(dataset, tuple(names), splits), exif)
+    source = Source(dataset, tuple(names), splits, str(ignored), "; ".join([*how, *said]), was_split=bool(said))
+    return tagged(source, exif)
 
 
 def _check_classes(labels: Iterable[str], classes: tuple[str, ...], name: str) -> None:
@@ -97,13 +119,8 @@ def _examples(
     return Examples(storage, numbers, np.zeros(count, np.int32), objects=objects, sides=sides)
 
 
-def _checked(root: Path, splits: dict[str, Examples]) -> dict[str, Examples]:
-    voc.check_boxes(root, {split: (~examples.objects.ignored).sum() for split, examples in splits.items()})
-    return splits
-
-
-def _index_voc(data_dir: str, classes: tuple[str, ...], exif: str) -> Indexed:
-    root, entries = voc.annotated(data_dir, exif)
+def _index_voc(root: Path, classes: tuple[str, ...], exif: str, ignored: Ignored, _how: list[str]) -> Indexed:
+    _, entries = voc.annotated(str(root), exif, ignored)
     for one in (one for of_split in entries.values() for one in of_split):
         _check_classes([each.label for each in one.objects], classes, f"{root}: {one.annotation}")
     every = {each.label for of_split in entries.values() for one in of_split for each in one.objects}
@@ -115,129 +132,21 @@ def _index_voc(data_dir: str, classes: tuple[str, ...], exif: str) -> Indexed:
         storage = store(root, [one.image for one in of_split])
         return _examples(str(root), storage, [one.sides for one in of_split], objects, inclusive=True)
 
-    return names, _checked(root, {split: examples(of_split) for split, of_split in entries.items()})
+    return names, {split: examples(of_split) for split, of_split in entries.items()}
 
 
-# --- COCO ------------------------------------------------------------------------------------------------------------
-
-
-def _index_coco(data_dir: str, classes: tuple[str, ...], _exif: str) -> Indexed:
-    root = existing(data_dir, "coco")
-    images: dict[str, tuple[str, bytes | int]] = {}
-    files: dict[str, tuple[str, bytes]] = {}
-    for name, content in _files(root):
-        match = _INSTANCES.fullmatch(name)
-        if not match:
-            images[name] = name, content
-            continue
-        split = SPLIT_NAMES[match["split"]]
-        if split in files:
-            raise InputError(f"{root}: both {files[split][0]} and {name}")
-        files[split] = name, content
-    splits = with_test(files)
-    if splits is None:
-        raise InputError(
-            f"{root} needs annotations/instances_train*.json, and instances_val*.json or instances_test*.json"
-        )
-    instances = {split: _Instances(root, name, content) for split, (name, content) in splits.items()}
-    categories = instances["train"].categories
+def _index_coco(root: Path, classes: tuple[str, ...], _exif: str, ignored: Ignored, how: list[str]) -> Indexed:
+    instances, images = coco.find(root, ignored, how)
     for one in instances.values():
         _check_classes(one.categories.values(), classes, one.name)
-        if one.categories != categories:
-            raise InputError(f"{one.name}: other categories than in {instances['train'].name}")
+    categories = instances["train"].categories
     names, _ = arranged(classes, list(categories.values()), {})
     position = {category: names.index(name) for category, name in categories.items()}
-    return names, _checked(root, {split: one.examples(images, position) for split, one in instances.items()})
-
-
-def _files(root: Path) -> Iterator[tuple[str, bytes | int]]:
-    """Yield names of images with their sizes, or contents from an archive; and files of instances with contents."""
-
-    def is_image(name: str) -> bool:
-        return formats.is_image(name) and not any(part.startswith(".") for part in name.split("/"))
-
-    def is_instances(name: str) -> bool:
-        return _INSTANCES.fullmatch(name) is not None
-
-    if root.is_dir():
-        yield from archives.list_files(root, is_image)
-        yield from archives.read_members(root, is_instances)
-        return
-    yield from read_archive(root, lambda name: is_image(name) or is_instances(name))
-
-
-class _Instances:
-    """The content of one file of instances.
-
-    Attributes:
-        name: name of the file.
-        categories: {id: name} in the order of the ids.
-    """
-
-    def __init__(self, root: Path, name: str, data: bytes):
-        self.name = f"{root}: {name}"
-        self._root, self._match = root, _INSTANCES.fullmatch(name)
-        try:
-            content = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{self.name}: not JSON ({' '.join(str(error).split())})") from error
-        parts = [self._get(content, key, list) for key in ("images", "annotations", "categories")]
-        self._images, self._annotations, categories = parts
-        pairs = [
-            (self._get(one, "id", int, "categories"), self._get(one, "name", str, "categories")) for one in categories
-        ]
-        self.categories = dict(sorted(pairs))
-        if not pairs or len(self.categories) < len(pairs) or len(set(self.categories.values())) < len(pairs):
-            raise InputError(f"{self.name}: categories: none, or duplicate ids or names")
-
-    def _get(self, item, key: str, kind: type, where: str = ""):
-        value = item.get(key) if isinstance(item, dict) else None
-        if not isinstance(value, kind):
-            raise InputError(f"{self.name}: {where + ': ' if where else ''}no {key} of type {kind.__name__}")
-        return value
-
-    def _numbers(self, values: list, where: str) -> list[float]:
-        if not all(isinstance(value, int | float) and abs(value) < 1e6 for value in values):
-            raise InputError(f"{self.name}: {where} of {values}")
-        return [float(value) for value in values]
-
-    def examples(self, images: dict[str, tuple[str, bytes | int]], position: dict[int, int]) -> Examples:
-        """Return the images of the file with their objects.
-
-        Args:
-            images: {name: (name, size or content)} of all images.
-            position: {id of a category: label}.
-        """
-        above, stem = self._match["above"], self._match["stem"]
-        members, sides, objects = [], [], {}
-        for one in self._images:
-            file = self._get(one, "file_name", str, "images")
-            names = [name for name in (f"{above}{stem}/{file}", f"{above}images/{stem}/{file}") if name in images]
-            if not names:
-                raise InputError(f"{self.name} lists {file}, which is not in {above}{stem} or {above}images/{stem}")
-            members.append(images[names[0]])
-            objects[self._get(one, "id", int, "images")] = []
-            size = [self._get(one, side, int, "images") for side in ("height", "width")]
-            if min(size) < 1:
-                raise InputError(f"{self.name}: images: {file} of {size[0]} x {size[1]} pixels")
-            sides.append(self._numbers(size, "images: size"))
-        if len(objects) < len(members) or len({name for name, _ in members}) < len(members):
-            raise InputError(f"{self.name}: images: duplicate ids or file names")
-        for one in self._annotations:
-            image = self._get(one, "image_id", int, "annotations")
-            category = self._get(one, "category_id", int, "annotations")
-            if image not in objects or category not in position:
-                raise InputError(f"{self.name}: annotations: no image {image}, or no category {category}")
-            left, top, width, height = self._numbers(self._box(one), "annotations: bbox")
-            corners = [top, left, top + height, left + width]
-            objects[image].append(boxes.Annotation(position[category], corners, bool(one.get("iscrowd", 0))))
-        return _examples(str(self._root), store(self._root, members), sides, list(objects.values()))
-
-    def _box(self, annotation: dict) -> list:
-        box = self._get(annotation, "bbox", list, "annotations")
-        if len(box) != 4:
-            raise InputError(f"{self.name}: annotations: bbox of {len(box)} numbers, not 4")
-        return box
+    splits = {}
+    for split, one in instances.items():
+        members, sides, objects = one.annotated(images, position)
+        splits[split] = _examples(str(root), store(root, members), sides, objects)
+    return names, splits
 
 
 # --- A synthetic data set --------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import tensorflow as tf
 from resnet_tf.data import boxes, images, orientation, records
 from resnet_tf.data.examples import Examples, Records
 from resnet_tf.data.ignored import Ignored
-from resnet_tf.data.splits import SPLIT_NAMES, Indexed, arranged, existing, listed, with_test
+from resnet_tf.data.splits import SPLIT_NAMES, Indexed, arranged, existing, listed, ordered
 from resnet_tf.errors import InputError
 
 _INFO = "dataset_info.json"
@@ -39,8 +39,9 @@ def index(
         ignored: counts the examples of other classes.
 
     Returns:
-        The classes, and the splits "train", "test" and, if there is a third one, "validation", in the order of the
-        records. A split without labels, such as ImageNet's test split, is omitted.
+        The classes, and the splits "train" and, if they are there, "test" and "validation", in the order of the
+        records. Validation is "test" if there is no other test split with labels. A split without labels, such as
+        ImageNet's test split, is omitted.
 
     Raises:
         InputError: the data set is missing, in another format or without images and labels; or shards are missing,
@@ -56,9 +57,9 @@ def index(
         names, examples = _read_boxes(folder, info, splits, exif)
     else:
         names, examples = _read_labels(folder, info, splits)
-    ready = with_test(examples)
+    ready = ordered(examples, "test")
     if ready is None:
-        raise InputError(f"{folder} needs train and test, or train and validation; found {listed(sorted(examples))}")
+        raise InputError(f"{folder} has no training examples with labels; found {listed(sorted(examples)) or 'none'}")
     return arranged(classes, names, ready, rename=True, ignored=ignored)
 
 

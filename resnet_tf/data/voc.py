@@ -1,4 +1,4 @@
-"""Read PASCAL VOC devkits: annotated images for detection, and boxes of objects as examples for classification.
+"""Read annotations of PASCAL VOC, in devkits or beside images: for detection, and boxes as examples to classify.
 
 The multi-label task of the VOC challenge, to find all classes of a whole image, is not supported.
 """
@@ -6,7 +6,7 @@ The multi-label task of the VOC challenge, to find all classes of a whole image,
 import dataclasses
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,8 +15,8 @@ import tensorflow as tf
 from resnet_tf.data import archives, boxes, formats, images, orientation
 from resnet_tf.data.examples import Examples
 from resnet_tf.data.folder import store
-from resnet_tf.data.ignored import Ignored
-from resnet_tf.data.splits import Indexed, arranged, existing, listed, read_archive, with_test
+from resnet_tf.data.ignored import Ignored, is_hidden
+from resnet_tf.data.splits import ANY_SPLIT_NAMES, Indexed, arranged, existing, listed, ordered, read_archive
 from resnet_tf.errors import InputError
 
 MAX_ANNOTATION_BYTES = 2**20  # a usual annotation has a few thousand bytes
@@ -58,7 +58,7 @@ class Annotated:
 
 
 def index(data_dir: str, classes: tuple[str, ...] = (), exif: str = "apply", ignored: Ignored | None = None) -> Indexed:
-    """Find the objects of one or more PASCAL VOC devkits, as examples for classification.
+    """Find the objects of images with annotations of PASCAL VOC, as examples for classification.
 
     The examples are the boxes that are not difficult. Boxes without area in the image are skipped, with a warning.
 
@@ -69,13 +69,14 @@ def index(data_dir: str, classes: tuple[str, ...] = (), exif: str = "apply", ign
         ignored: counts the boxes of other classes.
 
     Returns:
-        The classes, and the splits "train", "test" and, if there is a third one, "validation", with boxes, in the order
-        of devkits, lists and annotations.
+        The classes, and the splits "train" and, if they are there, "test" and "validation", with boxes, in the order of
+        devkits, lists and annotations. Validation is "test" if the data have no other test split.
 
     Raises:
         InputError: see `annotated`; a split without boxes.
     """
-    root, entries = annotated(data_dir, exif)
+    root, entries = annotated(data_dir, exif, ignored)
+    entries = ordered(entries, "test")
     objects = [each for of_split in entries.values() for one in of_split for each in one.objects]
     names = sorted({each.label for each in objects if not each.ignored})
     splits = {split: _examples(root, of_split, names) for split, of_split in entries.items()}
@@ -90,35 +91,41 @@ def check_boxes(root: Path, counts: dict[str, int]) -> None:
         raise InputError(f"{root} has no boxes in {listed(empty)}")
 
 
-def annotated(data_dir: str, exif: str = "apply") -> tuple[Path, dict[str, list[Annotated]]]:
-    """Find the images of one or more PASCAL VOC devkits and read their annotations.
+def annotated(
+    data_dir: str, exif: str = "apply", ignored: Ignored | None = None
+) -> tuple[Path, dict[str, list[Annotated]]]:
+    """Find images and read their annotations, in one of these layouts.
 
-    A devkit is a folder with Annotations, JPEGImages and ImageSets/Main. The lists trainval make the training split and
-    the lists test the test split. In a devkit without trainval, train is training and val is validation. If no devkit
-    has a list test, the lists train make the training split and the lists val the test split.
+    - Devkits: folders with Annotations, JPEGImages and ImageSets/Main. The lists trainval make the training split and
+      the lists test the test split. In a devkit without trainval, train is training and val is validation. If no devkit
+      has a list test, the lists train make the training split and the lists val the validation split.
+    - Without lists: an .xml file for each image, beside it as labelImg and Roboflow write them, or in another folder.
+      A folder with the name of a split tells the split, else all images are for training. Images without an annotation
+      are not used.
 
     Args:
-        data_dir: a folder or tar archive with the devkits, at any depth.
+        data_dir: a folder or archive with the data, at any depth.
         exif: treatment of orientation tags if an annotation does not tell the size of its image; see
             `orientation.treated`.
+        ignored: counts images that are not used.
 
     Returns:
-        The path of the data; and the images of "train", "test" and, if there is a third split, "validation", in the
-        order of devkits and lists. Images of an archive are held in memory, encoded.
+        The path of the data; and the images of "train" and, if they are there, "test" and "validation", in the order of
+        devkits and lists, or of names. Images of an archive are held in memory, encoded.
 
     Raises:
-        InputError: an image or annotation in a list is missing; an annotation is not plain XML or is incomplete; or the
-            archive is damaged or too large.
+        InputError: there is no "train"; an image or annotation in a list is missing, or an annotation has no image; an
+            annotation is not plain XML or is incomplete; or the archive is damaged or too large.
     """
     root = existing(data_dir, "voc")
     kits = {path: kit for path, kit in sorted(_devkits(root).items()) if kit.images and kit.annotations and kit.lists}
     if not kits:
-        raise InputError(f"{root} holds no folder with Annotations, JPEGImages and ImageSets/Main")
-    splits = with_test(_choose_lists(kits))
+        return root, _read_loose(root, exif, Ignored() if ignored is None else ignored)
+    splits = ordered(_choose_lists(kits))
     if splits is None:
-        raise InputError(f"{root} needs trainval.txt and test.txt, or train.txt and val.txt, in ImageSets/Main")
+        raise InputError(f"{root} needs trainval.txt or train.txt in ImageSets/Main")
     return root, {
-        split: [one for path, name in lists for one in _read_annotations(root, kits[path], name, exif)]
+        split: [one for path, name in lists for one in _read_listed(root, kits[path], name, exif)]
         for split, lists in splits.items()
     }
 
@@ -168,24 +175,97 @@ def _choose_lists(kits: dict[str, _Devkit]) -> dict[str, list[tuple[str, str]]]:
     tested = any("test" in kit.lists for kit in kits.values())
     splits: dict[str, list[tuple[str, str]]] = {}
     for path, kit in kits.items():
-        whole = tested and "trainval" in kit.lists
+        whole = "trainval" in kit.lists and (tested or "train" not in kit.lists)
         for name in ("trainval", "test") if whole else ("train", "val", "test"):
             if name in kit.lists:
                 splits.setdefault(roles[name], []).append((path, name))
     return splits
 
 
+# --- Without lists ---------------------------------------------------------------------------------------------------
+
+
+def _read_loose(root: Path, exif: str, ignored: Ignored) -> dict[str, list[Annotated]]:
+    """Return the images of each split that have an .xml file; see `annotated`."""
+
+    def is_annotation(name: str) -> bool:
+        return name.lower().endswith(".xml") and not is_hidden(name)
+
+    def is_image(name: str) -> bool:
+        return formats.is_image(name) and not is_hidden(name)
+
+    if root.is_dir():
+        found = dict(archives.list_files(root, is_image)) | dict(archives.read_members(root, is_annotation))
+    else:
+        found = dict(read_archive(root, lambda name: is_image(name) or is_annotation(name)))
+    annotations = sorted(name for name in found if is_annotation(name))
+    by_stem: dict[str, list[str]] = {}
+    for name in sorted(set(found) - set(annotations)):
+        by_stem.setdefault(PurePosixPath(name).stem, []).append(name)
+    if not annotations or not by_stem:
+        raise InputError(
+            f"{root} holds no folder with Annotations, JPEGImages and ImageSets/Main, nor images with .xml files"
+        )
+    pairs = [(name, _image_of(root, name, by_stem.get(PurePosixPath(name).stem, []))) for name in annotations]
+    missing = [name for name, image in pairs if not image]
+    if missing:
+        raise InputError(f"{root}: {len(missing):,} of {len(pairs):,} annotations have no image: {listed(missing, 3)}")
+    splits: dict[str, list[Annotated]] = {}
+    for name, image in pairs:
+        one = _read_annotation(root, (image, found[image]), (name, found[name]), exif)
+        splits.setdefault(_split_of(name), []).append(one)
+    if "" in splits and len(splits) > 1:
+        raise InputError(f"{root}: {splits[''][0].annotation} is in no folder of a split, but other annotations are")
+    splits = {split or "train": of_split for split, of_split in splits.items()}
+    ignored.add("images without an annotation", len(found) - len(annotations) - len({image for _, image in pairs}))
+    arranged_splits = ordered(splits)
+    if arranged_splits is None:
+        raise InputError(f"{root} has annotations of {listed(sorted(splits))}, but not of train")
+    return arranged_splits
+
+
+def _split_of(name: str) -> str:
+    """Return the split that the outermost of the folders of a file names; "" if none does."""
+    folders = (part.lower() for part in name.split("/")[:-1])
+    return next((ANY_SPLIT_NAMES[part] for part in folders if part in ANY_SPLIT_NAMES), "")
+
+
+def _image_of(root: Path, annotation: str, candidates: list[str]) -> str:
+    """Return the image of an annotation out of those with its name: the nearest one, "" if there is none."""
+    folder = PurePosixPath(annotation).parent
+
+    def distance(image: str) -> int:
+        beside = PurePosixPath(image).parent
+        if beside == folder:
+            return 0
+        if beside.parent == folder.parent or beside == folder.parent:
+            # Images of segmentation have the same names.
+            return {"jpegimages": 1, "images": 2}.get(beside.name.lower(), 3)
+        return 4
+
+    candidates = [image for image in candidates if _split_of(image) in ("", _split_of(annotation))]
+    least = min(map(distance, candidates), default=0)
+    nearest = [image for image in candidates if distance(image) == least]
+    if len(nearest) > 1:
+        raise InputError(f"{root}: {annotation} has several images: {listed(nearest, 3)}")
+    return nearest[0] if nearest else ""
+
+
 # --- Annotations ---------------------------------------------------------------------------------------------------
 
 
-def _read_annotations(root: Path, kit: _Devkit, name: str, exif: str) -> Iterator[Annotated]:
+def _read_listed(root: Path, kit: _Devkit, name: str, exif: str) -> Iterator[Annotated]:
     for identifier in _read_list(root, *kit.lists[name]):
         for kind, members in (("image", kit.images), ("annotation", kit.annotations)):
             if identifier not in members:
                 raise InputError(f"{root}: {kit.lists[name][0]} lists {identifier}, which has no {kind}")
-        file, data = kit.annotations[identifier]
-        sides, objects = parse_annotation(data, f"{root}: {file}")
-        yield Annotated(kit.images[identifier], file, sides or _read_sides(root, kit.images[identifier], exif), objects)
+        yield _read_annotation(root, kit.images[identifier], kit.annotations[identifier], exif)
+
+
+def _read_annotation(root: Path, image: tuple[str, bytes | int], annotation: tuple[str, bytes], exif: str) -> Annotated:
+    file, data = annotation
+    sides, objects = parse_annotation(data, f"{root}: {file}")
+    return Annotated(image, file, sides or _read_sides(root, image, exif), objects)
 
 
 def _read_sides(root: Path, image: tuple[str, bytes | int], exif: str) -> list[float]:
