@@ -14,7 +14,7 @@ from resnet_tf.config import TrainConfig, from_settings, recipes
 from resnet_tf.errors import InputError
 from resnet_tf.models import weights
 from resnet_tf.runs import record
-from resnet_tf.training import choices
+from resnet_tf.training import choices, facts
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 
@@ -32,22 +32,22 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    monkeypatch.setattr(choices, "_can_download", lambda name: False)
+    monkeypatch.setattr(facts, "_can_download", lambda name: False)
 
 
-def chosen(facts=(), splits=("train", "validation"), **given):
+def chosen(differing=(), splits=("train", "validation"), **given):
     """Settings that are chosen for facts that differ from those of 8,500 photos on an H200."""
     known = {
         "images": 8500, "side": 300, "size": None, "on_gpu": True, "replicas": 1, "memory": 140 * 2**30, "half": True,
         "weights": "",
-    } | dict(facts)  # fmt: skip
+    } | dict(differing)  # fmt: skip
     recipe = recipes.settings(TrainConfig, "photos")
     given = {"init_from": known["weights"]} | given
     names = set(recipe["auto"]) - set(given)
     settings = configuration.settings_of(from_settings(TrainConfig, recipe | given | {"data_dir": "x"}, "test"))
     state = choices._Chosen(names, {name: value for name, value in settings.items() if name not in names}, {})
     source = resnet_tf.data.Source("folder", ("a", "b"), dict.fromkeys(splits))
-    choices._fill(state, choices.Facts(**known), source)
+    choices._fill(state, facts.Facts(**known), source)
     values = {name: field.default for name, field in configuration.fields_of(TrainConfig).items()}
     values |= state.given | state.values | {"auto": ()}
     from_settings(TrainConfig, values, "test")  # every combination of choices can work
@@ -63,7 +63,8 @@ CPU = {"on_gpu": False, "half": False, "memory": 0}
 def test_all_choices_work_together(images, on, weights_of):
     values = chosen(on | {"images": images, "weights": weights_of})
     assert values["batch_size"] <= images and values["batch_size"] % on.get("replicas", 1) == 0
-    assert values["model"] == ("resnet18_v1b" if weights_of else choices.network_for(on.get("on_gpu", True)))
+    scratch = "resnet50_v1d" if images > 1000 and on is not CPU and "on_gpu" not in on else "resnet18_v1d"
+    assert values["model"] == ("resnet18_v1b" if weights_of else scratch)
     assert bool(values["freeze"]) == (bool(weights_of) and (images <= 20_000 or "on_gpu" in on))
 
 
@@ -76,7 +77,7 @@ def test_choices_follow_images_and_memory():
     assert small["lr"] / small["batch_size"] == pytest.approx(large["lr"] / large["batch_size"])
     assert chosen({"size": (192, 192), "side": 192})["hold_images"]
     # Views are no larger than the images.
-    assert chosen({"side": 70})["image_size"] == 64 == chosen({"side": 70})["eval_size"] + 64
+    assert (chosen({"side": 70})["image_size"], chosen({"side": 70})["eval_size"]) == (64, 0)
     assert chosen({"side": 20})["image_size"] == 32
     assert not chosen(splits=("train", "test"))["stop_after"]
 
@@ -145,7 +146,7 @@ def test_weights_at_hand_are_taken(photos, tmp_path, monkeypatch):
     choice = choices.choose(config)
     assert choice.config.model.model == "resnet18_v1b" and choice.config.model.freeze[-1] == "stage4"
     assert not choice.warnings
-    monkeypatch.setattr(choices, "_can_download", lambda name: True)
+    monkeypatch.setattr(facts, "_can_download", lambda name: True)
     monkeypatch.setattr(weights, "fetch", lambda name: str(path))
     config = from_settings(TrainConfig, recipes.settings(TrainConfig, "photos") | {"data_dir": str(photos)}, "test")
     choice = choices.choose(config)

@@ -12,6 +12,7 @@ from resnet_tf.data.splits import Split
 from resnet_tf.runs import run_data
 
 _SMALL_IMAGE_BATCH, _LARGE_IMAGE_BATCH = 500, 64  # default batch of images up to 64 pixels, and of larger ones
+_KEPT_BYTES = 2**28
 _BATCHES_PER_CALL = 8  # batches of images on the device that one call evaluates
 
 
@@ -20,7 +21,7 @@ class SplitLogits:
 
     def __init__(
         self, runner, data, split, batch: int = 0, views: str = "center", average: str = "softmax", threads: int = 0,
-        scales: Sequence[int] = (),
+        scales: Sequence[int] = (), keep: bool = False,
     ):  # fmt: skip
         """Copy images in memory to the devices; streams of other images are opened later.
 
@@ -35,6 +36,8 @@ class SplitLogits:
             average: kind of the average over views, "softmax" (He et al. 2015) or "logits".
             threads: threads that decode; 0 for one for each core.
             scales: shorter sides in pixels for "multi_scale"; the runner's model must take any image size.
+            keep: keep the decoded views on the devices, if they have at most 256 MiB, for splits that are evaluated
+                again and again; only for "center".
         """
         self._runner, self._split = runner, split
         size, resize, replicas = evaluation_size(data), data.resize, runner.local_replicas
@@ -52,14 +55,22 @@ class SplitLogits:
         }[views]
         if views == "multi_scale":
             self._batch = replicas
-        self._data = self._place(split) if isinstance(split, Split) else None
+        self._is_kept = keep and views == "center" and len(split) * size * size * 3 <= _KEPT_BYTES
+        self._data = self._place(split.images) if isinstance(split, Split) else None
 
-    def _place(self, split):
+    def _place(self, images):
         """Copy images to the devices in parts, one for each call, of one shape so that they are compiled once."""
-        part = min(-(-len(split) // self._batch), _BATCHES_PER_CALL) * self._batch
-        parts = [split.images[start : start + part] for start in range(0, len(split), part)]
-        parts[-1] = np.resize(parts[-1], (part, *split.images.shape[1:]))
+        part = min(-(-len(images) // self._batch), _BATCHES_PER_CALL) * self._batch
+        parts = [images[start : start + part] for start in range(0, len(images), part)]
+        parts[-1] = np.resize(parts[-1], (part, *images.shape[1:]))
         return [self._runner.place(images) for images in parts]
+
+    def _decoded(self):
+        """Return the view of every example, uint8 [n, size, size, 3]."""
+        see = self._views[0]
+        stream = batches.testing(self._split, see, batch=self._batch, threads=self._threads)
+        with run_data.named_errors(self._split):
+            return np.concatenate([batch["pixels"][:, 0].numpy() for batch in stream])[: len(self._split)]
 
     @property
     def checks(self) -> int:
@@ -76,6 +87,8 @@ class SplitLogits:
         Returns:
             float32 [n, classes], averaged over views; logarithms of probabilities if probabilities were averaged.
         """
+        if self._data is None and self._is_kept:
+            self._data = self._place(self._decoded())
         if self._data is not None:
             parts = []
             for placed in self._data:

@@ -77,8 +77,8 @@ class Classification(Task):
         return cost_by_name(model.model, model.shortcut, self.config.data.image_size, classes, model.graph).macs
 
     def evaluation(self, runner, split, normalization):
-        """Return a `SplitLogits`."""
-        return SplitLogits(runner, self.config.data, split, threads=self.config.views.threads)
+        """Return a `SplitLogits`, which keeps small splits on the devices."""
+        return SplitLogits(runner, self.config.data, split, threads=self.config.views.threads, keep=True)
 
     def score(self, evaluation, split, ema, check, look=None):
         """Return {"examples", "top1", "top5", "loss"}, and the logits, float32 [n, classes]."""

@@ -6,70 +6,36 @@ manifest of the run records. A setting that is given is never chosen.
 
 import dataclasses
 import hashlib
-import io
 import json
-import os
 import pathlib
-import socket
-import subprocess
 import textwrap
 import types
-import urllib.parse
 from typing import NamedTuple
-
-import numpy as np
-import tensorflow as tf
 
 from resnet_tf import config as configuration
 from resnet_tf.config import TrainConfig
-from resnet_tf.data.splits import Source, Split
+from resnet_tf.data.splits import Source
 from resnet_tf.errors import InputError
-from resnet_tf.models import weights as files_of_weights
 from resnet_tf.runs import devices, network, record, run_data
+from resnet_tf.training import facts as looking
 
 AUTO = "auto"  # the value of --init_from that asks for published weights
 
 _SMALL = 1000  # images; with fewer, a fifth is held out, and all of it is needed for the choice of the weights
-_MEASURED = 256  # images whose sizes are looked at
-_GPU_BYTES = 8 * 2**30  # assumed where the memory of a GPU is not known
 # Bytes of activations of one image of 224 x 224 pixels in training, in 16 bits; float32 takes twice as much.
 _ACTIVATIONS = {"resnet18_v1d": 40e6, "resnet50_v1d": 160e6}
 _HELD_BYTES = 2**33  # of decoded images that --hold_images may keep on a GPU
 
 
-class Facts(NamedTuple):
-    """What the choices depend on.
-
-    Attributes:
-        images: number of training images.
-        side: median of the shorter sides of the images in pixels.
-        size: (height, width) of all images; None if they differ.
-        on_gpu: whether the training runs on GPUs.
-        replicas: number of replicas.
-        memory: bytes of the memory of one GPU.
-        half: whether the GPUs are fast in 16 bits.
-        weights: value of --init_from; "" for none.
-    """
-
-    images: int
-    side: int
-    size: tuple[int, int] | None
-    on_gpu: bool
-    replicas: int
-    memory: int
-    half: bool
-    weights: str
-
-
 class Row(NamedTuple):
-    """A row of the table of choices: it holds for the first row that fits.
+    """A row of the table of choices. The first one that fits holds.
 
     Attributes:
         pretrained: whether training starts from weights.
         on_gpu: whether it runs on GPUs.
         most: largest number of training images.
-        settings: {flag: value}.
         side: largest side in pixels of the central crop in evaluation.
+        settings: {flag: value}; the learning rate is for the batch size beside it.
     """
 
     pretrained: bool
@@ -80,39 +46,38 @@ class Row(NamedTuple):
 
 
 _ANY = float("inf")
-_HEAD_ALONE = ("stem", "stage1", "stage2", "stage3", "stage4")
-_TUNED = {"layer_decay": 0.7, "area": (0.35, 1.0), "color_jitter": (0.2, 0.0, 0.2, 0.2), "mixup": 0.0}
-_SCRATCH = {"freeze": (), "layer_decay": 1.0, "area": (0.25, 1.0), "color_jitter": (0.3, 0.0, 0.3, 0.1), "mixup": 0.2}
-_CPU_NET = {"model": "resnet18_v1d"}
-_GPU_NET = {"model": "resnet50_v1d"}
-# Learning rates are for the batch sizes beside them.
+_PARTS = ("stem", "stage1", "stage2", "stage3", "stage4")
+_SMALL_NET, _LARGE_NET = {"model": "resnet18_v1d"}, {"model": "resnet50_v1d"}
+_SGD, _ADAMW = {"optimizer": "nesterov", "weight_decay": 5e-4}, {"optimizer": "adamw", "weight_decay": 0.05}
+_TUNED = {"mixup": 0.0, "cutmix": 0.0, "area": (0.35, 1.0), "color_jitter": (0.2, 0.0, 0.2, 0.2)} | _SGD
+_SCRATCH = {"freeze": (), "layer_decay": 1.0, "area": (0.25, 1.0), "color_jitter": (0.3, 0.0, 0.3, 0.1)}
+_FEW = _SCRATCH | _ADAMW | {"mixup": 0.0, "cutmix": 0.0}
+_MANY = _SCRATCH | _SGD | {"mixup": 0.2, "cutmix": 0.0}
+
+
+def _length(epochs: float, batch_size: int, lr: float) -> dict:
+    return {"train_epochs": epochs, "batch_size": batch_size, "lr": lr}
+
+
 ROWS = (
-    # Fine-tuning. A CPU trains the classifier alone: the backward pass of the network would take twice the time.
-    Row(True, False, _ANY, 192, _CPU_NET | _TUNED | {
-        "freeze": _HEAD_ALONE, "layer_decay": 1.0, "train_epochs": 15.0, "batch_size": 16, "lr": 0.1,
-    }),
-    Row(True, True, 500, 224, _GPU_NET | _TUNED | {
-        "freeze": _HEAD_ALONE[:4], "train_epochs": 40.0, "batch_size": 32, "lr": 0.02,
-    }),
-    Row(True, True, 20_000, 224, _GPU_NET | _TUNED | {
-        "freeze": _HEAD_ALONE[:2], "train_epochs": 20.0, "batch_size": 64, "lr": 0.02,
-    }),
-    Row(True, True, _ANY, 224, _GPU_NET | _TUNED | {
-        "freeze": (), "train_epochs": 10.0, "batch_size": 256, "lr": 0.05,
-    }),
+    # Fine-tuning. A CPU trains the classifier alone: a backward pass through the network takes twice as long as it.
+    Row(True, False, _ANY, 192, _SMALL_NET | _TUNED | {"freeze": _PARTS, "layer_decay": 1.0} | _length(15.0, 16, 0.01)),
+    Row(True, True, 500, 224, _LARGE_NET | _TUNED | {"freeze": _PARTS[:4]} | _length(40.0, 32, 0.02)),
+    Row(True, True, 20_000, 224, _LARGE_NET | _TUNED | {"freeze": _PARTS[:2]} | _length(20.0, 64, 0.02)),
+    Row(True, True, _ANY, 224, _LARGE_NET | _TUNED | {"freeze": ()} | _length(10.0, 256, 0.05)),
     # From scratch.
-    Row(False, False, 500, 96, _CPU_NET | _SCRATCH | {"train_epochs": 120.0, "batch_size": 16, "lr": 0.02}),
-    Row(False, False, 3000, 96, _CPU_NET | _SCRATCH | {"train_epochs": 40.0, "batch_size": 32, "lr": 0.05}),
-    Row(False, False, _ANY, 96, _CPU_NET | _SCRATCH | {"train_epochs": 15.0, "batch_size": 64, "lr": 0.1}),
-    Row(False, True, 2000, 192, _GPU_NET | _SCRATCH | {"train_epochs": 200.0, "batch_size": 64, "lr": 0.05}),
-    Row(False, True, 30_000, 192, _GPU_NET | _SCRATCH | {"train_epochs": 200.0, "batch_size": 256, "lr": 0.2}),
-    Row(False, True, _ANY, 224, _GPU_NET | _SCRATCH | {"train_epochs": 90.0, "batch_size": 256, "lr": 0.2}),
-)  # fmt: skip
+    Row(False, False, 500, 112, _SMALL_NET | _FEW | _length(120.0, 16, 0.001)),
+    Row(False, False, 3000, 112, _SMALL_NET | _FEW | _length(40.0, 32, 0.001)),
+    Row(False, False, _ANY, 112, _SMALL_NET | _MANY | _length(15.0, 64, 0.05)),
+    Row(False, True, 1000, 128, _SMALL_NET | _FEW | _length(200.0, 16, 0.001)),
+    Row(False, True, 30_000, 192, _LARGE_NET | _MANY | _length(200.0, 256, 0.2)),
+    Row(False, True, _ANY, 224, _LARGE_NET | _MANY | _length(90.0, 256, 0.2)),
+)
 
 
 def network_for(on_gpu: bool) -> str:
-    """Return the name of the network where none is given."""
-    return (_GPU_NET if on_gpu else _CPU_NET)["model"]
+    """Return the name of the network that is fine-tuned where none is given."""
+    return (_LARGE_NET if on_gpu else _SMALL_NET)["model"]
 
 
 class Choice(NamedTuple):
@@ -170,7 +135,8 @@ def choose(config: TrainConfig, source: Source | None = None) -> Choice:
         chosen.values = {name: recorded[name] for name in names if name in recorded}
         chosen.reasons.clear()
     else:
-        facts = _facts(chosen, source, warnings)
+        origin = _weights(chosen, devices.has_gpu(), warnings)
+        facts = looking.of(source.splits["train"], len(given["gpus"]) or given["replicas"], origin)
         _fill(chosen, facts, source)
     values = chosen.given | chosen.values | {"auto": (), "out": str(folder)}
     return Choice(configuration.from_settings(TrainConfig, values, "--auto"), source, skipped, reasons, warnings)
@@ -255,56 +221,7 @@ def _divide(chosen, source):
     return whole, skipped
 
 
-# --- Facts -----------------------------------------------------------------------------------------------------------
-
-
-def _facts(chosen, source, warnings):
-    train = source.splits["train"]
-    sizes = _sizes(train)
-    on_gpu = devices.has_gpu()
-    gpus = tf.config.list_physical_devices("GPU") if on_gpu else []
-    replicas = len(chosen.given["gpus"]) or chosen.given["replicas"] or max(1, len(gpus))
-    capability = [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus]
-    return Facts(
-        images=len(train),
-        side=int(np.median(sizes.min(axis=1))),
-        size=tuple(sizes[0].tolist()) if len(np.unique(sizes, axis=0)) == 1 else None,
-        on_gpu=on_gpu,
-        replicas=replicas,
-        memory=_memory() if on_gpu else 0,
-        half=on_gpu and min(capability) >= (7, 0),
-        weights=_weights(chosen, on_gpu, warnings),
-    )
-
-
-def _sizes(split):
-    """Return height and width of some images, always the same: int [n, 2]."""
-    if isinstance(split, Split):
-        return np.array([split.images.shape[1:3]])
-    from PIL import Image, UnidentifiedImageError
-
-    sizes = []
-    for index in np.sort(np.random.default_rng(0).permutation(len(split))[:_MEASURED]):
-        try:
-            with Image.open(io.BytesIO(split.read(int(index)))) as image:
-                sizes.append(image.size[::-1])
-        except (InputError, UnidentifiedImageError, OSError, Image.DecompressionBombError):
-            continue  # training names it, or skips it
-    if not sizes:
-        raise InputError(
-            f"--data_dir: none of {min(_MEASURED, len(split))} images can be read, such as {split.name(0)}"
-        )
-    return np.array(sizes)
-
-
-def _memory():
-    """Return the bytes of memory of the smallest GPU; an assumption where the driver does not say."""
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout
-        return min(int(line) for line in answer.split()) * 2**20
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return _GPU_BYTES
+# --- Weights ---------------------------------------------------------------------------------------------------------
 
 
 def _weights(chosen, on_gpu, warnings):
@@ -318,9 +235,7 @@ def _weights(chosen, on_gpu, warnings):
         return ""
     name = chosen.given["model"] if "model" not in chosen.names else network_for(on_gpu)
     try:
-        if not _can_download(name):
-            raise InputError("there is no network")
-        files_of_weights.fetch(name)
+        looking.get_published(name)
     except InputError as error:
         warnings.append(
             f"no pretrained weights for {name} ({error}): training starts from scratch, which needs more images and "
@@ -330,25 +245,6 @@ def _weights(chosen, on_gpu, warnings):
         return ""
     chosen.set("init_from", f"{name}:imagenet", "published ImageNet weights")
     return f"{name}:imagenet"
-
-
-def _can_download(name):
-    """Return whether published weights are in the cache or their server answers; its client would try for 24 s."""
-    try:
-        import huggingface_hub
-    except ImportError:
-        return True  # `fetch` says what to install
-    library, identifier = files_of_weights.PUBLISHED.get(name, ("", ""))
-    if library != "timm" or any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
-        return True
-    if isinstance(huggingface_hub.try_to_load_from_cache(identifier, "model.safetensors"), str):
-        return True
-    host = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT).hostname
-    try:
-        socket.create_connection((host, 443), timeout=5).close()
-    except OSError:
-        return False
-    return True
 
 
 # --- Settings --------------------------------------------------------------------------------------------------------
@@ -385,8 +281,8 @@ def _network_of(chosen, origin):
 
 
 def _choose_sizes(chosen, facts, row):
-    """Choose the sizes of views: no larger than the images, and in multiples of 32 pixels, the networks' stride."""
-    side = max(32, min(row.side, facts.side // 32 * 32))
+    """Choose the sizes of views: no larger than the images, those of training in multiples of 32, the stride."""
+    side = max(32, min(row.side, facts.side // 16 * 16))
     why = f"at most {row.side}, and the shorter sides of the images are about {facts.side} pixels"
     if "image_size" not in chosen.names:
         chosen.set("eval_size", 0, "--image_size, which is given")
