@@ -42,6 +42,8 @@ class ShowConfig(TrainConfig):
 
     def __post_init__(self):
         """Refuse combinations of data and views that cannot work; unlike in training, the length may be unset."""
+        if self.choice.auto:
+            return  # `choices.choose` builds the configuration that is checked
         check_used(self)
         check_data(self.data)
         views, examples = self.views, self.gallery.examples

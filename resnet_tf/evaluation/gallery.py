@@ -12,7 +12,7 @@ from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import charts, pictures
 from resnet_tf.runs import run_data
-from resnet_tf.training import losses, recipe
+from resnet_tf.training import choices, losses, recipe
 
 _COLOURS = (
     "#e6194b", "#4363d8", "#3cb44b", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#9a6324", "#808000", "#469990",
@@ -64,6 +64,8 @@ def show(config: ShowConfig) -> dict:
             matplotlib is not installed.
     """
     out, section = pictures.check(config.record.out, "show"), config.gallery
+    if choices.wanted(config):
+        config = choices.choose(config).config
     rows = (training_rows if section.shown == "training" else ten_crop_rows)(config)
     pictures.write(out, draw(rows, section.shown))
     return {"out": str(out), "shown": section.shown, "examples": len(rows), "views": len(rows[0].looks)}

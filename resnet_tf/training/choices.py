@@ -116,7 +116,8 @@ def choose(config: TrainConfig, source: Source | None = None) -> Choice:
         InputError: data that are missing or damaged, weights that do not exist, or settings that cannot work together.
     """
     names = set(config.choice.auto)
-    unknown = sorted(names - set(configuration.fields_of(TrainConfig)))
+    config_type = type(config)  # that of `show` has more flags
+    unknown = sorted(names - set(configuration.fields_of(config_type)))
     if unknown:
         raise InputError(f"--auto={','.join(unknown)}: no such flag")
     settings = configuration.settings_of(config)
@@ -139,7 +140,7 @@ def choose(config: TrainConfig, source: Source | None = None) -> Choice:
         facts = looking.of(source.splits["train"], len(given["gpus"]) or given["replicas"], origin)
         _fill(chosen, facts, source)
     values = chosen.given | chosen.values | {"auto": (), "out": str(folder)}
-    return Choice(configuration.from_settings(TrainConfig, values, "--auto"), source, skipped, reasons, warnings)
+    return Choice(configuration.from_settings(config_type, values, "--auto"), source, skipped, reasons, warnings)
 
 
 def described(reasons: dict[str, str]) -> list[str]:
