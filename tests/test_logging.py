@@ -105,6 +105,14 @@ def test_a_server_that_is_not_there_is_one_line(tmp_path, monkeypatch, mlflow):
     with pytest.raises(InputError, match=r"^MLflow\(uri=file://") as caught:
         resnet_tf.fit(callbacks=[MLflow("digits", uri)], out=str(tmp_path / "run"), **SMALL)
     assert "\n" not in str(caught.value)
+    wandb = pytest.importorskip("wandb")
+
+    def no_key(**_):
+        raise wandb.Error("No API key configured.\nUse `wandb login`")
+
+    monkeypatch.setattr(wandb, "init", no_key)
+    with pytest.raises(InputError, match=r"^WandB\(project=x\): No API key configured. Use `wandb login`$"):
+        resnet_tf.fit(callbacks=[WandB("x")], out=str(tmp_path / "run"), **SMALL)
     (tmp_path / "run" / "mlflow.json").write_text("{")
     with pytest.raises(InputError, match=r"mlflow.json: damaged$"):
         resnet_tf.fit(callbacks=[MLflow("digits", uri)], out=str(tmp_path / "run"), **SMALL)

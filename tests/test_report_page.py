@@ -14,7 +14,7 @@ from browser import browser
 from PIL import Image
 from test_compare import Page
 
-from resnet_tf import evaluate, export, relabel, train
+from resnet_tf import compare, evaluate, export, relabel, train
 from resnet_tf.data import sources
 from resnet_tf.data.splits import Source, Split
 from resnet_tf.errors import InputError
@@ -116,6 +116,9 @@ def test_page_says_what_the_files_say(reported):
     for heading in ("Training", "Each class", "What is taken for what", "Worst mistakes", "Probable label errors",
                     "Kinds of images", "How this was made"):  # fmt: skip
         assert f" {heading} " in text
+    for row in table_of(reported / "slices.csv"):
+        assert f"{row['examples']} {100 * float(row['top1']):.1f}% {100 * float(row['low95']):.1f} to " in text
+    assert " Landscape " in text and " Shorter side up to " in text
     assert "python -m" in text or "pytest" in text  # its command
 
 
@@ -440,6 +443,12 @@ def test_relabel_refuses(edits, named, tmp_path, capsys):
 
 
 # --- Slices ----------------------------------------------------------------------------------------------------------
+
+
+def test_tables_of_few_classes_have_no_top5(photos, tmp_path, capsys):
+    assert compare.main([f"{photos}/run", f"--out={tmp_path}/out"]) == 0
+    assert "Top-1, last" in (text := capsys.readouterr().out) and "Top-5" not in text
+    assert "top5" in (tmp_path / "out" / "table.csv").read_text()  # for those who read it by program
 
 
 def test_slices_are_of_upright_images(tmp_path):

@@ -379,6 +379,7 @@ def test_beyond_the_limit_requests_are_asked_to_come_again(monkeypatch):
         assert [message["status"] for message in sent[::2]] == [408, 503]
 
     monkeypatch.setattr(gate, "_BODY_SECONDS", 0.05)
+    monkeypatch.setattr(gate, "_LAST_SECONDS", 0.01)
     asyncio.run(main())
 
 

@@ -18,7 +18,7 @@ _COLOURS = (
     "#e6194b", "#4363d8", "#3cb44b", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#9a6324", "#808000", "#469990",
 )  # fmt: skip
 _INCHES = 1.6  # side of an image
-_LONGEST = 640  # longer side of the image of a mistake in pixels: 24 photos as stored may take a gigabyte
+_LONGEST = 320  # longer side of the image of a mistake in pixels: 24 photos as stored may take a gigabyte
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +232,7 @@ class Mistake:
 
     Attributes:
         name: name of its file, or else its position in the split.
-        pixels: uint8 [height, width, 3], the example as stored, or at most 640 pixels long.
+        pixels: uint8 [height, width, 3], the example as stored, or at most 320 pixels long.
         label: its class, and the predicted probability of this class.
         predicted: the likeliest class, and its probability.
     """

@@ -9,6 +9,8 @@ from resnet_tf.evaluation.trained import Trained
 
 _MOST_COUNTS = 30  # most classes of a matrix with a count in each cell, and classes shown of more than _MOST_CELLS
 _MOST_CELLS = 100  # most classes of a matrix of coloured cells
+_MOST_WIDE = 15  # most classes of a matrix with wide cells
+_LETTERS = 20  # most letters of a class name beside a matrix
 _CELL, _LETTER = 11, 5.2  # side of a coloured cell, and width of a letter of a name, in pixels
 _STRONG = 0.55  # share from which a count is written in the colour of the ground
 
@@ -16,6 +18,8 @@ STYLE = """
 .matrix table{width:auto}
 .matrix td{text-align:center;padding:.3rem .45rem;min-width:2.1rem;border-left:1px solid var(--rule);
   background:color-mix(in srgb,var(--c0) calc(100%*var(--share,0)),var(--ground))}
+.matrix.dense td{min-width:1.65rem;padding:.25rem .1rem}
+.matrix.dense thead th{padding-left:.2rem;padding-right:.2rem}
 .matrix td.strong{color:var(--ground)}
 .matrix thead th{vertical-align:bottom;text-align:left}
 .matrix thead span{writing-mode:vertical-rl;transform:rotate(180deg);display:inline-block}
@@ -58,8 +62,14 @@ def _shares(matrix):
     return matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
 
 
+def _short(name):
+    """Return the two ends of a long name, since names of classes often begin alike."""
+    return name if len(name) <= _LETTERS else f"{name[: _LETTERS // 2]}\u2026{name[-_LETTERS // 2 + 1 :]}"
+
+
 def _counts(matrix, order, classes):
-    shares, names = _shares(matrix), [html.escape(charts.short(classes[label])) for label in order]
+    shares, names = _shares(matrix), [html.escape(_short(classes[label])) for label in order]
+    dense = " dense" if len(order) > _MOST_WIDE else ""
     head = "".join(f'<th scope="col"><span>{name}</span></th>' for name in names)
     lines = ""
     for label, name in zip(order, names, strict=True):
@@ -70,14 +80,14 @@ def _counts(matrix, order, classes):
             cells += f'<td{strong} style="--share:{share:.3f}">{times:,}</td>' if times else "<td></td>"
         lines += f'<tr><th scope="row">{name}</th>{cells}</tr>\n'
     return (
-        '<div class="wide matrix" tabindex="0" role="region" aria-label="Confusion matrix">\n'
+        f'<div class="wide matrix{dense}" tabindex="0" role="region" aria-label="Confusion matrix">\n'
         "<table><caption>Confusion matrix: true classes in rows, named classes in columns</caption>\n"
         f'<thead><tr><th scope="col">is / named</th>{head}</tr></thead>\n<tbody>\n{lines}</tbody></table></div>\n'
     )
 
 
 def _cells(matrix, order, classes):
-    shares, names = _shares(matrix), [charts.short(classes[label]) for label in order]
+    shares, names = _shares(matrix), [_short(classes[label]) for label in order]
     margin = round(_LETTER * max(map(len, names))) + 8
     side = margin + _CELL * len(order) + 2
     parts = []

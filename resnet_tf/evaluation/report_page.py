@@ -16,6 +16,7 @@ from resnet_tf.evaluation import (
     label_errors,
     metrics,
     report_charts,
+    slices,
     thumbnails,
     trained,
 )
@@ -28,6 +29,11 @@ _VIEWS = {
     "center": "one central crop of each image",
     "ten_crop": "the mean over ten crops of each image",
     "multi_scale": "the mean over several scales of each image",
+}
+_SLICES = {  # a slice's group in words
+    slices.SIDE: "shorter side {} pixels",
+    slices.SHAPE: "{}",
+    slices.BRIGHTNESS: "brightness {}",
 }
 _STYLE = """
 h1{text-wrap:balance}
@@ -61,13 +67,17 @@ def render(
         suspects: probable label errors.
         groups: what `slices.table` returned.
     """
+    subject = _subject(outcome) if len(worst) else None
+    suspected = suspects.example[:_SHOWN]
+    # Photos take long to decode, and most of the worst mistakes are suspects too.
+    small = {example: thumbnails.of_example(outcome.split, example, subject) for example in {*worst, *suspected}}
     sections = [
         ("curves", "Training", _curves(outcome)),
         ("classes", "Each class", _classes(matrix, outcome.classes)),
         ("confusion", "What is taken for what", _confusion(matrix, outcome.classes)),
         ("calibration", "How far its confidence can be trusted", _calibration(outcome)),
-        ("mistakes", "Worst mistakes", _mistakes(outcome, worst)),
-        ("labels", "Probable label errors", _label_errors(outcome, suspects)),
+        ("mistakes", "Worst mistakes", _mistakes(outcome, worst, small, subject)),
+        ("labels", "Probable label errors", _label_errors(outcome, suspects, small)),
         ("slices", "Kinds of images", _slices(groups)),
         ("provenance", "How this was made", _provenance(outcome)),
     ]
@@ -273,18 +283,21 @@ def _sure(probability):
     return "over 99.9%" if probability > 0.9995 else "below 0.1%" if probability < 0.0005 else _percent(probability)
 
 
-def _mistakes(outcome, worst):
+def _subject(outcome):
+    """Return the network of a single run, for Grad-CAM, else None."""
+    result = outcome.result
+    return attribution.load(result["run"], result["weights"]) if "run" in result else None
+
+
+def _mistakes(outcome, worst, small, subject):
     if not len(worst):
         return _paragraphs(["There are no mistakes."])
-    subject = None
-    if "run" in outcome.result:
-        subject = attribution.load(outcome.result["run"], outcome.result["weights"])
     classes, names = outcome.classes, outcome.split.names
-    small = [thumbnails.of_example(outcome.split, example, subject) for example in worst]
+    shown = [small[example] for example in worst]
     predicted = [int(outcome.predictions["predicted"][example]) for example in worst]
-    heats = thumbnails.heat_maps(small, subject, predicted) if subject else [None] * len(worst)
+    heats = thumbnails.heat_maps(shown, subject, predicted) if subject else [None] * len(worst)
     probabilities, cards = metrics.probabilities(outcome.logits[worst]), ""
-    for example, picture, said, heat, row in zip(worst, small, predicted, heats, probabilities, strict=True):
+    for example, picture, said, heat, row in zip(worst, shown, predicted, heats, probabilities, strict=True):
         name, label = trained.printable(label_errors.name_of(names, example)), outcome.split.labels[example]
         text = f"is {classes[label]} ({_sure(row[label])}), named {classes[said]} ({_sure(row[said])})"
         urls = [(thumbnails.data_url(picture.pixels), f"{name}: {text}")]
@@ -300,7 +313,7 @@ def _mistakes(outcome, worst):
     return f'{_paragraphs([note], "note")}<div class="cards">\n{cards}</div>\n'
 
 
-def _label_errors(outcome, suspects):
+def _label_errors(outcome, suspects, small):
     classes, count = outcome.classes, len(suspects.example)
     if suspects.weak:
         note = (
@@ -331,8 +344,7 @@ def _label_errors(outcome, suspects):
     for example, suggested, confidence in zip(*columns, strict=True):
         name, label = trained.printable(label_errors.name_of(names, example)), outcome.split.labels[example]
         text = f"Labelled {classes[label]}; the network says {classes[suggested]} ({_sure(confidence)})"
-        small = thumbnails.of_example(outcome.split, example, None)
-        cards += _card([(thumbnails.data_url(small.pixels), f"{name}: {text}")], text, name)
+        cards += _card([(thumbnails.data_url(small[example].pixels), f"{name}: {text}")], text, name)
     return f'{_paragraphs([note, edit])}{command}<div class="cards small">\n{cards}</div>\n'
 
 
@@ -342,19 +354,18 @@ def _label_errors(outcome, suspects):
 def _slices(groups):
     if not groups:
         return ""
-    rows, before = [], None
+    rows = []
     for row in groups:
-        name = row["slice"] if row["slice"] != before else ""
-        before = row["slice"]
-        interval = f"{100 * row['low95']:.1f} to {100 * row['high95']:.1f}"
+        words = _SLICES[row["slice"]].format(row["group"])
         bar = report_charts.bar(row["top1"], row["low95"], row["high95"])
-        rows.append([row["group"], name, f"{row['examples']:,}", _percent(row["top1"]), interval, bar])
-    headers = ["Group", "Slice", "Images", "Right", "95% interval", ""]
+        interval = f"{100 * row['low95']:.1f} to {100 * row['high95']:.1f}"
+        rows.append([words[0].upper() + words[1:], f"{row['examples']:,}", f"{bar} {_percent(row['top1'])}", interval])
+    headers = ["Images", "Number", "Right", "95% interval"]
     note = (
         "Size and brightness are split into thirds; brightness is the mean luminance. The line in a bar is the "
         "interval: where intervals overlap widely, the difference may be chance."
     )
-    shown = _table("Accuracy by kind of image", headers, rows, words=(1, 5), css="narrow", raw=(5,))
+    shown = _table("Accuracy by kind of image", headers, rows, css="narrow", raw=(2,))
     return shown + _paragraphs([note], "note")
 
 

@@ -14,6 +14,7 @@ from resnet_tf.errors import InputError
 from resnet_tf.evaluation import metrics
 
 COLUMNS = ("slice", "group", "low", "high", "examples", "top1", "low95", "high95")
+SIDE, SHAPE, BRIGHTNESS = "shorter side (pixels)", "shape", "brightness (0 to 255)"
 _MOST = 2000  # most images that are measured, evenly spaced in the split
 _SIDE = 64  # brightness is measured on an image of about so many pixels
 _SQUARE = 1.05  # largest ratio of the sides of a square image
@@ -81,12 +82,12 @@ def table(measured: dict[str, np.ndarray], right: np.ndarray) -> list[dict]:
     if "height" in measured:
         height, width = measured["height"], measured["width"]
         shorter = np.minimum(height, width)
-        rows += _rows("shorter side (pixels)", shorter, *_thirds(shorter), right)
+        rows += _rows(SIDE, shorter, *_thirds(shorter), right)
         names = ["portrait", "square", "landscape"]
         edges = [0, 1 / _SQUARE, _SQUARE, np.inf]
-        rows += _rows("shape", width / height, edges, names, right)
+        rows += _rows(SHAPE, width / height, edges, names, right)
     brightness = measured["brightness"]
-    return rows + _rows("brightness (0 to 255)", brightness, *_thirds(brightness), right)
+    return rows + _rows(BRIGHTNESS, brightness, *_thirds(brightness), right)
 
 
 def _thirds(values: np.ndarray) -> tuple[Sequence[float], list[str]]:

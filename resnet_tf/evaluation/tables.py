@@ -7,6 +7,8 @@ import typing
 
 from resnet_tf.evaluation.trained import Trained
 
+_FEW_CLASSES = 10  # of fewer classes, to be among the five likeliest says nothing
+
 
 class Column(typing.NamedTuple):
     """Column of a table.
@@ -110,6 +112,8 @@ def of_report(rows: list[dict], flags: list[dict], tests: list[dict], runs: list
         {name: `Table`} of "results", "flags", "seeds" and "significance".
     """
     metrics = runs[0].metrics
+    if len(runs[0].manifest["classes"]) < _FEW_CLASSES:
+        metrics = {name: title for name, title in metrics.items() if name != "top5"}
     changed = [
         Column("flag", "Flag", lambda value, _: f"--{value}", words=True),
         Column("changes_result", "Changes the result", lambda value, _: "yes" if value else "no", words=True),

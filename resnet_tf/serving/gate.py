@@ -5,6 +5,7 @@ import asyncio
 from resnet_tf import files
 
 _BODY_SECONDS = 60.0  # longest time for a request to arrive
+_LAST_SECONDS = 0.3  # longest wait for the next part of a body once the server stops
 _MOST_BYTES = 512_000_000  # of all bodies that are held at a time
 RETRY_SECONDS = 1  # what a client is asked to wait
 _DRAINED = 40  # times the limit of a body that is read and dropped, so that a client who sends it hears why
@@ -103,9 +104,11 @@ class Gate:
         arriving, stopping = (asyncio.ensure_future(one) for one in (receive(), self.stopping.wait()))
         try:
             await asyncio.wait({arriving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if arriving.done():
-                return arriving.result()
-            raise _Turned(503, "the server stops")
+            if not arriving.done():
+                await asyncio.wait({arriving}, timeout=_LAST_SECONDS)
+            if not arriving.done():
+                raise _Turned(503, "the server stops")
+            return arriving.result()
         finally:
             arriving.cancel()
             stopping.cancel()

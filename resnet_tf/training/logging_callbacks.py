@@ -41,6 +41,11 @@ def metrics_of(row: dict) -> dict[str, float]:
     return flatten({name: value for name, value in row.items() if name not in ("step", "split")}, row["split"])
 
 
+def _line(error):
+    """Return the message of an error in one line that is not too long."""
+    return " ".join(str(error).split())[:300]
+
+
 class _Logger(loop.Callback):
     """What both have in common. A subclass has `_file`, `_begin`, `_send` and `_end`."""
 
@@ -100,7 +105,10 @@ class WandB(_Logger):
     def _begin(self, run, kept, settings):
         kept = {"id": kept.get("id") or uuid.uuid4().hex[:12]}
         options = {"name": run.folder.name, "dir": str(run.folder), "config": settings} | self._init
-        self._run = self._wandb.init(**options, id=kept["id"], resume="allow")
+        try:
+            self._run = self._wandb.init(**options, id=kept["id"], resume="allow")
+        except self._wandb.Error as error:  # no key, or no network
+            raise InputError(f"WandB(project={self._init['project']}): {_line(error)}") from None
         self._first = self._run.step  # above 0 where the run goes on
         return kept
 
@@ -135,7 +143,8 @@ class MLflow(_Logger):
         """
         super().__init__()
         try:
-            import mlflow
+            import mlflow.entities
+            import mlflow.exceptions
         except ImportError:
             raise InputError("MLflow needs mlflow: pip install 'resnet_tf[mlflow]'") from None
         self._mlflow, self._experiment, self._uri = mlflow, experiment, uri
@@ -146,8 +155,7 @@ class MLflow(_Logger):
             self._client = self._mlflow.MlflowClient(tracking_uri=self._uri)
             self._id = self._known(kept.get("run_id")) or self._create(run, settings)
         except Exception as error:  # of MLflow's client, of its stores and of the network
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(f"MLflow(uri={self._uri}): {reason}") from None
+            raise InputError(f"MLflow(uri={self._uri}): {_line(error)}") from None
         return {"run_id": self._id, "experiment": self._experiment}
 
     def _known(self, run_id):
@@ -156,7 +164,7 @@ class MLflow(_Logger):
             return None
         try:
             self._client.update_run(run_id, status="RUNNING")
-        except self._mlflow.MlflowException as error:
+        except self._mlflow.exceptions.MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             _log.warning("MLflow has no run %s any more; a new one is created", run_id)
@@ -181,7 +189,7 @@ class MLflow(_Logger):
         try:
             self._flush()
         except Exception as error:  # a training is worth more than its log
-            _log.warning("MLflow: %s; %d metrics wait", " ".join(str(error).split())[:300], len(self._waiting))
+            _log.warning("MLflow: %s; %d metrics wait", _line(error), len(self._waiting))
 
     def _last_step(self, name):
         """Return the last step at which a metric is there; -1 if there is none."""
@@ -208,4 +216,4 @@ class MLflow(_Logger):
                     self._client.set_tag(self._id, name, str(value))
             self._client.set_terminated(self._id)
         except Exception as error:
-            _log.warning("MLflow: %s; the run is not marked as finished", " ".join(str(error).split())[:300])
+            _log.warning("MLflow: %s; the run is not marked as finished", _line(error))
