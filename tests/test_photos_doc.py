@@ -1,4 +1,4 @@
-"""docs/photos.md: every command of its ten steps runs, its table is that of the code, and its bad inputs are refused."""
+"""docs/photos.md: every command of its ten steps runs, its table is that of the code, its bad inputs are refused."""
 
 import contextlib
 import csv
@@ -52,7 +52,7 @@ def test_ten_steps(tmp_path, monkeypatch, capsys):
         for place, label in enumerate(CLASSES) for number in range(8)
     })  # fmt: skip
     unpack(tmp_path, {f"new/{number}.png": picture(900 + number, size=(50, 40)) for number in range(3)})
-    show, first, report, relabel, second, compare, again, export, predict, to_file, serve = commands()
+    show, first, report, relabel, second, again, export, predict, to_file, serve = commands()
 
     assert run(show, capsys)[0]["out"] == "views.png" and (tmp_path / "views.png").stat().st_size > 10_000
     result, said = run(first, capsys)
@@ -78,8 +78,6 @@ def test_ten_steps(tmp_path, monkeypatch, capsys):
 
     changed, _ = run(second, capsys)
     assert changed["examples"] == result["examples"]  # each photo is in its split
-    run(compare, capsys)
-    assert (tmp_path / "comparison" / "report.html").exists()
     run(again, capsys)
     assert run(export, capsys)[0]["version"] == 1
     assert run(predict, capsys)[0]["images"] == 3
