@@ -82,6 +82,19 @@ def test_choices_follow_images_and_memory():
     assert not chosen(splits=("train", "test"))["stop_after"]
 
 
+def test_imagenette_on_a_large_gpu_gets_what_was_measured():
+    """The flags of the training with the figure in docs/photos.md."""
+    measured = {
+        "model": "resnet50_v1d", "hold_images": True, "area": (0.25, 1.0), "image_size": 160, "eval_size": 192,
+        "resize": 192, "zero_gamma": True, "label_smoothing": 0.1, "optimizer": "nesterov", "weight_decay": 5e-4,
+        "schedule": "cosine", "warmup_epochs": 5.0, "batch_size": 256, "lr": 0.2, "precision": "float16",
+        "eval_epochs": 1.0, "finish_on": "best", "train_epochs": 250.0, "color_jitter": (0.3, 0.0, 0.3, 0.1),
+        "mixup": 0.2, "cutmix": 1.0, "normalization": "imagenet", "view": "random_resized_crop",
+    }  # fmt: skip
+    values = chosen({"images": 8523, "side": 192, "size": (192, 192)})
+    assert {name: values[name] for name in measured} == measured
+
+
 @pytest.mark.parametrize("given", [
     {"batch_size": 128}, {"image_size": 32}, {"train_epochs": 3.0}, {"lr": 0.1}, {"precision": "float32"},
     {"mixup": 0.0}, {"eval_size": 0}, {"freeze": ()}, {"finish_on": "last"}, {"stop_after": 0},

@@ -52,7 +52,7 @@ _SGD, _ADAMW = {"optimizer": "nesterov", "weight_decay": 5e-4}, {"optimizer": "a
 _TUNED = {"mixup": 0.0, "cutmix": 0.0, "area": (0.35, 1.0), "color_jitter": (0.2, 0.0, 0.2, 0.2)} | _SGD
 _SCRATCH = {"freeze": (), "layer_decay": 1.0, "area": (0.25, 1.0), "color_jitter": (0.3, 0.0, 0.3, 0.1)}
 _FEW = _SCRATCH | _ADAMW | {"mixup": 0.0, "cutmix": 0.0}
-_MANY = _SCRATCH | _SGD | {"mixup": 0.2, "cutmix": 0.0}
+_MANY = _SCRATCH | _SGD | {"mixup": 0.2, "cutmix": 1.0}
 
 
 def _length(epochs: float, batch_size: int, lr: float) -> dict:
@@ -68,9 +68,9 @@ ROWS = (
     # From scratch.
     Row(False, False, 500, 112, _SMALL_NET | _FEW | _length(120.0, 16, 0.001)),
     Row(False, False, 3000, 112, _SMALL_NET | _FEW | _length(40.0, 32, 0.001)),
-    Row(False, False, _ANY, 112, _SMALL_NET | _MANY | _length(15.0, 64, 0.05)),
+    Row(False, False, _ANY, 112, _SMALL_NET | _MANY | {"cutmix": 0.0} | _length(15.0, 64, 0.05)),
     Row(False, True, 1000, 128, _SMALL_NET | _FEW | _length(200.0, 16, 0.001)),
-    Row(False, True, 30_000, 192, _LARGE_NET | _MANY | _length(200.0, 256, 0.2)),
+    Row(False, True, 30_000, 192, _LARGE_NET | _MANY | _length(250.0, 256, 0.2)),
     Row(False, True, _ANY, 224, _LARGE_NET | _MANY | _length(90.0, 256, 0.2)),
 )
 
@@ -315,10 +315,11 @@ def _choose_batch(chosen, facts, row):
             batch, reason = batch // 2, f"{facts.memory / 2**30:.0f} GiB of memory"
     while batch > 2 and batch * 4 > facts.images:
         batch, reason = batch // 2, f"{facts.images} training images"
-    batch = max(batch // facts.replicas, 2 if chosen.get("mixup") else 1) * facts.replicas
+    batch = max(batch // facts.replicas, 2 if chosen.get("mixup") or chosen.get("cutmix") else 1) * facts.replicas
     batch = max(1, min(batch, facts.images // facts.replicas * facts.replicas))
     if batch // facts.replicas % 2:
-        chosen.set("mixup", 0.0, "an odd batch")
+        for name in ("mixup", "cutmix"):
+            chosen.set(name, 0.0, "an odd batch, and they pair images")
     chosen.set("batch_size", batch, reason)
     lr = row.settings["lr"] * chosen.get("batch_size") / row.settings["batch_size"]
     chosen.set("lr", round(lr, 6), f"{row.settings['lr']:g} for a batch of {row.settings['batch_size']}, in proportion")
