@@ -2,8 +2,10 @@
 
 import pathlib
 import re
+import shutil
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = pathlib.Path(__file__).parent
 EXTRAS = {
@@ -42,7 +44,19 @@ EXTRAS["dev"] = [
     "ruff==0.14.*",
 ]
 
+
+class BuildWithRecipes(build_py):
+    """Copy flags/ into the package as `recipes`, where `config.recipes` finds it; a clone reads flags/ itself."""
+
+    def run(self):
+        """Build the package, then copy."""
+        super().run()
+        if not self.editable_mode:
+            shutil.copytree(HERE / "flags", pathlib.Path(self.build_lib, "resnet_tf", "recipes"), dirs_exist_ok=True)
+
+
 setup(
+    cmdclass={"build_py": BuildWithRecipes},
     name="resnet_tf",
     version=re.search(r'__version__ = "(.+)"', (HERE / "resnet_tf" / "__init__.py").read_text())[1],
     description="The ResNet family for TensorFlow: graphs of the papers, fast training, honest numbers.",
