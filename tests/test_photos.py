@@ -261,6 +261,9 @@ def test_shares_are_of_each_class_and_the_same_everywhere(tmp_path):
     assert labelled(other) != found and counts(other) == counts(source)
     turned = index("folder", str(root), ("owl", "dog", "cat"), validation_share=0.2, test_share=0.1)
     assert labelled(turned) == found
+    more = unpack(tmp_path / "more", files | {"cat/new.png": picture(900)})
+    grown = labelled(index("folder", str(more), validation_share=0.2))["validation"]
+    assert len(grown.keys() ^ found["validation"].keys()) <= 3  # it or another one moves, and no more
     wrapped = zipped(tmp_path / "set.zip", {f"set/{name}": data for name, data in reversed(files.items())})
     again = labelled(index("folder", str(wrapped), validation_share=0.2, test_share=0.1))
     assert {split: {f"set/{name}": label for name, label in of.items()} for split, of in found.items()} == again
@@ -283,7 +286,7 @@ def test_shares_are_for_splits_that_the_data_lack(tmp_path):
 
 
 def test_classes_of_few_images(tmp_path):
-    root = unpack(tmp_path, photos(one=1, two=2, three=3, many=10))
+    root = unpack(tmp_path / "set", photos(one=1, two=2, three=3, many=10))
     source = index("folder", str(root), validation_share=0.1)
     assert np.bincount(source.splits["validation"].labels).tolist() == [1, 0, 1, 1]  # many, one, three, two
     assert source.how.endswith("; too few images for validation of class one, which stay in training")
@@ -291,6 +294,8 @@ def test_classes_of_few_images(tmp_path):
     assert np.bincount(source.splits["validation"].labels).tolist() == [1, 0, 1, 1]
     assert np.bincount(source.splits["test"].labels).tolist() == [1, 0, 1]
     assert source.how.endswith("; too few images for test of class one, two, which stay in training")
+    lone = index("folder", str(unpack(tmp_path / "lone", photos(a=1, b=1))), validation_share=0.5)
+    assert counts(lone) == {"train": 2} and not lone.was_split and "too few images for validation" in lone.how
     large = index("folder", str(root), validation_share=0.9)
     assert np.bincount(large.splits["train"].labels).tolist() == [1, 1, 1, 1]
 
@@ -399,6 +404,7 @@ def test_a_folder_to_score(tmp_path):
     with pytest.raises(InputError, match=r"--data_dir: .* has no images in a split test, only in train, validation"):
         sources.scored_folder(str(root), network)
     only = unpack(tmp_path / "only", {"test/cat/1.png": picture(1)})
+    (only / "test/dog").mkdir()
     assert counts(sources.scored_folder(str(only), network)) == {"test": 1}
     flat = unpack(tmp_path / "flat", {"1.png": picture(1), "2.png": picture(2)})
     labels = table(tmp_path / "x.csv", "file,label\n1.png,cow\n2.png,cat\n")

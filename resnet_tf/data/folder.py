@@ -36,7 +36,7 @@ class Layout:
     Attributes:
         root: the folder or archive.
         members: {split: {class: {name of an image: its size, or its content from an archive}}}; all images are in
-            "train" if the data have no splits.
+            "train" if the data have no splits. A folder of a class in a split may be empty.
         is_split: whether the data themselves have splits.
         how: where labels and splits are from, in words, if not from the names of folders.
     """
@@ -77,6 +77,10 @@ def index(
     members = ordered(layout.members, val_is)
     if members is None:
         _refuse_without_train(layout, ignored)
+    for split, of_split in members.items():
+        empty = sorted(label for label, found in of_split.items() if not found)
+        if empty:
+            raise InputError(f"{layout.root} has no images of class {', '.join(empty)} in {split}")
     names = _classes(layout.root, members, classes, layout.how)
     unused = {label for of_split in members.values() for label in of_split} - set(names)
     left_out = sum(len(files) for of_split in members.values() for label, files in of_split.items() if label in unused)
@@ -255,10 +259,6 @@ def _by_split(root: Path, files: dict[str, bytes | int], ignored: Ignored) -> La
         else:
             ignored.add(f"images in {'/'.join(_outermost(name))}/")
     members = _merged(root, {split: members[split] for split in SPLITS if split in members})
-    for split, of_split in members.items():
-        empty = sorted(label for label, found in of_split.items() if not found)
-        if empty:
-            raise InputError(f"{root} has no images of class {', '.join(empty)} in {split}")
     names = {label for of_split in members.values() for label in of_split}
     every = [name for of_split in members.values() for found in of_split.values() for name in found]
     if len(names) == 1 and all(name.count("/") > len(above) + 2 for name in every):
