@@ -199,6 +199,9 @@ def test_splits_of_a_table(flat, tmp_path):
         ("one,two\n0,a\n", "needs a header with a column of files"),
         ("id,healthy,rust\n0,1,0\n", "found id, healthy, rust"),
         ("id,label\n", "the table has no rows"),
+        ("file,label\n0.png,a\n1,5.png,b\n", "line 3: more cells than the header has"),
+        ('id,label\n0,"a\nb"\n', "line 3: a label with a line break or control character"),
+        ("\0\1,\2\n3,4\n", "found '\\x00\\x01', '\\x02'"),
         ("", "the table is empty"),
         ("id,label\n0,Cat\n1,cat\n", "'train/Cat' and 'train/cat' differ only by case"),
         ('id,label\n0,"' + "x" * 200_000 + '"\n', "no CSV (field larger than field limit"),
@@ -238,6 +241,24 @@ def test_a_table_beside_the_images_is_found(tmp_path):
     unpack(tmp_path / "set", {"labels.csv": rows})
     message = refused(tmp_path / "set", using=index)
     assert "several tables of labels: labels.csv, train.csv; choose one of them with --labels" in message
+
+
+def test_folders_of_all_images_are_no_classes(tmp_path):
+    """Kaggle's train_images and test_images beside train.csv, and one folder of any name."""
+    rows = b"image_id,label\n0.png,3\n1.png,0\n"
+    for number, folders in enumerate(
+        (("train_images", "test_images"), ("images",), ("HAM_images_part_1",), ("leaves",))
+    ):
+        root = unpack(tmp_path / str(number), {f"{folders[0]}/{n}.png": picture(n) for n in (0, 1)})
+        unpack(root, {f"{folder}/9.png": picture(9) for folder in folders[1:]})
+        if folders == ("leaves",):
+            assert index("folder", str(root)).classes == ("leaves",)
+        else:
+            assert f"directly in {', '.join(sorted(folders))}" in refused(root, using=index)
+        source = index("folder", str(unpack(root, {"train.csv": rows, "test.csv": b"image_id\n9.png\n"})))
+        assert labelled(source) == {"train": {f"{folders[0]}/0.png": "3", f"{folders[0]}/1.png": "0"}}
+    mixed = {"test tube/1.png": picture(1), "flask/1.png": picture(2)}
+    assert index("folder", str(unpack(tmp_path / "mixed", mixed))).classes == ("flask", "test tube")
 
 
 # --- Shares ----------------------------------------------------------------------------------------------------------
@@ -294,6 +315,8 @@ def test_classes_of_few_images(tmp_path):
     assert np.bincount(source.splits["validation"].labels).tolist() == [1, 0, 1, 1]
     assert np.bincount(source.splits["test"].labels).tolist() == [1, 0, 1]
     assert source.how.endswith("; too few images for test of class one, two, which stay in training")
+    bad = {"a/1.png": b"", "a/2.png": b"", "b/1.jpg": b"x", "b/2.jpg": b""}  # found when they are decoded
+    assert counts(index("folder", str(unpack(tmp_path / "bad", bad)), validation_share=0.5))["train"] == 2
     lone = index("folder", str(unpack(tmp_path / "lone", photos(a=1, b=1))), validation_share=0.5)
     assert counts(lone) == {"train": 2} and not lone.was_split and "too few images for validation" in lone.how
     large = index("folder", str(root), validation_share=0.9)

@@ -1,6 +1,7 @@
 """Data sets in folders of images, or in tar or zip archives of such folders."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -24,6 +25,9 @@ from resnet_tf.data.splits import (
     read_archive,
 )
 from resnet_tf.errors import InputError
+
+# Words in the names of folders that hold images of all classes.
+_GENERAL = {*ANY_SPLIT_NAMES, "images", "image", "imgs", "img", "photos", "pictures", "jpegs", "pngs", "data", "all"}
 
 # {class: {name: encoded image, or size of the file}}
 _Members = dict[str, dict[str, bytes | int]]
@@ -134,11 +138,12 @@ def find(root: Path, table: str, ignored: Ignored, known: Collection[str] = ()) 
     above = _wrapping(_images(files), known)
     level = len(above)
     groups = {_folders(name)[level] for name in _images(files) if len(_folders(name)) > level}
-    named = {name for name in groups if name.lower() in ANY_SPLIT_NAMES}
-    # A train among other vehicles is a class.
-    if groups and (not named or (named == {"train"} and len(groups) > 2)):
+    are_classes = _are_classes(groups)
+    if are_classes and len(groups) > 1:
         return _by_class(root, files, above, ignored)
     fitting = labels.beside(root, _images(files))
+    if fitting is None and are_classes:
+        return _by_class(root, files, above, ignored)
     if fitting is None:
         where = f"directly in {', '.join(sorted(groups))}" if groups else "in no folder of a class"
         raise InputError(
@@ -203,6 +208,14 @@ def _wrapping(images: list[str], known: Collection[str]) -> tuple[str, ...]:
         above.append(*children)
         deeper = below
     return tuple(above)
+
+
+def _are_classes(groups: set[str]) -> bool:
+    """Return whether folders of images may be classes: not those of splits, nor train_images and test_images alone."""
+    named = {name for name in groups if name.lower() in ANY_SPLIT_NAMES}
+    if named:
+        return named == {"train"} and len(groups) > 2  # a train among other vehicles
+    return any(_GENERAL.isdisjoint(re.split(r"[\W\d_]+", name.lower())) for name in groups)
 
 
 def _by_class(root: Path, files: dict[str, bytes | int], above: tuple[str, ...], ignored: Ignored) -> Layout:

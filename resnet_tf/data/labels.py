@@ -20,7 +20,7 @@ _FILE = (
 )
 _LABEL = (
     *("class_name", "classname", "label_name", "category_name", "label", "labels", "class", "category", "target"),
-    *("breed", "species", "variety", "type", "tag", "diagnosis"),
+    *("breed", "species", "variety", "type", "tag", "diagnosis", "dx"),
 )
 _SPLIT = ("split", "set", "subset", "partition")
 _SUFFIXES = (".csv", ".tsv")
@@ -179,7 +179,7 @@ def _rows(where: str, data: bytes) -> tuple[list[_Row], str]:
     if file is None or label is None:
         raise InputError(
             f"{where}: needs a header with a column of files, such as file or id, and one of classes, such as label or "
-            f"class; found {listed(header)}"
+            f"class; found {listed(_shown(header))}"
         )
     found = []
     for line, row in rows:
@@ -188,8 +188,15 @@ def _rows(where: str, data: bytes) -> tuple[list[_Row], str]:
         for cell, what in ((name.strip(), "file"), (cells[0], "label")):
             if not cell:
                 raise InputError(f"{where}, line {line}: no {what}")
-        if any("\ud800" <= letter <= "\udfff" for letter in cells[0]):
+        kinds = {unicodedata.category(letter) for letter in cells[0]}
+        if "Cs" in kinds:
             raise InputError(f"{where}, line {line}: a label that is no UTF-8; save the table as UTF-8")
+        if "Cc" in kinds:
+            raise InputError(f"{where}, line {line}: a label with a line break or control character")
+        if any(cell.strip() for cell in row[len(header) :]):
+            raise InputError(
+                f"{where}, line {line}: more cells than the header has; a name with the delimiter needs quotes"
+            )
         if split is not None:
             if cells[1].lower() not in ANY_SPLIT_NAMES:
                 raise InputError(f"{where}, line {line}: {cells[1]!r} is none of the splits train, validation and test")
@@ -198,6 +205,11 @@ def _rows(where: str, data: bytes) -> tuple[list[_Row], str]:
     if not found:
         raise InputError(f"{where}: the table has no rows")
     return found, "" if split is None else header[split]
+
+
+def _shown(cells: list[str]) -> list[str]:
+    """Return cells for an error, which is one line whatever is in them."""
+    return [cell if cell.isprintable() else ascii(cell) for cell in cells]
 
 
 # --- Files -----------------------------------------------------------------------------------------------------------
@@ -273,7 +285,7 @@ def _matched(where: str, name: str, member: str, data: bytes, finder: _Finder) -
             )
     if missing:
         count = f"{len(missing):,} of {len(rows):,} files are" if len(missing) > 1 else "a file is"
-        raise InputError(f"{where}: {count} missing: {listed(missing, _SHOWN)}")
+        raise InputError(f"{where}: {count} missing: {listed(_shown(missing), _SHOWN)}")
     splits, splits_from = {image: row.split for image, row in matched.items()}, f"its column {split_column}"
     if not split_column:
         splits = {image: _split_of(image) for image in matched}
