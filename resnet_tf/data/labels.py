@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from resnet_tf.data import archives, formats
+from resnet_tf.data import archives
 from resnet_tf.data.ignored import is_hidden
 from resnet_tf.data.splits import ANY_SPLIT_NAMES, listed
 from resnet_tf.errors import InputError
@@ -230,21 +230,25 @@ class _Finder:
         self._root = f"{root.resolve().as_posix()}/"
         self._by_end: dict[str, list[str]] = {}
         for image in images:
-            for name in {_plain(image), _plain(_stem(image))}:
+            for name in set(_both(image)):
                 self._by_end.setdefault(name.rpartition("/")[2], []).append(image)
 
     def find(self, name: str) -> list[str]:
         """Return the images that a name means: none, one, or several if it is ambiguous."""
+        if name in self._images:
+            return [name]
         for form in dict.fromkeys((name, name.strip(), name.strip().replace("\\", "/"))):
-            form = form.removeprefix(self._root)
-            near = os.path.normpath(f"{self._root}{self._folder}/{form}").replace(os.sep, "/").removeprefix(self._root)
-            for exact in (form, os.path.normpath(form), near):
+            form = os.path.normpath(form.removeprefix(self._root))
+            near = os.path.normpath(f"{self._folder}/{form}") if self._folder else form
+            if near.startswith("../"):
+                near = os.path.normpath(self._root + near).removeprefix(self._root)
+            for exact in (form, near):
                 if exact in self._images:
                     return [exact]
-            wanted = _plain(os.path.normpath(form))
+            wanted = _plain(form)
             ends = self._by_end.get(wanted.rpartition("/")[2], [])
             for whole in (
-                [image for image in ends if wanted in (_plain(image), _plain(_stem(image)))],
+                [image for image in ends if wanted in _both(image)],
                 [image for image in ends if any(f"/{one}".endswith(f"/{wanted}") for one in _both(image))],
             ):
                 if whole:
@@ -252,17 +256,15 @@ class _Finder:
         return []
 
 
-def _stem(image: str) -> str:
-    return image[: -len(PurePosixPath(image).suffix)] if formats.is_image(image) else image
-
-
 def _both(image: str) -> tuple[str, str]:
-    return _plain(image), _plain(_stem(image))
+    """Return the name of an image with and without its suffix."""
+    image = _plain(image)
+    return image, image.rpartition(".")[0]
 
 
 def _plain(name: str) -> str:
     """Return a name in one form of Unicode, since macOS writes accents in another one than most tables."""
-    return unicodedata.normalize("NFC", name)
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def _matched(where: str, name: str, member: str, data: bytes, finder: _Finder) -> Table:
