@@ -202,6 +202,7 @@ def changed(part, number=0, **values):
         (changed("images", file_name="../annotations/a.jpg"), "lists ../annotations/a.jpg, which is not in"),
         (changed("annotations", image_id=5), "no image 5"),
         (changed("annotations", category_id=1), "no category 1"),
+        (changed("annotations", category_id=[7]), "no category_id of type int"),
         (changed("annotations", bbox=None), "annotations: no bbox"),
         (changed("annotations", bbox=[1, 2, 3]), "bbox of 3 numbers"),
         (changed("annotations", bbox=[1, 2, 3, float("nan")]), "bbox of [1, 2, 3, nan]"),

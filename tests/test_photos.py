@@ -199,6 +199,9 @@ def test_splits_of_a_table(flat, tmp_path):
         ("one,two\n0,a\n", "needs a header with a column of files"),
         ("id,healthy,rust\n0,1,0\n", "found id, healthy, rust"),
         ("id,label\n", "the table has no rows"),
+        ("file,label\n0.png,a\n1,5.png,b\n", "line 3: more cells than the header has"),
+        ('id,label\n0,"a\nb"\n', "line 3: a label with a line break or control character"),
+        ("\0\1,\2\n3,4\n", "found '\\x00\\x01', '\\x02'"),
         ("", "the table is empty"),
         ("id,label\n0,Cat\n1,cat\n", "'train/Cat' and 'train/cat' differ only by case"),
         ('id,label\n0,"' + "x" * 200_000 + '"\n', "no CSV (field larger than field limit"),
@@ -240,6 +243,24 @@ def test_a_table_beside_the_images_is_found(tmp_path):
     assert "several tables of labels: labels.csv, train.csv; choose one of them with --labels" in message
 
 
+def test_folders_of_all_images_are_no_classes(tmp_path):
+    """Kaggle's train_images and test_images beside train.csv, and one folder of any name."""
+    rows = b"image_id,label\n0.png,3\n1.png,0\n"
+    for number, folders in enumerate(
+        (("train_images", "test_images"), ("images",), ("HAM_images_part_1",), ("leaves",))
+    ):
+        root = unpack(tmp_path / str(number), {f"{folders[0]}/{n}.png": picture(n) for n in (0, 1)})
+        unpack(root, {f"{folder}/9.png": picture(9) for folder in folders[1:]})
+        if folders == ("leaves",):
+            assert index("folder", str(root)).classes == ("leaves",)
+        else:
+            assert f"directly in {', '.join(sorted(folders))}" in refused(root, using=index)
+        source = index("folder", str(unpack(root, {"train.csv": rows, "test.csv": b"image_id\n9.png\n"})))
+        assert labelled(source) == {"train": {f"{folders[0]}/0.png": "3", f"{folders[0]}/1.png": "0"}}
+    mixed = {"test tube/1.png": picture(1), "flask/1.png": picture(2)}
+    assert index("folder", str(unpack(tmp_path / "mixed", mixed))).classes == ("flask", "test tube")
+
+
 # --- Shares ----------------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +282,9 @@ def test_shares_are_of_each_class_and_the_same_everywhere(tmp_path):
     assert labelled(other) != found and counts(other) == counts(source)
     turned = index("folder", str(root), ("owl", "dog", "cat"), validation_share=0.2, test_share=0.1)
     assert labelled(turned) == found
+    more = unpack(tmp_path / "more", files | {"cat/new.png": picture(900)})
+    grown = labelled(index("folder", str(more), validation_share=0.2))["validation"]
+    assert len(grown.keys() ^ found["validation"].keys()) <= 3  # it or another one moves, and no more
     wrapped = zipped(tmp_path / "set.zip", {f"set/{name}": data for name, data in reversed(files.items())})
     again = labelled(index("folder", str(wrapped), validation_share=0.2, test_share=0.1))
     assert {split: {f"set/{name}": label for name, label in of.items()} for split, of in found.items()} == again
@@ -283,7 +307,7 @@ def test_shares_are_for_splits_that_the_data_lack(tmp_path):
 
 
 def test_classes_of_few_images(tmp_path):
-    root = unpack(tmp_path, photos(one=1, two=2, three=3, many=10))
+    root = unpack(tmp_path / "set", photos(one=1, two=2, three=3, many=10))
     source = index("folder", str(root), validation_share=0.1)
     assert np.bincount(source.splits["validation"].labels).tolist() == [1, 0, 1, 1]  # many, one, three, two
     assert source.how.endswith("; too few images for validation of class one, which stay in training")
@@ -291,6 +315,10 @@ def test_classes_of_few_images(tmp_path):
     assert np.bincount(source.splits["validation"].labels).tolist() == [1, 0, 1, 1]
     assert np.bincount(source.splits["test"].labels).tolist() == [1, 0, 1]
     assert source.how.endswith("; too few images for test of class one, two, which stay in training")
+    bad = {"a/1.png": b"", "a/2.png": b"", "b/1.jpg": b"x", "b/2.jpg": b""}  # found when they are decoded
+    assert counts(index("folder", str(unpack(tmp_path / "bad", bad)), validation_share=0.5))["train"] == 2
+    lone = index("folder", str(unpack(tmp_path / "lone", photos(a=1, b=1))), validation_share=0.5)
+    assert counts(lone) == {"train": 2} and not lone.was_split and "too few images for validation" in lone.how
     large = index("folder", str(root), validation_share=0.9)
     assert np.bincount(large.splits["train"].labels).tolist() == [1, 1, 1, 1]
 
@@ -349,7 +377,7 @@ def test_a_class_of_one_burst_is_split_all_the_same(tmp_path):
     files = photos(cat=6) | {f"dog/{number}.jpg": data for number, data in enumerate(burst(2, 5))}
     source = index("folder", str(unpack(tmp_path, files)), validation_share=0.2)
     assert np.bincount(source.splits["validation"].labels).tolist() == [1, 1]
-    assert "near-duplicates of class dog not kept together" in source.how
+    assert source.how.endswith("validation; near-duplicates of class dog not kept together, since there is little else")
     pairs = {f"dog/{seed}{number}.jpg": data for seed in (3, 4) for number, data in enumerate(burst(seed, 2))}
     source = index("folder", str(unpack(tmp_path / "pairs", photos(cat=6) | pairs)), validation_share=0.2)
     names = [name for name, label in labelled(source)["validation"].items() if label == "dog"]
@@ -399,6 +427,7 @@ def test_a_folder_to_score(tmp_path):
     with pytest.raises(InputError, match=r"--data_dir: .* has no images in a split test, only in train, validation"):
         sources.scored_folder(str(root), network)
     only = unpack(tmp_path / "only", {"test/cat/1.png": picture(1)})
+    (only / "test/dog").mkdir()
     assert counts(sources.scored_folder(str(only), network)) == {"test": 1}
     flat = unpack(tmp_path / "flat", {"1.png": picture(1), "2.png": picture(2)})
     labels = table(tmp_path / "x.csv", "file,label\n1.png,cow\n2.png,cat\n")

@@ -135,7 +135,8 @@ class Instances:
 
     def parents(self) -> set[tuple[int, str]]:
         """Return id and name of the categories without boxes that are the supercategory of another one."""
-        used = {one.get("category_id") for one in self._annotations if isinstance(one, dict)}
+        boxed = [one.get("category_id") for one in self._annotations if isinstance(one, dict)]
+        used = {number for number in boxed if isinstance(number, int)}
         return {
             (number, name)
             for number, name in self._pairs

@@ -1,6 +1,7 @@
 """Data sets in folders of images, or in tar or zip archives of such folders."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -25,6 +26,9 @@ from resnet_tf.data.splits import (
 )
 from resnet_tf.errors import InputError
 
+# Words in the names of folders that hold images of all classes.
+_GENERAL = {*ANY_SPLIT_NAMES, "images", "image", "imgs", "img", "photos", "pictures", "jpegs", "pngs", "data", "all"}
+
 # {class: {name: encoded image, or size of the file}}
 _Members = dict[str, dict[str, bytes | int]]
 
@@ -36,7 +40,7 @@ class Layout:
     Attributes:
         root: the folder or archive.
         members: {split: {class: {name of an image: its size, or its content from an archive}}}; all images are in
-            "train" if the data have no splits.
+            "train" if the data have no splits. A folder of a class in a split may be empty.
         is_split: whether the data themselves have splits.
         how: where labels and splits are from, in words, if not from the names of folders.
     """
@@ -77,6 +81,10 @@ def index(
     members = ordered(layout.members, val_is)
     if members is None:
         _refuse_without_train(layout, ignored)
+    for split, of_split in members.items():
+        empty = sorted(label for label, found in of_split.items() if not found)
+        if empty:
+            raise InputError(f"{layout.root} has no images of class {', '.join(empty)} in {split}")
     names = _classes(layout.root, members, classes, layout.how)
     unused = {label for of_split in members.values() for label in of_split} - set(names)
     left_out = sum(len(files) for of_split in members.values() for label, files in of_split.items() if label in unused)
@@ -130,11 +138,12 @@ def find(root: Path, table: str, ignored: Ignored, known: Collection[str] = ()) 
     above = _wrapping(_images(files), known)
     level = len(above)
     groups = {_folders(name)[level] for name in _images(files) if len(_folders(name)) > level}
-    named = {name for name in groups if name.lower() in ANY_SPLIT_NAMES}
-    # A train among other vehicles is a class.
-    if groups and (not named or (named == {"train"} and len(groups) > 2)):
+    are_classes = _are_classes(groups)
+    if are_classes and len(groups) > 1:
         return _by_class(root, files, above, ignored)
     fitting = labels.beside(root, _images(files))
+    if fitting is None and are_classes:
+        return _by_class(root, files, above, ignored)
     if fitting is None:
         where = f"directly in {', '.join(sorted(groups))}" if groups else "in no folder of a class"
         raise InputError(
@@ -201,6 +210,14 @@ def _wrapping(images: list[str], known: Collection[str]) -> tuple[str, ...]:
     return tuple(above)
 
 
+def _are_classes(groups: set[str]) -> bool:
+    """Return whether folders of images may be classes: not those of splits, nor train_images and test_images alone."""
+    named = {name for name in groups if name.lower() in ANY_SPLIT_NAMES}
+    if named:
+        return named == {"train"} and len(groups) > 2  # a train among other vehicles
+    return any(_GENERAL.isdisjoint(re.split(r"[\W\d_]+", name.lower())) for name in groups)
+
+
 def _by_class(root: Path, files: dict[str, bytes | int], above: tuple[str, ...], ignored: Ignored) -> Layout:
     level, found = len(above), {}
     for name, content in files.items():
@@ -255,10 +272,6 @@ def _by_split(root: Path, files: dict[str, bytes | int], ignored: Ignored) -> La
         else:
             ignored.add(f"images in {'/'.join(_outermost(name))}/")
     members = _merged(root, {split: members[split] for split in SPLITS if split in members})
-    for split, of_split in members.items():
-        empty = sorted(label for label, found in of_split.items() if not found)
-        if empty:
-            raise InputError(f"{root} has no images of class {', '.join(empty)} in {split}")
     names = {label for of_split in members.values() for label in of_split}
     every = [name for of_split in members.values() for found in of_split.values() for name in found]
     if len(names) == 1 and all(name.count("/") > len(above) + 2 for name in every):

@@ -136,18 +136,22 @@ def by_share(
     parts[0] = parts[0].replace("%", f"% {whole}")
     said = [f"split by seed {seed}: {' and '.join(parts)}"]
     images = train.image if isinstance(train, Examples) else np.arange(len(train))
-    _, counts = np.unique(groups[np.unique(images, return_index=True)[1]], return_counts=True)
+    first = np.unique(images, return_index=True)[1]  # an example of each image
+    _, counts = np.unique(groups[first[~np.isin(labels[first], dropped)]], return_counts=True)
     if (counts > 1).any():
         said.append(f"{counts[counts > 1].sum():,} near-duplicates kept together")
     if dropped:
-        of_class = f" of class {listed([names[label] for label in dropped])}" if of_each else ""
-        said.append(f"near-duplicates{of_class} not kept together, since there is little else")
+        said.append(f"near-duplicates{_of_classes(names, dropped)} not kept together, since there is little else")
     for number, name in enumerate(shares):
-        lacking = [names[label] for label in np.flatnonzero(quotas[number] == 0)]
-        if lacking:
-            of_class = f" of class {listed(lacking)}, which stay in training" if of_each else ""
-            said.append(f"too few images for {name}{of_class}")
+        lacking = np.flatnonzero(quotas[number] == 0)
+        if len(lacking):
+            said.append(f"too few images for {name}{_of_classes(names, lacking)}, which stay in training")
     return result, said
+
+
+def _of_classes(names: list[str], labels: Sequence[int]) -> str:
+    """Return " of class a, b"; "" if labels are not used."""
+    return f" of class {listed([names[label] for label in labels])}" if names != [""] else ""
 
 
 def _quotas_of_shares(sizes: np.ndarray, shares: list[float]) -> np.ndarray:

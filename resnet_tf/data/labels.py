@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from resnet_tf.data import archives, formats
+from resnet_tf.data import archives
 from resnet_tf.data.ignored import is_hidden
 from resnet_tf.data.splits import ANY_SPLIT_NAMES, listed
 from resnet_tf.errors import InputError
@@ -20,7 +20,7 @@ _FILE = (
 )
 _LABEL = (
     *("class_name", "classname", "label_name", "category_name", "label", "labels", "class", "category", "target"),
-    *("breed", "species", "variety", "type", "tag", "diagnosis"),
+    *("breed", "species", "variety", "type", "tag", "diagnosis", "dx"),
 )
 _SPLIT = ("split", "set", "subset", "partition")
 _SUFFIXES = (".csv", ".tsv")
@@ -179,7 +179,7 @@ def _rows(where: str, data: bytes) -> tuple[list[_Row], str]:
     if file is None or label is None:
         raise InputError(
             f"{where}: needs a header with a column of files, such as file or id, and one of classes, such as label or "
-            f"class; found {listed(header)}"
+            f"class; found {listed(_shown(header))}"
         )
     found = []
     for line, row in rows:
@@ -188,8 +188,15 @@ def _rows(where: str, data: bytes) -> tuple[list[_Row], str]:
         for cell, what in ((name.strip(), "file"), (cells[0], "label")):
             if not cell:
                 raise InputError(f"{where}, line {line}: no {what}")
-        if any("\ud800" <= letter <= "\udfff" for letter in cells[0]):
+        kinds = {unicodedata.category(letter) for letter in cells[0]}
+        if "Cs" in kinds:
             raise InputError(f"{where}, line {line}: a label that is no UTF-8; save the table as UTF-8")
+        if "Cc" in kinds:
+            raise InputError(f"{where}, line {line}: a label with a line break or control character")
+        if any(cell.strip() for cell in row[len(header) :]):
+            raise InputError(
+                f"{where}, line {line}: more cells than the header has; a name with the delimiter needs quotes"
+            )
         if split is not None:
             if cells[1].lower() not in ANY_SPLIT_NAMES:
                 raise InputError(f"{where}, line {line}: {cells[1]!r} is none of the splits train, validation and test")
@@ -198,6 +205,11 @@ def _rows(where: str, data: bytes) -> tuple[list[_Row], str]:
     if not found:
         raise InputError(f"{where}: the table has no rows")
     return found, "" if split is None else header[split]
+
+
+def _shown(cells: list[str]) -> list[str]:
+    """Return cells for an error, which is one line whatever is in them."""
+    return [cell if cell.isprintable() else ascii(cell) for cell in cells]
 
 
 # --- Files -----------------------------------------------------------------------------------------------------------
@@ -218,21 +230,25 @@ class _Finder:
         self._root = f"{root.resolve().as_posix()}/"
         self._by_end: dict[str, list[str]] = {}
         for image in images:
-            for name in {_plain(image), _plain(_stem(image))}:
+            for name in set(_both(image)):
                 self._by_end.setdefault(name.rpartition("/")[2], []).append(image)
 
     def find(self, name: str) -> list[str]:
         """Return the images that a name means: none, one, or several if it is ambiguous."""
+        if name in self._images:
+            return [name]
         for form in dict.fromkeys((name, name.strip(), name.strip().replace("\\", "/"))):
-            form = form.removeprefix(self._root)
-            near = os.path.normpath(f"{self._root}{self._folder}/{form}").replace(os.sep, "/").removeprefix(self._root)
-            for exact in (form, os.path.normpath(form), near):
+            form = os.path.normpath(form.removeprefix(self._root))
+            near = os.path.normpath(f"{self._folder}/{form}") if self._folder else form
+            if near.startswith("../"):
+                near = os.path.normpath(self._root + near).removeprefix(self._root)
+            for exact in (form, near):
                 if exact in self._images:
                     return [exact]
-            wanted = _plain(os.path.normpath(form))
+            wanted = _plain(form)
             ends = self._by_end.get(wanted.rpartition("/")[2], [])
             for whole in (
-                [image for image in ends if wanted in (_plain(image), _plain(_stem(image)))],
+                [image for image in ends if wanted in _both(image)],
                 [image for image in ends if any(f"/{one}".endswith(f"/{wanted}") for one in _both(image))],
             ):
                 if whole:
@@ -240,17 +256,15 @@ class _Finder:
         return []
 
 
-def _stem(image: str) -> str:
-    return image[: -len(PurePosixPath(image).suffix)] if formats.is_image(image) else image
-
-
 def _both(image: str) -> tuple[str, str]:
-    return _plain(image), _plain(_stem(image))
+    """Return the name of an image with and without its suffix."""
+    image = _plain(image)
+    return image, image.rpartition(".")[0]
 
 
 def _plain(name: str) -> str:
     """Return a name in one form of Unicode, since macOS writes accents in another one than most tables."""
-    return unicodedata.normalize("NFC", name)
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def _matched(where: str, name: str, member: str, data: bytes, finder: _Finder) -> Table:
@@ -273,7 +287,7 @@ def _matched(where: str, name: str, member: str, data: bytes, finder: _Finder) -
             )
     if missing:
         count = f"{len(missing):,} of {len(rows):,} files are" if len(missing) > 1 else "a file is"
-        raise InputError(f"{where}: {count} missing: {listed(missing, _SHOWN)}")
+        raise InputError(f"{where}: {count} missing: {listed(_shown(missing), _SHOWN)}")
     splits, splits_from = {image: row.split for image, row in matched.items()}, f"its column {split_column}"
     if not split_column:
         splits = {image: _split_of(image) for image in matched}

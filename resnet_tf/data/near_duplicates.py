@@ -113,9 +113,9 @@ def _grey(pixels: tf.Tensor | np.ndarray) -> tf.Tensor:
 
 def _pairs(sides: np.ndarray, thumbnails: np.ndarray) -> Iterator[np.ndarray]:
     """Yield which thumbnails of images of equal sides are near each other: int64 [pairs, 2]."""
-    flat = thumbnails.reshape(len(thumbnails), -1)
+    flat = thumbnails.reshape(-1, SIDE * SIDE)
     blocks = SIDE // _COARSE
-    coarse = thumbnails.reshape(-1, _COARSE, blocks, _COARSE, blocks).mean((2, 4)).reshape(len(flat), -1)
+    coarse = thumbnails.reshape(-1, _COARSE, blocks, _COARSE, blocks).mean((2, 4)).reshape(-1, _COARSE**2)
     means = flat.mean(1)
     order = np.lexsort((means, sides[:, 1], sides[:, 0]))
     sides, means, coarse = sides[order], means[order], coarse[order]

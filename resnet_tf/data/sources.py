@@ -93,8 +93,8 @@ def index(
     asked = _Asked(data_dir, tuple(classes), tfds_name, exif, labels, val_is)
     names, splits = _named(_index, dataset, asked)
     splits = holding_out.by_count(splits, validation_examples, validation_sampling)
-    splits, said = holding_out.by_share(splits, validation_share, test_share, split_seed, names)
-    return _source(dataset, names, splits, asked, said)
+    shared, said = holding_out.by_share(splits, validation_share, test_share, split_seed, names)
+    return _source(dataset, names, shared, asked, said, len(shared) > len(splits))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +116,10 @@ def _index(dataset: str, asked: _Asked) -> Indexed:
     return names, {name: dataclasses.replace(split, exif=asked.exif) for name, split in splits.items()}
 
 
-def _source(dataset: str, names: Sequence[str], splits: dict, asked: _Asked, said: list[str]) -> Source:
-    how = "; ".join([*asked.how, *said])
-    return Source(dataset, tuple(names), splits, str(asked.ignored), how, was_split=bool(said))
+def _source(
+    dataset: str, names: Sequence[str], splits: dict, asked: _Asked, said: list[str], was_split: bool
+) -> Source:
+    return Source(dataset, tuple(names), splits, str(asked.ignored), "; ".join([*asked.how, *said]), was_split)
 
 
 def _check_labels(dataset: str, labels: str) -> None:
@@ -187,10 +188,11 @@ def load(
         names, splits = _named(_index, dataset, asked)
         _named(check_total, sum(map(len, splits.values())), image_size, f"{Path(data_dir)}")
     splits = holding_out.by_count(splits, validation_examples, validation_sampling)
-    splits, said = holding_out.by_share(splits, validation_share, test_share, split_seed, names)
+    shared, said = holding_out.by_share(splits, validation_share, test_share, split_seed, names)
+    was_split = len(shared) > len(splits)
     if dataset not in _LOADERS:
-        splits = _named(_decoded, splits, image_size)
-    return _source(dataset, names, splits, asked, said)
+        shared = _named(_decoded, shared, image_size)
+    return _source(dataset, names, shared, asked, said, was_split)
 
 
 def scored_folder(
@@ -225,7 +227,7 @@ def _scored_folder(data_dir: str, classes: tuple[str, ...], labels: str, exif: s
     wanted = ANY_SPLIT_NAMES.get(split.lower(), split) if layout.is_split else "train"
     if wanted not in layout.members:
         raise InputError(f"{root} has no images in a split {split}, only in {listed(sorted(layout.members))}")
-    members = layout.members[wanted]
+    members = {name: images for name, images in layout.members[wanted].items() if images}
     unknown = sorted(members.keys() - set(classes))
     if len(unknown) == len(members):
         raise InputError(
