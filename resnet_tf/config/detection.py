@@ -50,9 +50,17 @@ class DetectionDataConfig:
         "voc", "Layout of images and boxes in --data_dir; see docs/transfer.md.", choices=DETECTION_DATASETS
     )
     data_dir: str = setting(
-        "", "Folder or tar archive of images and boxes.", used_with={"dataset": ("voc", "coco")}, changes_result=False
+        "", "Folder or archive of images and boxes.", used_with={"dataset": ("voc", "coco")}, changes_result=False
     )
     classes: tuple[str, ...] = setting((), "Class names in the order of their labels. Unset: those of the data set.")
+    validation_share: float = setting(
+        0.0, "Share of the training images to hold out for validation, if the data have no validation split.",
+        low=0.0, high=0.9,
+    )  # fmt: skip
+    test_share: float = setting(
+        0.0, "Share of the training images to hold out as the test split, if the data have none.", low=0.0, high=0.9
+    )
+    split_seed: int = setting(0, "Seed by which the shares are drawn.", low=0)
     exif: str = shared.exif_setting()
     most_objects: int = setting(100, "Most objects of a training image.", low=1)
     image_size: int = setting(640, "Side in pixels of the square view; the longer side of an image fills it.", low=16)

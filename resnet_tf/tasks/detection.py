@@ -49,7 +49,10 @@ class Detection(Task):
         """Read the index of examples with objects; no example is skipped."""
         data = self.config.data
         run_data.refuse_given(data)
-        source = detection.index(data.dataset, data.data_dir, data.classes, data.exif)
+        source = detection.index(
+            data.dataset, data.data_dir, data.classes, data.exif, validation_share=data.validation_share,
+            test_share=data.test_share, split_seed=data.split_seed,
+        )  # fmt: skip
         _log.info("%s", source)
         most = source.splits["train"].objects.most
         if most > data.most_objects:
