@@ -495,26 +495,29 @@ def test_a_folder_of_other_images_is_scored(photos, tmp_path, monkeypatch, last_
         path.write_bytes(photo(index % 2, 90 + index))
     told = {}
 
+    @dataclasses.dataclass(frozen=True, eq=False)
     class Scored(Source):
-        how = "No images of <red>."
+        how: str = "no image of class <red>"
 
     def scored_folder(data_dir, classes, labels="", exif="apply", split="test"):
-        told.update(data_dir=data_dir, classes=classes, labels=labels, exif=exif)
+        told.update(data_dir=data_dir, classes=classes, labels=labels, exif=exif, split=split)
         own = sources.index("folder", f"{photos}/data")
-        return Scored("folder", classes, {split: own.splits["test"].take(np.arange(6))})
+        return Scored("folder", classes, {"test": own.splits["test"].take(np.arange(6))})
 
     monkeypatch.setattr(sources, "scored_folder", scored_folder, raising=False)
     before = (photos / "run" / "evaluation.json").read_bytes()
     flags = [f"--run={photos}/run", f"--data_dir={tmp_path}/new", f"--report={tmp_path}/report"]
     assert evaluate.main([*flags, f"--results={tmp_path}/r.csv"]) == 0
     result = last_json()
-    assert told == {"data_dir": f"{tmp_path}/new", "classes": CLASSES, "labels": "", "exif": "apply"}
-    assert (result["examples"], result["how"], result["data_dir"]) == (6, Scored.how, f"{tmp_path}/new")
+    assert told == {"data_dir": f"{tmp_path}/new", "classes": CLASSES, "labels": "", "exif": "apply", "split": "test"}
+    assert (result["examples"], result["how"], result["data_dir"]) == (6, "no image of class <red>", f"{tmp_path}/new")
     assert "data_changed" not in result and (photos / "run" / "evaluation.json").read_bytes() == before
     text = "".join(Page((tmp_path / "report" / "report.html").read_text()).text)
-    assert "No images of <red>." in text and "Whether the network was trained on some of them is not known" in text
+    assert "No image of class <red>." in text and "Whether the network was trained on some of them is not known" in text
     assert table_of(tmp_path / "r.csv")[0]["epochs"] == ""
-    assert evaluate.main([*flags[:2], f"--labels={tmp_path}/l.csv"]) == 0 and told["labels"] == f"{tmp_path}/l.csv"
+    assert evaluate.main([*flags[:2], f"--labels={tmp_path}/l.csv", "--split=validation"]) == 0
+    assert (told["labels"], told["split"]) == (f"{tmp_path}/l.csv", "validation")
+    assert last_json()["split"] == "validation"
 
 
 def test_page_of_an_ensemble_and_of_imported_weights(photos, tmp_path):

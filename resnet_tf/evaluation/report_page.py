@@ -128,7 +128,8 @@ def _summary(outcome, matrix):
             "these images in training."
         )
     if result.get("how"):
-        warnings.append(result["how"])
+        how = result["how"].rstrip(".")
+        warnings.append(f"{how[0].upper()}{how[1:]}.")
     return _paragraphs(texts) + _paragraphs(warnings, "warning")
 
 
