@@ -25,7 +25,8 @@ def fit(logits: np.ndarray, labels: np.ndarray) -> float:
         labels: int [n].
 
     Returns:
-        A number in `LIMITS`, and one of them if the minimum lies beyond; 1 if no example is left, or all have equal logits.
+        A number in `LIMITS`, and one of them if the minimum lies beyond; 1 if no example is left, or if
+        no temperature changes the loss.
     """
     finite = np.isfinite(logits).all(axis=1)
     if not finite.any():
