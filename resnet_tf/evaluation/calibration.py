@@ -25,7 +25,8 @@ def fit(logits: np.ndarray, labels: np.ndarray) -> float:
         labels: int [n].
 
     Returns:
-        A number in `LIMITS`, and one of them if the minimum lies beyond; 1 if no example is left.
+        A number in `LIMITS`, and one of them if the minimum lies beyond; 1 if no example is left, or if
+        no temperature changes the loss.
     """
     finite = np.isfinite(logits).all(axis=1)
     if not finite.any():
@@ -50,13 +51,14 @@ def fit(logits: np.ndarray, labels: np.ndarray) -> float:
             low, inner[0], losses[0] = inner[0], inner[1], losses[1]
             inner[1] = low + _GOLDEN * (high - low)
             losses[1] = loss(inner[1])
-    candidates = [(low + high) / 2, *np.log(LIMITS)]
-    return float(np.clip(np.exp(min(candidates, key=loss)), *LIMITS))
+    # The first of equals: where no temperature changes the loss, that is 1.
+    candidates = (1.0, *LIMITS, float(np.exp((low + high) / 2)))
+    return min(candidates, key=lambda temperature: loss(np.log(temperature)))
 
 
 def is_bounded(temperature: float) -> bool:
     """Return whether a temperature is one of `LIMITS`, so that the best one lies there or beyond."""
-    return temperature <= LIMITS[0] * (1 + 1e-6) or temperature >= LIMITS[1] * (1 - 1e-6)
+    return temperature <= LIMITS[0] or temperature >= LIMITS[1]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Evaluation of runs, exported models and imported weights on a split of their data, every example once."""
 
+import csv
 import dataclasses
 import logging
 import os
@@ -18,6 +19,7 @@ from resnet_tf.evaluation import answers, calibration, metrics, report, scored
 from resnet_tf.evaluation.outcome import Outcome
 from resnet_tf.runs import describe, record, run_data, temperature
 
+_COMPARED = 20  # files by which a moved data set is recognised
 _log = logging.getLogger(__name__)
 
 
@@ -155,10 +157,10 @@ def _load_data(section, target) -> _Data:
     source = None if section.labels else _own(section, target, settings, is_folder)
     is_own = source is not None
     if not is_own:
-        source = sources.scored_folder(
-            section.data_dir, tuple(target.classes), labels=section.labels, exif=settings.data.exif, split="test"
-        )
-        _log.info("%s; %s", source, getattr(source, "how", ""))
+        options = {"labels": section.labels, "exif": settings.data.exif, "split": section.split}
+        source = sources.scored_folder(section.data_dir, tuple(target.classes), **options)
+        source = dataclasses.replace(source, splits={section.split: source.splits["test"]})
+        _log.info("%s", source)
     if target.classes is not None and list(source.classes) != target.classes:
         raise InputError(f"--data_dir={settings.data.data_dir}: its classes are not those of {target.origin}")
     if (section.split or run_data.scored(source.splits)) not in source.splits:
@@ -190,16 +192,18 @@ def _own(section, target, settings, is_folder):
         except InputError:
             return run_data.load(settings)[0]  # files of the recorded split are gone; the checksum tells
     path = pathlib.Path(section.data_dir)
+    if path.is_dir() and not (_has_splits(path, target.classes) or _is_moved(target, path)):
+        return None
     try:
         source, _ = run_data.load(settings)
     except InputError:
-        if not path.is_dir():
+        if not path.exists():
             raise
         return None
-    # Folders of splits say by themselves which images are for scoring.
-    is_split = not path.is_dir() or _has_splits(path, target.classes)
-    is_same = list(source.classes) == target.classes and is_split
-    return source if is_same or source.checksum() == target.checksum else None
+    # Where a share would be held out, the data do not say themselves which images are for scoring.
+    is_split = not getattr(source, "was_split", False)
+    is_same = target.checksum and source.checksum() == target.checksum
+    return source if is_same or (is_split and list(source.classes) == target.classes) else None
 
 
 def _has_splits(path, classes):
@@ -207,6 +211,16 @@ def _has_splits(path, classes):
     parents = [path, *(child for child in path.iterdir() if child.is_dir())]
     trains = [child for parent in parents for child in parent.iterdir() if child.name.lower() in ("train", "training")]
     return any((train / name).is_dir() for train in trains for name in classes)
+
+
+def _is_moved(target, path):
+    """Return whether a folder has the files that split.csv of a run lists, judged by some of them."""
+    table = pathlib.Path(target.identity.get("run", "")) / "split.csv"
+    if "run" not in target.identity or not table.is_file():
+        return False
+    with open(table, newline="", errors="surrogateescape") as file:
+        names = [row.get("file") or "" for row in csv.DictReader(file)]
+    return bool(names) and all((path / name).is_file() for name in names[:: max(1, len(names) // _COMPARED)])
 
 
 def _logits(section, target, source, name) -> tuple[np.ndarray, float]:

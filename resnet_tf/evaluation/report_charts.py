@@ -31,7 +31,7 @@ STYLE = """
   border-radius:.2rem}
 .bar i{position:absolute;inset:0 auto 0 0;background:var(--c0);border-radius:.2rem;opacity:.75}
 .bar b{position:absolute;top:50%;height:2px;margin-top:-1px;background:var(--ink)}
-@media (max-width:40rem){.matrix th:first-child{min-width:4rem;overflow-wrap:normal}}
+@media (max-width:40rem){.bar{width:4rem}.matrix th:first-child{min-width:4rem;overflow-wrap:normal}}
 """
 
 

@@ -128,7 +128,8 @@ def _summary(outcome, matrix):
             "these images in training."
         )
     if result.get("how"):
-        warnings.append(result["how"])
+        how = result["how"].rstrip(".")
+        warnings.append(f"{how[0].upper()}{how[1:]}.")
     return _paragraphs(texts) + _paragraphs(warnings, "warning")
 
 
@@ -309,7 +310,9 @@ def _mistakes(outcome, worst, small, subject):
     if subject:
         note += (
             " Right: where the network sees the class that it names (Grad-CAM, Selvaraju et al. 2017), light is strong"
-        ) + ("." if isinstance(outcome.split, Split) else "; it sees nothing outside the frame.")
+        )
+        central = "" if outcome.result["views"] == "center" else ", drawn for the central crop alone"
+        note += "." if isinstance(outcome.split, Split) else f"; it sees nothing outside the frame{central}."
     return f'{_paragraphs([note], "note")}<div class="cards">\n{cards}</div>\n'
 
 
