@@ -7,6 +7,8 @@ import sys
 from resnet_tf import command, config
 from resnet_tf.errors import InputError
 
+_NAME_WIDTH = 20  # of names that are not known yet, in the table of a folder that is empty at first
+
 
 def main(argv=None) -> int:
     """Run the command and return its exit code."""
@@ -87,7 +89,8 @@ def _watch(settings, folders, paths, stop, out, form):
 
     watching = watch.Watch(folders, paths)  # before the files are read: what changes from now on is new
     model = _load(settings)
-    output = predict.Output(out, form, max(map(len, paths), default=0))
+    width = max(map(len, paths), default=max(map(len, folders)) + _NAME_WIDTH)
+    output = predict.Output(out, form, width)
     _classify(settings, model, paths, output, stop)
     output.save()
     print(f"watching {', '.join(folders)}; Ctrl-C ends", file=sys.stderr, flush=True)
