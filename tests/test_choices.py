@@ -166,6 +166,19 @@ def test_weights_at_hand_are_taken(photos, tmp_path, monkeypatch):
     assert choice.config.model.init_from == "resnet18_v1d:imagenet" and not choice.warnings
 
 
+def test_auto_weights_without_a_recipe(photos, monkeypatch):
+    """--init_from=auto alone chooses nothing else."""
+    flags = {"dataset": "folder", "data_dir": str(photos), "view": "random_resized_crop", "model": "resnet18_v1b"}
+    flags |= {"train_epochs": 1.0, "image_size": 32, "batch_size": 8, "validation_share": 0.2}
+    config = from_settings(TrainConfig, flags | {"init_from": "auto"}, "test")
+    choice = choices.choose(config)
+    assert choice.config.model.init_from == "" and "no pretrained weights for resnet18_v1b" in choice.warnings[0]
+    assert set(choice.reasons) == {"init_from"} and choice.config.optimizer == config.optimizer
+    monkeypatch.setattr(facts, "_can_download", lambda name: True)
+    monkeypatch.setattr(weights, "fetch", lambda name: "file")
+    assert choices.choose(config).config.model.init_from == "resnet18_v1b:imagenet"
+
+
 def test_recipes_are_found_by_name(capsys):
     assert train.main(["--list_recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -346,14 +346,14 @@ def test_every_setting_is_read(tmp_path, monkeypatch):
     }  # fmt: skip
     streamed = {"view": "resize_crop", "scale": (20,), "out": str(tmp_path / "streamed")}
     plateau = {"schedule": "plateau", "eval_every": 1, "out": str(tmp_path / "plateau")}
-    for changed in ({}, streamed, plateau):
+    for changed in ({}, {}, streamed, plateau):  # the first one is resumed too
         bare = configuration.from_settings(configuration.TrainConfig, values | changed, "test")
         recording = configuration.TrainConfig(
             **{name: recorder(getattr(bare, name)) for name in configuration.section_types(configuration.TrainConfig)}
         )
         read.clear()  # of what the checks of the flags read
         monkeypatch.setattr(configuration, "settings_of", lambda _, bare=bare: plain(bare))  # so does the manifest
-        loop.train(tasks.of(recording))
+        tasks.train(recording)
         counted |= read
     unread = set(configuration.fields_of(configuration.TrainConfig)) - counted
     assert unread == {"train_epochs", "lr_epochs"} & unread  # not reached where the same is given in steps

@@ -43,6 +43,7 @@ from resnet_tf.config.fields import (
 from resnet_tf.config.run import TrainConfig, check_data, check_schedule, check_ten_crop, check_views, evaluation_size
 from resnet_tf.config.scoring import EvaluateConfig, EvaluationSection, ImportedSection, RelabelConfig
 from resnet_tf.config.sections import (
+    AUTO,
     DATASETS,
     PRECISIONS,
     SMALL_DATASETS,

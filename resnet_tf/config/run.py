@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from resnet_tf.config.fields import GIVEN, check_used, listed
 from resnet_tf.config.sections import (
+    AUTO,
     SMALL_DATASETS,
     ChoiceConfig,
     DataConfig,
@@ -45,7 +46,7 @@ class TrainConfig:
 
     def __post_init__(self):
         """Refuse combinations that cannot work, before any file is read."""
-        if self.record.smoke or self.choice.auto:
+        if self.record.smoke or self.choice.auto or self.model.init_from == AUTO:
             return  # `smoke.shrink` and `choices.choose` build the configuration that is checked
         check_used(self)
         check_training(self)

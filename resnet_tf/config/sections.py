@@ -8,6 +8,7 @@ from resnet_tf.config.fields import SET, UNSET, setting
 from resnet_tf.config.shared import color_jitter_setting, exif_setting, lighting_setting, threads_setting
 
 SMALL_DATASETS = ("cifar10", "cifar100", "digits", "synthetic")
+AUTO = "auto"  # the value of --init_from that asks for published weights where they can be had
 _ENCODED = ("folder", "records", "tfds", "voc")
 DATASETS = (*SMALL_DATASETS, *_ENCODED)
 _DECODING = ("random_resized_crop", "scale_jitter", "resize_crop")  # views that decode every image in every epoch
@@ -79,8 +80,9 @@ class ModelConfig:
     )
     init_from: str = setting(
         "",
-        "Initial weights: a run, an exported model, or MODEL:FILE as in --teacher. The classifier is copied by class "
-        "name, or starts anew if the classes differ.",
+        "Initial weights: a run, an exported model, or MODEL:FILE as in --teacher; auto: published weights of --model "
+        "where they can be had, else none. The classifier is copied by class name, or starts anew if the classes "
+        "differ.",
     )
     freeze: tuple[str, ...] = setting(
         (),

@@ -180,12 +180,17 @@ class Run:
         """Whether the run has an evaluation.json; see `finish`."""
         return (self.folder / "evaluation.json").exists()
 
-    def evaluation(self) -> dict:
-        """Return the content of evaluation.json; {} if it is missing or damaged."""
+    @property
+    def ended(self) -> dict:
+        """{"step", "reason"} of a training that ended before its last step; {} of another one."""
         try:
-            return json.loads((self.folder / "evaluation.json").read_text())
+            return json.loads((self.folder / "ended.json").read_text())
         except (OSError, ValueError):
             return {}
+
+    def end(self, step: int, reason: str) -> None:
+        """Write ended.json: where and why the training ended early."""
+        files.write_json(self.folder / "ended.json", {"step": step, "reason": reason})
 
     def finish(self, evaluation: dict) -> None:
         """Write evaluation.json: the metrics, the command and the commit."""

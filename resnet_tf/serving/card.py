@@ -85,12 +85,13 @@ def _accuracy(run, weights, steps):
     path = run.folder / "evaluation.json"
     try:
         metrics = json.loads(path.read_text())
-        is_same = (metrics.get("weights"), metrics.get("steps")) == (weights, steps)
+        # A training that finished on its best weights records both their step and its own last one.
+        is_same = (metrics.get("weights"), metrics.get("best_step", metrics.get("steps"))) == (weights, steps)
     except FileNotFoundError:
         return None
     except (ValueError, AttributeError):
         raise InputError(f"{path}: damaged") from None
-    keys = ("split", "views", "scales", "examples", "top1", "top5", "loss", "ece", "command", "commit")
+    keys = ("split", "views", "scales", "examples", "top1", "top5", "loss", "ece", "test", "command", "commit")
     return {name: metrics[name] for name in keys if name in metrics} if is_same else None
 
 
@@ -128,12 +129,11 @@ def _markdown(card):
     if accuracy is None:
         lines.append("These weights were not evaluated.")
     else:
-        loss = "loss not finite" if accuracy["loss"] is None else f"loss {accuracy['loss']:.4f} nats"
-        lines.append(
-            f"Top-1 {accuracy['top1']:.4f}, top-5 {accuracy['top5']:.4f}, {loss} on "
-            f"{accuracy['examples']:,} examples of the split {accuracy['split']} of {data['dataset']}, views "
-            f"{accuracy['views']}."
-        )
+        where, views = f"of the split {accuracy['split']} of {data['dataset']}", f"views {accuracy['views']}"
+        chosen = "; the weights were chosen on them" if _is_chosen(card) else ""
+        lines.append(f"{_metrics(accuracy, len(card['classes']))} examples {where}, {views}{chosen}.")
+        if "test" in accuracy:
+            lines.append(f"{_metrics(accuracy['test'], len(card['classes']))} examples of the split test.")
         if "command" in accuracy:
             lines += ["", f"Commit {accuracy['commit']}:", "", f"    {accuracy['command']}"]
     lines += ["", "## Data", ""]
@@ -168,6 +168,17 @@ def _markdown(card):
         f"    {card['manifest']['command']}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _is_chosen(card):
+    return (card["accuracy"]["split"], card["weights"]) == ("validation", "best")
+
+
+def _metrics(scores, classes):
+    """Return accuracy and loss in words, without top-5 where there are fewer than ten classes."""
+    top5 = f"top-5 {scores['top5']:.4f}, " if classes >= 10 else ""
+    loss = "loss not finite" if scores["loss"] is None else f"loss {scores['loss']:.4f} nats"
+    return f"Top-1 {scores['top1']:.4f}, {top5}{loss} on {scores['examples']:,}"
 
 
 def _cell(value):

@@ -91,7 +91,7 @@ class Classification(Task):
 
     def conclude(self, run, result):
         """Write the page of --page, and say how good the network is and what to do next; see `closing`."""
-        return closing.conclude(run, result)
+        return closing.conclude(run, result, self.config.choice.page)
 
     def describe(self):
         """Return a short description of the recipe."""

@@ -6,12 +6,13 @@ from resnet_tf.errors import InputError
 from resnet_tf.evaluation import answers, evaluate, metrics
 
 
-def conclude(run, result: dict) -> list[str]:
-    """Return sentences about a finished run; write its page if --page asks for it.
+def conclude(run, result: dict, has_page: bool) -> list[str]:
+    """Return sentences about a finished run, and write its page.
 
     Args:
         run: the `record.Run`.
         result: of `loop.train`.
+        has_page: whether to write a page.
     """
     lines = [_score(result, result["split"], result["weights"] == "best")]
     if "test" in result:
@@ -19,7 +20,7 @@ def conclude(run, result: dict) -> list[str]:
     lines += _confused(run)
     if "ended" in result:
         lines.append(f"Training ended early: {result['ended']}.")
-    if run.config.choice.page:
+    if has_page:
         lines.append(f"Look at  {_write_page(run, result)}")
     folder, model = shlex.quote(str(run.folder)), shlex.quote(f"{run.folder}-model")
     lines.append(f"Next     python -m resnet_tf.export --run={folder} --out={model}")

@@ -97,11 +97,9 @@ class Borders:
 
     def _ended_before(self):
         """Return why the run ended early when it was finished; "" where it did not, or goes on by --extend."""
-        run = self._session.run
-        if not run.finished or self.step >= self._session.plan.total or self._record.extend:
-            return ""
-        evaluation = run.evaluation()
-        return evaluation.get("ended", "") if evaluation.get("steps") == self.step else ""
+        ended = self._session.run.ended
+        is_here = ended.get("step") == self.step < self._session.plan.total
+        return ended["reason"] if is_here and not self._record.extend else ""
 
     def _due(self, every):
         return self.step == self._session.plan.total or bool(every and self.step % every == 0)
@@ -206,6 +204,8 @@ class Borders:
         if session.context.is_chief:
             task.keep(run.folder, session.source.splits[held_out], session.source.classes, self._answers)
             run.finish(result)
+            if self._ended:
+                run.end(steps, self._ended)
             if self._record.results and is_new:
                 row = record.provenance(task.config.optimizer.seed, result["wall_seconds"])
                 row |= task.row(steps, steps / session.plan.steps_per_epoch, result.get("test", metrics))

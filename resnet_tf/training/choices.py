@@ -13,13 +13,11 @@ import types
 from typing import NamedTuple
 
 from resnet_tf import config as configuration
-from resnet_tf.config import TrainConfig
+from resnet_tf.config import AUTO, TrainConfig
 from resnet_tf.data.splits import Source
 from resnet_tf.errors import InputError
 from resnet_tf.runs import devices, network, record, run_data
 from resnet_tf.training import facts as looking
-
-AUTO = "auto"  # the value of --init_from that asks for published weights
 
 _SMALL = 1000  # images; with fewer, a fifth is held out, and all of it is needed for the choice of the weights
 # Bytes of activations of one image of 224 x 224 pixels in training, in 16 bits; float32 takes twice as much.
@@ -100,7 +98,7 @@ class Choice(NamedTuple):
 
 def wanted(config) -> bool:
     """Return whether settings of a configuration are to be chosen."""
-    return bool(getattr(config, "choice", None) and config.choice.auto)
+    return hasattr(config, "choice") and (bool(config.choice.auto) or config.model.init_from == AUTO)
 
 
 def choose(config: TrainConfig, source: Source | None = None) -> Choice:
@@ -115,7 +113,7 @@ def choose(config: TrainConfig, source: Source | None = None) -> Choice:
     Raises:
         InputError: data that are missing or damaged, weights that do not exist, or settings that cannot work together.
     """
-    names = set(config.choice.auto)
+    names = set(config.choice.auto) | ({"init_from"} if config.model.init_from == AUTO else set())
     config_type = type(config)  # that of `show` has more flags
     unknown = sorted(names - set(configuration.fields_of(config_type)))
     if unknown:
@@ -227,10 +225,8 @@ def _divide(chosen, source):
 
 def _weights(chosen, on_gpu, warnings):
     """Return the weights to start from: those given, or published ones that can be had; "" for none."""
-    given = chosen.given.get("init_from", "")
-    if "init_from" not in chosen.names and given != AUTO:
-        return given
-    chosen.names.add("init_from")
+    if "init_from" not in chosen.names:
+        return chosen.given["init_from"]
     if chosen.given.get("smoke"):
         chosen.set("init_from", "", "--smoke downloads nothing")
         return ""
