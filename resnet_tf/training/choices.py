@@ -257,24 +257,30 @@ def _fill(chosen, facts, source):
     reason = where if row.most == _ANY else f"{where}, up to {row.most:,} training images"
     for name, value in row.settings.items():
         chosen.set(name, value, reason)
-    if facts.weights:
-        for name, value in _network_of(chosen, facts.weights).items():
-            chosen.set(name, value, "the network of --init_from")
-    _choose_sizes(chosen, facts, row)
+    chosen.set("normalization", "imagenet", "that of published weights")
+    theirs = _settings_of(facts.weights) if facts.weights else {}
+    for name, value in theirs.items():
+        chosen.set(name, value, "that of --init_from")
+    if "image_size" not in theirs:
+        _choose_sizes(chosen, facts, row)
+    _choose_place(chosen, facts)
     chosen.set("precision", "float16" if facts.half else "float32", "the fastest of the device")
     _choose_batch(chosen, facts, row)
     _choose_rhythm(chosen, facts, "validation" in source.splits)
 
 
-def _network_of(chosen, origin):
-    """Return the settings of the network whose weights --init_from names."""
+def _settings_of(origin):
+    """Return the settings of the network whose weights --init_from names, and of its views if they are known."""
     kind = network.locate("init_from", origin)
     if kind == "weights":
         return {"model": origin.partition(":")[0]}
     path = pathlib.Path(origin)
     theirs = record.open_run(path, "--init_from=").config if kind == "run" else None
     theirs = theirs or network.describe_exported("init_from", path)[0]
-    return {name: getattr(theirs.model, name) for name in ("model", "shortcut", "graph")}
+    settings = {name: getattr(theirs.model, name) for name in ("model", "shortcut", "graph")}
+    settings |= {name: getattr(theirs.data, name) for name in ("image_size", "eval_size", "resize")}
+    is_mean_image = theirs.data.normalization == "pixel"  # which no random view can be taken off
+    return settings | ({} if is_mean_image else {"normalization": theirs.data.normalization})
 
 
 def _choose_sizes(chosen, facts, row):
@@ -293,6 +299,10 @@ def _choose_sizes(chosen, facts, row):
         chosen.set("image_size", train, f"5/6 of {side}: {why}; objects look larger in training crops (Touvron 2019)")
         chosen.set("eval_size", side if side != train else 0, why)
         chosen.set("resize", side if side != train else 0, "the side of the crop")
+
+
+def _choose_place(chosen, facts):
+    """Choose whether the images are held on the GPU, which saves decoding them in every epoch."""
     size = chosen.get("image_size")
     fits = facts.size and facts.images * facts.size[0] * facts.size[1] * 3 < min(_HELD_BYTES, facts.memory / 8)
     shrinks = facts.size and min(facts.size) * max(chosen.get("area")) ** 0.5 > 1.9 * size
@@ -331,5 +341,7 @@ def _choose_rhythm(chosen, facts, has_validation):
     chosen.set("log_every", steps, "a row in each epoch")
     chosen.set("checkpoint_every", steps * max(1, round(epochs / 10)), "a tenth of the training")
     if has_validation:
-        chosen.set("stop_after", max(5, round(epochs / 3)), "a third of the training")
+        # From scratch the loss falls late, with the learning rate of the cosine.
+        part, words = (3, "a third") if facts.weights else (2, "half")
+        chosen.set("stop_after", max(5, round(epochs / part)), f"{words} of the training")
         chosen.set("finish_on", "best", "there is a validation split to choose on")
