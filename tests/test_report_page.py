@@ -517,6 +517,24 @@ def test_a_folder_of_other_images_is_scored(photos, tmp_path, monkeypatch, last_
     assert last_json()["split"] == "validation"
 
 
+def test_a_folder_with_some_of_the_classes_is_scored(photos, tmp_path, last_json):
+    """Without train/, with a class that the run does not know, and without one that it knows."""
+    for index, label in enumerate([CLASSES[0]] * 4 + ["unknown"]):
+        path = tmp_path / "new" / label / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(photo(0, 90 + index))
+    assert evaluate.main([f"--run={photos}/run", f"--data_dir={tmp_path}/new"]) == 0
+    result = last_json()
+    assert (result["examples"], result["split"]) == (4, "test")
+    assert "not a class of the network: unknown" in result["how"] and f"no image of class {CLASSES[1]}" in result["how"]
+    # A folder of splits without a test is scored on its validation images.
+    (tmp_path / "new").rename(tmp_path / "val")
+    (tmp_path / "split").mkdir()
+    (tmp_path / "val").rename(tmp_path / "split" / "val")
+    assert evaluate.main([f"--run={photos}/run", f"--data_dir={tmp_path}/split"]) == 0
+    assert last_json()["examples"] == 4
+
+
 def test_page_of_an_ensemble_and_of_imported_weights(photos, tmp_path):
     """Without curves and without Grad-CAM."""
     run, values, _ = restore.load(photos / "run")

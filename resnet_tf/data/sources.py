@@ -209,7 +209,8 @@ def scored_folder(
         classes: the classes of the network. Images of other classes are left out and counted in `ignored`.
         labels: path of a CSV of labels; see `index`.
         exif: see `index`.
-        split: the split to use if the data have splits, with any usual name such as "val"; else all images are used.
+        split: the split to use if the data have splits, with any usual name such as "val"; "" for test or, without
+            one, validation. If the data have no splits, all images are used.
 
     Returns:
         A data set with the given classes in their order, some of which may have no image, and a single split, "test".
@@ -224,6 +225,7 @@ def scored_folder(
 def _scored_folder(data_dir: str, classes: tuple[str, ...], labels: str, exif: str, split: str) -> Source:
     ignored, root = Ignored(), existing(data_dir, "folder")
     layout = folder.find(root, labels, ignored, classes)
+    split = split or ("validation" if "test" not in layout.members and "validation" in layout.members else "test")
     wanted = ANY_SPLIT_NAMES.get(split.lower(), split) if layout.is_split else "train"
     if wanted not in layout.members:
         raise InputError(f"{root} has no images in a split {split}, only in {listed(sorted(layout.members))}")

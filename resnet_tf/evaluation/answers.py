@@ -53,7 +53,7 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     """
     path = pathlib.Path(path)
     try:
-        with open(path, newline="") as file:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = list(csv.DictReader(file))
             if rows and tuple(rows[0]) != COLUMNS:
                 raise InputError(f"{path}: its columns are {','.join(map(str, rows[0]))}, not {','.join(COLUMNS)}")

@@ -159,7 +159,7 @@ def _load_data(section, target) -> _Data:
     if not is_own:
         options = {"labels": section.labels, "exif": settings.data.exif, "split": section.split}
         source = sources.scored_folder(section.data_dir, tuple(target.classes), **options)
-        source = dataclasses.replace(source, splits={section.split: source.splits["test"]})
+        source = dataclasses.replace(source, splits={section.split or "test": source.splits["test"]})
         _log.info("%s", source)
     if target.classes is not None and list(source.classes) != target.classes:
         raise InputError(f"--data_dir={settings.data.data_dir}: its classes are not those of {target.origin}")
@@ -170,7 +170,7 @@ def _load_data(section, target) -> _Data:
     if section.calibrate and "validation" not in source.splits:
         raise InputError(
             f"--calibrate: {target.origin} holds no validation split out, on which the temperature is fitted; train "
-            "with --validation_examples"
+            "with --validation_share"
         )
     has_changed = bool(is_own and target.checksum and source.checksum() != target.checksum)
     if has_changed:
@@ -185,17 +185,15 @@ def _own(section, target, settings, is_folder):
     """Return the data set of the training, at the place of `settings`; None if there are other images."""
     recorded = target.config.data.data_dir
     if not section.data_dir or not is_folder or os.path.realpath(section.data_dir) == os.path.realpath(recorded):
-        if not section.run:
-            return run_data.load(settings)[0]
         try:
-            return run_data.load(run_data.as_recorded(settings, pathlib.Path(section.run.split(",")[0])))[0]
+            return run_data.load(_as_recorded(section, settings))[0]
         except InputError:
             return run_data.load(settings)[0]  # files of the recorded split are gone; the checksum tells
     path = pathlib.Path(section.data_dir)
     if path.is_dir() and not (_has_splits(path, target.classes) or _is_moved(target, path)):
         return None
     try:
-        source, _ = run_data.load(settings)
+        source, _ = run_data.load(_as_recorded(section, settings))
     except InputError:
         if not path.exists():
             raise
@@ -204,6 +202,12 @@ def _own(section, target, settings, is_folder):
     is_split = not getattr(source, "was_split", False)
     is_same = target.checksum and source.checksum() == target.checksum
     return source if is_same or (is_split and list(source.classes) == target.classes) else None
+
+
+def _as_recorded(section, settings):
+    """Return the settings of a run with the split that it recorded; see `run_data.as_recorded`."""
+    run = section.run.split(",")[0]
+    return run_data.as_recorded(settings, pathlib.Path(run)) if run else settings
 
 
 def _has_splits(path, classes):

@@ -86,7 +86,7 @@ def csv_text(columns: Iterable, rows: Iterable) -> str:
 
 def write_table(path: str | pathlib.Path, columns: Iterable, rows: Iterable) -> None:
     """Write a CSV file atomically."""
-    data = csv_text(columns, rows).encode()
+    data = csv_text(columns, rows).encode("utf-8", "surrogateescape")  # names of files may be any bytes
     files.replace_atomically(path, lambda file: file.write(data))
 
 
