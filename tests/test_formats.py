@@ -214,7 +214,7 @@ def test_exports_take_webp_and_predict_takes_all(everything, tmp_path, capsys, c
     flags = ["--dataset=folder", f"--data_dir={everything[0]}", "--view=resize_crop", "--scale=20", "--image_size=16"]
     flags += ["--model=cifar_resnet8_v1", "--batch_size=4", "--train_steps=1", "--normalization=imagenet"]
     assert train.main([*flags, f"--out={tmp_path}/run"]) == 0
-    assert "train 20 images, test 20, 2 classes\n" in caplog.text
+    assert "data     train 20 images, test 20, 2 classes\n" in capsys.readouterr().err
     assert export.main([f"--run={tmp_path}/run", f"--out={tmp_path}/model"]) == 0
     photos = everything[0] / "test/a"
     signature = tf.saved_model.load(str(tmp_path / "model/1")).signatures["serving_default"]

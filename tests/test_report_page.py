@@ -506,7 +506,7 @@ def test_a_folder_of_other_images_is_scored(photos, tmp_path, monkeypatch, last_
     flags = [f"--run={photos}/run", f"--data_dir={tmp_path}/new", f"--report={tmp_path}/report"]
     assert evaluate.main([*flags, f"--results={tmp_path}/r.csv"]) == 0
     result = last_json()
-    assert told == {"data_dir": f"{tmp_path}/new", "classes": CLASSES, "labels": "", "exif": "apply", "split": "test"}
+    assert told == {"data_dir": f"{tmp_path}/new", "classes": CLASSES, "labels": "", "exif": "apply", "split": ""}
     assert (result["examples"], result["how"], result["data_dir"]) == (6, "no image of class <red>", f"{tmp_path}/new")
     assert "data_changed" not in result and (photos / "run" / "evaluation.json").read_bytes() == before
     text = "".join(Page((tmp_path / "report" / "report.html").read_text()).text)

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from resnet_tf.data.splits import Source
-from resnet_tf.runs import record
+from resnet_tf.runs import devices, record
 from resnet_tf.tasks import find
 from resnet_tf.training import choices, loop
 
@@ -25,7 +25,8 @@ def train(config, source: Source | None = None, callbacks: Sequence[loop.Callbac
             _say(line)
     task = find.of(config)
     result = loop.train(task, source, callbacks, choice)
-    if not config.record.debug_step:
+    strategy = devices.make_strategy(config.device.replicas, config.device.gpus)  # the same one as in training
+    if not config.record.debug_step and devices.worker(strategy) == 0:  # the machine that wrote the run
         for line in task.conclude(record.open_run(result["run"], tasks=(config.task,)), result):
             _say(line)
     return result
