@@ -9,13 +9,26 @@ import html
 import pathlib
 import sys
 
-from mkdocs.structure.files import File
-
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from resnet_tf import config as settings  # noqa: E402
 from resnet_tf.commands import main as program  # noqa: E402
+
+
+def _from(home, **modules):
+    """Return {HOME.NAME: MODULE.NAME} of names that a package hands on, given as MODULE="NAME NAME"."""
+    return {
+        f"{home}.{name}": f"resnet_tf.{module.replace('__', '.')}.{name}"
+        for module, names in modules.items()
+        for name in names.split()
+    }
+
+
+def _modules(room, names):
+    """Return {module: module} of the named modules of a room."""
+    return {f"resnet_tf.{room}.{name}": f"resnet_tf.{room}.{name}" for name in names.split()}
+
 
 # {page: (title, introduction, what to document: {name as users write it: where it is})}. A module stands for its public
 # functions and classes.
@@ -23,64 +36,50 @@ API = {
     "api/resnet_tf.md": (
         "resnet_tf",
         "The commands and the networks from Python.",
-        {f"resnet_tf.{name}": f"resnet_tf.api.{name}" for name in ("fit", "evaluate", "export", "predict")}
-        | {f"resnet_tf.{name}": f"resnet_tf.models.builder.{name}" for name in ("create_model", "create_backbone")}
-        | {
-            "resnet_tf.cost": "resnet_tf.models.cost.cost",
-            "resnet_tf.list_models": "resnet_tf.models.architectures.list_models",
-            "resnet_tf.InputError": "resnet_tf.errors.InputError",
-        },
+        _from(
+            "resnet_tf",
+            api="fit evaluate export predict",
+            models__builder="create_model create_backbone",
+            models__cost="cost",
+            models__architectures="list_models",
+            errors="InputError",
+        ),
     ),
     "api/data.md": (
         "resnet_tf.data",
         "Find, decode, crop, augment and batch images.",
-        {
-            f"resnet_tf.data.{name}": f"resnet_tf.data.{module}.{name}"
-            for module, names in {
-                "sources": ("index", "load"),
-                "splits": ("Source", "Split"),
-                "examples": ("Examples",),
-                "batches": ("pipeline",),
-                "geometry": ("View",),
-                "augmentation": ("Augmentation",),
-                "images": ("decode", "decode_tensor", "resize_center"),
-                "archives": ("read_members",),
-            }.items()
-            for name in names
-        },
+        _from(
+            "resnet_tf.data",
+            data__sources="index load",
+            data__splits="Source Split",
+            data__examples="Examples",
+            data__batches="pipeline",
+            data__geometry="View",
+            data__augmentation="Augmentation",
+            data__images="decode decode_tensor resize_center",
+            data__archives="read_members",
+        ),
     ),
     "api/models.md": (
         "resnet_tf.models",
         "A row of a table in, a Keras network out; files of weights.",
-        {
-            "resnet_tf.models.Architecture": "resnet_tf.models.architectures.Architecture",
-            "resnet_tf.models.find": "resnet_tf.models.architectures.find",
-            "resnet_tf.models.Cost": "resnet_tf.models.cost.Cost",
-            "resnet_tf.models.cost_by_name": "resnet_tf.models.cost.cost_by_name",
-        }
-        | {name: name for name in ("resnet_tf.models.weights", "resnet_tf.models.inside")},
+        _from("resnet_tf.models", models__architectures="Architecture find", models__cost="Cost cost_by_name")
+        | _modules("models", "weights inside"),
     ),
     "api/training.md": (
         "resnet_tf.training",
         "The loop of a training and its callbacks.",
-        {name: name for name in ("resnet_tf.training.loop", "resnet_tf.training.logging_callbacks")},
+        _modules("training", "loop logging_callbacks"),
     ),
     "api/evaluation.md": (
         "resnet_tf.evaluation",
         "Scores of a split, comparisons of runs, and looks inside networks.",
-        {
-            f"resnet_tf.evaluation.{name}": f"resnet_tf.evaluation.{name}"
-            for name in ("evaluate", "metrics", "significance", "compare", "curves", "page", "charts", "responses")
-            + ("attribution",)
-        },
+        _modules("evaluation", "evaluate metrics significance compare curves page charts responses attribution"),
     ),
     "api/serving.md": (
         "resnet_tf.serving",
         "Exports, models that answer, and a server of them.",
-        {
-            f"resnet_tf.serving.{name}": f"resnet_tf.serving.{name}"
-            for name in ("export", "runtimes", "client", "predict", "server")
-        },
+        _modules("serving", "export runtimes client predict server"),
     ),
 }
 
@@ -122,7 +121,6 @@ def _choices(metadata):
     """Return the allowed values of a flag as a sentence."""
     if metadata["choices"]:
         return f"One of {', '.join(one or 'unset' for one in metadata['choices'])}."
-    low, high = metadata["low"], metadata["high"]
     limits = {"at least": metadata["low"], "at most": metadata["high"]}
     bounds = [f"{word} {limit:g}" for word, limit in limits.items() if limit is not None]
     return f"{' and '.join(bounds).capitalize()}." if bounds else ""
@@ -169,6 +167,8 @@ def on_config(config):
 
 def on_files(files, config):
     """Add the written pages to those of the site."""
+    from mkdocs.structure.files import File  # only the site needs it
+
     for page, text in pages().items():
         files.append(File.generated(config, page, content=text))
     return files

@@ -1,8 +1,8 @@
 """The repository as a site: README.md is the start page, and links lead to files outside docs/ as they do in a clone.
 
 A hook of mkdocs. The documents link to each other, to results and to notebooks by paths that are right in the
-repository. On the site the files of docs/ lie at the top, so each link is rewritten. A file outside docs/ that some page
-links to becomes a page (Markdown, notebooks) or is copied (pictures, tables).
+repository. On the site the files of docs/ lie at the top, so each link is rewritten. A file outside docs/ that some
+page links to becomes a page (Markdown, notebooks) or is copied (pictures, tables).
 """
 
 import json
@@ -11,13 +11,11 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from mkdocs.structure.files import File
-
 DOCS = "docs/"
 START = {"README.md": "index.md"}
 ENTRIES = ("README.md", "WORKSPACE.md", "CHANGELOG.md", "results/README.md")
-# A link or picture, as [text](target "title"); code is left out by `_split_code`.
-_LINK = re.compile(r"(\]\()([^)\s]+)([^)]*\))")
+# A link or picture, as [text](target "title") or <img src="target">.
+_LINK = re.compile(r'(\]\(|<img src=")([^)\s"]+)([^)"]*[)"])')
 _ELSEWHERE = re.compile(r"[a-z]+:")  # https:, mailto:, data:
 _CODE = re.compile(r"(^ *```.*?^ *```|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
 
@@ -114,6 +112,8 @@ def _output(output):
 
 def on_files(files, config):
     """Add the files outside docs/ to those of the site."""
+    from mkdocs.structure.files import File  # only the site needs it
+
     root = pathlib.Path(config.config_file_path).parent
     for path in outside(root):
         if path.endswith((".md", ".ipynb")):
