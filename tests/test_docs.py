@@ -100,8 +100,8 @@ def test_pages_of_flags_name_every_flag(reference):
     assert commands.keys() == program.COMMANDS.keys()
     for name, kind in commands.items():
         for flag in config.fields_of(kind):
-            assert f"| `--{flag}` |" in pages[f"reference/{name}.md"], (name, flag)
-    row = next(line for line in pages["reference/train.md"].splitlines() if line.startswith("| `--batch_size`"))
+            assert f"- **`--{flag}`**, default " in pages[f"reference/{name}.md"], (name, flag)
+    row = next(line for line in pages["reference/train.md"].splitlines() if line.startswith("- **`--batch_size`**"))
     assert "At least 1." in row
     for recipe in recipes.names():
         assert f"## {recipe}\n" in pages["reference/recipes.md"]

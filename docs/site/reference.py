@@ -104,15 +104,15 @@ def commands() -> dict[str, type]:
 
 
 def flags_page(name: str, config_type: type) -> str:
-    """Return the page of the flags of a command, as Markdown: one table for each section of its configuration."""
+    """Return the page of the flags of a command, as Markdown: one list for each section of its configuration."""
     lines = [f"# Flags of {name}", "", f"`python -m {program.COMMANDS[name]} --help` lists them too.", ""]
     for section in settings.section_types(config_type).values():
         title = section.__doc__.strip().rstrip(".").split("\n")[0]
-        lines += [f"## {title}", "", "| flag | default | meaning |", "|---|---|---|"]
+        lines += [f"## {title}", ""]
         for flag, field in settings.fields_of(section).items():
             limits = " ".join(filter(None, (_choices(field.metadata), settings.usage(config_type, flag))))
-            meaning = html.escape(f"{field.metadata['help']} {limits}".strip(), quote=False).replace("|", r"\|")
-            lines.append(f"| `--{flag}` | {_value(field.default)} | {meaning} |")
+            meaning = html.escape(f"{field.metadata['help']} {limits}".strip(), quote=False)
+            lines.append(f"- **`--{flag}`**, default {_value(field.default)}: {meaning}")
         lines.append("")
     return "\n".join(lines)
 
