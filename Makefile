@@ -1,10 +1,10 @@
 # make demo: a first trained, evaluated, exported and used network. make test: lint and all tests.
-# Both make .venv and install what they need; PYTHON names another interpreter.
+# make docs: the site. All make .venv and install what they need; PYTHON names another interpreter.
 
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format docs clean
 
 demo: .venv/demo.stamp
 	$(BIN)/python -m resnet_tf.demo --out=runs/demo
@@ -22,6 +22,10 @@ format: .venv/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The site of the documents in site/, with every link checked: read it with `python -m http.server --directory site`.
+docs: .venv/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
 # Not all of 15,000 modules compiled at once: Python compiles those that are imported when they are.
 .venv/%.stamp: setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -29,4 +33,4 @@ format: .venv/dev.stamp
 	touch $@
 
 clean:
-	rm -rf .venv runs build *.egg-info
+	rm -rf .venv runs build site *.egg-info

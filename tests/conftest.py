@@ -30,7 +30,7 @@ def pytest_collection_finish():
 
 @pytest.fixture(scope="session")
 def real_data():
-    """Folder of real images; see the README for what is in it."""
+    """Folder of real images; see docs/quick_start.md."""
     folder = os.environ.get("RESNET_TF_DATA")
     if not folder:
         pytest.skip("RESNET_TF_DATA is not set: the folder of real images to test with")
