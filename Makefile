@@ -23,7 +23,7 @@ format: .venv/dev.stamp
 	$(BIN)/ruff format .
 
 # Not all of 15,000 modules compiled at once: Python compiles those that are imported when they are.
-.venv/%.stamp: setup.py
+.venv/%.stamp: setup.py pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[$*]'
 	touch $@

@@ -595,8 +595,8 @@ def test_bad_flags_are_one_line(folder, tmp_path, capsys, monkeypatch):
 
 
 def test_the_page_is_in_the_package():
-    setup = (pathlib.Path(__file__).parents[1] / "setup.py").read_text()
-    assert '"resnet_tf.serving": ["web/*.html"]' in setup
+    settings = (pathlib.Path(__file__).parents[1] / "pyproject.toml").read_text()
+    assert '"resnet_tf.serving" = ["web/*.html"]' in settings
 
 
 def test_a_servable_needs_classes(monkeypatch, folder):
