@@ -13,6 +13,7 @@ import zipfile
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 import resnet_tf
 
@@ -128,11 +129,26 @@ def test_every_extra_that_is_named_exists_and_has_its_weight():
     extras = set(PROJECT["optional-dependencies"])
     rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
     assert sorted(rows) == sorted(extras)
-    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("resnet_tf/**/*.py"), ROOT / "pyproject.toml"]
+    patterns = ("*.md", "docs/*.md", "resnet_tf/**/*.py", "pyproject.toml", "Dockerfile")
+    documents = [path for pattern in patterns for path in ROOT.glob(pattern)]
     named = [
         (document.name, name)
         for document in documents
-        for names in re.findall(r"(?:install (?:-e )?'\.|resnet_tf)\[([a-z,]+)\]", document.read_text())
+        for names in re.findall(r"(?:'\.|resnet_tf)\[([a-z,]+)\]", document.read_text())
         for name in names.split(",")
     ]
     assert len(named) > 10 and {name for _, name in named} <= extras, named
+
+
+def test_images_copy_what_is_there_and_pin_versions_that_the_package_accepts():
+    for file in (ROOT / "Dockerfile", ROOT / "docker" / "serving.Dockerfile"):
+        lines = [line.split() for line in file.read_text().splitlines() if line.startswith("COPY ")]
+        named = [word for _, *words, _ in lines for word in words if not word.startswith(("--", "$"))]
+        assert named and all((ROOT / name).exists() for name in named)
+    installed = re.search(r"'\.\[([a-z,]+)\]'", (ROOT / "Dockerfile").read_text())[1].split(",")
+    extras = PROJECT["optional-dependencies"]
+    wanted = map(Requirement, [*PROJECT["dependencies"], *(text for name in installed for text in extras[name])])
+    constraints = (ROOT / "docker" / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in constraints if not line.startswith("#"))
+    for requirement in wanted:
+        assert pins[requirement.name.lower().replace("_", "-")] in requirement.specifier, requirement
