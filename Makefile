@@ -27,7 +27,7 @@ docs: .venv/docs.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 # Not all of 15,000 modules compiled at once: Python compiles those that are imported when they are.
-.venv/%.stamp: setup.py
+.venv/%.stamp: setup.py pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile --editable '.[$*]'
 	touch $@

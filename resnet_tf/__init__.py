@@ -13,7 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Commands are found as modules of this package too: `python -m resnet_tf.train`, `from resnet_tf import train`.
 __path__.append(os.path.join(os.path.dirname(__file__), "commands"))
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 # Names that the package hands on, by the module that has them. TensorFlow is imported when one is first asked for, so
 # that --help and bad flags answer at once.
 _HOMES = dict.fromkeys(("cost", "create_backbone", "create_model", "list_models"), "models") | {"fit": "api"}

@@ -7,7 +7,6 @@ import http.client
 import io
 import json
 import os
-import pathlib
 import signal
 import socket
 import struct
@@ -592,11 +591,6 @@ def test_bad_flags_are_one_line(folder, tmp_path, capsys, monkeypatch):
 
             patched.delattr(resnet_tf.serving, "server")
             assert refused(model) == "error: serve needs FastAPI and uvicorn: pip install 'resnet_tf[serve]'"
-
-
-def test_the_page_is_in_the_package():
-    setup = (pathlib.Path(__file__).parents[1] / "setup.py").read_text()
-    assert '"resnet_tf.serving": ["web/*.html"]' in setup
 
 
 def test_a_servable_needs_classes(monkeypatch, folder):

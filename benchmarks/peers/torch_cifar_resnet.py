@@ -223,7 +223,7 @@ def append(path, arguments, result):
     shared = os.environ.get("RESNET_TF_SHARED_BY")  # as resnet_tf's own rows say it
     precision = "float32" if arguments.precision == "tf32" and not on_gpu else arguments.precision
     row = {
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "command": shlex.join(["python", *sys.argv]),
         "hardware": (f"{torch.cuda.get_device_name()} x1" if on_gpu else platform.processor() or platform.machine())

@@ -207,7 +207,7 @@ class Content:
 
     def provenance(self) -> list[tuple[str, dict]]:
         """Return the origin of the numbers: [(name of a run, {label: text})], the comparison itself first."""
-        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         origins = [("This comparison", {"Command": record.command(), "Commit": record.commit(), "Made": now})]
         for run in self.runs:
             keys = ("command", "commit", "created", "hardware", "versions")

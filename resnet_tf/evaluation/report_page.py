@@ -373,7 +373,7 @@ def _slices(groups):
 
 
 def _provenance(outcome):
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     facts = {"Command": record.command(), "Commit": record.commit(), "Versions": record.versions(), "Made": now}
     text = document.details("This evaluation", facts, is_open=True)
     if outcome.run is not None:

@@ -94,7 +94,7 @@ class Batcher:
             return False
         try:
             await asyncio.wait_for(self._arrived.wait(), seconds)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return bool(self._jobs)
         return True
 

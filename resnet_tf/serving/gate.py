@@ -48,7 +48,7 @@ class Gate:
             await asyncio.wait_for(self._read(scope, receive, parts), _BODY_SECONDS)
             if self._waiting >= self._most_waiting:
                 raise _Turned(503, f"busy: {self._waiting} requests are waiting; try again")
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return await self._turn_away(send, parts, 408, f"the request did not arrive in {_BODY_SECONDS:g} s")
         except _Turned as turned:
             return await self._turn_away(send, parts, turned.code, turned.reason)
