@@ -139,7 +139,7 @@ class _Counter(Layers):
     def pad_identity(self, x, filters, stride, *, name):
         return _Tensor((-(-x.shape[0] // stride), -(-x.shape[1] // stride), filters))
 
-    def global_pool(self, x, *, name):
+    def global_pool(self, x, kind="avg", *, name):
         return _Tensor(x.shape[-1:])
 
     def dense(self, x, units, *, name):

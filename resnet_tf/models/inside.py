@@ -19,7 +19,8 @@ def row_of(model: keras.Model) -> Architecture:
     if row.shortcut != "none":
         projections = sum(name.endswith("_shortcut_conv") for name in layers)
         padded = any(isinstance(layer, PaddedIdentity) for layer in layers.values())
-        kind = "A" if padded else "C" if projections == sum(row.blocks) else "B"
+        # An exported network pads by operations without a class of their own. B has a projection in any network.
+        kind = "A" if padded or not projections else "C" if projections == sum(row.blocks) else "B"
         row = dataclasses.replace(row, shortcut=kind)
     if row.bottleneck and (strided := layers.get("stage2_block1_conv1")) is not None:
         if max(strided.strides) > 1:
