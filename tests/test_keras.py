@@ -12,6 +12,8 @@ import pytest
 
 import resnet_tf
 from resnet_tf.data import colour
+from resnet_tf.errors import InputError
+from resnet_tf.models import imagenet, preprocessing, weights
 from resnet_tf.serving import convert
 
 # {file: (builder, network, options)}; together they have every kind of layer and every option that changes a graph.
@@ -127,3 +129,73 @@ def test_names_under_which_layers_were_saved_stay():
 def test_the_package_alone_does_not_import_tensorflow():
     script = "import resnet_tf, sys; assert not {'tensorflow', 'keras', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+# --- Before and after a network --------------------------------------------------------------------------------------
+
+
+def test_preprocessing_of_published_weights():
+    assert {tag for _, tag in weights.PUBLISHED.values()} == set(preprocessing.TABLE)
+    plain = resnet_tf.preprocessing_of("resnet50_v1d")
+    assert (
+        plain
+        == resnet_tf.preprocessing_of("timm/resnet50d.ra2_in1k")
+        == resnet_tf.preprocessing_of("resnet50d.ra2_in1k")
+    )
+    assert (plain.size, plain.resize, plain.crop, plain.interpolation) == (224, 256, 0.875, "bicubic")
+    assert resnet_tf.preprocessing_of("resnet50_v1b").resize == 235  # int(224 / 0.95), as in timm
+    assert resnet_tf.preprocessing_of("resnet200_v1d").resize == 269  # int(256 / 0.95)
+    assert resnet_tf.preprocessing_of("resnet50_v2").mean == (127.5, 127.5, 127.5)
+    for name in ("resnet200_v1b", "no/such/run"):
+        with pytest.raises(InputError, match=f"{name}: no published weights, run folder or exported model"):
+            resnet_tf.preprocessing_of(name)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_layer_that_normalises(dtype, rng, tmp_path):
+    pixels = rng.integers(0, 256, (2, 5, 7, 3)).astype(dtype)
+    layer = resnet_tf.preprocessing_of("resnet18_v1d").layer()
+    expected = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(layer(pixels), expected, rtol=0, atol=1e-5)  # float32 of numbers up to 3
+    assert type(layer) is keras.layers.Normalization
+    caffe = resnet_tf.preprocessing_of("ResNet50").layer()
+    theirs = keras.applications.resnet.preprocess_input(pixels.astype(np.float32))
+    np.testing.assert_allclose(caffe(pixels), theirs, rtol=0, atol=1e-4)  # float32 of numbers up to 152
+    keras.Sequential([keras.Input((5, 7, 3)), caffe]).save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(pixels), caffe(pixels))
+
+
+def test_layer_that_subtracts_a_mean_image(rng):
+    mean = rng.uniform(0, 255, (4, 4, 3))
+    expected = preprocessing.Preprocessing(tuple(map(tuple, mean.tolist())), (50.0,) * 3, 4, 4)
+    pixels = rng.integers(0, 256, (2, 4, 4, 3), np.uint8)
+    np.testing.assert_allclose(expected.layer()(pixels), (pixels - mean) / 50, rtol=0, atol=1e-5)
+
+
+def test_names_of_the_most_likely_classes():
+    probabilities = np.zeros((2, 1000), np.float32)
+    probabilities[0, [285, 217, 0]] = 0.5, 0.25, 0.125
+    probabilities[1] = 1 / 1000
+    first, second = resnet_tf.decode_predictions(keras.ops.convert_to_tensor(probabilities), top=3)
+    assert first == [
+        ("n02124075", "Egyptian cat", 0.5), ("n02102040", "English springer, English springer spaniel", 0.25),
+        ("n01440764", "tench, Tinca tinca", 0.125),
+    ]  # fmt: skip
+    assert [identifier for identifier, _, _ in second] == ["n01440764", "n01443537", "n01484850"]  # ties by label
+    assert len(resnet_tf.decode_predictions(probabilities)[0]) == 5
+    for values, top, said in (
+        (probabilities[0], 5, r"shape \[1000\], not \[batch, 1000\]"),
+        (probabilities[:, :10], 5, r"shape \[2, 10\]"),
+        (probabilities * 9 - 4, 5, "networks return logits"),
+        (probabilities * np.nan, 5, r"not in \[0, 1\]"),
+        (probabilities, 0, "top=0: not in the range 1 to 1000"),
+    ):
+        with pytest.raises(InputError, match=said):
+            resnet_tf.decode_predictions(values, top)
+
+
+def test_classes_of_imagenet_are_those_of_tensorflow_datasets():
+    labels = pytest.importorskip("tensorflow_datasets.datasets.siscore.labels")
+    identifiers, words = zip(*imagenet.classes(), strict=True)
+    assert list(words) == labels.IMAGENET_LABELS_LIST
+    assert list(identifiers) == sorted(set(identifiers)) and len(identifiers) == 1000
