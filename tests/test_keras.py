@@ -1,5 +1,9 @@
 """What a user of Keras does: save, load, in a process of their own."""
 
+import ast
+import doctest
+import importlib
+import inspect
 import os
 import pathlib
 import subprocess
@@ -11,9 +15,10 @@ import numpy as np
 import pytest
 
 import resnet_tf
+from resnet_tf import models
 from resnet_tf.data import colour
 from resnet_tf.errors import InputError
-from resnet_tf.models import imagenet, preprocessing, weights
+from resnet_tf.models import architectures, builder, imagenet, inside, preprocessing, weights
 from resnet_tf.serving import convert
 
 # {file: (builder, network, options)}; together they have every kind of layer and every option that changes a graph.
@@ -199,3 +204,46 @@ def test_classes_of_imagenet_are_those_of_tensorflow_datasets():
     identifiers, words = zip(*imagenet.classes(), strict=True)
     assert list(words) == labels.IMAGENET_LABELS_LIST
     assert list(identifiers) == sorted(set(identifiers)) and len(identifiers) == 1000
+
+
+# --- At the prompt ---------------------------------------------------------------------------------------------------
+
+
+def test_dir_shows_the_api_in_a_fresh_process():
+    script = """
+import sys
+import resnet_tf
+assert set(resnet_tf.__all__) <= set(dir(resnet_tf)), dir(resnet_tf)
+assert "tensorflow" not in sys.modules
+from resnet_tf import models
+assert set(models.__all__) <= set(dir(models)), dir(models)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_type_checkers_may_read_the_annotations():
+    package = pathlib.Path(resnet_tf.__file__).parent
+    assert (package / "py.typed").read_text() == ""
+    lines = [
+        line for line in ast.parse((package / "__init__.pyi").read_text()).body if isinstance(line, ast.ImportFrom)
+    ]
+    assert sorted(alias.asname for line in lines for alias in line.names) == sorted(resnet_tf.__all__)
+    for line in lines:
+        for alias in line.names:
+            assert hasattr(importlib.import_module(line.module), alias.name), alias.name
+
+
+def test_every_public_function_has_an_example():
+    public = {getattr(package, name) for package in (resnet_tf, models) for name in package.__all__}
+    public |= {getattr(weights, name) for name in ("load", "convert", "assign", "state_dict", "save", "open_source")}
+    public |= {value for name, value in vars(inside).items() if getattr(value, "__module__", "") == inside.__name__}
+    functions = [value for value in public if inspect.isfunction(value)]
+    assert len(functions) > 15
+    for function in functions:
+        assert f"{function.__name__}(" in inspect.getdoc(function), function
+
+
+def test_examples_with_answers_hold():
+    for module in (architectures, imagenet, inside, builder, inspect.getmodule(resnet_tf.cost)):
+        done = doctest.testmod(module, extraglobs={"create_model": resnet_tf.create_model})
+        assert done.attempted and not done.failed, module

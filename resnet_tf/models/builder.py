@@ -176,7 +176,11 @@ def create_backbone(
 
 
 def levels_of(name: str) -> list[int]:
-    """Return the levels that `create_backbone` offers, in rising order: 2 to 5, or 0 to 2 for a CIFAR net."""
+    """Return the levels that `create_backbone` offers, in rising order: 2 to 5, or 0 to 2 for a CIFAR net.
+
+    >>> levels_of("resnet50_v1b")
+    [2, 3, 4, 5]
+    """
     row = find(name)
     first = 0 if row.stem == "3x3" else 2
     return list(range(first, first + len(row.blocks)))

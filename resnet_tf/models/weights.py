@@ -57,6 +57,8 @@ _LAYER = re.compile(r"stage(\d+)_block(\d+)_(conv|bn|shortcut_conv|shortcut_bn)(
 def open_source(name: str, source: str | pathlib.Path | Opened, ema: bool = True) -> Opened:
     """Open a file of weights, or the published weights of the network `name` if `source` is "imagenet".
 
+        opened = open_source("resnet50_v1b", "resnet50.safetensors")
+
     Raises:
         InputError: there is no such file, it is damaged, or no weights are published.
     """
@@ -268,7 +270,10 @@ def _some(*pairs):
 
 
 def assign(model: keras.Model, values: dict[str, np.ndarray]) -> None:
-    """Assign the values that `convert` returned to the variables of a network; a head that starts anew has none."""
+    """Assign the values that `convert` returned to the variables of a network; a head that starts anew has none.
+
+    weights.assign(model, weights.convert(model, state))
+    """
     for variable in model.weights:
         if variable.path in values or inside.part(variable.path) != "logits":
             variable.assign(values[variable.path])
@@ -276,6 +281,8 @@ def assign(model: keras.Model, values: dict[str, np.ndarray]) -> None:
 
 def state_dict(model: keras.Model) -> dict[str, np.ndarray]:
     """Return the weights of a network in PyTorch's layout, float32, under timm's names.
+
+        torch_model.load_state_dict({name: torch.tensor(value) for name, value in state_dict(model).items()})
 
     For the graphs that torchvision has, these are also torchvision's names.
     """
@@ -378,6 +385,8 @@ _TRANSLATIONS = {"ours": _our_value, "torch": _torch_value, "keras": _keras_valu
 
 def save(model: keras.Model, path: str | pathlib.Path) -> None:
     """Write the weights of a network: as .weights.h5 for this project, or as .safetensors under timm's names.
+
+        weights.save(model, "mine.safetensors")
 
     Raises:
         InputError: the path has another suffix, or timm would load the weights into another graph.
