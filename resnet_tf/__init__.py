@@ -1,7 +1,9 @@
 """resnet_tf: the ResNet family for TensorFlow, its training, evaluation and serving."""
 
 import importlib
+import importlib.machinery
 import os
+import sys
 
 from resnet_tf.errors import InputError
 
@@ -15,8 +17,9 @@ __path__.append(os.path.join(os.path.dirname(__file__), "commands"))
 
 __version__ = "1.0.0"
 # Names that the package hands on, by the module that has them. TensorFlow is imported when one is first asked for, so
-# that --help and bad flags answer at once.
-_HOMES = dict.fromkeys(("cost", "create_backbone", "create_model", "list_models"), "models") | {"fit": "api"}
+# that --help and bad flags answer at once. Editors and type checkers read them in __init__.pyi.
+_HOMES = dict.fromkeys(("cost", "create_backbone", "create_model", "list_models"), "models")
+_HOMES |= {"decode_predictions": "models.imagenet"} | dict.fromkeys(("fit", "preprocessing_of"), "api")
 _COMMANDS = ("evaluate", "export", "predict")  # modules that can be called; see `command.Callable`
 __all__ = ["InputError", *_HOMES, *_COMMANDS]
 
@@ -33,3 +36,38 @@ def __getattr__(name):
 def __dir__():
     """List the names that the package hands on, imported yet or not."""
     return sorted({*globals(), *__all__})
+
+
+def _register():
+    """Import the layers, which registers them with Keras; with another backend than TensorFlow's they are of no use."""
+    if "tensorflow" in sys.modules:
+        importlib.import_module(f"{__name__}.models.layers")
+
+
+class _AfterKeras:
+    """A finder of modules that finds Keras alone, as Python does by itself, and registers the layers once it is there.
+
+    So `keras.models.load_model` reads what this package made after `import resnet_tf`, which does not import Keras.
+    Keras 3.15 loads registered classes only: for safety it does not import the module that a file names, unless it is
+    one of Keras' own packages (`keras.src.saving.serialization_lib._retrieve_class_or_fn`).
+    """
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        """Return how to import Keras; None for every other module."""
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target) if name == "keras" else None
+        if spec and spec.loader:
+            execute = spec.loader.exec_module
+
+            def execute_and_register(module):
+                execute(module)
+                _register()
+
+            spec.loader.exec_module = execute_and_register
+        return spec
+
+
+if "keras" in sys.modules:
+    _register()
+else:
+    sys.meta_path.insert(0, _AfterKeras)

@@ -1,16 +1,23 @@
 """Train, score, export and classify from Python: the commands as functions whose keywords are their flags.
 
 They are `fit`, `evaluate`, `export` and `predict` of the package; `python -m resnet_tf.COMMAND --help` lists their
-flags. Bad input, which commands report with exit code 1, raises an `InputError`.
+flags. `preprocessing_of` is here too, since it reads runs and exported models. Bad input, which commands report with
+exit code 1, raises an `InputError`.
 """
 
+import json
 import os
+import pathlib
 from collections.abc import Sequence
 
+import numpy as np
+
 from resnet_tf import tasks
-from resnet_tf.config import GIVEN, TASKS, EvaluateConfig, ExportConfig, from_settings, recipes
+from resnet_tf.config import GIVEN, TASKS, EvaluateConfig, ExportConfig, evaluation_size, from_settings, recipes
 from resnet_tf.data.splits import Source
 from resnet_tf.errors import InputError
+from resnet_tf.models import preprocessing
+from resnet_tf.runs import record, restore, versions
 from resnet_tf.serving import predict as predicting
 from resnet_tf.serving import runtimes
 from resnet_tf.training import loop
@@ -117,3 +124,47 @@ def predict(model: Path, files: Path | Sequence[Path], *, top_k: int = 0, batch_
     names = [files] if isinstance(files, Path) else files
     paths = predicting.find_images([str(name) for name in names])
     return list(predicting.classify_files(runtimes.load(str(model), top_k), paths, batch_size))
+
+
+def preprocessing_of(source: Path) -> preprocessing.Preprocessing:
+    """Return what images a network expects: mean, standard deviation, size, and how the crop is made.
+
+        import resnet_tf
+        expected = resnet_tf.preprocessing_of("resnet50_v1d")
+        inputs = expected.layer()(pixels)  # uint8 [batch, 224, 224, 3] -> float32 of the same shape
+
+    Args:
+        source: a network with published weights, or these weights, see `preprocessing.of_published`; a run folder of
+            classification; or an exported model: a folder of versions, one version, or a file in it.
+
+    Returns:
+        A frozen dataclass; its `layer` normalises images. An exported .tflite, .onnx or .keras file normalises by
+        itself.
+
+    Raises:
+        InputError: no such network, a run without a checkpoint, or a damaged description of an exported model.
+    """
+    path = pathlib.Path(source)
+    if (path / record.MANIFEST).exists():
+        run, _, normalization = restore.load(path)
+        statistics = [np.asarray(getattr(normalization, name)).tolist() for name in ("mean", "std")]
+        return _of_data(*statistics, evaluation_size(run.config.data), run.config.data.resize)
+    card = (versions.locate(path) if path.is_dir() else path.parent) / versions.CARD
+    if not path.exists() or not card.exists():
+        return preprocessing.of_published(str(source))
+    try:
+        told = json.loads(card.read_text())
+        statistics = [told["preprocessing"][name] for name in ("mean", "std")]
+        return _of_data(*statistics, int(told["image_size"]), int(told["resize"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{card}: damaged ({error!r})") from None
+
+
+def _of_data(mean, std, size, resize):
+    """Return the preprocessing of this package's evaluation; `std` is one number where a mean image is subtracted."""
+    std = tuple(std) if isinstance(std, list) else (std,) * 3
+    return preprocessing.Preprocessing(_as_tuple(mean), std, size, resize or size)
+
+
+def _as_tuple(values):
+    return tuple(map(_as_tuple, values)) if isinstance(values, list) else values

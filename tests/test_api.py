@@ -13,6 +13,7 @@ import yaml
 import resnet_tf
 from resnet_tf import InputError, config, train
 from resnet_tf.data import Source, Split
+from resnet_tf.runs import restore
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 
@@ -78,6 +79,14 @@ def test_export_and_predict(given, source, tmp_path):
     first, second = resnet_tf.predict(tmp_path / "model", [tmp_path / "a.png", tmp_path / "b.png"], top_k=1)
     assert first[0] == str(tmp_path / "a.png") and first[1][0][0] in ("dark", "bright") and first[2] is None
     assert second[1] == [] and isinstance(second[2], InputError)
+    expected = resnet_tf.preprocessing_of(given)
+    assert expected == resnet_tf.preprocessing_of(tmp_path / "model") and (expected.size, expected.resize) == (16, 16)
+    _, _, normalization = restore.load(given)
+    pixels = source.splits["test"].images
+    np.testing.assert_allclose(expected.layer()(pixels), normalization(pixels), rtol=1e-5, atol=1e-5)
+    (tmp_path / "model" / "1" / "model.json").write_text("{}")
+    with pytest.raises(InputError, match=r"model\.json: damaged \(KeyError\('preprocessing'\)\)"):
+        resnet_tf.preprocessing_of(tmp_path / "model")
     (of_run,) = resnet_tf.predict(given, tmp_path / "a.png", top_k=1)
     assert of_run[1][0] == (first[1][0][0], pytest.approx(first[1][0][1], abs=1e-5))
 

@@ -13,9 +13,12 @@ from safetensors.numpy import load_file, save_file
 from test_family import GOLDEN, TOLERANCE, randomise, relative
 
 import resnet_tf
-from resnet_tf import convert
+from resnet_tf import config, convert
+from resnet_tf.data import colour
 from resnet_tf.errors import InputError
-from resnet_tf.models import architectures, builder, padding, weight_files, weights
+from resnet_tf.models import architectures, builder, inside, padding, weight_files, weights
+from resnet_tf.runs import network
+from resnet_tf.serving.convert import keras_file
 
 
 @pytest.mark.parametrize("name", ["resnet18_v1b", "resnet50_v1d", "resnet50_v2"])
@@ -80,13 +83,28 @@ def test_keras_h5_file_is_read(tmp_path):
 
     theirs = keras.applications.ResNet50(weights=None, classes=5, classifier_activation=None)
     randomise(theirs)
+    arrays = {f"{layer.name}/{each.name}": each.numpy() for layer in theirs.layers for each in layer.variables}
     with h5py.File(tmp_path / "resnet50.h5", "w") as file:
         for layer in theirs.layers:
             for variable in layer.variables:
                 file[f"{layer.name}/{layer.name}/{variable.name}:0"] = variable.numpy()
     ours = resnet_tf.create_model("resnet50_v1", num_classes=5, weights=tmp_path / "resnet50.h5")
     images = drawn.images(224, 224)
-    assert relative(ours(images), theirs(images)) < TOLERANCE
+    expected = theirs(images)
+    assert relative(ours(images), expected) < TOLERANCE
+    theirs.save(tmp_path / "theirs.keras")
+    theirs.save_weights(tmp_path / "theirs.weights.h5")
+    for file in ("theirs.keras", "theirs.weights.h5"):  # what users of Keras 3 write
+        weights.load(ours, weight_files.of_arrays({name: 0 * value for name, value in arrays.items()}, "zeros"))
+        weights.load(ours, tmp_path / file)
+        assert relative(ours(images), expected) < TOLERANCE
+    with h5py.File(tmp_path / "notop.h5", "w") as file:
+        for name, value in arrays.items():
+            if not name.startswith("predictions"):
+                file[f"{name.split('/')[0]}/{name}:0"] = value
+    headless = resnet_tf.create_model("resnet50_v1", num_classes=0, weights=tmp_path / "notop.h5")
+    features = np.asarray(headless(images))
+    assert relative(features @ arrays["predictions/kernel"] + arrays["predictions/bias"], expected) < TOLERANCE
 
 
 def test_weights_that_are_not_published_or_not_reachable(monkeypatch):
@@ -356,3 +374,141 @@ def test_no_classes_end_in_the_pool_and_take_weights_with_a_head(tmp_path):
     assert features.shape == (2, 512)
     logits = features @ values["logits/kernel"] + values["logits/bias"]
     np.testing.assert_allclose(logits, model(images, training=False), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet8_v1", "cifar_resnet8_v2"])
+def test_pooling_of_features(name):
+    models = [resnet_tf.create_model(name, num_classes=0, pooling=pooling) for pooling in ("avg", "max", None)]
+    average, largest, features = (np.asarray(model(drawn.images(32, 32))) for model in models)
+    assert features.shape == (2, 8, 8, 64) and average.shape == largest.shape == (2, 64)
+    np.testing.assert_allclose(average, features.mean((1, 2)), rtol=1e-5, atol=1e-6)  # float32 sums of 64 values
+    np.testing.assert_array_equal(largest, features.max((1, 2)))
+    with pytest.raises(InputError, match="pooling=max: a classifier has the average pool"):
+        resnet_tf.create_model(name, pooling="max")
+    with pytest.raises(InputError, match="pooling=sum: not one of"):
+        resnet_tf.create_model(name, num_classes=0, pooling="sum")
+
+
+# --- Other classes and channels than those of the weights ------------------------------------------------------------
+
+
+def write(model, path):
+    """Write the weights in the format that the path names."""
+    if path.suffix == ".keras":
+        model.save(path)
+    else:
+        weights.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("file", ["w.safetensors", "w.weights.h5", "w.keras"])
+@pytest.mark.parametrize("name", ["cifar_resnet8_v1", "cifar_resnet8_v2"])
+def test_a_head_of_other_classes_starts_anew(name, file, tmp_path, caplog):
+    values = randomise(model := resnet_tf.create_model(name, num_classes=7, shortcut="B"))
+    path = write(model, tmp_path / file)
+
+    def load(**options):
+        return resnet_tf.create_model(name, shortcut="B", weights=path, **options)
+
+    fresh = resnet_tf.create_model(name, num_classes=5, shortcut="B", seed=3)
+    other = load(num_classes=5, seed=3)
+    assert "has a head of 7 classes; one of 5 classes starts anew" in caplog.text
+    for variable, new in zip(other.weights, fresh.weights, strict=True):
+        expected = new.numpy() if variable.path.startswith("logits") else values[variable.path]
+        np.testing.assert_array_equal(variable.numpy(), expected, err_msg=variable.path)
+    caplog.clear()
+    kept = load(num_classes=7, head="keep", dropout=0.5)
+    np.testing.assert_array_equal(kept.get_layer("logits").kernel, values["logits/kernel"])
+    assert not caplog.records
+    assert np.abs(load(num_classes=7, head="new").get_layer("logits").kernel - values["logits/kernel"]).max() > 0.01
+    for options in ({"num_classes": 5, "head": "keep"}, {}):  # the paper's ten classes were not asked for
+        with pytest.raises(InputError, match=r"they have 7 classes, not (5|10): num_classes=7 keeps their head"):
+            load(**options)
+    with pytest.raises(InputError, match="head=old: not one of keep, new"):
+        load(head="old")
+
+
+def test_a_teacher_needs_its_head_and_a_start_does_not(tmp_path):
+    model = resnet_tf.create_model("cifar_resnet8_v1", num_classes=7)
+    origin = f"cifar_resnet8_v1:{write(model, tmp_path / 'w.weights.h5')}"
+    trunk = write(resnet_tf.create_model("cifar_resnet8_v1", num_classes=0), tmp_path / "trunk.weights.h5")
+    settings = config.TrainConfig(
+        data=config.DataConfig(dataset="digits", image_size=32), optimizer=config.OptimizerConfig(train_steps=1)
+    )
+    with pytest.raises(InputError, match="they have 7 classes, not 5"):
+        network.load("teacher", origin, settings, 5)
+    with pytest.raises(InputError, match="missing logits/bias, logits/kernel"):
+        network.load("teacher", f"cifar_resnet8_v1:{trunk}", settings, 5)
+    assert network.load("init_from", f"cifar_resnet8_v1:{trunk}", settings).model.output_shape == (None, 10)
+
+
+@pytest.mark.parametrize("more", [{}, {"fc.0.weight": np.ones((4, 64)), "fc.2.bias": np.ones(4)}])
+def test_a_trunk_of_self_supervised_training_gets_a_head(more, caplog):
+    model = resnet_tf.create_model("cifar_resnet8_v1", shortcut="B")
+    values = randomise(model)
+    state = {name: value for name, value in weights.state_dict(model).items() if not name.startswith("fc.")} | more
+    source = weight_files.of_arrays({f"module.{name}": value for name, value in state.items()}, "trunk.pth")
+    for classes in (None, 5):
+        caplog.clear()
+        other = resnet_tf.create_model("cifar_resnet8_v1", shortcut="B", num_classes=classes, weights=source)
+        assert f"trunk.pth: has no head; one of {classes or 10} classes starts anew" in caplog.text
+        np.testing.assert_array_equal(other.get_layer("stem_conv").kernel, values["stem_conv/kernel"])
+    with pytest.raises(InputError, match=r"missing fc\.bias, fc\.weight"):
+        resnet_tf.create_model("cifar_resnet8_v1", shortcut="B", weights=source, head="keep")
+    del source.arrays["bn1.weight"]
+    with pytest.raises(InputError, match=r"missing bn1\.weight"):
+        resnet_tf.create_model("cifar_resnet8_v1", shortcut="B", num_classes=5, weights=source)
+
+
+@pytest.mark.parametrize("name, stem", [("cifar_resnet8_v1", "stem_conv"), ("resnet18_v1d", "stem_conv1")])
+def test_the_first_kernel_fits_images_of_other_channels(name, stem, tmp_path):
+    values = randomise(model := resnet_tf.create_model(name, num_classes=4, input_shape=(32, 32, 3)))
+    path, images = write(model, tmp_path / "w.weights.h5"), drawn.images(32, 32)
+
+    def of(channels):
+        return resnet_tf.create_model(name, num_classes=4, input_shape=(32, 32, channels), weights=path)
+
+    kernel = values[f"{stem}/kernel"]
+    np.testing.assert_array_equal(of(4).get_layer(stem).kernel, kernel[:, :, [0, 1, 2, 0]] * np.float32(3 / 4))
+    np.testing.assert_array_equal(of(2).get_layer(stem).kernel, kernel[:, :, :2] * np.float32(3 / 2))
+    grey = images[..., :1]  # sums in another order: a few units in the sixth digit
+    assert relative(of(1)(grey), model(np.repeat(grey, 3, -1))) < 1e-5
+    assert relative(of(6)(np.tile(images, 2)), model(images)) < 1e-5
+    one = write(of(1), tmp_path / "one.weights.h5")
+    with pytest.raises(InputError, match=f"{stem}/kernel has shape"):
+        resnet_tf.create_model(name, num_classes=4, input_shape=(32, 32, 2), weights=one)
+
+
+@pytest.mark.parametrize("file", ["w.safetensors", "w.weights.h5"])
+def test_weights_of_a_backbone(file, tmp_path):
+    randomise(model := resnet_tf.create_model("resnet18_v2", num_classes=4, graph="timm", input_shape=(64, 64, 3)))
+    path, images = write(model, tmp_path / file), drawn.images(64, 64)
+    backbone = resnet_tf.create_backbone("resnet18_v2", (2, 4, 5), weights=path)  # the file says that it is timm's
+    expected = inside.with_outputs(model, list(inside.stage_ends(model).values()))(images, training=False)
+    for level, features in backbone(images, training=False).items():
+        np.testing.assert_array_equal(features, expected[int(level) - 2])
+    with pytest.raises(InputError, match="no such file"):
+        resnet_tf.create_backbone("resnet18_v2", weights=tmp_path / "none.h5")
+
+
+def test_weights_of_keras_before_it_wrote_names(tmp_path):
+    values = randomise(model := resnet_tf.create_model("cifar_resnet8_v1"))
+    weights.save(model, tmp_path / "w.weights.h5")
+    with h5py.File(tmp_path / "w.weights.h5", "a") as file:
+        file.visititems(lambda _, item: item.attrs.pop("name", None) and None)
+    again = resnet_tf.create_model("cifar_resnet8_v1", weights=tmp_path / "w.weights.h5")
+    for variable in again.variables:
+        np.testing.assert_array_equal(variable.numpy(), values[variable.path])
+    with pytest.raises(InputError, match=r"not the weights of cifar_resnet14_v1|another graph"):
+        resnet_tf.create_model("cifar_resnet14_v1", weights=tmp_path / "w.weights.h5")
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet8_v1", "resnet18_v1d"])
+def test_weights_of_an_exported_file(name, tmp_path):
+    values = randomise(model := resnet_tf.create_model(name, num_classes=4, input_shape=(32, 32, 3)))
+    keras_file(tmp_path / "model.keras", model, colour.IMAGENET, 32)
+    again = resnet_tf.create_model(name, num_classes=4, weights=tmp_path / "model.keras")
+    for variable in again.variables:
+        np.testing.assert_array_equal(variable.numpy(), values[variable.path])
+    with pytest.raises(InputError, match="another graph than"):
+        resnet_tf.create_model(name.replace("v1", "v2").replace("v2d", "v2"), weights=tmp_path / "model.keras")

@@ -205,7 +205,7 @@ def _imported(config):
             # The input has any size, for --views=multi_scale.
             model = create_model(
                 section.network, num_classes=len(source.classes), input_shape=(None, None, 3),
-                weights=imported.init_from,
+                weights=imported.init_from, head="keep",
             )  # fmt: skip
             if imported.normalization == "caffe":
                 stem = next(variable for variable in model.variables if variable.path.startswith("stem_conv"))

@@ -14,6 +14,11 @@ _LAZY = {
 __all__ = ["Architecture", "Cost", "cost", "cost_by_name", "create_backbone", "create_model", "find", "list_models"]
 
 
+def __dir__():
+    """List the names that the package hands on, imported yet or not."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name):
     """Import Keras only when a network is first requested."""
     if name not in _LAZY:

@@ -152,6 +152,9 @@ def list_models(pattern: str = "*") -> list[str]:
 def find(name: str) -> Architecture:
     """Return the row of a network in the table, or of a CIFAR net of any valid depth.
 
+        >>> find("cifar_resnet26_v1").blocks
+        (4, 4, 4)
+
     Raises:
         InputError: there is no such network; the message names the nearest ones.
     """

@@ -1,8 +1,10 @@
 """Build the Keras model of a network: a classifier, or a backbone with outputs at several strides."""
 
 import dataclasses
+import os
 
 import keras
+import numpy as np
 
 from resnet_tf.errors import InputError
 from resnet_tf.models import blocks
@@ -11,6 +13,8 @@ from resnet_tf.models.layers import Layers, close
 
 INITIALIZERS = ("he", "xavier")
 GRAPHS = ("paper", "timm")
+POOLINGS = ("avg", "max", None)
+HEADS = ("keep", "new", None)
 
 
 def create_model(
@@ -26,7 +30,9 @@ def create_model(
     sync_bn: bool = False,
     dtype: str = "float32",
     seed: int = 0,
-    weights: str | None = None,
+    weights: str | os.PathLike | None = None,
+    head: str | None = None,
+    pooling: str | None = "avg",
 ) -> keras.Model:
     """Build a network of the table, or a CIFAR net of any valid depth.
 
@@ -37,8 +43,9 @@ def create_model(
     Args:
         name: name of the network, such as "resnet50_v1d" or "cifar_resnet20_v1"; see `architectures`.
         num_classes: number of classes; None for that of the paper. 0 builds no classifier: the network ends in the
-            global average pool.
-        input_shape: (height, width, channels); height and width may be None, for any size.
+            global pool.
+        input_shape: (height, width, channels); height and width may be None, for any size. With other channels than
+            the weights have, the first kernel is adapted; see `adaptation.with_channels`.
         shortcut: "A", "B" or "C"; None for the default of the network.
         graph: "paper" or "timm", for a v2 whose graph in timm differs from the paper's; see `architectures`. None for
             the graph that `weights` belong to, or the paper's if they do not say.
@@ -50,13 +57,19 @@ def create_model(
         seed: seed of the initial weights.
         weights: None; a file (.weights.h5 of this network, or any file that `convert` reads); or "imagenet" for
             published weights.
+        head: "keep" to take the logits of `weights`, or "new" to start them anew. None for a new head, with a warning,
+            where the weights have none, or have another number of classes than a `num_classes` that is given.
+        pooling: without a classifier, "avg" or "max" over height and width; None for the last features themselves. As
+            in keras.applications.
 
     Returns:
         A model from normalised images, float [batch, height, width, channels], to logits, float32 [batch,
-        num_classes], or without a classifier to features [batch, channels].
+        num_classes], or without a classifier to features [batch, channels], or [batch, height / stride, width / stride,
+        channels] without a pool.
 
     Raises:
-        InputError: the name is unknown, or the network does not have an option. It is a ValueError.
+        InputError: the name is unknown, the network does not have an option, or the weights do not fit. It is a
+            ValueError.
     """
     weight_file = None
     if weights:
@@ -69,13 +82,23 @@ def create_model(
         raise InputError(f"--initializer={initializer}: not one of {', '.join(INITIALIZERS)}")
     if dropout is not None and not 0 < dropout < 1:
         raise InputError(f"dropout={dropout}: not between 0 and 1; use None for no dropout")
+    classes = row.classes if num_classes is None else num_classes
+    _check_head(head, pooling, classes)
     layers = Layers(keras.dtype_policies.get(dtype), sync_bn, zero_gamma, initializer, seed)
     images, stages = _trunk(name, row, layers, input_shape)
-    logits = layers.head(stages[-1], row, row.classes if num_classes is None else num_classes, dropout)
-    model = close(row, images, logits, name)
+    model = close(row, images, layers.head(stages[-1], row, classes, dropout, pooling), name)
     if weight_file:
-        files.load(model, weight_file)
+        files.load(model, weight_file, head=head or ("fill" if num_classes is None else "fit"))
     return model
+
+
+def _check_head(head, pooling, classes):
+    if head not in HEADS:
+        raise InputError(f"head={head}: not one of keep, new")
+    if pooling not in POOLINGS:
+        raise InputError(f"pooling={pooling}: not one of avg, max, None")
+    if classes and pooling != "avg":
+        raise InputError(f"pooling={pooling}: a classifier has the average pool of the papers; use num_classes=0")
 
 
 def create_backbone(
@@ -91,6 +114,7 @@ def create_backbone(
     sync_bn: bool = False,
     dtype: str = "float32",
     seed: int = 0,
+    weights: str | os.PathLike | None = None,
 ) -> keras.Model:
     """Build the stages of a network for detection and segmentation.
 
@@ -112,14 +136,20 @@ def create_backbone(
         sync_bn: as for `create_model`.
         dtype: as for `create_model`.
         seed: as for `create_model`.
+        weights: as for `create_model`; their head is ignored.
 
     Returns:
         A model from normalised images to {level, a string: float [batch, height / stride, width / stride, channels]}.
         Its layers and weights have the same names as in `create_model`.
 
     Raises:
-        InputError: the network does not have one of the levels, or the output stride.
+        InputError: the network does not have one of the levels, or the output stride, or the weights do not fit.
     """
+    if weights:
+        from resnet_tf.models import weights as files
+
+        weights = files.open_source(name, weights)
+        graph = graph or files.graph_of(name, weights)
     row = row_of(name, shortcut, graph)
     first = levels_of(name)[0]
     available = {str(level): index for index, level in enumerate(levels_of(name))}
@@ -135,11 +165,22 @@ def create_backbone(
     images, stages = _trunk(name, row, layers, input_shape, output_stride)
     if row.preactivation:
         stages[-1] = layers.relu(layers.norm(stages[-1], name="head_bn"), name="head_relu")
-    return close(row, images, {level: stages[available[level]] for level in wanted}, f"{name}_backbone")
+    model = close(row, images, {level: stages[available[level]] for level in wanted}, f"{name}_backbone")
+    if weights:
+        trunk = create_model(
+            name, num_classes=0, input_shape=(None, None, images.shape[-1]), shortcut=shortcut, graph=graph,
+            weights=weights,
+        )  # fmt: skip
+        files.assign(model, {variable.path: np.asarray(variable) for variable in trunk.weights})
+    return model
 
 
 def levels_of(name: str) -> list[int]:
-    """Return the levels that `create_backbone` offers, in rising order: 2 to 5, or 0 to 2 for a CIFAR net."""
+    """Return the levels that `create_backbone` offers, in rising order: 2 to 5, or 0 to 2 for a CIFAR net.
+
+    >>> levels_of("resnet50_v1b")
+    [2, 3, 4, 5]
+    """
     row = find(name)
     first = 0 if row.stem == "3x3" else 2
     return list(range(first, first + len(row.blocks)))

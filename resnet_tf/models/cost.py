@@ -83,7 +83,11 @@ def cost(model: keras.Model) -> Cost:
 
 
 def cost_by_name(name: str, shortcut=None, image_size=None, num_classes=None, graph=None) -> Cost:
-    """Count the cost of a network without building it; None stands for the paper's image size and classes."""
+    """Count the cost of a network without building it; None stands for the paper's image size and classes.
+
+    >>> round(cost_by_name("resnet50_v1b").gmacs, 2)
+    4.09
+    """
     from resnet_tf.models.builder import grow, row_of
 
     row = row_of(name, shortcut, graph)
@@ -139,7 +143,7 @@ class _Counter(Layers):
     def pad_identity(self, x, filters, stride, *, name):
         return _Tensor((-(-x.shape[0] // stride), -(-x.shape[1] // stride), filters))
 
-    def global_pool(self, x, *, name):
+    def global_pool(self, x, kind="avg", *, name):
         return _Tensor(x.shape[-1:])
 
     def dense(self, x, units, *, name):

@@ -12,6 +12,8 @@ from resnet_tf.models.layers import PaddedIdentity, close
 def row_of(model: keras.Model) -> Architecture:
     """Return the row of a built network, with the shortcut and the graph that it was built with.
 
+        row_of(resnet_tf.create_model("cifar_resnet20_v1", shortcut="B")).shortcut  # "B"
+
     Both are derived from the layers, so this also works for a network that Keras saved and loaded.
     """
     row = find(model.name)
@@ -19,7 +21,8 @@ def row_of(model: keras.Model) -> Architecture:
     if row.shortcut != "none":
         projections = sum(name.endswith("_shortcut_conv") for name in layers)
         padded = any(isinstance(layer, PaddedIdentity) for layer in layers.values())
-        kind = "A" if padded else "C" if projections == sum(row.blocks) else "B"
+        # An exported network pads by operations without a class of their own. B has a projection in any network.
+        kind = "A" if padded or not projections else "C" if projections == sum(row.blocks) else "B"
         row = dataclasses.replace(row, shortcut=kind)
     if row.bottleneck and (strided := layers.get("stage2_block1_conv1")) is not None:
         if max(strided.strides) > 1:
@@ -36,6 +39,8 @@ def row_of(model: keras.Model) -> Architecture:
 
 def responses(model: keras.Model) -> dict:
     """Return the response of each convolution with a 3x3 kernel (He et al. 2015, figure 7).
+
+        probe = with_outputs(model, list(responses(model).values()))
 
     These are 6n+1 convolutions in a CIFAR net of 6n+2 layers, including the stem; the middle one of each bottleneck;
     and the three of a deep stem. A 7x7 stem is not counted.
@@ -67,6 +72,8 @@ def responses(model: keras.Model) -> dict:
 def stage_ends(model: keras.Model) -> dict:
     """Return the output of each stage: {"stage1": symbolic tensor [batch, height, width, channels], ...}.
 
+        features = with_outputs(model, stage_ends(model))(images)  # {"stage1": ..., "stage2": ...}
+
     As in `create_backbone`, the last stage of a v2 is activated and the others are sums without activation.
     """
     row = find(model.name)
@@ -78,12 +85,18 @@ def stage_ends(model: keras.Model) -> dict:
 
 
 def part(name: str) -> str:
-    """Return the part of a network that a layer or variable belongs to: "stem", "stage1", ..., "head" or "logits"."""
+    """Return the part of a network that a layer or variable belongs to: "stem", "stage1", ..., "head" or "logits".
+
+    >>> part("stage2_block1_conv1/kernel")
+    'stage2'
+    """
     return name.split("/")[0].split("_")[0]
 
 
 def depths(model: keras.Model) -> dict[str, int]:
     """Return {part: distance from the output} for the parts of a network that have weights, beginning with the stem.
+
+        depths(resnet_tf.create_model("cifar_resnet20_v1"))  # {"stem": 4, "stage1": 3, ..., "logits": 0}
 
     The distance is 0 for "logits" and for "head", the last batch normalisation of a v2, and 1 for the last stage.
     """
@@ -94,5 +107,8 @@ def depths(model: keras.Model) -> dict[str, int]:
 
 
 def with_outputs(model: keras.Model, outputs) -> keras.Model:
-    """Return a model with the same layers and weights, but other outputs: any structure of symbolic tensors."""
+    """Return a model with the same layers and weights, but other outputs: any structure of symbolic tensors.
+
+    features = with_outputs(model, model.get_layer("pool").output)(images)
+    """
     return close(find(model.name), model.inputs, outputs, model.name)

@@ -247,9 +247,10 @@ class Layers:
             return DilatedAveragePool(dilation, dtype=self.dtype, name=name)(x)
         return keras.layers.AveragePooling2D(2, stride, "same", FORMAT, dtype=self.dtype, name=name)(x)
 
-    def global_pool(self, x, *, name):
-        """Add the mean over height and width."""
-        return keras.layers.GlobalAveragePooling2D(data_format=FORMAT, dtype=self.dtype, name=name)(x)
+    def global_pool(self, x, kind="avg", *, name):
+        """Add the mean over height and width, or the maximum if `kind` is "max"."""
+        pool = keras.layers.GlobalMaxPooling2D if kind == "max" else keras.layers.GlobalAveragePooling2D
+        return pool(data_format=FORMAT, dtype=self.dtype, name=name)(x)
 
     def dropout(self, x, rate, *, name):
         """Add dropout of features in training."""
@@ -296,11 +297,12 @@ class Layers:
             return x
         return self.max_pool(x, name="stem_pool", activated=not row.preactivation)
 
-    def head(self, x, row, classes, dropout):
-        """Build the last BN-ReLU of a v2, the global average pool, and the logits unless `classes` is 0."""
+    def head(self, x, row, classes, dropout, pooling="avg"):
+        """Build the BN-ReLU of a v2, the global pool unless `pooling` is None, and logits unless `classes` is 0."""
         if row.preactivation:
             x = self.relu(self.norm(x, name="head_bn"), name="head_relu")
-        x = self.global_pool(x, name="pool")
+        if pooling:
+            x = self.global_pool(x, pooling, name="pool")
         if dropout:
             x = self.dropout(x, dropout, name="dropout")
         return self.dense(x, classes, name="logits") if classes else x

@@ -27,9 +27,10 @@ class Opened:
 
     Attributes:
         origin: path of the file, for errors.
-        kind: the naming scheme: "ours" (.weights.h5 of this project), "torch" (timm, torchvision and code like theirs)
-            or "keras" (keras.applications).
-        arrays: {name: float32 NumPy array} without prefixes; None for "ours", which Keras reads itself.
+        kind: the naming scheme: "ours" (.weights.h5 and .keras of this project), "torch" (timm, torchvision and code
+            like theirs) or "keras" (keras.applications).
+        arrays: {name: float32 NumPy array} without prefixes; None for a .weights.h5 from before Keras wrote the names
+            of layers into it, which Keras reads itself.
         about: the network as `describe` wrote it into the file; None if the file does not say.
     """
 
@@ -48,8 +49,8 @@ def open_file(path: str | pathlib.Path, ema: bool = True) -> Opened:
     """Read a file of weights.
 
     Args:
-        path: a .weights.h5 of this project; a PyTorch state dict (.safetensors, .pth, .pt, .th, .pth.tar, .tar, .ckpt
-            or .bin); or an .h5 of keras.applications.
+        path: a .weights.h5 or .keras of this project; a PyTorch state dict (.safetensors, .pth, .pt, .th, .pth.tar,
+            .tar, .ckpt or .bin); or an .h5, .weights.h5 or .keras of keras.applications, with or without its head.
         ema: whether to take the averaged weights of a checkpoint that also has plain ones.
 
     Raises:
@@ -153,8 +154,8 @@ def _read_h5(path, ema):
     with h5py.File(path) as file:
         about = file.attrs.get(ABOUT)
         file = file.get("model_weights", file)
-        if path.name.endswith(".weights.h5") and "conv1_conv" not in file:  # ours: Keras reads it into a model
-            return Opened(str(path), "ours", None, json.loads(about) if about else None)
+        if path.name.endswith(".weights.h5") and "conv1_conv" not in file:
+            return _of_layers(_by_layer(file), path, json.loads(about) if about else None)
 
         def visit(name, item):
             if isinstance(item, h5py.Dataset):
@@ -165,7 +166,62 @@ def _read_h5(path, ema):
     return of_arrays(arrays, path)
 
 
-_READERS = {".safetensors": _read_safetensors, ".h5": _read_h5}
+def _by_layer(file):
+    """Return {layer/variable: array} of a .weights.h5 of Keras 3; None if a layer has no name there.
+
+    Keras calls the groups after classes, conv2d and conv2d_1, and puts the names of layers into attributes.
+    """
+    arrays, unnamed = {}, []
+
+    def visit(path, group):
+        kind = _NUMBERED.sub("", path.split("/")[-2]) if path.endswith("/vars") else ""
+        if kind not in _VARIABLES or not len(group):
+            return
+        if "name" not in group.attrs:
+            unnamed.append(path)
+            return
+        for index, variable in zip(group, _VARIABLES[kind], strict=False):
+            arrays[f"{group.attrs['name']}/{variable}"] = group[index][()]
+
+    file.visititems(visit)
+    return None if unnamed or not arrays else arrays
+
+
+def _of_layers(arrays, origin, about):
+    """Return an `Opened` of {layer/variable: array}, of keras.applications or of this project."""
+    if arrays and any(name.startswith("conv1_conv/") for name in arrays):
+        return of_arrays(arrays, origin)
+    return Opened(str(origin), "ours", arrays, about)
+
+
+def _read_keras(path, ema):
+    import keras
+
+    from resnet_tf.models import inside
+
+    model = keras.models.load_model(path, compile=False)
+    # An exported network stands between its normalization and its probabilities.
+    model = next((layer for layer in model.layers if isinstance(layer, keras.Model)), model)
+    arrays = {
+        f"{layer.name}/{variable.name}": np.asarray(variable, np.float32)
+        for layer in model.layers
+        for variable in layer.weights
+    }
+    try:
+        about = json.loads(describe(model.name, inside.row_of(model)))
+    except InputError:  # the model has another name than its network
+        about = None
+    return _of_layers(arrays, path, about)
+
+
+# The variables of a layer in the order in which Keras writes them, by the name of its class in a .weights.h5.
+_VARIABLES = {
+    "conv2d": ("kernel", "bias"),
+    "dense": ("kernel", "bias"),
+    "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
+}
+_NUMBERED = re.compile(r"_\d+$")
+_READERS = {".safetensors": _read_safetensors, ".h5": _read_h5, ".keras": _read_keras}
 _READERS |= dict.fromkeys((".pth", ".pt", ".th", ".pth.tar", ".tar", ".ckpt", ".bin"), _read_torch)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from resnet_tf import files
 from resnet_tf.errors import InputError
-from resnet_tf.models import inside, padding, weight_files
+from resnet_tf.models import adaptation, inside, padding, weight_files
 from resnet_tf.models.architectures import as_in_timm, find
 from resnet_tf.models.weight_files import Opened, first_line, open_file
 
@@ -57,6 +57,8 @@ _LAYER = re.compile(r"stage(\d+)_block(\d+)_(conv|bn|shortcut_conv|shortcut_bn)(
 def open_source(name: str, source: str | pathlib.Path | Opened, ema: bool = True) -> Opened:
     """Open a file of weights, or the published weights of the network `name` if `source` is "imagenet".
 
+        opened = open_source("resnet50_v1b", "resnet50.safetensors")
+
     Raises:
         InputError: there is no such file, it is damaged, or no weights are published.
     """
@@ -78,7 +80,13 @@ def graph_of(name: str, opened: Opened) -> str | None:
     return "timm" if opened.kind == "torch" else None
 
 
-def load(model: keras.Model, source: str | pathlib.Path | Opened, ema: bool = True, pad: str | None = None) -> None:
+def load(
+    model: keras.Model,
+    source: str | pathlib.Path | Opened,
+    ema: bool = True,
+    pad: str | None = None,
+    head: str = "keep",
+) -> None:
     """Load weights into a network.
 
         model = resnet_tf.create_model("resnet50_v1b")
@@ -90,14 +98,15 @@ def load(model: keras.Model, source: str | pathlib.Path | Opened, ema: bool = Tr
         ema: whether to take the averaged weights of a file that also has plain ones.
         pad: "behind" or "both", where shortcut A has its zero channels in the network of the weights; None to derive
             it from their names.
+        head: one of `adaptation.HEADS`.
 
     Raises:
         InputError: the file is missing, damaged, or of another network (the message names weights that are missing,
             unused or of another shape). The model is then unchanged.
     """
     opened = open_source(model.name, source, ema)
-    if opened.kind != "ours":
-        assign(model, convert(model, opened, pad=pad))
+    if opened.arrays is not None:
+        assign(model, convert(model, opened, pad=pad, head=head))
         return
     check_graph(model, opened)
     try:
@@ -147,7 +156,11 @@ def check_graph(model: keras.Model, opened: Opened) -> None:
 
 
 def convert(
-    model: keras.Model, source: Opened | dict[str, np.ndarray], origin: str = "the weights", pad: str | None = None
+    model: keras.Model,
+    source: Opened | dict[str, np.ndarray],
+    origin: str = "the weights",
+    pad: str | None = None,
+    head: str = "keep",
 ) -> dict[str, np.ndarray]:
     """Translate a state dict to the variables of a network.
 
@@ -159,9 +172,10 @@ def convert(
         source: an `Opened`, or {name: array} of timm, torchvision or keras.applications.
         origin: name of the arrays in errors.
         pad: see `load`.
+        head: one of `adaptation.HEADS`.
 
     Returns:
-        {variable path: array} for every variable of the model.
+        {variable path: array} for every variable of the model, but not for those of a head that starts anew.
 
     Raises:
         InputError: the weights belong to another network (names are missing or unused, shapes or graphs differ), or
@@ -173,25 +187,31 @@ def convert(
     aliased = {}
     if opened.kind == "torch" and not row.preactivation:
         arrays, aliased = _usual_names(arrays)
-    translate = _keras_value if opened.kind == "keras" else _torch_value
+    translate = _TRANSLATIONS[opened.kind]
     values, missing, used = {}, [], set()
-    for variable in model.variables:
-        names = source_names(model.name, variable.path, arrays)
+    new_head = _head_starts_anew(model, opened, arrays, head)
+    first = model.weights[0]
+    for variable in model.weights:  # model.variables has the states of random generators too
+        if new_head and inside.part(variable.path) == "logits":
+            continue
+        names = _names(model, variable, opened, arrays)
         if names[0] not in arrays:
             missing.append(names[0])
             continue
         used.update(names)
         value = translate(arrays, names, variable.path)
+        if variable is first:
+            value = adaptation.with_channels(value, variable.shape[2])
         if value.shape != tuple(variable.shape):
             raise InputError(
                 f"{origin}: {names[0]} has shape {list(value.shape)}, but {variable.path} has "
                 f"{list(variable.shape)}: weights of another network than {model.name}"
             )
-        _check_values(origin, names[0], value, variable.path)
+        if opened.kind != "ours":
+            _check_values(origin, names[0], value, variable.path)
         values[variable.path] = value
-    headless = not any(layer.name == "logits" for layer in model.layers)
-    heads = ("fc.", "head.fc.", "predictions/") if headless else ()
-    unused = [name for name in arrays if name not in used and not name.startswith(heads)]
+    headless = new_head or not any(layer.name == "logits" for layer in model.layers)
+    unused = [name for name in arrays if name not in used and not (headless and adaptation.of_head(name))]
     if missing or unused:
         raise InputError(f"{origin}: not the weights of {model.name}: {_some('missing', missing, 'unused', unused)}")
     if row.shortcut == "A" and not opened.about:
@@ -201,6 +221,20 @@ def convert(
             f"--padding={pad} is not used for {origin}: {model.name} pads no channels, or the file says where"
         )
     return values
+
+
+def _names(model, variable, opened, arrays):
+    """Return the names of a variable in weights of any kind; see `source_names`."""
+    return [variable.path] if opened.kind == "ours" else source_names(model.name, variable.path, arrays)
+
+
+def _head_starts_anew(model, opened, arrays, head):
+    kernel = next((variable for variable in model.weights if variable.path == "logits/kernel"), None)
+    if kernel is None:
+        return False
+    names = _names(model, kernel, opened, arrays)
+    theirs = _TRANSLATIONS[opened.kind](arrays, names, kernel.path) if names[0] in arrays else None
+    return adaptation.starts_anew(head, theirs, kernel.shape[-1], opened.origin)
 
 
 def _usual_names(arrays):
@@ -236,18 +270,24 @@ def _some(*pairs):
 
 
 def assign(model: keras.Model, values: dict[str, np.ndarray]) -> None:
-    """Assign the values that `convert` returned to the variables of a network."""
-    for variable in model.variables:
-        variable.assign(values[variable.path])
+    """Assign the values that `convert` returned to the variables of a network; a head that starts anew has none.
+
+    weights.assign(model, weights.convert(model, state))
+    """
+    for variable in model.weights:
+        if variable.path in values or inside.part(variable.path) != "logits":
+            variable.assign(values[variable.path])
 
 
 def state_dict(model: keras.Model) -> dict[str, np.ndarray]:
     """Return the weights of a network in PyTorch's layout, float32, under timm's names.
 
+        torch_model.load_state_dict({name: torch.tensor(value) for name, value in state_dict(model).items()})
+
     For the graphs that torchvision has, these are also torchvision's names.
     """
     result = {}
-    for variable in model.variables:
+    for variable in model.weights:
         name = source_names(model.name, variable.path, {})[0]
         value = np.asarray(variable)
         if value.ndim == 4:
@@ -336,8 +376,17 @@ def _keras_value(arrays, names, path):
     return value
 
 
+def _our_value(arrays, names, path):
+    return np.asarray(arrays[names[0]], np.float32)
+
+
+_TRANSLATIONS = {"ours": _our_value, "torch": _torch_value, "keras": _keras_value}
+
+
 def save(model: keras.Model, path: str | pathlib.Path) -> None:
     """Write the weights of a network: as .weights.h5 for this project, or as .safetensors under timm's names.
+
+        weights.save(model, "mine.safetensors")
 
     Raises:
         InputError: the path has another suffix, or timm would load the weights into another graph.

@@ -130,8 +130,9 @@ def load(flag: str, origin: str, config, classes: int | None = None) -> Trained:
     name, _, weights = origin.partition(":")
     size = config.data.image_size
     dtype = configuration.PRECISIONS[config.device.precision].policy
+    head = None if flag == "init_from" else "keep"  # a teacher needs the head, a start does not
     pretrained = {} if weights == "random" else {"weights": weights}
-    model = create_model(name, num_classes=classes, input_shape=(size, size, 3), dtype=dtype, **pretrained)
+    model = create_model(name, num_classes=classes, input_shape=(size, size, 3), dtype=dtype, head=head, **pretrained)
     return Trained(origin, model, colour.IMAGENET, None)
 
 
