@@ -95,7 +95,7 @@ class ModelConfig:
 class DataConfig:
     """Data."""
 
-    dataset: str = setting("cifar10", "Source of the images; see README, section Data.", choices=DATASETS)
+    dataset: str = setting("cifar10", "Source of the images; see docs/data.md.", choices=DATASETS)
     data_dir: str = setting(
         "", "Folder or archive of the images.", used_with={"dataset": ("cifar10", "cifar100", *_ENCODED)},
         changes_result=False,
