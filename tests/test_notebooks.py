@@ -17,7 +17,7 @@ from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((pathlib.Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 _LARGEST = 600_000  # bytes
-_SLOW = {"04_reading_and_comparing_runs", "05_distillation_and_mixup", "07_transfer"}
+_SLOW = {"04_reading_and_comparing_runs", "05_distillation_and_mixup", "07_transfer", "08_your_photos"}
 
 
 @pytest.fixture(scope="module")
