@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 
 import pytest
 import yaml
@@ -93,6 +94,27 @@ def test_imagenette_on_a_large_gpu_gets_what_was_measured():
     }  # fmt: skip
     values = chosen({"images": 8523, "side": 192, "size": (192, 192)})
     assert {name: values[name] for name in measured} == measured
+
+
+def test_facts_of_gpus(photos, monkeypatch):
+    """Two stand-ins for GPUs: the older and the smaller one count; images of one size are found to be so."""
+    monkeypatch.setattr(facts.devices, "has_gpu", lambda: True)
+    monkeypatch.setattr(facts.tf.config, "list_physical_devices", lambda kind: ["new", "old"])
+    details = {"new": {"compute_capability": (9, 0)}, "old": {"compute_capability": (7, 5)}}
+    monkeypatch.setattr(facts.tf.config.experimental, "get_device_details", details.get)
+    answer = subprocess.CompletedProcess([], 0, "143771\n15360\n")
+    monkeypatch.setattr(facts.subprocess, "run", lambda *arguments, **options: answer)
+    train_split = resnet_tf.data.index("folder", str(photos)).splits["train"]
+    found = facts.of(train_split, 0, "")
+    assert (found.on_gpu, found.replicas, found.half, found.memory) == (True, 2, True, 15360 * 2**20)
+    assert (found.images, found.side, found.size) == (36, 40, (40, 48))
+    monkeypatch.setattr(facts.subprocess, "run", lambda *arguments, **options: fail())
+    details["old"] = {"compute_capability": (6, 1)}
+    assert facts.of(train_split, 1, "")[4:7] == (1, 8 * 2**30, False)  # the driver does not say: an assumption
+
+
+def fail():
+    raise FileNotFoundError("nvidia-smi")
 
 
 @pytest.mark.parametrize("given", [
