@@ -1,5 +1,8 @@
 """How a training ends: early or late, on its best weights, and lengthened; what is scored when."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import yaml
@@ -85,6 +88,26 @@ def test_stopped_before_it_ends_it_ends_at_the_same_step(tmp_path, scripted, las
     scripted(LOSSES[2:])  # the third evaluation is done again
     result = resnet_tf.fit(**flags)
     assert result["steps"] == 60 and "since epoch 2" in result["ended"]
+
+
+def test_a_signal_while_the_best_weights_are_scored_keeps_the_last_ones(tmp_path, monkeypatch, last_json):
+    """The state is then that of the best step, and must not be written as that of the last one."""
+    calls = []
+
+    def scored(logits, labels):
+        calls.append(len(labels))
+        if len(calls) == 3:  # two evaluations, then that of the best weights; the test split would be next
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"examples": len(labels), "top1": 1 / len(calls), "top5": 0.9, "loss": float(len(calls))}
+
+    monkeypatch.setattr(metrics, "classification", scored)
+    flags = [*SMALL, "--train_epochs=2", "--eval_epochs=1", "--finish_on=best", f"--out={tmp_path}/run"]
+    assert train.main(flags) == 75
+    folder = tmp_path / "run" / "checkpoints"
+    assert checkpoint.steps(folder)[-1] == 24 == checkpoint.load_latest(folder)["state/step"]
+    assert checkpoint.load(checkpoint.best_path(folder))["state/step"] == 12
+    assert train.main(flags) == 0
+    assert last_json()["best_step"] == 12
 
 
 def getattr_default(name):

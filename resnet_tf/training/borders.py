@@ -34,6 +34,7 @@ class Borders:
         # On all machines, which must agree; only the first one writes rows. [(step, row of the held-out split)]
         self._curve = [(row["step"], row) for row in session.recorder.rows if row["split"] == name]
         self._ended = ""  # why the training ends before its last step
+        self._is_finishing = False
 
     # --- Where they lie ----------------------------------------------------------------------------------------------
 
@@ -150,8 +151,8 @@ class Borders:
         state.set({f"state/{name}": np.float32(value) for name, value in after.items()})
 
     def save(self) -> None:
-        """Write a checkpoint."""
-        if self._session.context.is_chief:
+        """Write a checkpoint, unless the last step has one: the state is then perhaps that of the best step."""
+        if self._session.context.is_chief and not self._is_finishing:
             if self._best is not None:  # before the checkpoint: a run that resumes from it finds the best until then
                 checkpoint.save_best(self._session.run.checkpoints, self._best)
                 self._best = None
@@ -176,8 +177,10 @@ class Borders:
         is_new = is_trained or not run.finished  # also where it was killed after its last checkpoint
         steps = self.step
         takes_best = self._record.finish_on == "best"
-        if takes_best:
-            session.engine.state.set_all(checkpoint.load(checkpoint.best_path(run.checkpoints)))
+        self._is_finishing = True
+        if takes_best:  # machines that do not write may be here before the file is
+            best = self._best or checkpoint.load(checkpoint.best_path(run.checkpoints))
+            session.engine.state.set_all(best)
         if takes_best or not is_trained:
             self._score()
         held_out, recorder, name = session.held_out, session.recorder, task.metric
