@@ -77,6 +77,8 @@ def test_choices_follow_images_and_memory():
     # The learning rate falls with the batch.
     assert small["lr"] / small["batch_size"] == pytest.approx(large["lr"] / large["batch_size"])
     assert chosen({"size": (192, 192), "side": 192})["hold_images"]
+    # Views of long images may shrink them so much that held pixels would have to be averaged.
+    assert not chosen({"size": (192, 400), "side": 192})["hold_images"]
     # Views are no larger than the images.
     assert (chosen({"side": 70})["image_size"], chosen({"side": 70})["eval_size"]) == (64, 0)
     assert chosen({"side": 20})["image_size"] == 32

@@ -11,11 +11,6 @@ import sys
 
 from resnet_tf import command, config
 
-RECIPE = (  # the flags of flags/demo.cfg, a file that an installed package lacks
-    "--model=cifar_resnet8_v1", "--dataset=digits", "--mirror=false", "--pad=2", "--train_epochs=20",
-    "--batch_size=64", "--lr=0.05", "--lr_epochs=14,18", "--log_every=50", "--eval_every=100",
-)  # fmt: skip
-
 
 def main(argv=None) -> int:
     """Run the command and return its exit code."""
@@ -24,8 +19,8 @@ def main(argv=None) -> int:
         "on handwritten digits."
     )
     flags = sys.argv[1:] if argv is None else argv
-    if not any(flag.lstrip("-").startswith("flagfile") for flag in flags):
-        flags = [*RECIPE, *flags]
+    if not any(flag.lstrip("-").startswith(("flagfile", "recipe")) for flag in flags):
+        flags = ["--recipe=demo", *flags]
     return command.launch(description, config.TrainConfig, _run, flags)
 
 

@@ -10,6 +10,7 @@ in a text chunk of a PNG is not read. BMP and GIF have no tag. A damaged tag is 
 import numpy as np
 import tensorflow as tf
 
+_TAG, _SIDEWAYS = 0x0112, (5, 6, 7, 8)  # the tag, and its values that swap height and width
 _HEAD = 16  # bytes at the beginning of a segment or chunk that tell its kind and length
 _MOST_PARTS = 10_000  # segments or chunks of an image that are searched
 _LARGEST = 2**16  # bytes of EXIF that are searched, the size of a JPEG segment
@@ -109,6 +110,11 @@ def treated(exif: str):
         exif: "apply" keeps the tag, so that decoding turns the image; "ignore" removes it.
     """
     return {"apply": lambda data: data, "ignore": ignored}[exif]
+
+
+def is_sideways(image) -> bool:
+    """Return whether the orientation tag of a `PIL.Image.Image` swaps height and width."""
+    return image.getexif().get(_TAG) in _SIDEWAYS
 
 
 def advice(data: bytes) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from resnet_tf.data import processors
+from resnet_tf.data import orientation, processors
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import metrics
@@ -18,8 +18,6 @@ SIDE, SHAPE, BRIGHTNESS = "shorter side (pixels)", "shape", "brightness (0 to 25
 _MOST = 2000  # most images that are measured, evenly spaced in the split
 _SIDE = 64  # brightness is measured on an image of about so many pixels
 _SQUARE = 1.05  # largest ratio of the sides of a square image
-_SIDEWAYS = (5, 6, 7, 8)  # values of the orientation tag that swap width and height
-_ORIENTATION = 0x0112
 
 
 def measure(split) -> dict[str, np.ndarray]:
@@ -49,7 +47,7 @@ def _look(split, example):
         image = Image.open(io.BytesIO(split.read(example)))
         width, height = image.size
         if split.boxes is None:
-            sideways = split.exif == "apply" and image.getexif().get(_ORIENTATION) in _SIDEWAYS
+            sideways = split.exif == "apply" and orientation.is_sideways(image)
             image.draft("L", (_SIDE, _SIDE))
         else:
             top, left, height, width = split.boxes[example].tolist()

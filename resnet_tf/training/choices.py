@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from resnet_tf import config as configuration
 from resnet_tf.config import AUTO, TrainConfig
-from resnet_tf.data.splits import Source
+from resnet_tf.data.splits import MAX_BYTES, Source
 from resnet_tf.errors import InputError
 from resnet_tf.runs import devices, network, record, run_data
 from resnet_tf.training import facts as looking
@@ -22,7 +22,6 @@ from resnet_tf.training import facts as looking
 _SMALL = 1000  # images; with fewer, a fifth is held out, and all of it is needed for the choice of the weights
 # Bytes of activations of one image of 224 x 224 pixels in training, in 16 bits; float32 takes twice as much.
 _ACTIVATIONS = {"resnet18_v1d": 40e6, "resnet50_v1d": 160e6}
-_HELD_BYTES = 2**33  # of decoded images that --hold_images may keep on a GPU
 
 
 class Row(NamedTuple):
@@ -210,10 +209,10 @@ def _divide(chosen, source):
     whole, skipped = run_data.load(chosen.data())
     count, splits = len(whole.splits["train"]), set(whole.splits)
     if "validation" not in splits:
-        share, few = (0.2, "fewer") if count < _SMALL else (0.1, "at least")
-        why = f"{count:,} images, {few} than {_SMALL:,}" if few == "fewer" else f"{count:,} images"
+        is_small = count < _SMALL
+        share, why = 0.2 if is_small else 0.1, f"{count:,} images" + f", fewer than {_SMALL:,}" * is_small
         chosen.set("validation_share", share, f"{why}, and the data have no validation split")
-        if "test" not in splits and count >= _SMALL:
+        if "test" not in splits and not is_small:
             chosen.set("test_share", share, f"{why}, and the data have no test split")
     if chosen.get("validation_share") or chosen.get("test_share"):
         return run_data.load(chosen.data())
@@ -303,11 +302,12 @@ def _choose_sizes(chosen, facts, row):
 
 def _choose_place(chosen, facts):
     """Choose whether the images are held on the GPU, which saves decoding them in every epoch."""
-    size = chosen.get("image_size")
-    fits = facts.size and facts.images * facts.size[0] * facts.size[1] * 3 < min(_HELD_BYTES, facts.memory / 8)
-    shrinks = facts.size and min(facts.size) * max(chosen.get("area")) ** 0.5 > 1.9 * size
-    if facts.on_gpu and fits and not shrinks:
-        chosen.set("hold_images", True, f"all images have {facts.size[0]} x {facts.size[1]} pixels and fit on the GPU")
+    view = run_data.training_view(chosen.data())
+    if view is None or not (facts.on_gpu and facts.size) or view.shrinks(*facts.size):
+        return
+    height, width = facts.size
+    if facts.images * height * width * 3 < min(MAX_BYTES, facts.memory / 8):
+        chosen.set("hold_images", True, f"all images have {height} x {width} pixels and fit on the GPU")
 
 
 def _choose_batch(chosen, facts, row):

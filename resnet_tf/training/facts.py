@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from resnet_tf.data import orientation
 from resnet_tf.data.examples import Examples
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
@@ -18,7 +19,6 @@ from resnet_tf.runs import devices
 
 _MEASURED = 256  # images whose sizes are looked at first
 _GPU_BYTES = 8 * 2**30  # assumed where the memory of a GPU is not known
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap height and width
 
 
 class Facts(NamedTuple):
@@ -88,8 +88,7 @@ def _sizes(split, indices):
     for index in indices.tolist():
         try:
             with Image.open(io.BytesIO(split.read(index))) as image:
-                turned = image.getexif().get(_ORIENTATION) in _TURNED
-                sizes.append(image.size if turned else image.size[::-1])
+                sizes.append(image.size if orientation.is_sideways(image) else image.size[::-1])
         except (InputError, UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError):
             continue  # training names it, or skips it
     if not sizes:
