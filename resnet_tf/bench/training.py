@@ -51,6 +51,7 @@ def benchmark_train(config: configuration.BenchmarkConfig) -> dict:
     known = peers.PEERS | {_ONE_REPLICA: _one_replica}
     measure.check(config, known)
     devices.use_precision(config.device.precision)
+    devices.use_determinism(config.device.deterministic)
     strategy = devices.make_strategy(config.device.replicas, config.device.gpus)
     replicas = strategy.num_replicas_in_sync
     if settings.batch_size % replicas:
@@ -177,6 +178,7 @@ def benchmark_loop(config: configuration.BenchmarkConfig) -> dict:
     measure.check(config, None)
     started = time.monotonic()
     devices.use_precision(config.device.precision)
+    devices.use_determinism(config.device.deterministic)
     strategy = devices.make_strategy(config.device.replicas, config.device.gpus)
     systems = {"ours": lambda: _run_seconds(config), "bare_step": _bare_step(config, strategy)}
     seconds = measure.in_turn(systems, settings.repeats)

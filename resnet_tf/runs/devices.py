@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import platform
+import threading
 
 import tensorflow as tf
 
@@ -14,6 +15,9 @@ from resnet_tf.data import processors
 from resnet_tf.errors import InputError
 
 SHARED_BY = "RESNET_TF_SHARED_BY"  # environment variable: trainings that a sweep runs on one GPU or machine
+# XLA leaves out kernels that add in no fixed order, and takes no kernel for having been the fastest in a trial.
+_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+_gpus_are_used = threading.Event()  # in this process; XLA reads its flags once, before it compiles
 
 
 def make_strategy(replicas: int = 0, gpus=()) -> tf.distribute.Strategy:
@@ -145,3 +149,28 @@ def peak_flops(precision: str) -> float | None:
 def use_precision(precision: str) -> None:
     """Set, for the whole process, whether float32 products keep all bits or, for "tf32", 10 bits."""
     tf.config.experimental.enable_tensor_float_32_execution(PRECISIONS[precision].tf32)
+
+
+def use_determinism(wanted: bool) -> None:
+    """Have XLA compile, for the whole process, programs that give the same bits in every run on the same GPUs.
+
+    All else repeats by itself: images, their changes and dropout are drawn by seed and step, and a CPU adds in a fixed
+    order.
+
+    Raises:
+        InputError: XLA has compiled for a GPU in this process already, without this.
+    """
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    if not wanted or _DETERMINISTIC in flags:
+        return
+    if _gpus_are_used.is_set():
+        raise InputError(
+            f"--deterministic: this process has used a GPU without it; set XLA_FLAGS={_DETERMINISTIC} before, or train "
+            "in a process of its own"
+        )
+    os.environ["XLA_FLAGS"] = " ".join([*flags, _DETERMINISTIC])
+
+
+def note_use_of_gpus() -> None:
+    """Note that XLA compiles for GPUs in this process from here on; see `use_determinism`."""
+    _gpus_are_used.set()

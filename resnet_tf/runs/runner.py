@@ -38,6 +38,8 @@ class Runner:
         self.state = State(strategy, model, recipe)
         self._normalization = normalization
         self.on_gpu = devices.on_gpu(strategy)
+        if self.on_gpu:
+            devices.note_use_of_gpus()
         self._whole = self.on_gpu and self.replicas == 1  # one XLA program for each call
         self._predict_call = self.compiled(self._predict_batches)
         self._predict_stream_call = tf.function(self._predict_stream_batch, autograph=False)

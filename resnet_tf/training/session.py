@@ -187,6 +187,7 @@ def _choose_context(task):
     if config.model.init_from:
         network.locate("init_from", config.model.init_from)
     devices.use_precision(config.device.precision)
+    devices.use_determinism(config.device.deterministic)
     strategy = devices.make_strategy(config.device.replicas, config.device.gpus)
     is_chief = devices.worker(strategy) == 0
     folder = run_folder(config)
