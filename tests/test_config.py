@@ -209,8 +209,8 @@ STEPS = {"precision", "batch_size", "image_size", "steps", "results"}
 # What each kind uses, of the flags that not all kinds of the command use; by reading what it does.
 USED = {
     "benchmark": {
-        "train": NETWORK | STEPS | {"bn", "replicas", "gpus", "peers", "lock"},
-        "loop": NETWORK | STEPS | {"bn", "replicas", "gpus", "steps_per_call"},
+        "train": NETWORK | STEPS | {"bn", "replicas", "gpus", "deterministic", "peers", "lock"},
+        "loop": NETWORK | STEPS | {"bn", "replicas", "gpus", "deterministic", "steps_per_call"},
         "build": {"model", "peers"},
         "input": {"peers", "data_dir", "peers_data_dir", "image_size", "steps", "results"},
         "augment": NETWORK | STEPS,

@@ -67,6 +67,7 @@ class BenchmarkConfig:
         "precision": {KIND: _STEPPED},
         "replicas": {KIND: ("train", "loop", "evaluate")},
         "gpus": {KIND: ("train", "loop")},
+        "deterministic": {KIND: ("train", "loop")},
         "steps_per_call": {KIND: ("loop",)},
     }
 
