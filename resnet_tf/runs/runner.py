@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_tf.data import colour
+from resnet_tf.models import repeated
 from resnet_tf.runs import devices
 from resnet_tf.runs.packing import flattened, unflattened
 from resnet_tf.runs.state import State
@@ -21,6 +22,7 @@ class Runner:
         local_replicas: number of replicas on this machine.
         first_replica: index of the first replica of this machine among all.
         on_gpu: whether the replicas are GPUs.
+        network: the model as steps compute it; see `models.repeated`.
     """
 
     def __init__(
@@ -38,8 +40,10 @@ class Runner:
         self.state = State(strategy, model, recipe)
         self._normalization = normalization
         self.on_gpu = devices.on_gpu(strategy)
+        self.network = model
         if self.on_gpu:
             devices.note_use_of_gpus()
+            self.network = repeated.of(model)  # an XLA program that is short however deep the network is
         self._whole = self.on_gpu and self.replicas == 1  # one XLA program for each call
         self._predict_call = self.compiled(self._predict_batches)
         self._predict_stream_call = tf.function(self._predict_stream_batch, autograph=False)
@@ -155,7 +159,7 @@ class Runner:
 
     def _forward(self, weights, statistics, pixels):
         inputs = inputs_of(self.model, self._normalization(pixels))
-        outputs = self.model.stateless_call(weights, statistics, inputs, training=False)[0]
+        outputs = self.network.stateless_call(weights, statistics, inputs, training=False)[0]
         return tf.nest.flatten(outputs)[0]  # further outputs are for training
 
     def sum_over_machines(self, numbers: list[float]) -> np.ndarray:

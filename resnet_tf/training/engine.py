@@ -105,7 +105,7 @@ class Engine(Runner):
         def one_step(index, replica, data):
             state = self.state.read(replica)
             batch = supply.batch(replica, data, index, state["scalars"]["step"])
-            sums = self._gradients(self.recipe, self.model, state, batch, batch.pixels.shape[0] * self.replicas)
+            sums = self._gradients(self.recipe, self.network, state, batch, batch.pixels.shape[0] * self.replicas)
             state, row = step.update(self.recipe, state, self.summed(sums))
             self.state.write(replica, state)
             return row
@@ -124,7 +124,7 @@ class Engine(Runner):
         def body(index, metrics, packed):
             state = self._packing.unpack(packed) | {"teacher": start["teacher"]}
             batch = supply.batch(replica, data, index, state["scalars"]["step"])
-            sums = self._gradients(self.recipe, self.model, state, batch, batch.pixels.shape[0] * self.replicas)
+            sums = self._gradients(self.recipe, self.network, state, batch, batch.pixels.shape[0] * self.replicas)
             packed, row = step.update(self._packed_recipe, packed, self.summed(self._packing.pack_sums(sums)))
             return index + 1, tf.tensor_scatter_nd_update(metrics, [[index]], row[None]), packed
 

@@ -57,7 +57,7 @@ def _means_and_squares(engine, layers, prefixes, batch):
                 for path, value in zip(engine.state.statistics, statistics, strict=True)
             ]
             # From moving statistics of 0 the new ones are (1 - momentum) times those of the batch.
-            moved = engine.model.stateless_call(weights, zero, inputs, training=True)[1]
+            moved = engine.network.stateless_call(weights, zero, inputs, training=True)[1]
             moved = dict(zip(engine.state.statistics, moved, strict=True))
             for mean, variance, momentum in layers:
                 first, spread = (moved[path] / (1 - momentum) for path in (mean, variance))

@@ -1,0 +1,73 @@
+"""Equal blocks computed in a loop: the same function and gradients as without, and the same training."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import resnet_tf
+from resnet_tf import train
+from resnet_tf.models import fusible, repeated
+from resnet_tf.runs import checkpoint, devices
+
+
+@pytest.mark.parametrize(
+    "name, shortcut, loops",
+    [
+        ("cifar_resnet26_v1", "A", [3, 3, 3]),
+        ("cifar_resnet26_v1", "C", [3, 3, 3]),
+        ("cifar_resnet26_v2", None, [3, 3, 3]),
+        ("cifar_plain26", None, [3, 3, 3]),
+        ("resnet50_v1d", None, [3, 5]),
+    ],
+)
+def test_loops_compute_the_network(name, shortcut, loops, monkeypatch, rng):
+    monkeypatch.setattr(repeated, "LEAST", 3)
+    model = resnet_tf.create_model(name, shortcut=shortcut, input_shape=(32, 32, 3), num_classes=10)
+    network = repeated.of(model)
+    assert network.loops == loops
+    weights = [tf.convert_to_tensor(variable.value) for variable in model.trainable_variables]
+    statistics = [
+        tf.convert_to_tensor(rng.uniform(0.5, 1.5, variable.shape).astype(np.float32))
+        for variable in model.non_trainable_variables
+    ]
+    images = tf.constant(rng.normal(size=(2, 32, 32, 3)), tf.float32)
+
+    @tf.function(autograph=False)
+    def step(network, training):
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            logits, new = network.stateless_call(weights, statistics, images, training=training)
+            loss = tf.reduce_mean(tf.nn.log_softmax(logits)[:, 0])
+        return logits, new, tape.gradient(loss, weights)
+
+    for training in (False, True):
+        pairs = zip(tf.nest.flatten(step(model, training)), tf.nest.flatten(step(network, training)), strict=True)
+        for one, two in pairs:
+            # oneDNN may choose another kernel within a loop, which adds in another order.
+            np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5 * max(1, np.abs(one).max()))
+
+
+def test_networks_without_enough_equal_blocks_stay_as_they_are():
+    model = resnet_tf.create_model("cifar_resnet110_v1")
+    assert repeated.of(model) is model
+    detector_like = resnet_tf.create_backbone("resnet50_v1b")
+    assert repeated.of(detector_like) is detector_like
+
+
+@pytest.mark.slow  # compiles two programs
+def test_a_training_with_loops_is_that_without(tmp_path, monkeypatch):
+    """As on a GPU, where loops are used, compiled by XLA for the CPU."""
+    monkeypatch.setattr(devices, "on_gpu", lambda _: True)
+    monkeypatch.setattr(fusible, "on_gpu", lambda: True)
+    flags = [
+        "--dataset=synthetic", "--image_size=8", "--model=cifar_resnet20_v1", "--batch_size=8", "--train_steps=3",
+        "--precise_bn=2",
+    ]  # fmt: skip
+    saved = {}
+    for name, least in (("loops", 2), ("none", 99)):
+        monkeypatch.setattr(repeated, "LEAST", least)
+        assert train.main([*flags, f"--out={tmp_path}/{name}"]) == 0
+        saved[name] = checkpoint.load_latest(tmp_path / name / "checkpoints")
+    assert saved["loops"].keys() == saved["none"].keys()
+    for key, value in saved["none"].items():
+        np.testing.assert_allclose(saved["loops"][key], value, rtol=1e-3, atol=1e-4, err_msg=key)
