@@ -5,8 +5,28 @@ import dataclasses
 
 import keras
 
+from resnet_tf.errors import InputError
 from resnet_tf.models.architectures import Architecture, find
-from resnet_tf.models.layers import PaddedIdentity, close
+from resnet_tf.models.layers import NamedNetwork, PaddedIdentity, close
+
+
+def network_of(model: keras.Model) -> str:
+    """Return the name in the table of a built network, which `model.name` is unless the user gave another one.
+
+    >>> network_of(create_model("cifar_resnet8_v1", name="student"))
+    'cifar_resnet8_v1'
+
+    Raises:
+        InputError: the model is a copy of a named network that `keras.models.clone_model` made, which does not say it.
+    """
+    if not isinstance(model, NamedNetwork):
+        return model.name.removesuffix("_backbone")
+    if not model.network:
+        raise InputError(
+            f"{model.name}: does not say which network it is, as a copy by keras.models.clone_model; set its attribute "
+            "network to the name in the table"
+        )
+    return model.network
 
 
 def row_of(model: keras.Model) -> Architecture:
@@ -16,7 +36,7 @@ def row_of(model: keras.Model) -> Architecture:
 
     Both are derived from the layers, so this also works for a network that Keras saved and loaded.
     """
-    row = find(model.name)
+    row = find(network_of(model))
     layers = {layer.name: layer for layer in model.layers}
     if row.shortcut != "none":
         projections = sum(name.endswith("_shortcut_conv") for name in layers)
@@ -76,7 +96,7 @@ def stage_ends(model: keras.Model) -> dict:
 
     As in `create_backbone`, the last stage of a v2 is activated and the others are sums without activation.
     """
-    row = find(model.name)
+    row = find(network_of(model))
     ending = "add" if row.preactivation else "relu"
     names = [f"stage{stage}_block{count}_{ending}" for stage, count in enumerate(row.blocks, start=1)]
     if row.preactivation:
@@ -100,10 +120,10 @@ def depths(model: keras.Model) -> dict[str, int]:
 
     The distance is 0 for "logits" and for "head", the last batch normalisation of a v2, and 1 for the last stage.
     """
-    stages = [f"stage{number}" for number in range(len(find(model.name).blocks), 0, -1)]
+    stages = [f"stage{number}" for number in range(len(find(network_of(model)).blocks), 0, -1)]
     order = ["logits", *stages, "stem"]
     distances = {name: depth for depth, name in reversed(list(enumerate(order)))}
-    return distances | {"head": 0} if find(model.name).preactivation else distances
+    return distances | {"head": 0} if find(network_of(model)).preactivation else distances
 
 
 def with_outputs(model: keras.Model, outputs) -> keras.Model:
@@ -111,4 +131,4 @@ def with_outputs(model: keras.Model, outputs) -> keras.Model:
 
     features = with_outputs(model, model.get_layer("pool").output)(images)
     """
-    return close(find(model.name), model.inputs, outputs, model.name)
+    return close(find(network_of(model)), model.inputs, outputs, model.name, network_of(model))

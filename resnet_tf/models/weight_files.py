@@ -208,7 +208,7 @@ def _read_keras(path, ema):
         for variable in layer.weights
     }
     try:
-        about = json.loads(describe(model.name, inside.row_of(model)))
+        about = json.loads(describe(inside.network_of(model), inside.row_of(model)))
     except InputError:  # the model has another name than its network
         about = None
     return _of_layers(arrays, path, about)
