@@ -38,10 +38,11 @@ API = {
         "The commands and the networks from Python.",
         _from(
             "resnet_tf",
-            api="fit evaluate export predict",
+            api="fit Fitted evaluate export predict preprocessing_of",
             models__builder="create_model create_backbone",
             models__cost="cost",
             models__architectures="list_models",
+            models__imagenet="decode_predictions",
             errors="InputError",
         ),
     ),
