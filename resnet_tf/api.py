@@ -172,15 +172,16 @@ def evaluate(run: Path | Sequence[Path] = "", **flags) -> dict:
     return tasks.evaluate(from_settings(EvaluateConfig, {"run": ",".join(map(str, runs))} | flags, "evaluate"))
 
 
-def export(run: Path, out: Path, **flags) -> dict:
-    """Write a new version of the model of a run.
+def export(run: Path = "", out: Path = "", **flags) -> dict:
+    """Write a new version of the model of a run, or of a network with published weights or those of a file.
 
         import resnet_tf
         exported = resnet_tf.export("runs/digits", "model", format=("savedmodel", "onnx"))
         print(exported["version"], exported["files"])
+        resnet_tf.export(network="resnet50_v1d", init_from="imagenet", out="resnet50")
 
     Args:
-        run: folder of a run of any task.
+        run: folder of a run of any task; "" to export `network` with the weights `init_from` instead.
         out: folder of the versions of the model.
         **flags: flags of the command `export`.
 
@@ -188,8 +189,12 @@ def export(run: Path, out: Path, **flags) -> dict:
         "model", "version", "run", "classes" and "signatures"; for classification also "format", "files" and "bytes".
 
     Raises:
-        InputError: no such run, no checkpoint, an existing version, or flags that the task does not use.
+        InputError: no such run, no checkpoint, an existing version, or flags that the task does not use; or names of
+            classes or a preprocessing that are not known.
     """
+    for name, value in (("run", run or flags.get("network", "")), ("out", out)):
+        if not str(value):
+            raise InputError(f"{name} is not set")
     return tasks.export(from_settings(ExportConfig, {"run": str(run), "out": str(out)} | flags, "export"))
 
 
