@@ -39,9 +39,9 @@ def __dir__():
 
 
 def _register():
-    """Import the layers, which registers them with Keras; with another backend than TensorFlow's they are of no use."""
+    """Import what Keras shall know, which registers it; with another backend than TensorFlow's it is of no use."""
     if "tensorflow" in sys.modules:
-        importlib.import_module(f"{__name__}.models.layers")
+        importlib.import_module(f"{__name__}.models.naming")  # imports the layers too
 
 
 class _AfterKeras:

@@ -18,7 +18,7 @@ import resnet_tf
 from resnet_tf import api, data, models
 from resnet_tf.data import colour
 from resnet_tf.errors import InputError
-from resnet_tf.models import architectures, builder, imagenet, inside, preprocessing, weights
+from resnet_tf.models import architectures, builder, imagenet, inside, naming, preprocessing, weights
 from resnet_tf.serving import convert
 
 # {file: (builder, network, options)}; together they have every kind of layer and every option that changes a graph.
@@ -149,11 +149,11 @@ def test_two_copies_with_names_of_their_own_in_one_graph(tmp_path, capsys):
         weights.save(clone, tmp_path / "clone.weights.h5")
     clone.network = "cifar_resnet8_v2"
     for named in (copies[1], loaded, clone):
-        assert named.name == "two" and inside.network_of(named) == "cifar_resnet8_v2"
+        assert named.name == "two" and naming.network_of(named) == "cifar_resnet8_v2"
         assert inside.row_of(named).graph == inside.row_of(plain).graph
         assert resnet_tf.cost(named) == resnet_tf.cost(plain)
         assert list(inside.depths(named)) == list(inside.depths(plain))
-        assert inside.network_of(inside.with_outputs(named, named.get_layer("pool").output)) == "cifar_resnet8_v2"
+        assert naming.network_of(inside.with_outputs(named, named.get_layer("pool").output)) == "cifar_resnet8_v2"
         assert weights.state_dict(named).keys() == weights.state_dict(plain).keys()
     for file in ("mine.weights.h5", "mine.safetensors"):
         weights.save(loaded, tmp_path / file)
@@ -312,6 +312,6 @@ def test_every_public_function_has_an_example():
 
 
 def test_examples_with_answers_hold():
-    for module in (architectures, imagenet, inside, builder, inspect.getmodule(resnet_tf.cost)):
+    for module in (architectures, imagenet, inside, builder, naming, inspect.getmodule(resnet_tf.cost)):
         done = doctest.testmod(module, extraglobs={"create_model": resnet_tf.create_model})
         assert done.attempted and not done.failed, module

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from resnet_tf.errors import InputError
-from resnet_tf.models import blocks
+from resnet_tf.models import blocks, naming
 from resnet_tf.models.architectures import Architecture, as_in_timm, find
 from resnet_tf.models.layers import Layers, close
 
@@ -75,14 +75,14 @@ def create_model(
         InputError: the name is unknown, the network does not have an option, or the weights do not fit. It is a
             ValueError.
     """
-    network, name = _named(network, name)
+    name, own_name = naming.split(network, name)
     weight_file = None
     if weights:
         from resnet_tf.models import weights as files
 
-        weight_file = files.open_source(network, weights)
-        graph = graph or files.graph_of(network, weight_file)
-    row = row_of(network, shortcut, graph)
+        weight_file = files.open_source(name, weights)
+        graph = graph or files.graph_of(name, weight_file)
+    row = row_of(name, shortcut, graph)
     if initializer not in INITIALIZERS:
         raise InputError(f"--initializer={initializer}: not one of {', '.join(INITIALIZERS)}")
     if dropout is not None and not 0 < dropout < 1:
@@ -90,23 +90,11 @@ def create_model(
     classes = row.classes if num_classes is None else num_classes
     _check_head(head, pooling, classes)
     layers = Layers(keras.dtype_policies.get(dtype), sync_bn, zero_gamma, initializer, seed)
-    images, stages = _trunk(network, row, layers, input_shape)
-    logits = layers.head(stages[-1], row, classes, dropout, pooling)
-    model = close(row, images, logits, name or network, network)
+    images, stages = _trunk(name, row, layers, input_shape)
+    model = close(row, images, layers.head(stages[-1], row, classes, dropout, pooling), name)
     if weight_file:
         files.load(model, weight_file, head=head or ("fill" if num_classes is None else "fit"))
-    return model
-
-
-def _named(network, name):
-    """Return the name of a network and the name of the Keras model, None for the default."""
-    if network is None:
-        network, name = name, None
-    if not network:
-        raise InputError("network: no name is given; resnet_tf.list_models() has all of them")
-    if name is not None and (not isinstance(name, str) or not name or "/" in name):
-        raise InputError(f"name={name!r}: not a name of a Keras model, a text without /")
-    return network, name
+    return naming.renamed(model, own_name, name)
 
 
 def _check_head(head, pooling, classes):
@@ -164,36 +152,35 @@ def create_backbone(
     Raises:
         InputError: the network does not have one of the levels, or the output stride, or the weights do not fit.
     """
-    network, name = _named(network, name)
+    name, own_name = naming.split(network, name)
     if weights:
         from resnet_tf.models import weights as files
 
-        weights = files.open_source(network, weights)
-        graph = graph or files.graph_of(network, weights)
-    row = row_of(network, shortcut, graph)
-    first = levels_of(network)[0]
-    available = {str(level): index for index, level in enumerate(levels_of(network))}
+        weights = files.open_source(name, weights)
+        graph = graph or files.graph_of(name, weights)
+    row = row_of(name, shortcut, graph)
+    first = levels_of(name)[0]
+    available = {str(level): index for index, level in enumerate(levels_of(name))}
     wanted = [str(level) for level in levels]
     missing = [level for level in wanted if level not in available]
     if missing or not wanted:
-        raise InputError(f"levels {', '.join(missing) or 'none'}: {network} has {', '.join(available)}")
+        raise InputError(f"levels {', '.join(missing) or 'none'}: {name} has {', '.join(available)}")
     last = 2 ** (first + len(row.blocks) - 1)
     allowed = [last >> halvings for halvings in range(3) if last >> halvings >= 2**first]
     if output_stride is not None and output_stride not in allowed:
-        raise InputError(f"output_stride={output_stride}: {network} has {', '.join(map(str, allowed))}")
+        raise InputError(f"output_stride={output_stride}: {name} has {', '.join(map(str, allowed))}")
     layers = Layers(dtype, sync_bn, zero_gamma, initializer, seed)
-    images, stages = _trunk(network, row, layers, input_shape, output_stride)
+    images, stages = _trunk(name, row, layers, input_shape, output_stride)
     if row.preactivation:
         stages[-1] = layers.relu(layers.norm(stages[-1], name="head_bn"), name="head_relu")
-    outputs = {level: stages[available[level]] for level in wanted}
-    model = close(row, images, outputs, name or f"{network}_backbone", network if name else "")
+    model = close(row, images, {level: stages[available[level]] for level in wanted}, f"{name}_backbone")
     if weights:
         trunk = create_model(
-            network, num_classes=0, input_shape=(None, None, images.shape[-1]), shortcut=shortcut, graph=graph,
+            name, num_classes=0, input_shape=(None, None, images.shape[-1]), shortcut=shortcut, graph=graph,
             weights=weights,
         )  # fmt: skip
         files.assign(model, {variable.path: np.asarray(variable) for variable in trunk.weights})
-    return model
+    return naming.renamed(model, own_name, name)
 
 
 def levels_of(name: str) -> list[int]:
@@ -232,14 +219,12 @@ def grow_stage(layers: Layers, row: Architecture, x, stage: int, first: blocks.S
     return x
 
 
-def _trunk(network, row, layers, input_shape, output_stride=None):
+def _trunk(name, row, layers, input_shape, output_stride=None):
     shape = tuple(input_shape or (row.input_size, row.input_size, 3))
     # Every layer accepts a single pixel, but an image smaller than the total stride is surely a mistake.
     smallest = 2 ** (len(row.blocks) - 1) * (1 if row.stem == "3x3" else 4)
     if len(shape) != 3 or any(side is not None and side < smallest for side in shape[:2]):
-        raise InputError(
-            f"input_shape={shape}: {network} needs (height, width, channels) of at least {smallest} pixels"
-        )
+        raise InputError(f"input_shape={shape}: {name} needs (height, width, channels) of at least {smallest} pixels")
     images = keras.Input(shape, dtype="float32", name="images")
     return images, grow(layers, row, images, output_stride)
 

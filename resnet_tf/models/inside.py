@@ -5,28 +5,9 @@ import dataclasses
 
 import keras
 
-from resnet_tf.errors import InputError
 from resnet_tf.models.architectures import Architecture, find
-from resnet_tf.models.layers import NamedNetwork, PaddedIdentity, close
-
-
-def network_of(model: keras.Model) -> str:
-    """Return the name in the table of a built network, which `model.name` is unless the user gave another one.
-
-    >>> network_of(create_model("cifar_resnet8_v1", name="student"))
-    'cifar_resnet8_v1'
-
-    Raises:
-        InputError: the model is a copy of a named network that `keras.models.clone_model` made, which does not say it.
-    """
-    if not isinstance(model, NamedNetwork):
-        return model.name.removesuffix("_backbone")
-    if not model.network:
-        raise InputError(
-            f"{model.name}: does not say which network it is, as a copy by keras.models.clone_model; set its attribute "
-            "network to the name in the table"
-        )
-    return model.network
+from resnet_tf.models.layers import PaddedIdentity, close
+from resnet_tf.models.naming import network_of, renamed
 
 
 def row_of(model: keras.Model) -> Architecture:
@@ -131,4 +112,5 @@ def with_outputs(model: keras.Model, outputs) -> keras.Model:
 
     features = with_outputs(model, model.get_layer("pool").output)(images)
     """
-    return close(find(network_of(model)), model.inputs, outputs, model.name, network_of(model))
+    network = network_of(model)
+    return renamed(close(find(network), model.inputs, outputs, network), model.name, network)

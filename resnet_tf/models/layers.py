@@ -373,42 +373,14 @@ class DilatedAveragePool(keras.layers.Layer):
         return {**super().get_config(), "dilation": self.dilation}
 
 
-@keras.saving.register_keras_serializable("resnet_tf")
-class NamedNetwork(keras.Model):
-    """A network with a name of the user's own, which remembers its name in the table where Keras saves and loads it.
-
-    Attributes:
-        network: name in the table, such as "resnet50_v1d".
-    """
-
-    network = ""
-
-    def get_config(self):
-        """Arguments of the constructor, and the name in the table."""
-        return {**super().get_config(), "network": self.network}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Build the network that `get_config` describes."""
-        config = dict(config)
-        network = config.pop("network")
-        model = super().from_config(config, custom_objects)
-        model.network = network
-        return model
-
-
-def close(row, inputs, outputs, name, network=""):
-    """Create the Keras model from the tensors of a network; `network` is its name in the table, where `name` is not.
+def close(row, inputs, outputs, name, model_type=keras.Model):
+    """Create the Keras model from the tensors of a network.
 
     Keras traverses the graph recursively, with two calls per block; 1,202 layers exceed Python's limit.
     """
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(limit + 10 * sum(row.blocks))
     try:
-        if network in ("", name):
-            return keras.Model(inputs, outputs, name=name)
-        model = NamedNetwork(inputs, outputs, name=name)
-        model.network = network
-        return model
+        return model_type(inputs, outputs, name=name)
     finally:
         sys.setrecursionlimit(limit)

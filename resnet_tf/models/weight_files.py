@@ -204,7 +204,7 @@ def _of_layers(arrays, origin, about):
 def _read_keras(path, ema):
     import keras
 
-    from resnet_tf.models import inside
+    from resnet_tf.models import inside, naming
 
     model = keras.models.load_model(path, compile=False)
     # An exported network stands between its normalization and its probabilities.
@@ -215,7 +215,7 @@ def _read_keras(path, ema):
         for variable in layer.weights
     }
     try:
-        about = json.loads(describe(inside.network_of(model), inside.row_of(model)))
+        about = json.loads(describe(naming.network_of(model), inside.row_of(model)))
     except InputError:  # the model has another name than its network
         about = None
     return _of_layers(arrays, path, about)

@@ -14,7 +14,7 @@ import numpy as np
 
 from resnet_tf import files
 from resnet_tf.errors import InputError
-from resnet_tf.models import adaptation, inside, padding, weight_files
+from resnet_tf.models import adaptation, inside, naming, padding, weight_files
 from resnet_tf.models.architectures import as_in_timm, find
 from resnet_tf.models.weight_files import Opened, first_line, open_file
 
@@ -104,7 +104,7 @@ def load(
         InputError: the file is missing, damaged, or of another network (the message names weights that are missing,
             unused or of another shape). The model is then unchanged.
     """
-    opened = open_source(inside.network_of(model), source, ema)
+    opened = open_source(naming.network_of(model), source, ema)
     if opened.arrays is not None:
         assign(model, convert(model, opened, pad=pad, head=head))
         return
@@ -123,7 +123,7 @@ def check_graph(model: keras.Model, opened: Opened) -> None:
     Raises:
         InputError: the graphs differ; the message says in what.
     """
-    row, network = inside.row_of(model), inside.network_of(model)
+    row, network = inside.row_of(model), naming.network_of(model)
     if opened.about:
         theirs, ours = opened.about["graph"], json.loads(json.dumps(row.graph))
         differing = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
@@ -225,7 +225,7 @@ def convert(
 
 def _names(model, variable, opened, arrays):
     """Return the names of a variable in weights of any kind; see `source_names`."""
-    return [variable.path] if opened.kind == "ours" else source_names(inside.network_of(model), variable.path, arrays)
+    return [variable.path] if opened.kind == "ours" else source_names(naming.network_of(model), variable.path, arrays)
 
 
 def _head_starts_anew(model, opened, arrays, head):
@@ -288,13 +288,13 @@ def state_dict(model: keras.Model) -> dict[str, np.ndarray]:
     """
     result = {}
     for variable in model.weights:
-        name = source_names(inside.network_of(model), variable.path, {})[0]
+        name = source_names(naming.network_of(model), variable.path, {})[0]
         value = np.asarray(variable)
         if value.ndim == 4:
             value = value.transpose(3, 2, 0, 1)
         elif value.ndim == 2:
             value = value.T
-            if find(inside.network_of(model)).preactivation:
+            if find(naming.network_of(model)).preactivation:
                 value = value[:, :, None, None]  # timm's v2 ends in a 1x1 convolution
         result[name] = np.ascontiguousarray(value)
     return result
@@ -393,7 +393,7 @@ def save(model: keras.Model, path: str | pathlib.Path) -> None:
     """
     path = pathlib.Path(path)
     row = inside.row_of(model)
-    about = weight_files.describe(inside.network_of(model), row)
+    about = weight_files.describe(naming.network_of(model), row)
     if path.name.endswith(".weights.h5"):
         import h5py
 

@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from resnet_tf.data.colour import Normalization
 from resnet_tf.errors import InputError
-from resnet_tf.models import inside
-from resnet_tf.models.layers import FORMAT, KERAS, MinusInfinityPadding, NamedNetwork, PaddedIdentity
+from resnet_tf.models import naming
+from resnet_tf.models.layers import FORMAT, KERAS, MinusInfinityPadding, PaddedIdentity
 
 _OPSET = 17  # ONNX operator set
 
@@ -155,15 +155,13 @@ def keras_file(
         variance=np.broadcast_to(np.square(normalization.std), mean.shape),
         name="normalization",
     )
-    plain = keras.models.clone_model(model, clone_function=_plain)
+    plain = keras.models.clone_model(naming.plain(model), clone_function=_plain)
     plain.set_weights(model.get_weights())
-    if isinstance(plain, NamedNetwork):  # a class of this package, which Keras does not know without it
-        plain = keras.Model(plain.input, plain.output, name=inside.network_of(model))
     logits = plain(normalize(images))
     if temperature != 1:
         logits = keras.layers.Rescaling(1 / temperature, name="temperature")(logits)
     probabilities = keras.layers.Softmax(name="probabilities")(logits)
-    keras.Model(images, probabilities, name=inside.network_of(model)).save(path)
+    keras.Model(images, probabilities, name=naming.network_of(model)).save(path)
 
 
 def _plain(layer):

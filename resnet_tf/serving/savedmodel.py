@@ -30,7 +30,7 @@ import yaml
 
 from resnet_tf.data import formats, geometry, images, orientation, processors
 from resnet_tf.errors import InputError
-from resnet_tf.models import builder, inside
+from resnet_tf.models import builder, find
 from resnet_tf.runs import network
 
 WARM_UP = "tf_serving_warmup_requests"  # in assets.extra, where TensorFlow Serving looks for it
@@ -69,7 +69,7 @@ class Served(tf.Module):
         trainable = len(model.trainable_variables)
         widened = {id(copy.stored): copy for copy in self._widened}
         reads = [widened[id(weight)].read if id(weight) in widened else weight.read_value for weight in self.weights]
-        row = inside.row_of(model)
+        row = find(model.name)
         outputs = [model.get_layer("pool").output, model.outputs[0]]
         both = builder.close(row, model.inputs[0], outputs, model.name)
 
