@@ -19,7 +19,7 @@ __version__ = "1.0.0"
 # Names that the package hands on, by the module that has them. TensorFlow is imported when one is first asked for, so
 # that --help and bad flags answer at once. Editors and type checkers read them in __init__.pyi.
 _HOMES = dict.fromkeys(("cost", "create_backbone", "create_model", "list_models"), "models")
-_HOMES |= {"decode_predictions": "models.imagenet"} | dict.fromkeys(("fit", "preprocessing_of"), "api")
+_HOMES |= {"decode_predictions": "models.imagenet"} | dict.fromkeys(("Fitted", "fit", "preprocessing_of"), "api")
 _COMMANDS = ("evaluate", "export", "predict")  # modules that can be called; see `command.Callable`
 __all__ = ["InputError", *_HOMES, *_COMMANDS]
 
@@ -39,9 +39,9 @@ def __dir__():
 
 
 def _register():
-    """Import the layers, which registers them with Keras; with another backend than TensorFlow's they are of no use."""
+    """Import what Keras shall know, which registers it; with another backend than TensorFlow's it is of no use."""
     if "tensorflow" in sys.modules:
-        importlib.import_module(f"{__name__}.models.layers")
+        importlib.import_module(f"{__name__}.models.naming")  # imports the layers too
 
 
 class _AfterKeras:

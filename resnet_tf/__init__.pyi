@@ -1,3 +1,4 @@
+from resnet_tf.api import Fitted as Fitted
 from resnet_tf.api import evaluate as evaluate
 from resnet_tf.api import export as export
 from resnet_tf.api import fit as fit

@@ -14,6 +14,7 @@ import resnet_tf
 from resnet_tf import InputError, config, train
 from resnet_tf.data import Source, Split
 from resnet_tf.runs import restore
+from resnet_tf.training import loop
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 
@@ -65,6 +66,51 @@ def test_a_source_needs_no_data_set(given, source, tmp_path, capsys):
     assert "flag --dataset=given" in capsys.readouterr().err
 
 
+def test_what_fit_returns(tmp_path, capfd):
+    settings = {"arch": "cifar_resnet8_v1", "dataset": "digits", "image_size": 16, "bs": 64, "learning_rate": 0.1}
+    said = []
+
+    class Says(loop.Callback):
+        def on_row(self, row):
+            said.append(row)
+
+    fitted = resnet_tf.fit(callbacks=[Says()], **settings, steps=4, eval_every=2, out=tmp_path / "run", verbose=0)
+    assert capfd.readouterr() == ("", "")
+    assert isinstance(fitted, resnet_tf.Fitted) and isinstance(fitted, dict) and fitted["steps"] == 4
+    assert fitted.run_dir == tmp_path / "run" and fitted.metrics == {
+        name: fitted[name] for name in ("top1", "top5", "loss")
+    }
+    history = fitted.history
+    assert history["test_step"] == [2, 4] and history["test_top1"][-1] == pytest.approx(fitted["top1"], abs=1e-6)
+    assert history["loss"] == [row["loss"] for row in said if row["split"] == "train"] and len(history["lr"]) > 0
+    assert fitted.evaluate(split="test")["top1"] == pytest.approx(fitted["top1"], abs=1e-6)
+    assert fitted.export(tmp_path / "model", format="keras")["version"] == 1
+
+    images = np.arange(3 * 20 * 16 * 3, dtype=np.uint8).reshape(3, 20, 16, 3)
+    answers = fitted.predict(images, top_k=10, batch_size=2)
+    assert [index for index, _, _ in answers] == [0, 1, 2]
+    expected = resnet_tf.preprocessing_of(fitted.run_dir).layer()(images[:, 2:18])
+    probabilities = tf.nn.softmax(fitted.model(expected)).numpy()
+    for (_, classes, error), row in zip(answers, probabilities, strict=True):
+        assert error is None
+        np.testing.assert_allclose([dict(classes)[str(digit)] for digit in range(10)], row, rtol=0, atol=1e-5)
+    assert resnet_tf.predict(tmp_path / "model", list(images))[0][1][0][0] == answers[0][1][0][0]
+    for wrong in (images.astype(np.float32), images[0], [images[0], images[0, 0]]):
+        with pytest.raises(InputError, match=r"^files: image \d is not uint8 \[height, width, 3\]"):
+            fitted.predict(wrong)
+    with pytest.raises(InputError, match="verbose=2: not 0 or 1"):
+        resnet_tf.fit(verbose=2, **settings)
+
+
+def test_fit_says_how_it_goes_unless_it_shall_be_quiet(tmp_path, capfd):
+    """Quiet ends with the call, also one that fails."""
+    with pytest.raises(InputError):
+        resnet_tf.fit(**SMALL, dataset="cifar10", data_dir=str(tmp_path / "none"), verbose=0)
+    resnet_tf.fit(**SMALL, dataset="synthetic", out=tmp_path / "run")
+    said = capfd.readouterr().err
+    assert "data     train 512 images" in said and "step 2/2" in said
+
+
 def test_another_source_does_not_go_on(given, source):
     fewer = {name: split.take(np.arange(len(split) // 2)) for name, split in source.splits.items()}
     with pytest.raises(InputError, match=r"^source: checksum"):
@@ -99,6 +145,8 @@ def test_other_tasks_and_scores(tmp_path):
     run = tmp_path / "run"
     settings = SMALL | {"dataset": "synthetic", "output_stride": 2}
     result = resnet_tf.fit(task="segmentation", **settings, out=str(run))
+    assert result.metrics.keys() == {"miou", "pixel_accuracy"}
+    assert result.model.get_layer("stem_conv").trainable
     assert resnet_tf.evaluate(run)["miou"] == pytest.approx(result["miou"], abs=1e-6)
     with pytest.raises(InputError, match="of segmentation make no ensemble"):
         resnet_tf.evaluate([run, run])

@@ -1,5 +1,6 @@
 """README and documents: short, with links that lead somewhere and commands that exist; the hooks of their site."""
 
+import ast
 import importlib.util
 import pathlib
 import re
@@ -7,6 +8,7 @@ import shlex
 
 import pytest
 
+import resnet_tf
 from resnet_tf import config
 from resnet_tf.commands import main as program
 from resnet_tf.config import recipes
@@ -119,6 +121,19 @@ def test_names_of_the_api_exist(reference):
             assert re.search(rf"^(def|class) {name}\b", source, re.MULTILINE), place
 
 
+def test_every_public_name_has_a_page_of_the_api(reference):
+    documented = {name for _, _, names in reference.API.values() for name in names}
+    public = {"resnet_tf": resnet_tf.__all__}
+    for room in ("data", "models"):
+        tree = ast.parse((ROOT / "resnet_tf" / room / "__init__.py").read_text())
+        (names,) = [one.value for one in tree.body if isinstance(one, ast.Assign) and one.targets[0].id == "__all__"]
+        public[f"resnet_tf.{room}"] = [name for name in ast.literal_eval(names) if not name.isupper()]
+    assert len(public["resnet_tf.data"]) > 10 and len(public["resnet_tf.models"]) > 5
+    handed_on = {f"resnet_tf.models.{name}" for name in resnet_tf.__all__}  # they are on the page of resnet_tf
+    lacking = {f"{home}.{name}" for home, names in public.items() for name in names} - handed_on - documented
+    assert not lacking
+
+
 @pytest.mark.parametrize("path, text, expected", [
     ("README.md", "[a](docs/photos.md#ten-steps)", "[a](photos.md#ten-steps)"),
     ("README.md", '<img src="results/a/b.png" width="9">', '<img src="results/a/b.png" width="9">'),
@@ -137,7 +152,7 @@ def test_the_site_takes_what_is_linked_and_no_more(repository):
     assert {"README.md", "WORKSPACE.md", "results/README.md", "results/cifar10_depth/curves_top1_error.png"} <= set(
         found
     )
-    assert sum(path.endswith(".ipynb") for path in found) == 9
+    assert sum(path.endswith(".ipynb") for path in found) == 10
     assert not any("/runs/" in path for path in found)
 
 

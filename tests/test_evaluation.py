@@ -7,6 +7,7 @@ import os
 import resource
 import tarfile
 
+import files
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -17,7 +18,7 @@ from resnet_tf.bench import inputs
 from resnet_tf.data import colour, geometry, sources
 from resnet_tf.evaluation import answers, charts, gallery, metrics, report, scored
 from resnet_tf.evaluation.logits import SplitLogits
-from resnet_tf.models import create_model
+from resnet_tf.models import create_model, weights
 from resnet_tf.runs import checkpoint, devices, record, restore, run_data
 from resnet_tf.runs.runner import Runner
 
@@ -480,3 +481,64 @@ def test_views_of_real_images_score_as_a_plain_reference(real_data):
         assert np.std(expected, axis=0).mean() > 0.05  # else any answer would do
         # 1e-5 for sums in float32, and the few values so near the middle of two levels that they are rounded apart.
         np.testing.assert_allclose(np.exp(found), expected, atol=1e-4)
+
+
+# --- Some of ImageNet's classes --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def of_imagenet(tmp_path_factory):
+    """Weights with a head of 1,000 classes, whose biases prefer label 100 to all others; images of three classes."""
+    folder = tmp_path_factory.mktemp("imagenet")
+    model = create_model("cifar_resnet8_v1", num_classes=1000, seed=1)
+    bias = model.get_layer("logits").bias
+    bias.assign(np.where(np.arange(1000) == 100, 0.5, 0).astype(np.float32))
+    weights.save(model, folder / "net.weights.h5")
+    for number, name in enumerate(("n02124075", "English springer", "tench")):
+        (folder / "some" / name).mkdir(parents=True)
+        for index in range(4):
+            (folder / "some" / name / f"{index}.png").write_bytes(files.picture(10 * number + index, size=(32, 32)))
+    return folder
+
+
+def network_of(folder, images="some", *flags):
+    return ["--network=cifar_resnet8_v1", f"--init_from={folder}/net.weights.h5", "--dataset=folder",
+            f"--data_dir={folder}/{images}", "--image_size=32", *flags]  # fmt: skip
+
+
+def test_a_folder_of_some_classes_of_imagenet(of_imagenet, last_json, tmp_path, capsys):
+    """Scored among its own classes, and among all of them; both agree with the network asked directly."""
+    assert evaluate.main(network_of(of_imagenet, "some", f"--report={tmp_path}/report")) == 0
+    result = last_json()
+    model = create_model("cifar_resnet8_v1", num_classes=1000, weights=of_imagenet / "net.weights.h5")
+    source = sources.index("folder", f"{of_imagenet}/some")
+    assert source.classes == ("English springer", "n02124075", "tench")
+    split, outputs = source.splits["train"], [217, 285, 0]
+    pixels = np.stack([geometry.center(split.read(example), 32) for example in range(len(split))])
+    logits = model(colour.IMAGENET(pixels)).numpy()
+    for found, values, labels in (
+        (result, logits[:, outputs], split.labels),
+        (result["all_classes"], logits, np.array(outputs)[split.labels]),
+    ):
+        expected = metrics.classification(values, labels)
+        for name in ("top1", "top5", "loss"):
+            assert found[name] == pytest.approx(expected[name], abs=1e-5), name
+    assert (result["among_classes"], result["all_classes"]["classes"], result["examples"]) == (3, 1000, 12)
+    assert result["in_words"] == (
+        f"top-1 {result['top1']:.4f} among the 3 classes of the images, {result['all_classes']['top1']:.4f} among all "
+        "1,000 of the network"
+    )
+    assert (tmp_path / "report" / "report.html").exists()
+
+
+def test_a_folder_with_other_classes_than_imagenets_is_refused(of_imagenet, capsys):
+    for images, names in (("mixed", ("tench", "my dog", "other")), ("twice", ("tench", "n01440764"))):
+        for name in names:
+            (of_imagenet / images / name).mkdir(parents=True)
+            (of_imagenet / images / name / "1.png").write_bytes(files.picture(1, size=(32, 32)))
+    assert evaluate.main(network_of(of_imagenet, "mixed")) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert "mixed: the weights have ImageNet's classes, but not classes of ImageNet-1k" in line
+    assert line.endswith(": my dog, other")
+    assert evaluate.main(network_of(of_imagenet, "twice")) == 1
+    assert "n01440764, tench: name the same class of ImageNet-1k" in capsys.readouterr().err

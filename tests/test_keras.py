@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 import resnet_tf
-from resnet_tf import models
+from resnet_tf import api, data, models
 from resnet_tf.data import colour
 from resnet_tf.errors import InputError
-from resnet_tf.models import architectures, builder, imagenet, inside, preprocessing, weights
+from resnet_tf.models import architectures, builder, imagenet, inside, naming, preprocessing, weights
 from resnet_tf.serving import convert
 
 # {file: (builder, network, options)}; together they have every kind of layer and every option that changes a graph.
@@ -38,9 +38,21 @@ KINDS = {
     "v1_c": ("model", "resnet18_v1", {"shortcut": "C"}),
     "v1d": ("model", "resnet18_v1d", {}),
     "v2_18": ("model", "resnet18_v2", {}),
+    "v1c_18": ("model", "resnet18_v1c", {}),
+    "named": ("model", "cifar_resnet8_v2", {"name": "student", "graph": "timm"}),
+    "named_backbone": ("backbone", "cifar_resnet8_v1", {"name": "trunk", "levels": (1,)}),
     "dilated_backbone": ("backbone", "resnet18_v1d", {"levels": (2, 5), "output_stride": 8}),
 }
-EXPORTED = ("a", "v2", "v1d", "v2_18")  # zero channels, padding with minus infinity, pools in shortcuts
+# The kinds of the table that only deep networks have, of the same layers: for releases.
+DEEP = {
+    "v1_50": ("model", "resnet50_v1", {}),
+    "v1b_50": ("model", "resnet50_v1b", {}),
+    "v1c_50": ("model", "resnet50_v1c", {}),
+    "v1d_50": ("model", "resnet50_v1d", {}),
+    "v2_50": ("model", "resnet50_v2", {}),
+    "v2_164": ("model", "cifar_resnet164_v2", {}),
+}
+EXPORTED = ("a", "v2", "v1d", "v2_18", "named")  # zero channels, padding with minus infinity, pools in shortcuts
 LOAD = """
 import pathlib, sys
 folder = pathlib.Path(sys.argv[1])
@@ -61,7 +73,7 @@ print(len(sys.argv) - 2)
 
 def build(kind):
     """A network of the table above at 32 pixels, with statistics that are not those of a new one."""
-    builder, name, options = KINDS[kind]
+    builder, name, options = (KINDS | DEEP)[kind]
     create = resnet_tf.create_model if builder == "model" else resnet_tf.create_backbone
     model = create(name, **{"input_shape": (32, 32, 3)} | options)
     rng = np.random.default_rng(0)
@@ -87,17 +99,31 @@ def load_elsewhere(folder, files, before="", ours="", images="images"):
     return done.stdout.split()[-1]
 
 
-def test_every_kind_of_graph_loads_after_import_of_the_package(tmp_path):
+@pytest.mark.parametrize(
+    "kinds", [pytest.param(KINDS, id="small"), pytest.param(DEEP, id="deep", marks=pytest.mark.slow)]
+)
+def test_every_kind_of_graph_loads_after_import_of_the_package(kinds, tmp_path):
     images = drawn.images(32, 32)
     np.save(tmp_path / "images.npy", images)
     files = []
-    for kind in KINDS:
+    for kind in kinds:
         model = build(kind)
         for file in (f"{kind}.keras", "a.h5") if kind == "a" else (f"{kind}.keras",):
             model.save(tmp_path / file)
             keep(tmp_path, file, model(images, training=False))
             files.append(file)
     assert load_elsewhere(tmp_path, files, "import resnet_tf", "yes") == str(len(files))
+
+
+def test_every_kind_of_graph_of_the_table_is_loaded_above():
+    """Kinds differ in more than the number of blocks. A small row of each kind is enough: depth repeats blocks."""
+
+    def kind(row):
+        return tuple(sorted((name, str(value)) for name, value in row.graph.items() if name != "blocks"))
+
+    built = {kind(architectures.find(name)) for _, name, _ in (KINDS | DEEP).values()}
+    lacking = [name for name, row in architectures.TABLE.items() if kind(row) not in built]
+    assert not lacking
 
 
 def test_exported_files_load_without_the_package(tmp_path):
@@ -108,6 +134,47 @@ def test_exported_files_load_without_the_package(tmp_path):
         convert.keras_file(tmp_path / file, build(kind), colour.IMAGENET, 32)
         keep(tmp_path, file, keras.models.load_model(tmp_path / file)(255 * images, training=False))
     assert load_elsewhere(tmp_path, files, images="255 * images") == str(len(files))
+
+
+def test_two_copies_with_names_of_their_own_in_one_graph(tmp_path, capsys):
+    """What finds the row of a network by its name finds it for a named one, also after Keras saved and loaded it."""
+    images = keras.Input((32, 32, 3))
+    copies = [resnet_tf.create_model("cifar_resnet8_v2", name=name, graph="timm", seed=1) for name in ("one", "two")]
+    both = keras.Model(images, [copy(images) for copy in copies])
+    both.save(tmp_path / "both.keras")
+    loaded = keras.models.load_model(tmp_path / "both.keras").get_layer("two")
+    plain = resnet_tf.create_model("cifar_resnet8_v2", graph="timm", seed=2)
+    clone = keras.models.clone_model(loaded)
+    with pytest.raises(InputError, match=r"^two: does not say which network it is, as a copy"):
+        weights.save(clone, tmp_path / "clone.weights.h5")
+    clone.network = "cifar_resnet8_v2"
+    for named in (copies[1], loaded, clone):
+        assert named.name == "two" and naming.network_of(named) == "cifar_resnet8_v2"
+        assert inside.row_of(named).graph == inside.row_of(plain).graph
+        assert resnet_tf.cost(named) == resnet_tf.cost(plain)
+        assert list(inside.depths(named)) == list(inside.depths(plain))
+        assert naming.network_of(inside.with_outputs(named, named.get_layer("pool").output)) == "cifar_resnet8_v2"
+        assert weights.state_dict(named).keys() == weights.state_dict(plain).keys()
+    for file in ("mine.weights.h5", "mine.safetensors"):
+        weights.save(loaded, tmp_path / file)
+        weights.load(plain, tmp_path / file)
+        np.testing.assert_array_equal(plain(drawn.images(32, 32)), copies[0](drawn.images(32, 32)))
+        resnet_tf.create_model("cifar_resnet8_v2", name="three", weights=tmp_path / file)
+        assert not capsys.readouterr().err
+    loaded.save(tmp_path / "named.keras")
+    resnet_tf.create_model("cifar_resnet8_v2", name="four", weights=tmp_path / "named.keras")
+
+
+def test_names_of_models_that_cannot_be_are_refused():
+    plain = keras.Model(inputs := keras.Input((1,)), inputs)
+    assert type(resnet_tf.create_model("cifar_resnet8_v1")) is type(plain)  # the class that files of before have
+    assert resnet_tf.create_model(name="cifar_resnet8_v1").name == "cifar_resnet8_v1"  # as in earlier releases
+    for create in (resnet_tf.create_model, resnet_tf.create_backbone):
+        for name in ("", "a/b", 3):
+            with pytest.raises(InputError, match=f"name={name!r}: not a name of a Keras model"):
+                create("cifar_resnet8_v1", name=name)
+        with pytest.raises(InputError, match="network: no name is given"):
+            create()
 
 
 @pytest.mark.parametrize("before", ["import tensorflow, resnet_tf", "import resnet_tf, tensorflow"])
@@ -122,7 +189,7 @@ def test_the_layers_are_registered_in_either_order_of_imports(tmp_path, before):
 def test_names_under_which_layers_were_saved_stay():
     """Files of earlier releases hold these names. None is a name of Keras, whose own have no package before them."""
     names = ("HeNormal", "PaddedIdentity", "BatchNormalization", "MaxPool", "SumReLU", "MinusInfinityPadding",
-             "DilatedAveragePool")  # fmt: skip
+             "DilatedAveragePool", "NamedNetwork")  # fmt: skip
     for name in names:
         assert keras.saving.get_registered_name(keras.saving.get_registered_object(f"resnet_tf>{name}")) == (
             f"resnet_tf>{name}"
@@ -234,16 +301,17 @@ def test_type_checkers_may_read_the_annotations():
 
 
 def test_every_public_function_has_an_example():
-    public = {getattr(package, name) for package in (resnet_tf, models) for name in package.__all__}
+    public = {getattr(package, name) for package in (resnet_tf, models, data) for name in package.__all__}
     public |= {getattr(weights, name) for name in ("load", "convert", "assign", "state_dict", "save", "open_source")}
     public |= {value for name, value in vars(inside).items() if getattr(value, "__module__", "") == inside.__name__}
+    public |= {getattr(api, name) for name in ("evaluate", "export", "predict")}  # resnet_tf has modules that call them
     functions = [value for value in public if inspect.isfunction(value)]
-    assert len(functions) > 15
+    assert len(functions) > 25
     for function in functions:
         assert f"{function.__name__}(" in inspect.getdoc(function), function
 
 
 def test_examples_with_answers_hold():
-    for module in (architectures, imagenet, inside, builder, inspect.getmodule(resnet_tf.cost)):
+    for module in (architectures, imagenet, inside, builder, naming, inspect.getmodule(resnet_tf.cost)):
         done = doctest.testmod(module, extraglobs={"create_model": resnet_tf.create_model})
         assert done.attempted and not done.failed, module

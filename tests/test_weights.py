@@ -232,6 +232,8 @@ def test_nested_state_dicts_and_moving_averages(caplog):
         assert f"uses {name}, not state_dict" in caplog.text
         assert weight_files.arrays_of_torch(both, "f", ema=False)["a.weight"][0] == 1
         caplog.clear()
+    dino = {"student": plain, "teacher": mean, "epoch": 3}
+    assert weight_files.arrays_of_torch(dino, "f")["a.weight"][0] == 2
     counted = weight_files.arrays_of_torch(plain | {"n": Tensor(np.array(3), False)}, "f")
     assert set(counted) == {"a.weight"}
     for bad, said in (({"optimizer": {}, "epoch": 1}, "its keys are optimizer, epoch"), ([1], "holds a list")):
@@ -512,3 +514,30 @@ def test_weights_of_an_exported_file(name, tmp_path):
         np.testing.assert_array_equal(variable.numpy(), values[variable.path])
     with pytest.raises(InputError, match="another graph than"):
         resnet_tf.create_model(name.replace("v1", "v2").replace("v2d", "v2"), weights=tmp_path / "model.keras")
+
+
+@pytest.mark.parametrize(
+    "prefix, beside",
+    [
+        ("module.encoder_q.", ("module.encoder_k.conv1.weight", "module.queue", "module.queue_ptr")),
+        ("encoder_q.", ("encoder_k.conv1.weight",)),
+        ("module.base_encoder.", ("module.momentum_encoder.conv1.weight", "module.predictor.0.weight")),
+        (
+            "teacher.backbone.",
+            ("student.backbone.conv1.weight", "teacher.head.mlp.0.weight", "student.head.mlp.0.bias"),
+        ),
+        ("module.backbone.", ()),
+        ("encoder.", ()),
+    ],
+)
+def test_trunks_of_self_supervised_training(prefix, beside):
+    """Of two networks in one file, the one that is handed on; their heads and queues are left out."""
+    model = resnet_tf.create_model("cifar_resnet8_v1", num_classes=0, shortcut="B", seed=3)
+    state = {f"{prefix}{name}": value for name, value in weights.state_dict(model).items()}
+    state |= {f"{prefix}fc.0.weight": np.ones((4, 4), np.float32)} | dict.fromkeys(beside, np.ones(3, np.float32))
+    other = resnet_tf.create_model("cifar_resnet8_v1", num_classes=0, shortcut="B", seed=4)
+    weights.assign(other, weights.convert(other, state))
+    for ours, theirs in zip(other.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs, err_msg=ours.path)
+    with pytest.raises(InputError, match="unused decoder"):
+        weights.convert(other, state | {"decoder.weight": np.ones(3, np.float32)})

@@ -71,6 +71,7 @@ class CompareConfig(Checked):
     )
 
 
+_NETWORK = {"network": SET}
 _EXPORTED = {  # {format: precisions of its weights}
     "savedmodel": {"float32", "bfloat16", "float16"},
     "tflite": {"float32", "float16", "int8"},
@@ -83,6 +84,26 @@ _EXPORTED = {  # {format: precisions of its weights}
 class ExportConfig(TransferExportConfig):
     """Export."""
 
+    network: str = setting("", "Name of a network to export instead of a run, with the weights of --init_from.")
+    init_from: str = setting(
+        "", "Weights: a file that `convert` reads, or imagenet to download them.", used_with=_NETWORK
+    )
+    classes_file: str = setting(
+        "", "Text file of the names of the classes, a line each in the order of the outputs. Unset: ImageNet's, for "
+        "weights of 1,000 classes.", used_with=_NETWORK,
+    )  # fmt: skip
+    image_size: int = setting(
+        0, "Height and width of the network's input in pixels. 0, for --init_from=imagenet: as published.", low=0,
+        used_with=_NETWORK,
+    )  # fmt: skip
+    resize: int = setting(
+        0, "Shorter image side in pixels before the central crop. 0: as published, or the side of the crop.", low=0,
+        used_with=_NETWORK,
+    )  # fmt: skip
+    normalization: str = setting(
+        "", "Normalisation that the weights of a file were trained with, as in `evaluate`.",
+        choices=("", "imagenet", "inception", "caffe"), used_with=_NETWORK,
+    )  # fmt: skip
     format: tuple[str, ...] = setting(("savedmodel",), "Formats: savedmodel, tflite, onnx, keras.")
     precision: str = setting(
         "float32",
@@ -104,6 +125,7 @@ class ExportConfig(TransferExportConfig):
         False,
         "Divide the logits by the temperature that `evaluate --calibrate` stored in the run, so that probabilities are "
         "as high as they are often right. The likeliest class stays the same.",
+        used_with={"run": SET},
     )
     calibration_examples: int = setting(
         200, "Training images for calibrating the ranges of activations.", low=1,
@@ -117,6 +139,15 @@ class ExportConfig(TransferExportConfig):
 
     def __post_init__(self):
         """Refuse combinations that cannot work, before any file is read."""
+        if self.run and self.network:
+            raise InputError("--run and --network: one thing is exported; unset the other")
+        if self.network and not self.init_from:
+            raise InputError("--init_from is not set, which --network needs: a file of weights, or imagenet")
+        if self.network and (self.weights or self.precision == "int8"):
+            flag = f"--weights={self.weights}" if self.weights else "--precision=int8"
+            raise InputError(
+                f"{flag} is not used by --network: {'it is' if self.weights else 'it measures images'} of a run"
+            )
         if not self.format or len(set(self.format)) < len(self.format) or set(self.format) - set(_EXPORTED):
             raise InputError(f"--format={listed(self.format)}: not one or more of {', '.join(_EXPORTED)}, each once")
         for name in self.format:

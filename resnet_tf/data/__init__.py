@@ -2,10 +2,11 @@
 
 from resnet_tf.data.archives import read_members
 from resnet_tf.data.augmentation import Augmentation
-from resnet_tf.data.batches import pipeline
 from resnet_tf.data.examples import Examples
+from resnet_tf.data.for_keras import pipeline
 from resnet_tf.data.geometry import View
 from resnet_tf.data.images import decode, decode_tensor, resize_center
+from resnet_tf.data.resident import PadCrop
 from resnet_tf.data.sources import DATASETS, index, load
 from resnet_tf.data.splits import Source, Split
 
@@ -13,6 +14,7 @@ __all__ = [
     "DATASETS",
     "Augmentation",
     "Examples",
+    "PadCrop",
     "Source",
     "Split",
     "View",

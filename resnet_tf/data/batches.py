@@ -7,13 +7,12 @@ so a resumed run starts there without decoding the examples before it.
 
 import tensorflow as tf
 
-from resnet_tf.data import augmentation as augmentations
 from resnet_tf.data import boxes as annotations
 from resnet_tf.data import draws, geometry, processors
 from resnet_tf.errors import InputError
 
 AHEAD = 3  # batches that are decoded in advance
-_plain = tf.autograph.experimental.do_not_convert  # autograph is not needed here and takes 1.5 s per process
+plain = tf.autograph.experimental.do_not_convert  # autograph is not needed here and takes 1.5 s per process
 
 
 def training(
@@ -54,7 +53,7 @@ def training(
             "resnet_tf.prepare"
         )
 
-    @_plain
+    @plain
     def draw(step):
         position = step * batch + replica * part + tf.range(part, dtype=tf.int64)
         epoch, inside = position // count, position % count
@@ -63,9 +62,9 @@ def training(
 
     if held:
         return _located(tf.data.Dataset.range(first_step, tf.int64.max), draw, view, held, examples.labels, threads)
-    read, annotation = _reader(examples), _annotation_reader(examples)
+    read, annotation = reader(examples), _annotation_reader(examples)
 
-    @_plain
+    @plain
     def see(example, key, numbers):
         data, box, label = read(example)
         pixels, label = view(data, annotation(example), numbers) if annotation else (view(data, numbers, box), label)
@@ -91,7 +90,7 @@ def _located(steps, draw, view, sides, labels, threads):
     """Return a dataset of the positions of views in held images; see `training`."""
     labels = tf.constant(labels)
 
-    @_plain
+    @plain
     def locate(step):
         example, keys, numbers = draw(step)
         rows, columns = tf.vectorized_map(lambda numbers: view.lines(*sides, numbers), numbers)
@@ -149,13 +148,13 @@ def testing(examples, view, *, batch, threads=0, replica=0, replicas=1):
     """
     count, part = len(examples), batch // replicas
 
-    @_plain
+    @plain
     def locate(step):
         return step * batch + replica * part + tf.range(part, dtype=tf.int64)
 
-    read = _reader(examples)
+    read = reader(examples)
 
-    @_plain
+    @plain
     def see(position):
         data, box, label = read(tf.minimum(position, count - 1))
         return {"pixels": view(data, box), "labels": tf.where(position < count, label, -1)}
@@ -164,42 +163,7 @@ def testing(examples, view, *, batch, threads=0, replica=0, replicas=1):
     return _batched(steps.map(locate).unbatch(), see, part, threads, replicas)
 
 
-def pipeline(
-    source, view, *, batch: int, split="train", augmentation=None, normalization=None, seed: int = 0, first_step=0
-) -> tf.data.Dataset:
-    """Make batches for `keras.Model.fit`, with all augmentation on the host.
-
-        source = data.index("folder", "flowers")
-        batches = data.pipeline(source, data.View("random_resized_crop", 224), batch=256)
-        model.fit(batches, steps_per_epoch=len(source.splits["train"]) // 256, epochs=90)
-
-    The command `train` is faster, since it augments colours and mixes images on the device.
-
-    Args:
-        source: a `splits.Source` of `sources.index`.
-        view: a `geometry.View`.
-        batch: number of examples in a batch.
-        split: name of the split.
-        augmentation: an `augmentation.Augmentation`; None for no augmentation besides the view.
-        normalization: a `colour.Normalization`; None for images in [0, 255].
-        seed: seed of the order and of all random numbers.
-        first_step: index of the first batch.
-
-    Returns:
-        Endless dataset of (float32 [batch, size, size, 3], float32 [batch, classes]).
-    """
-    augmentation = augmentation or augmentations.Augmentation()
-
-    @_plain
-    def finish(views):
-        targets = tf.one_hot(views["labels"], len(source.classes))
-        return augmentation.finish(views["pixels"], targets, views["keys"], normalization)
-
-    views = training(source.splits[split], view, batch=batch, seed=seed, first_step=first_step)
-    return views.map(finish, num_parallel_calls=2).prefetch(1)
-
-
-def _reader(examples):
+def reader(examples):
     """Return function(int64 scalar) -> encoded image, its box or None, label."""
     read, image, labels = examples.reader(), tf.constant(examples.image), tf.constant(examples.labels)
     boxes = None if examples.boxes is None else tf.constant(examples.boxes)

@@ -14,6 +14,7 @@ import math
 import tensorflow as tf
 
 from resnet_tf.data import decoding, images
+from resnet_tf.errors import InputError
 
 DRAWS = 24  # random numbers per view
 _TRIES = 10  # as in torchvision and MXNet
@@ -42,6 +43,15 @@ class View:
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     scale: tuple[int, ...] = (256, 480)
     mirror: bool = True
+
+    def __post_init__(self):
+        """Refuse a kind that there is not.
+
+        Raises:
+            InputError: it names those that there are.
+        """
+        if self.kind not in VIEWS:
+            raise InputError(f"view={self.kind}: not one of {', '.join(VIEWS)}, the random views of training")
 
     def __call__(self, data: tf.Tensor, draws: tf.Tensor, box: tf.Tensor | None = None) -> tf.Tensor:
         """Decode a view of an image.

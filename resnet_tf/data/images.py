@@ -50,6 +50,8 @@ def encode_png(pixels: np.ndarray) -> bytes:
 def decode_tensor(data: tf.Tensor) -> tf.Tensor:
     """Decode an image inside a graph.
 
+        photos = tf.data.Dataset.list_files("photos/*/*.jpg").map(lambda path: decode_tensor(tf.io.read_file(path)))
+
     Args:
         data: scalar string, an encoded JPEG, PNG, BMP, GIF or WebP.
 

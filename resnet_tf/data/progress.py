@@ -1,7 +1,27 @@
-"""Show the progress of long work on stderr."""
+"""Say what goes on, on stderr: lines, and the progress of long work; or nothing of it, where the caller wants quiet."""
 
+import contextlib
+import contextvars
 import sys
 import time
+
+_quiet = contextvars.ContextVar("quiet", default=False)
+
+
+@contextlib.contextmanager
+def quiet(is_quiet: bool = True):
+    """Say nothing in this context, if `is_quiet`."""
+    token = _quiet.set(is_quiet)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Write a line to stderr, unless it shall be quiet."""
+    if not _quiet.get():
+        print(text, end=end, file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -27,10 +47,9 @@ class Progress:
             self._next = now + (0.2 if self._terminal else 10)
             self._shown = True
             line = f"{self._what}: {100 * self._done // self._total}%"
-            print(f"\r\x1b[2K{line}" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr)
-            sys.stderr.flush()
+            say(f"\r\x1b[2K{line}" if self._terminal else line, end="" if self._terminal else "\n")
 
     def end(self) -> None:
         """Clear the line on a terminal."""
         if self._shown and self._terminal:
-            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+            say("\r\x1b[2K", end="")

@@ -36,7 +36,9 @@ def evaluate(config: EvaluateConfig) -> dict:
         "init_from" for imported weights. "ece" is `metrics.expected_calibration_error`; for the metrics of classes see
         `metrics.overall`. With --report or --calibrate there are also "temperature", "temperature_from": "validation"
         or "halves", and "ece_calibrated"; see `calibration.Calibrated`. If the images are not those of the training,
-        there is "data_dir" and "how", a sentence, or "data_changed": true.
+        there is "data_dir" and "how", a sentence, or "data_changed": true. Where imported weights have ImageNet's
+        classes and the data have some of them, all of these are among the classes of the data; "among_classes" is their
+        number, "all_classes": {"classes", "top1", "top5", "loss"} are among all classes, and "in_words" says both.
 
     Raises:
         InputError: the model, its data or the split is missing, classes differ, runs make no ensemble, or files cannot
@@ -116,9 +118,11 @@ class _Data(NamedTuple):
 def _score(section, target, data) -> tuple[Outcome, tuple | None]:
     """Score a split; also return logits and labels of the validation split if they are needed and another split."""
     source = data.source
-    name = section.split or run_data.scored(source.splits)
+    name = _split_of(section, source)
     classes, split = list(source.classes), source.splits[name]
-    logits, seconds = _logits(section, target, source, name)
+    outputs = target.outputs(source)  # of the classes of the data, where the network has more
+    every, seconds = _logits(section, target, source, name, outputs)
+    logits = every if outputs is None else every[:, outputs]
     scores = metrics.classification(logits, split.labels)
     predictions = answers.of_logits(logits, split.labels, split.names)
     scores["ece"] = metrics.expected_calibration_error(predictions["probability"], answers.right(predictions))
@@ -127,19 +131,41 @@ def _score(section, target, data) -> tuple[Outcome, tuple | None]:
     held_out = calibrated = None
     if section.report or section.calibrate:
         if name != "validation" and "validation" in source.splits:
-            held_out = _logits(section, target, source, "validation")[0], source.splits["validation"].labels
+            others, _ = _logits(section, target, source, "validation", outputs)
+            held_out = others if outputs is None else others[:, outputs], source.splits["validation"].labels
         calibrated = calibration.calibrate(logits, predictions, held_out)
         scores |= {"temperature": calibrated.temperature, "temperature_from": calibrated.fitted_on}
         scores["ece_calibrated"] = calibrated.error
     views = {"views": section.views} | ({"scales": list(section.scales)} if section.views == "multi_scale" else {})
     result = target.identity | {"split": name} | views | scores
     result["images_per_second"] = round(len(split) / seconds, 1)
+    if outputs is not None and len(classes) < every.shape[1]:
+        result |= _among_all(scores, len(classes), every, np.asarray(outputs)[split.labels])
     if not data.is_own:
         result |= {"data_dir": section.data_dir, "how": getattr(source, "how", "")}
     elif data.has_changed:
         result["data_changed"] = True
     run = record.open_run(result["run"]) if "run" in result else None
     return Outcome(result, classes, split, logits, predictions, calibrated, run, data.is_own), held_out
+
+
+def _among_all(scores, classes, logits, labels) -> dict:
+    """Return the scores among all outputs of a network, beside those among the classes of the data; also in words."""
+    every = metrics.classification(logits, labels)
+    every = {"classes": logits.shape[1], **{name: every[name] for name in ("top1", "top5", "loss")}}
+    words = (
+        f"top-1 {scores['top1']:.4f} among the {classes} classes of the images, {every['top1']:.4f} among all "
+        f"{logits.shape[1]:,} of the network"
+    )
+    _log.info("%s", words)
+    return {"among_classes": classes, "all_classes": every, "in_words": words}
+
+
+def _split_of(section, source) -> str:
+    """Return the name of the split to score; of a network, all images of data without splits."""
+    if not section.split and section.network and list(source.splits) == ["train"]:
+        return "train"
+    return section.split or run_data.scored(source.splits)
 
 
 def _load_data(section, target) -> _Data:
@@ -163,7 +189,7 @@ def _load_data(section, target) -> _Data:
         _log.info("%s", source)
     if target.classes is not None and list(source.classes) != target.classes:
         raise InputError(f"--data_dir={settings.data.data_dir}: its classes are not those of {target.origin}")
-    if (section.split or run_data.scored(source.splits)) not in source.splits:
+    if _split_of(section, source) not in source.splits:
         raise InputError(f"--split={section.split}: the data have {', '.join(source.splits)}")
     if section.calibrate and not is_own:
         raise InputError(f"--calibrate: {section.data_dir} is not the data set of the training")
@@ -227,22 +253,21 @@ def _is_moved(target, path):
     return bool(names) and all((path / name).is_file() for name in names[:: max(1, len(names) // _COMPARED)])
 
 
-def _logits(section, target, source, name) -> tuple[np.ndarray, float]:
-    """Return the logits of a split, averaged over the members, and the seconds that they took."""
+def _logits(section, target, source, name, outputs=None) -> tuple[np.ndarray, float]:
+    """Return the logits of a split, averaged over the members, and the seconds that they took.
+
+    With `outputs`, see `scored.Target`, they are those of all outputs of the network.
+    """
     split, classes = source.splits[name], source.classes
     members = target.members(source, split)
-    of = (
-        ""
-        if name == (section.split or run_data.scored(source.splits))
-        else f" of the split {name}, for the temperature"
-    )
+    of = "" if name == _split_of(section, source) else f" of the split {name}, for the temperature"
     progress = Progress(f"evaluating {len(split)} examples{of}", sum(member.checks for member in members))
     start = time.monotonic()
     every = [member.logits(lambda: progress.add(1)) for member in members]
     seconds = time.monotonic() - start
     progress.end()
     for logits in every:
-        if logits.shape != (len(split), len(classes)):
+        if logits.shape[0] != len(split) or (outputs is None and logits.shape[1] != len(classes)):
             raise AssertionError(f"logits of shape {logits.shape} for {len(split)} examples of {len(classes)} classes")
     if len(every) > 1:
         every = [metrics.average(every, section.shares or None, section.average)]

@@ -13,7 +13,7 @@ from resnet_tf.data import colour, images
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation.logits import SplitLogits
-from resnet_tf.models import create_model
+from resnet_tf.models import adaptation, create_model, imagenet, weights
 from resnet_tf.runs import devices, network, restore, run_data, versions
 from resnet_tf.runs.runner import Runner
 from resnet_tf.serving import runtimes
@@ -47,6 +47,8 @@ class Target:
         members: function(source, split) that returns a list of `Member`.
         row: {column: value} of an accuracy file that replace values derived from `config`.
         checksum: checksum of its data at the time of training; "" if it is not known.
+        outputs: function(source) that returns the output, an index, of each class of the data, where the network has
+            more outputs than these; it returns None where they are the same, in the same order.
     """
 
     identity: dict
@@ -56,6 +58,7 @@ class Target:
     members: Callable
     row: dict
     checksum: str = ""
+    outputs: Callable = lambda source: None
 
 
 def find(config: configuration.EvaluateConfig) -> Target:
@@ -199,13 +202,31 @@ def _imported(config):
     if imported.init_from != "imagenet":  # check the file before reading the data
         network.locate("init_from", f"{section.network}:{imported.init_from}")
 
+    @functools.cache
+    def opened():
+        return weights.open_source(section.network, imported.init_from)
+
+    def outputs(source):
+        """Return the outputs of some of ImageNet's classes, by their names, in a network of all of them."""
+        given, every = len(source.classes), len(imagenet.classes())
+        if adaptation.classes_of(opened().arrays or {}) != every or given > every:
+            return None
+        if given == every and (imported.classes or not all(map(imagenet.is_class, source.classes))):
+            return None  # named in the order of the outputs
+        try:
+            return imagenet.labels_of(source.classes)
+        except InputError as error:
+            raise InputError(
+                f"--data_dir={section.data_dir}: the weights have ImageNet's classes, but {error}"
+            ) from None
+
     def members(source, split):
         strategy = devices.make_strategy(section.replicas)
+        classes = len(source.classes) if outputs(source) is None else len(imagenet.classes())
         with strategy.scope():
             # The input has any size, for --views=multi_scale.
             model = create_model(
-                section.network, num_classes=len(source.classes), input_shape=(None, None, 3),
-                weights=imported.init_from, head="keep",
+                section.network, num_classes=classes, input_shape=(None, None, 3), weights=opened(), head="keep",
             )  # fmt: skip
             if imported.normalization == "caffe":
                 stem = next(variable for variable in model.variables if variable.path.startswith("stem_conv"))
@@ -218,4 +239,4 @@ def _imported(config):
 
     identity = {"network": section.network, "init_from": imported.init_from}
     row = {"recipe": f"weights {imported.init_from}", "steps": "", "epochs": ""}
-    return Target(identity, settings, None, f"--network={section.network}", members, row)
+    return Target(identity, settings, None, f"--network={section.network}", members, row, outputs=outputs)

@@ -20,6 +20,12 @@ def of_head(name: str) -> bool:
     return name.startswith(_NAMES)
 
 
+def classes_of(arrays: dict[str, np.ndarray]) -> int | None:
+    """Return the number of classes of the head in {name: array}, by its bias; None if that is not clear."""
+    sizes = {len(array) for name, array in arrays.items() if of_head(name) and array.ndim == 1}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
 def starts_anew(head: str, kernel: np.ndarray | None, classes: int, origin: str) -> bool:
     """Return whether a head keeps its initial weights, and log why.
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from resnet_tf.errors import InputError
-from resnet_tf.models import blocks
+from resnet_tf.models import blocks, naming
 from resnet_tf.models.architectures import Architecture, as_in_timm, find
 from resnet_tf.models.layers import Layers, close
 
@@ -18,8 +18,9 @@ HEADS = ("keep", "new", None)
 
 
 def create_model(
-    name: str,
+    network: str | None = None,
     *,
+    name: str | None = None,
     num_classes: int | None = None,
     input_shape: tuple | None = None,
     shortcut: str | None = None,
@@ -41,7 +42,10 @@ def create_model(
         logits = model(images)  # float32 [batch, 10]
 
     Args:
-        name: name of the network, such as "resnet50_v1d" or "cifar_resnet20_v1"; see `architectures`.
+        network: name of the network, such as "resnet50_v1d" or "cifar_resnet20_v1"; see `architectures`.
+        name: name of the Keras model, such as "student", by which two copies are told apart in one graph; None for the
+            name of the network, and for a backbone with "_backbone" after it. Files of weights stay those of the
+            network. Where it alone is given, it is the name of the network, as in earlier releases.
         num_classes: number of classes; None for that of the paper. 0 builds no classifier: the network ends in the
             global pool.
         input_shape: (height, width, channels); height and width may be None, for any size. With other channels than
@@ -71,6 +75,7 @@ def create_model(
         InputError: the name is unknown, the network does not have an option, or the weights do not fit. It is a
             ValueError.
     """
+    name, own_name = naming.split(network, name)
     weight_file = None
     if weights:
         from resnet_tf.models import weights as files
@@ -89,7 +94,7 @@ def create_model(
     model = close(row, images, layers.head(stages[-1], row, classes, dropout, pooling), name)
     if weight_file:
         files.load(model, weight_file, head=head or ("fill" if num_classes is None else "fit"))
-    return model
+    return naming.renamed(model, own_name, name)
 
 
 def _check_head(head, pooling, classes):
@@ -102,9 +107,10 @@ def _check_head(head, pooling, classes):
 
 
 def create_backbone(
-    name: str,
+    network: str | None = None,
     levels: tuple = (2, 3, 4, 5),
     *,
+    name: str | None = None,
     output_stride: int | None = None,
     input_shape: tuple = (None, None, 3),
     shortcut: str | None = None,
@@ -122,10 +128,11 @@ def create_backbone(
         features = backbone(images)  # {"3": [batch, height / 8, width / 8, 512], "4": ..., "5": ...}
 
     Args:
-        name: name of the network.
+        network: name of the network.
         levels: outputs to return. Level k is the last output at stride 2^k of the undilated network: 2 to 5 are the
             four stages of an ImageNet net, 0 to 2 the three stages of a CIFAR net. The last stage of a v2 is followed
             by a BN-ReLU; the other stages of a v2 are sums without activation.
+        name: as for `create_model`.
         output_stride: 16 or 8 instead of 32. Later strides become dilations (Bag of Tricks, section 6.2, after
             DeepLab), which keeps the values at the original positions.
         input_shape: (height, width, channels); height and width may be None, for any size.
@@ -145,6 +152,7 @@ def create_backbone(
     Raises:
         InputError: the network does not have one of the levels, or the output stride, or the weights do not fit.
     """
+    name, own_name = naming.split(network, name)
     if weights:
         from resnet_tf.models import weights as files
 
@@ -172,7 +180,7 @@ def create_backbone(
             weights=weights,
         )  # fmt: skip
         files.assign(model, {variable.path: np.asarray(variable) for variable in trunk.weights})
-    return model
+    return naming.renamed(model, own_name, name)
 
 
 def levels_of(name: str) -> list[int]:

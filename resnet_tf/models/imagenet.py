@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,6 +22,50 @@ def classes() -> tuple[tuple[str, str], ...]:
     """
     lines = _FILE.read_text("utf-8").splitlines()
     return tuple(tuple(line.split("\t")) for line in lines)
+
+
+@functools.cache
+def _labels() -> dict[str, int]:
+    """Return {name: label} of WordNet's identifiers, of the words of each class, and of words that one class has."""
+    found: dict[str, set[int]] = {}
+    for label, (identifier, words) in enumerate(classes()):
+        for name in {identifier, words, *words.split(",")}:
+            found.setdefault(_plain(name), set()).add(label)
+    whole = {_plain(words): label for label, (_, words) in enumerate(classes())}
+    return {name: min(labels) for name, labels in found.items() if len(labels) == 1} | whole
+
+
+def _plain(name):
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+def is_class(name: str) -> bool:
+    """Return whether a name is that of one class of ImageNet-1k; see `labels_of`."""
+    return _plain(name) in _labels()
+
+
+def labels_of(names: Sequence[str]) -> list[int]:
+    """Return the label of each named class in ImageNet-1k.
+
+    >>> labels_of(["n02124075", "tench", "English_springer"])
+    [285, 0, 217]
+
+    Args:
+        names: WordNet's identifiers, or words of a class: all of them as in `classes`, or one that no other class has;
+            in any case, and with _ for a blank.
+
+    Raises:
+        InputError: some names are not classes of ImageNet-1k, or two name the same class.
+    """
+    unknown = [name for name in names if not is_class(name)]
+    if unknown:
+        more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
+        raise InputError(f"not classes of ImageNet-1k (WordNet identifiers or words): {', '.join(unknown[:8])}{more}")
+    labels = [_labels()[_plain(name)] for name in names]
+    twice = [name for name, label in zip(names, labels, strict=True) if labels.count(label) > 1]
+    if twice:
+        raise InputError(f"{', '.join(twice[:8])}: name the same class of ImageNet-1k")
+    return labels
 
 
 def decode_predictions(probabilities: np.ndarray, top: int = 5) -> list[list[tuple[str, str, float]]]:

@@ -7,6 +7,7 @@ import keras
 
 from resnet_tf.models.architectures import Architecture, find
 from resnet_tf.models.layers import PaddedIdentity, close
+from resnet_tf.models.naming import network_of, renamed
 
 
 def row_of(model: keras.Model) -> Architecture:
@@ -16,7 +17,7 @@ def row_of(model: keras.Model) -> Architecture:
 
     Both are derived from the layers, so this also works for a network that Keras saved and loaded.
     """
-    row = find(model.name)
+    row = find(network_of(model))
     layers = {layer.name: layer for layer in model.layers}
     if row.shortcut != "none":
         projections = sum(name.endswith("_shortcut_conv") for name in layers)
@@ -76,7 +77,7 @@ def stage_ends(model: keras.Model) -> dict:
 
     As in `create_backbone`, the last stage of a v2 is activated and the others are sums without activation.
     """
-    row = find(model.name)
+    row = find(network_of(model))
     ending = "add" if row.preactivation else "relu"
     names = [f"stage{stage}_block{count}_{ending}" for stage, count in enumerate(row.blocks, start=1)]
     if row.preactivation:
@@ -100,10 +101,10 @@ def depths(model: keras.Model) -> dict[str, int]:
 
     The distance is 0 for "logits" and for "head", the last batch normalisation of a v2, and 1 for the last stage.
     """
-    stages = [f"stage{number}" for number in range(len(find(model.name).blocks), 0, -1)]
+    stages = [f"stage{number}" for number in range(len(find(network_of(model)).blocks), 0, -1)]
     order = ["logits", *stages, "stem"]
     distances = {name: depth for depth, name in reversed(list(enumerate(order)))}
-    return distances | {"head": 0} if find(model.name).preactivation else distances
+    return distances | {"head": 0} if find(network_of(model)).preactivation else distances
 
 
 def with_outputs(model: keras.Model, outputs) -> keras.Model:
@@ -111,4 +112,5 @@ def with_outputs(model: keras.Model, outputs) -> keras.Model:
 
     features = with_outputs(model, model.get_layer("pool").output)(images)
     """
-    return close(find(model.name), model.inputs, outputs, model.name)
+    network = network_of(model)
+    return renamed(close(find(network), model.inputs, outputs, network), model.name, network)

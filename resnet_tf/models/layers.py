@@ -373,7 +373,7 @@ class DilatedAveragePool(keras.layers.Layer):
         return {**super().get_config(), "dilation": self.dilation}
 
 
-def close(row, inputs, outputs, name):
+def close(row, inputs, outputs, name, model_type=keras.Model):
     """Create the Keras model from the tensors of a network.
 
     Keras traverses the graph recursively, with two calls per block; 1,202 layers exceed Python's limit.
@@ -381,6 +381,6 @@ def close(row, inputs, outputs, name):
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(limit + 10 * sum(row.blocks))
     try:
-        return keras.Model(inputs, outputs, name=name)
+        return model_type(inputs, outputs, name=name)
     finally:
         sys.setrecursionlimit(limit)

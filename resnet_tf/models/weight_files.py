@@ -15,10 +15,17 @@ ABOUT = "resnet_tf"  # the HDF5 attribute or safetensors metadata that describes
 _log = logging.getLogger(__name__)
 
 # The keys of a PyTorch checkpoint that may hold the averaged or the plain weights.
-_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
-_PLAIN = ("state_dict", "model", "model_state_dict", "net", "network")
+_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "teacher")
+_PLAIN = ("state_dict", "model", "model_state_dict", "net", "network", "student")
 # Prefixes that wrappers add to every name: DataParallel, torch.compile, Lightning, detection frameworks.
-_PREFIXES = re.compile(r"^(module\.|_orig_mod\.|model\.|backbone\.)+")
+_PREFIXES = re.compile(r"^(module\.|_orig_mod\.|model\.|backbone\.|encoder\.)+")
+# {prefix of the network that self-supervised training hands on: prefixes of what it needed beside it}: MoCo v1 and v2,
+# MoCo v3, and DINO, whose teacher is the average of the student.
+_TRUNKS = {
+    "encoder_q.": ("encoder_k.", "queue"),
+    "base_encoder.": ("momentum_encoder.", "predictor."),
+    "teacher.": ("student.",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +204,7 @@ def _of_layers(arrays, origin, about):
 def _read_keras(path, ema):
     import keras
 
-    from resnet_tf.models import inside
+    from resnet_tf.models import inside, naming
 
     model = keras.models.load_model(path, compile=False)
     # An exported network stands between its normalization and its probabilities.
@@ -208,7 +215,7 @@ def _read_keras(path, ema):
         for variable in layer.weights
     }
     try:
-        about = json.loads(describe(model.name, inside.row_of(model)))
+        about = json.loads(describe(naming.network_of(model), inside.row_of(model)))
     except InputError:  # the model has another name than its network
         about = None
     return _of_layers(arrays, path, about)
@@ -230,6 +237,13 @@ _READERS |= dict.fromkeys((".pth", ".pt", ".th", ".pth.tar", ".tar", ".ckpt", ".
 
 def _without_prefixes(arrays, origin):
     """Return the arrays under the names of timm and torchvision, without the prefixes of wrappers."""
+    bare = {_PREFIXES.sub("", name): name for name in arrays}
+    trunk = next((prefix for prefix in _TRUNKS if any(name.startswith(prefix) for name in bare)), None)
+    if trunk and len(bare) == len(arrays):
+        kept = {name: full for name, full in bare.items() if not name.startswith(_TRUNKS[trunk])}
+        count = len(bare) - len(kept)
+        _log.info("%s: takes %s*, and leaves out %d others of self-supervised training", origin, trunk, count)
+        arrays = {name.removeprefix(trunk): arrays[full] for name, full in kept.items()}
     renamed = {}
     for name, value in arrays.items():
         if name.endswith("num_batches_tracked"):

@@ -14,7 +14,7 @@ import numpy as np
 
 from resnet_tf import files
 from resnet_tf.errors import InputError
-from resnet_tf.models import adaptation, inside, padding, weight_files
+from resnet_tf.models import adaptation, inside, naming, padding, weight_files
 from resnet_tf.models.architectures import as_in_timm, find
 from resnet_tf.models.weight_files import Opened, first_line, open_file
 
@@ -104,7 +104,7 @@ def load(
         InputError: the file is missing, damaged, or of another network (the message names weights that are missing,
             unused or of another shape). The model is then unchanged.
     """
-    opened = open_source(model.name, source, ema)
+    opened = open_source(naming.network_of(model), source, ema)
     if opened.arrays is not None:
         assign(model, convert(model, opened, pad=pad, head=head))
         return
@@ -123,7 +123,7 @@ def check_graph(model: keras.Model, opened: Opened) -> None:
     Raises:
         InputError: the graphs differ; the message says in what.
     """
-    row = inside.row_of(model)
+    row, network = inside.row_of(model), naming.network_of(model)
     if opened.about:
         theirs, ours = opened.about["graph"], json.loads(json.dumps(row.graph))
         differing = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
@@ -133,22 +133,22 @@ def check_graph(model: keras.Model, opened: Opened) -> None:
                 f"{opened.origin}: weights of {opened.about['network']}, another graph than {model.name}: {listed}"
             )
         return
-    if graph_of(model.name, opened) == "timm" and row.graph != as_in_timm(row).graph:
+    if graph_of(network, opened) == "timm" and row.graph != as_in_timm(row).graph:
         raise InputError(f"{opened.origin}: weights of timm's graph of {model.name}, not of the paper's: --graph=timm")
     twins = row.bottleneck and not row.preactivation  # v1 and v1b
     if twins and opened.kind == "keras" and row.stride_in == "3x3":
         raise InputError(
             f"{opened.origin}: weights of keras.applications, whose bottlenecks have the stride in the first 1x1; "
-            f"{model.name} has it in the 3x3. Load them into {model.name.replace('_v1b', '_v1')}"
+            f"{model.name} has it in the 3x3. Load them into {network.replace('_v1b', '_v1')}"
         )
     if twins and opened.kind == "torch" and row.stride_in == "1x1":
         _log.warning(
             "%s: has the names of PyTorch, whose published networks have the stride of a bottleneck in its 3x3 (%s); "
             "%s has it in the first 1x1, which is right only for weights that come from Caffe",
-            opened.origin, model.name.replace("_v1", "_v1b"), model.name,
+            opened.origin, network.replace("_v1", "_v1b"), model.name,
         )  # fmt: skip
     twins = twins or row.stem == "deep"  # v1c and v1d
-    if opened.kind == "ours" and (twins or (row.preactivation and as_in_timm(row).graph != find(model.name).graph)):
+    if opened.kind == "ours" and (twins or (row.preactivation and as_in_timm(row).graph != find(network).graph)):
         _log.warning(
             "%s: does not say which network its weights belong to, and weights of another graph would fit too; assumed "
             "to be of %s. Files that resnet_tf.convert writes say it.", opened.origin, model.name,
@@ -225,7 +225,7 @@ def convert(
 
 def _names(model, variable, opened, arrays):
     """Return the names of a variable in weights of any kind; see `source_names`."""
-    return [variable.path] if opened.kind == "ours" else source_names(model.name, variable.path, arrays)
+    return [variable.path] if opened.kind == "ours" else source_names(naming.network_of(model), variable.path, arrays)
 
 
 def _head_starts_anew(model, opened, arrays, head):
@@ -288,13 +288,13 @@ def state_dict(model: keras.Model) -> dict[str, np.ndarray]:
     """
     result = {}
     for variable in model.weights:
-        name = source_names(model.name, variable.path, {})[0]
+        name = source_names(naming.network_of(model), variable.path, {})[0]
         value = np.asarray(variable)
         if value.ndim == 4:
             value = value.transpose(3, 2, 0, 1)
         elif value.ndim == 2:
             value = value.T
-            if find(model.name).preactivation:
+            if find(naming.network_of(model)).preactivation:
                 value = value[:, :, None, None]  # timm's v2 ends in a 1x1 convolution
         result[name] = np.ascontiguousarray(value)
     return result
@@ -393,7 +393,7 @@ def save(model: keras.Model, path: str | pathlib.Path) -> None:
     """
     path = pathlib.Path(path)
     row = inside.row_of(model)
-    about = weight_files.describe(model.name, row)
+    about = weight_files.describe(naming.network_of(model), row)
     if path.name.endswith(".weights.h5"):
         import h5py
 

@@ -229,7 +229,7 @@ def start_from(model: keras.Model, trained: Trained, classes: list[str] | None =
         elif fits and order is not None:
             copied.append((variable, np.asarray(source)[..., order]))
     if differing:
-        hint = "; see --graph" if find(model.name).preactivation else ""
+        hint = "; see --graph" if inside.row_of(model).preactivation else ""
         raise InputError(f"--init_from={trained.origin}: another graph than {model.name}: {'; '.join(differing)}{hint}")
     kept = any(inside.part(variable.path) == "logits" for variable, _ in copied)
     _log.info("--init_from=%s: %s", trained.origin, message if kept else "its head starts anew")

@@ -241,7 +241,7 @@ def check_folder(folder, config) -> bool:
         raise InputError(f"--out={folder}: a file, not a folder")
     if not (folder / MANIFEST).exists():
         raise InputError(f"--out={folder}: not empty and not a run's folder; choose another")
-    ours, theirs = _plain(config), _plain(open_run(folder, "--out=", (config.task,)).config)
+    ours, theirs = plain(config), plain(open_run(folder, "--out=", (config.task,)).config)
     fields = configuration.fields_of(type(config))
     differing = [
         f"--{name}={theirs[name]!r} there, {ours[name]!r} here"
@@ -259,7 +259,8 @@ def check_folder(folder, config) -> bool:
     return True
 
 
-def _plain(config):
+def plain(config) -> dict:
+    """Return the settings of a configuration as a manifest holds them, {flag: value}."""
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in configuration.settings_of(config).items()
@@ -291,7 +292,7 @@ def create(folder, config, source, model_summary: dict, chosen: dict[str, str] |
         "classes": list(source.classes),
         "task": config.task,
         **({"chosen": chosen} if chosen else {}),
-        "flags": _plain(config),
+        "flags": plain(config),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -304,7 +305,7 @@ def lengthen(run: Run, config, note: str) -> Run:
     """Record that a run goes on to another length: its new flags, and a note under "extended"."""
     manifest = run.manifest | {"extended": [*run.manifest.get("extended", ()), note]}
     flags = manifest.pop("flags")  # the last entry
-    return _write(run.folder, manifest | {"flags": flags | {name: _plain(config)[name] for name in LENGTHS}}, config)
+    return _write(run.folder, manifest | {"flags": flags | {name: plain(config)[name] for name in LENGTHS}}, config)
 
 
 def _write(folder, manifest, config):

@@ -11,19 +11,21 @@ from resnet_tf.data import images
 from resnet_tf.data.colour import Normalization
 from resnet_tf.errors import InputError
 from resnet_tf.models import cost_by_name
-from resnet_tf.runs import record, restore, versions
+from resnet_tf.runs import record, versions
 
 READABLE = "model.md"
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
-def describe(section: ExportConfig, run: record.Run, values: dict, normalization: Normalization, version: int) -> dict:
+def describe(
+    section: ExportConfig, run: record.Run, steps: int | None, normalization: Normalization, version: int
+) -> dict:
     """Return the content of the card of a model, without "signatures", "files" and, of `export`, "temperature".
 
     Args:
         section: a `config.ExportConfig`.
         run: the `record.Run`.
-        values: the values of its checkpoint.
+        steps: training steps of its checkpoint; None for imported weights.
         normalization: a `colour.Normalization`.
         version: number of the version.
 
@@ -56,9 +58,9 @@ def describe(section: ExportConfig, run: record.Run, values: dict, normalization
             "gmacs": round(cost.gmacs, 4),
             "gflops": round(2 * cost.gmacs, 4),
         },
-        "weights": section.weights,
-        "steps": restore.step_of(values),
-        "accuracy": _accuracy(run, section.weights, restore.step_of(values)),
+        "weights": section.weights if steps is not None else run.manifest["weights"],
+        "steps": steps,
+        "accuracy": None if steps is None else _accuracy(run, section.weights, steps),
         "data": {"dataset": settings.data.dataset, **run.manifest["data"]},
         "licence": section.licence or "not stated",
         "intended_use": section.intended_use or "not stated",
@@ -114,7 +116,7 @@ def _markdown(card):
         "activations": card["activations"],
         "formats": ", ".join(card["formats"]),
         "signatures": ", ".join(card["signatures"]) or "none",
-        "weights": f"{card['weights']}, after {card['steps']:,} steps",
+        "weights": card["weights"] + ("" if card["steps"] is None else f", after {card['steps']:,} steps"),
         "licence": card["licence"],
         "intended use": card["intended_use"],
     }
@@ -138,7 +140,8 @@ def _markdown(card):
             lines += ["", f"Commit {accuracy['commit']}:", "", f"    {accuracy['command']}"]
     lines += ["", "## Data", ""]
     counts = ", ".join(f"{count:,} {name}" for name, count in data["examples"].items())
-    lines.append(f"{data['dataset']}: {counts}. Checksum of images and labels: {data['checksum']}.")
+    known = f"{data['dataset']}: {counts}. Checksum of images and labels: {data['checksum']}."
+    lines.append(known if counts else "The weights were imported; the data of their training are not recorded here.")
     lines += ["", "## Preprocessing", ""]
     lines += [f"{number}. {words}" for number, words in enumerate(card["preprocessing"]["words"], start=1)]
     if mean.ndim == 1:
@@ -162,11 +165,9 @@ def _markdown(card):
         f"Exported at commit {card['commit']}:",
         "",
         f"    {card['command']}",
-        "",
-        f"Trained at commit {card['manifest']['commit']}:",
-        "",
-        f"    {card['manifest']['command']}",
     ]
+    if "commit" in card["manifest"]:
+        lines += ["", f"Trained at commit {card['manifest']['commit']}:", "", f"    {card['manifest']['command']}"]
     return "\n".join(lines) + "\n"
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from resnet_tf.data.colour import Normalization
 from resnet_tf.errors import InputError
+from resnet_tf.models import naming
 from resnet_tf.models.layers import FORMAT, KERAS, MinusInfinityPadding, PaddedIdentity
 
 _OPSET = 17  # ONNX operator set
@@ -154,13 +155,13 @@ def keras_file(
         variance=np.broadcast_to(np.square(normalization.std), mean.shape),
         name="normalization",
     )
-    plain = keras.models.clone_model(model, clone_function=_plain)
+    plain = keras.models.clone_model(naming.plain(model), clone_function=_plain)
     plain.set_weights(model.get_weights())
     logits = plain(normalize(images))
     if temperature != 1:
         logits = keras.layers.Rescaling(1 / temperature, name="temperature")(logits)
     probabilities = keras.layers.Softmax(name="probabilities")(logits)
-    keras.Model(images, probabilities, name=model.name).save(path)
+    keras.Model(images, probabilities, name=naming.network_of(model)).save(path)
 
 
 def _plain(layer):

@@ -8,35 +8,41 @@ import pathlib
 from resnet_tf import config as configuration
 from resnet_tf.config import evaluation_size
 from resnet_tf.runs import restore, run_data, temperature, versions
-from resnet_tf.serving import card, convert, savedmodel
+from resnet_tf.serving import card, convert, imported, savedmodel
 
 
 def export(settings: configuration.ExportConfig) -> dict:
-    """Write a version of the network of a run, completely or not at all.
+    """Write a version of the network of a run, or of a network with imported weights, completely or not at all.
 
     Activations are float32 in any training precision, since half precision is slower on CPUs and not available in every
     runtime. `--activations` changes this for SavedModels for GPUs.
 
     Args:
-        settings: a `config.ExportConfig` with a run and a folder.
+        settings: a `config.ExportConfig` with a run, or a network and its weights, and a folder.
 
     Returns:
         {"model": the folder, "version", "run", "classes": their number, "signatures": their names, "format", "files":
-        their names in the folder of the version, "bytes": size of all files}.
+        their names in the folder of the version, "bytes": size of all files}; for imported weights "network" and
+        "init_from" in place of "run".
 
     Raises:
-        InputError: there is no such run, it has no checkpoint, the version exists, or --calibrated is set and the run
-            has no temperature of these weights.
+        InputError: there is no such run, it has no checkpoint, the version exists, --calibrated is set and the run has
+            no temperature of these weights, or see `imported.load`.
         OSError: the folder cannot be written.
     """
     version = versions.choose(settings.out, settings.version)
-    run, values, normalization = restore.load(settings.run, settings.weights)
-    settings = dataclasses.replace(settings, weights=restore.resolved(run, settings.weights))
+    if settings.network:
+        run, model, normalization = imported.load(settings)
+        steps, origin = None, {"network": settings.network, "init_from": settings.init_from}
+    else:
+        run, values, normalization = restore.load(settings.run, settings.weights)
+        settings = dataclasses.replace(settings, weights=restore.resolved(run, settings.weights))
+        model = restore.build_model(run, values, settings.weights, settings.activations)
+        steps, origin = restore.step_of(values), {"run": str(run.folder)}
     if settings.ten_crop:
-        configuration.check_ten_crop(run.config, "--ten_crop", settings.run)
-    divisor = temperature.read(run, settings.weights, restore.step_of(values)) if settings.calibrated else 1.0
-    model = restore.build_model(run, values, settings.weights, settings.activations)
-    described = card.describe(settings, run, values, normalization, version)
+        configuration.check_ten_crop(run.config, "--ten_crop", settings.run or settings.network)
+    divisor = temperature.read(run, settings.weights, steps) if settings.calibrated else 1.0
+    described = card.describe(settings, run, steps, normalization, version)
     described |= {"temperature": divisor} if settings.calibrated else {}
     calibration = _calibration(settings, run) if settings.precision == "int8" else ()
     out = pathlib.Path(settings.out)
@@ -56,7 +62,7 @@ def export(settings: configuration.ExportConfig) -> dict:
     return {
         "model": str(out),
         "version": version,
-        "run": str(run.folder),
+        **origin,
         "classes": len(described["classes"]),
         "signatures": signatures,
         "format": list(settings.format),

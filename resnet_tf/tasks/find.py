@@ -30,5 +30,6 @@ def evaluate(config) -> dict:
 
 
 def export(config) -> dict:
-    """Export the run of any task that a `config.ExportConfig` names; see `Task.export`."""
-    return type_of_run(config.run).export(config)
+    """Export the run of any task, or the network, that a `config.ExportConfig` names; see `Task.export`."""
+    task_type = TASKS[CLASSIFICATION].task_type if getattr(config, "network", "") else type_of_run(config.run)
+    return task_type.export(config)

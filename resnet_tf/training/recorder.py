@@ -9,6 +9,7 @@ import time
 
 from resnet_tf import config as configuration
 from resnet_tf import files
+from resnet_tf.data import progress
 from resnet_tf.runs.record import METRICS_COLUMNS, read_metrics
 
 _IMAGES = 16  # of the batch that TensorBoard shows
@@ -111,11 +112,11 @@ class Recorder:
                 f"step {step}/{self._total}  loss {loss:.4f}  top-1 {top1:.4f}  "
                 f"{images_per_second:,.0f} images/s  {minutes}:{seconds:02d} left"
             )
-            print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
+            progress.say(f"\r\x1b[2K{line}", end="")
 
     def message(self, text: str) -> None:
         """Write a line to stderr."""
-        print(f"\r\x1b[2K{text}" if self._terminal else text, file=sys.stderr, flush=True)
+        progress.say(f"\r\x1b[2K{text}" if self._terminal else text)
 
     def __enter__(self):
         return self
