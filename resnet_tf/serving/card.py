@@ -50,6 +50,8 @@ def describe(section: ExportConfig, run: record.Run, values: dict, normalization
         "formats": list(section.format),
         "precision": section.precision,
         "activations": section.activations,
+        "compile": section.compile,
+        "batch_sizes": list(section.batch_sizes) if section.compile == "xla" else [],
         "cost": {
             "parameters": cost.trainable_parameters,
             "parameters_mib": round(cost.trainable_parameters * _BYTES[section.precision] / 2**20, 3),
@@ -112,6 +114,7 @@ def _markdown(card):
         "parameters": f"{cost['parameters']:,}, {cost['parameters_mib']:.2f} MiB in {card['precision']}",
         "cost of one image": f"{cost['gmacs']:g} GMACs, {cost['gflops']:g} GFLOPs",
         "activations": card["activations"],
+        "batches": f"compiled for {', '.join(map(str, card['batch_sizes']))}" if card["batch_sizes"] else "any",
         "formats": ", ".join(card["formats"]),
         "signatures": ", ".join(card["signatures"]) or "none",
         "weights": f"{card['weights']}, after {card['steps']:,} steps",

@@ -78,7 +78,8 @@ def _write_savedmodel(folder, section, run, model, normalization, divisor):
         "classes": run.manifest["classes"],
         "normalization": {name: getattr(normalization, name).tolist() for name in ("mean", "std")},
     }
-    served = savedmodel.Served(model, normalization, section.precision, divisor)
+    batch_sizes = section.batch_sizes if section.compile == "xla" else ()
+    served = savedmodel.Served(model, normalization, section.precision, divisor, evaluation_size(data), batch_sizes)
     return savedmodel.write(
         folder, served, description, evaluation_size(data), data.resize, section.top_k, section.ten_crop, data.exif
     )
