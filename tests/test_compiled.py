@@ -8,6 +8,8 @@ import pytest
 import tensorflow as tf
 
 from resnet_tf import config, evaluate, export, train
+from resnet_tf.bench import inference as speed
+from resnet_tf.bench import timed
 from resnet_tf.data import colour, images
 from resnet_tf.errors import InputError
 from resnet_tf.models import create_model
@@ -127,6 +129,25 @@ def test_what_a_batch_cannot_have_is_named_and_the_next_one_is_answered(exported
     with pytest.raises(runtimes.Refused, match=r"^images: .*several sizes in a batch: 30 x 30 x 3, 31 x 30 x 3$"):
         model.run("images", [pixels[0], np.zeros((31, 30, 3), np.uint8)])
     assert model.run("images", pixels[:4])["probabilities"].shape == (4, 10)
+
+
+def test_a_benchmark_times_both_exports(tmp_path, rng):
+    """Of a network with random weights; the pixels need only the central crop."""
+    encoded = [images.encode_png(rng.integers(0, 256, (40, 50, 3), np.uint8)) for _ in range(2)]
+    section = config.BenchmarkSection(formats=("savedmodel_xla",), image_size=28, batches=(1, 3))
+    settings = config.BenchmarkConfig(model=config.ModelConfig(model="cifar_resnet8_v1"), benchmark=section)
+    folder, card = speed._model(settings, tmp_path)
+    photos = speed._write_images(tmp_path / "images", encoded, card)
+    assert np.load(photos / "squares.npy").shape == (2, 32, 32, 3) and not (folder / "model.onnx").exists()
+    answers = {}
+    for name in ("savedmodel_pixels", "savedmodel_xla_pixels"):
+        call, take, _, _ = timed.OURS[name][0](str(folder), photos, "float32")
+        answers[name] = call(take(1, 3))
+    np.testing.assert_allclose(*answers.values(), atol=1e-5)
+    call, take, _, _ = timed.OURS["savedmodel_xla"][0](str(folder), photos, "float32")
+    assert [len(one) for one in call(take(0, 2))] == [5, 5]
+    with pytest.raises(runtimes.Refused, match="the largest declared is 3"):
+        call(take(0, 4))
 
 
 @pytest.mark.parametrize("error", [tf.errors.ResourceExhaustedError, tf.errors.InternalError])

@@ -491,15 +491,17 @@ def test_answers_before_a_server_is_lost_are_kept(signature, photos, tmp_path, c
 # --- Speed -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", timed.OURS)
+@pytest.mark.parametrize("name", [name for name in timed.OURS if "xla" not in name])
 def test_what_is_timed_answers(name, model, photos, tmp_path):
     folder = speed._write_images(
         tmp_path / "images", [(photos / "0.png").read_bytes()] * 2, json.loads((model / "1" / "model.json").read_text())
     )
-    call, take, versions = timed.OURS[name][0](str(model / "1"), folder)
+    call, take, versions, seconds = timed.OURS[name][0](str(model / "1"), folder, "float32")
     answers = call(take(1, 3))  # goes round the two images
-    assert len(answers) == 3 and "tensorflow" in versions
-    if "savedmodel" not in name or "pixels" in name:
+    assert len(answers) == 3 and "tensorflow" in versions and seconds >= 0
+    if name == "decoding":
+        assert np.array_equal(answers[0], np.load(folder / "pixels.npy")[0])
+    elif "savedmodel" not in name or "pixels" in name:
         np.testing.assert_allclose(answers.sum(axis=1), 1, atol=1e-5)
     else:
         assert [len(best) for best in answers] == [5] * 3
@@ -534,6 +536,12 @@ def test_inference_benchmark(model, photos, tmp_path, capsys):
     )
     assert f"--model_dir={photos}" in refusal("--peers=", f"--model_dir={photos}")
     assert "--model is not used by --model_dir" in refusal("--peers=", f"--model_dir={model}", "--model=resnet50_v1b")
+    assert "--formats=savedmodel_xla: not one of onnx, decoding" in refusal(
+        "--peers=", f"--model_dir={version}", "--formats=onnx,savedmodel_xla"
+    )
+    assert "--activations is not used by --model_dir" in refusal(
+        "--peers=", f"--model_dir={version}", "--activations=float16"
+    )
     assert "--batches=0" in refusal("--peers=", "--batches=0")
     assert "--precision is not used by benchmark inference" in refusal("--peers=", "--precision=float16")
 
@@ -548,6 +556,9 @@ def test_ratio_is_how_many_times_faster_ours_is():
 
 def test_timm_stands_beside_the_file_of_its_kind():
     assert speed._beside("timm_onnx", ["savedmodel", "tflite", "onnx"]) == "onnx"
+    assert speed._beside("timm_compile", ["savedmodel", "savedmodel_pixels", "savedmodel_xla_pixels"]) == (
+        "savedmodel_xla_pixels"
+    )
     assert speed._beside("timm_onnx", ["savedmodel", "tflite"]) == "tflite"
     assert speed._beside("keras_applications", ["savedmodel", "onnx"]) == "savedmodel"
     assert (speed._name_of("timm", "resnet50_v1b"), speed._name_of("keras_predict", "resnet101_v2")) == (
