@@ -277,8 +277,8 @@ class Process:
 def other_environment() -> dict:
     """Return this process's environment without paths to TensorFlow's libraries, since PyTorch brings its own."""
     environment = dict(os.environ)
-    environment.pop("PYTHONPATH", None)
-    folders = [os.path.abspath(folder) for folder in sys.path if folder]
+    imported = [*environment.pop("PYTHONPATH", "").split(":"), *sys.path]
+    folders = [os.path.abspath(folder) for folder in imported if folder]
     environment.pop("XLA_FLAGS", None)
     libraries = [
         library
