@@ -70,22 +70,28 @@ def benchmark_inference(config: BenchmarkConfig) -> dict:
             processes[name] = peers.Process(label, command, environment)
             stack.callback(processes[name].close)
         loaded = {name: process.answer("versions") for name, process in processes.items()}
-        first = {}
-        calls_by_batch = {batch: _measure(processes, batch, settings, first) for batch in settings.batches}
-    rows = [row for batch, calls in calls_by_batch.items() for row in _rows(batch, calls, formats, beside)]
-    for row in rows:
-        name = _system(row)
-        row["load_seconds"] = round(loaded[name]["load_seconds"], 3)
-        row["first_seconds"] = round(first[name, row["batch"]], 3)
-    for row in rows:
-        print("  ".join(f"{name} {value}" for name, value in row.items()), file=sys.stderr)
-    if settings.results:
-        common = record.provenance(0, time.monotonic() - started)
-        common |= {"benchmark": "inference", "model": card["model"], "precision": card["precision"]}
-        for row in rows:
-            row = common | row | {"versions": loaded[_system(row)]["versions"]}
-            record.append_result(settings.results, record.INFERENCE_COLUMNS, row)
+        rows, calls_by_batch, first = [], {}, {}
+        for batch in settings.batches:
+            calls_by_batch[batch] = _measure(processes, batch, settings, first)
+            found = list(_rows(batch, calls_by_batch[batch], formats, beside))
+            for row in found:
+                name = _system(row)
+                row["load_seconds"] = round(loaded[name]["load_seconds"], 3)
+                row["first_seconds"] = round(first[name, batch], 3)
+                print("  ".join(f"{name} {value}" for name, value in row.items()), file=sys.stderr, flush=True)
+            _append(settings.results, found, card, loaded, started)  # now, so that an interruption keeps them
+            rows += found
     return _result(card["model"], rows, calls_by_batch[settings.batches[0]], formats, beside)
+
+
+def _append(path, rows, card, loaded, started):
+    if not path:
+        return
+    common = record.provenance(0, time.monotonic() - started)
+    common |= {"benchmark": "inference", "model": card["model"], "precision": card["precision"]}
+    for row in rows:
+        row = common | row | {"versions": loaded[_system(row)]["versions"]}
+        record.append_result(path, record.INFERENCE_COLUMNS, row)
 
 
 def _system(row):
