@@ -86,6 +86,24 @@ def test_every_format_answers_as_evaluated_in_a_fresh_process(digits, tmp_path, 
     assert sizes["int8"] < 0.5 * sizes["float32"] and sizes["float16"] < 0.6 * sizes["float32"]
 
 
+def test_int8_of_onnx_computes_in_integers_for_each_filter(streamed, tmp_path, last_json):
+    """Every convolution reads integers, with a scale for each of its filters."""
+    onnx = pytest.importorskip("onnx")
+    flags = ["--format=onnx", "--precision=int8", "--calibration_examples=3"]
+    assert export.main([f"--run={streamed}/run", f"--out={tmp_path}/model", *flags]) == 0
+    assert last_json()["files"] == ["model.json", "model.md", "model.onnx"]
+    graph = onnx.load(tmp_path / "model" / "1" / "model.onnx").graph
+    makers = {output: node for node in graph.node for output in node.output}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert len(convolutions) == 7
+    for node in convolutions:
+        activations, kernel = (makers[name] for name in node.input[:2])
+        assert activations.op_type == kernel.op_type == "DequantizeLinear"
+        assert constants[kernel.input[0]].data_type == onnx.TensorProto.INT8
+        assert constants[kernel.input[1]].dims == constants[kernel.input[0]].dims[:1]
+
+
 def test_keras_file_has_only_layers_of_keras(tmp_path, rng):
     """Of a network whose stem pads by minus infinity; CIFAR's shortcuts are in the run above."""
     model = create_model("resnet18_v2", num_classes=7, input_shape=(None, None, 3))

@@ -74,7 +74,7 @@ class CompareConfig(Checked):
 _EXPORTED = {  # {format: precisions of its weights}
     "savedmodel": {"float32", "bfloat16", "float16"},
     "tflite": {"float32", "float16", "int8"},
-    "onnx": {"float32", "float16"},
+    "onnx": {"float32", "float16", "int8"},
     "keras": {"float32"},
 }
 
@@ -87,7 +87,7 @@ class ExportConfig(TransferExportConfig):
     precision: str = setting(
         "float32",
         "Precision of the stored weights: float32; bfloat16 (savedmodel); float16 (savedmodel, tflite, onnx); int8, "
-        "which also quantises activations (tflite).",
+        "which also quantises activations (tflite, onnx).",
         choices=("float32", "bfloat16", "float16", "int8"),
     )
     activations: str = setting(

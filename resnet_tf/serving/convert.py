@@ -13,6 +13,7 @@ import tensorflow as tf
 from resnet_tf.data.colour import Normalization
 from resnet_tf.errors import InputError
 from resnet_tf.models.layers import FORMAT, KERAS, MinusInfinityPadding, PaddedIdentity
+from resnet_tf.serving import quantize
 
 _OPSET = 17  # ONNX operator set
 
@@ -72,11 +73,12 @@ def onnx(
     size: int,
     precision: str = "float32",
     temperature: float = 1.0,
+    calibration=(),
 ) -> None:
-    """Write an ONNX model of opset 17; see `tflite` for the arguments, without "int8".
+    """Write an ONNX model of opset 17; see `tflite` for the arguments.
 
     Raises:
-        InputError: tf2onnx is not installed.
+        InputError: tf2onnx, or for "int8" onnxruntime, is not installed.
     """
     try:
         import onnx as library
@@ -89,6 +91,8 @@ def onnx(
     _pad_in_pools(library, proto.graph)
     if precision == "float16":
         _halve(library, proto.graph)
+    if precision == "int8":
+        return quantize.onnx_int8(proto, path, calibration)
     path.write_bytes(proto.SerializeToString())
 
 

@@ -48,7 +48,7 @@ def export(settings: configuration.ExportConfig) -> dict:
         if "tflite" in settings.format:
             convert.tflite(folder / "model.tflite", *network, settings.precision, calibration, divisor)
         if "onnx" in settings.format:
-            convert.onnx(folder / "model.onnx", *network, settings.precision, divisor)
+            convert.onnx(folder / "model.onnx", *network, settings.precision, divisor, calibration)
         if "keras" in settings.format:
             convert.keras_file(folder / "model.keras", *network, divisor)
         card.write(folder, described | {"signatures": signatures, "files": _sizes(folder)})
