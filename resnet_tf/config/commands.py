@@ -96,6 +96,12 @@ class ExportConfig(TransferExportConfig):
         choices=("float32", "bfloat16", "float16"),
         used_with={"format": ("savedmodel",)},
     )
+    input: str = setting(
+        "float32",
+        "Type of the pixels, 0 to 255, that TFLite and ONNX files take: float32, or uint8, a quarter of the bytes.",
+        choices=("float32", "uint8"),
+        used_with={"format": ("tflite", "onnx")},
+    )
     compile: str = setting(
         "none",
         "xla: weights are constants, BN is folded, and on a GPU XLA compiles the network, which then answers "
@@ -135,6 +141,8 @@ class ExportConfig(TransferExportConfig):
             if self.precision not in _EXPORTED[name]:
                 raise InputError(f"--precision={self.precision} is not for --format={name}")
         check_used(self)
+        if self.input != "float32" and "keras" in self.format:
+            raise InputError(f"--input={self.input} is not for --format=keras")
         if not self.batch_sizes or len(set(self.batch_sizes)) < len(self.batch_sizes) or min(self.batch_sizes) < 1:
             raise InputError(f"--batch_sizes={listed(self.batch_sizes)}: not one or more positive numbers, each once")
 

@@ -37,7 +37,7 @@ def describe(section: ExportConfig, run: record.Run, values: dict, normalization
         "model": settings.model.model,
         "version": version,
         "classes": classes,
-        "input": "float32",
+        "input": section.input,
         "image_size": size,
         "resize": settings.data.resize,
         "exif": settings.data.exif,
@@ -150,7 +150,7 @@ def _markdown(card):
         lines += ["", f"The mean image is in {versions.CARD}; standard deviation {_numbers(std)} levels of 0 to 255."]
     lines += [
         "",
-        "All of it is in the SavedModel. Files of the other formats take images after step 3, float32 "
+        f"All of it is in the SavedModel. Files of the other formats take images after step 3, {card['input']} "
         f"[batch, {card['image_size']}, {card['image_size']}, 3] in 0 to 255, and return probabilities.",
         "",
         f"Images are {', '.join(card['limits']['image_formats'])} of at most {card['limits']['max_pixels']:,} pixels; "

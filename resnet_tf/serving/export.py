@@ -46,9 +46,9 @@ def export(settings: configuration.ExportConfig) -> dict:
         if "savedmodel" in settings.format:
             signatures = _write_savedmodel(folder, settings, run, model, normalization, divisor)
         if "tflite" in settings.format:
-            convert.tflite(folder / "model.tflite", *network, settings.precision, calibration, divisor)
+            convert.tflite(folder / "model.tflite", *network, settings.precision, calibration, divisor, settings.input)
         if "onnx" in settings.format:
-            convert.onnx(folder / "model.onnx", *network, settings.precision, divisor, calibration)
+            convert.onnx(folder / "model.onnx", *network, settings.precision, divisor, calibration, settings.input)
         if "keras" in settings.format:
             convert.keras_file(folder / "model.keras", *network, divisor)
         card.write(folder, described | {"signatures": signatures, "files": _sizes(folder)})

@@ -23,7 +23,7 @@ def onnx_int8(source, path: pathlib.Path, calibration: Sequence[np.ndarray]) -> 
     Args:
         source: the float32 model, an `onnx.ModelProto` with one input.
         path: path of the file.
-        calibration: uint8 images [size, size, 3].
+        calibration: images [size, size, 3] of the type that the model takes.
 
     Raises:
         InputError: onnxruntime is not installed.
@@ -36,7 +36,7 @@ def onnx_int8(source, path: pathlib.Path, calibration: Sequence[np.ndarray]) -> 
         ) from None
 
     name = source.graph.input[0].name
-    feeds = iter([{name: image[None].astype(np.float32)} for image in calibration])
+    feeds = iter([{name: image[None]} for image in calibration])
 
     class Reader(quantization.CalibrationDataReader):
         def get_next(self):

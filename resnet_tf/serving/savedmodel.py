@@ -35,7 +35,9 @@ from resnet_tf.runs import network
 from resnet_tf.serving import compiled
 
 WARM_UP = "tf_serving_warmup_requests"  # in assets.extra, where TensorFlow Serving looks for it
-_DECODING = 8  # images decoded in parallel: enough for many cores, and the largest images still fit into memory
+# Images decoded in parallel. TensorFlow runs as many as it has threads, one for each core; more than that cost nothing
+# (docs/performance.md), and with this many the largest images still fit into memory.
+_DECODING = 16
 
 
 class Served(tf.Module):
