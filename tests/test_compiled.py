@@ -134,9 +134,9 @@ def test_what_a_batch_cannot_have_is_named_and_the_next_one_is_answered(exported
 def test_a_benchmark_times_both_exports(tmp_path, rng):
     """Of a network with random weights; the pixels need only the central crop."""
     encoded = [images.encode_png(rng.integers(0, 256, (40, 50, 3), np.uint8)) for _ in range(2)]
-    section = config.BenchmarkSection(formats=("savedmodel_xla",), image_size=28, batches=(1, 3))
+    section = config.BenchmarkSection(formats=("savedmodel_xla", "onnx_int8"), image_size=28, batches=(1, 3))
     settings = config.BenchmarkConfig(model=config.ModelConfig(model="cifar_resnet8_v1"), benchmark=section)
-    folder, card = speed._model(settings, tmp_path)
+    folder, card = speed._model(settings, tmp_path, encoded)
     photos = speed._write_images(tmp_path / "images", encoded, card)
     assert np.load(photos / "squares.npy").shape == (2, 32, 32, 3) and not (folder / "model.onnx").exists()
     answers = {}
@@ -144,6 +144,9 @@ def test_a_benchmark_times_both_exports(tmp_path, rng):
         call, take, _, _ = timed.OURS[name][0](str(folder), photos, "float32")
         answers[name] = call(take(1, 3))
     np.testing.assert_allclose(*answers.values(), atol=1e-5)
+    call, take, versions, _ = timed.OURS["onnx_int8"][0](str(folder), photos, "float32")
+    np.testing.assert_allclose(call(take(0, 2)).sum(axis=1), 1, atol=1e-5)
+    assert "onnxruntime" in versions
     call, take, _, _ = timed.OURS["savedmodel_xla"][0](str(folder), photos, "float32")
     assert [len(one) for one in call(take(0, 2))] == [5, 5]
     with pytest.raises(runtimes.Refused, match="the largest declared is 3"):

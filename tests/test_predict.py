@@ -491,7 +491,7 @@ def test_answers_before_a_server_is_lost_are_kept(signature, photos, tmp_path, c
 # --- Speed -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in timed.OURS if "xla" not in name])
+@pytest.mark.parametrize("name", [name for name in timed.OURS if "xla" not in name and "int8" not in name])
 def test_what_is_timed_answers(name, model, photos, tmp_path):
     folder = speed._write_images(
         tmp_path / "images", [(photos / "0.png").read_bytes()] * 2, json.loads((model / "1" / "model.json").read_text())

@@ -26,7 +26,7 @@ _PIXELS = ("savedmodel_xla_pixels", "savedmodel_pixels")
 # Formats with which a peer is compared, the first that there is; the first of all for other peers.
 _BESIDE = {"timm_onnx": ("onnx", "tflite")} | dict.fromkeys(set(timed.TIMM) - {"timm_onnx"}, _PIXELS)
 _FILES = {"tflite": convert.tflite, "onnx": convert.onnx, "keras": convert.keras_file}
-_ASKED = ("savedmodel_xla", "savedmodel_xla_pixels", "decoding")  # formats that --formats must name
+_ASKED = ("savedmodel_xla", "savedmodel_xla_pixels", "onnx_int8", "decoding")  # formats that --formats must name
 
 
 def benchmark_inference(config: BenchmarkConfig) -> dict:
@@ -60,7 +60,7 @@ def benchmark_inference(config: BenchmarkConfig) -> dict:
     started = time.monotonic()
     encoded = inputs.read_images(settings.data_dir)[:_IMAGES]
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
-        model, card = _model(config, pathlib.Path(temporary))
+        model, card = _model(config, pathlib.Path(temporary), encoded)
         folder = _write_images(pathlib.Path(temporary) / "images", encoded, card)
         formats = _formats(settings, model)
         beside = {peer: _beside(peer, formats) for peer in settings.peers}
@@ -113,8 +113,11 @@ def _result(model, rows, calls, formats, beside):
     }  # fmt: skip
 
 
-def _model(config, temporary):
-    """Return the folder of the model and its card; for --model, first write every format, with initial weights."""
+def _model(config, temporary, encoded):
+    """Return the folder of the model and its card; for --model, first write every format, with initial weights.
+
+    The ranges of integer activations are those of the central crops of `encoded`, a list of encoded images.
+    """
     settings = config.benchmark
     if settings.model_dir:
         folder = versions.locate(settings.model_dir)
@@ -139,6 +142,10 @@ def _model(config, temporary):
                 _FILES[suffix](folder / f"model.{suffix}", model, colour.IMAGENET, size)
             except InputError as error:  # tf2onnx is not installed
                 print(f"warning: {error}", file=sys.stderr)
+        if "onnx_int8" in settings.formats and precision == "float32":
+            views = [geometry.center(data, size, card["resize"]).numpy() for data in encoded]
+            path = folder / "model_int8.onnx"
+            convert.onnx(path, model, colour.IMAGENET, size, "int8", calibration=views)
     return folder, card
 
 

@@ -128,7 +128,7 @@ def _file(model, folder, suffix):
 
     loaded, seconds = _timed(lambda: runtimes.load(f"{model}/model{suffix}"))
     versions = record.versions()
-    if suffix == ".onnx":
+    if suffix.endswith(".onnx"):
         import onnxruntime
 
         versions += f"; onnxruntime {onnxruntime.__version__}"
@@ -229,6 +229,7 @@ OURS = {
     "savedmodel_xla_pixels": (lambda model, *rest: _saved_model_pixels(f"{model}/xla", *rest), "xla/saved_model.pb"),
     "tflite": (lambda model, folder, _: _file(model, folder, ".tflite"), "model.tflite"),
     "onnx": (lambda model, folder, _: _file(model, folder, ".onnx"), "model.onnx"),
+    "onnx_int8": (lambda model, folder, _: _file(model, folder, "_int8.onnx"), "model_int8.onnx"),
     "keras": (lambda model, folder, _: _file(model, folder, ".keras"), "model.keras"),
     "decoding": (_decoding, "model.json"),
 }

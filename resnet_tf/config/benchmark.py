@@ -37,7 +37,7 @@ class BenchmarkSection:
     formats: tuple[str, ...] = setting(
         (),
         "Formats of ours: savedmodel, savedmodel_frozen, savedmodel_pixels, savedmodel_xla, savedmodel_xla_pixels, "
-        "tflite, onnx, keras, decoding. Unset: the uncompiled ones that the model has.",
+        "tflite, onnx, onnx_int8, keras, decoding. Unset: all that the model has but xla, int8 and decoding.",
         used_with={KIND: ("inference",)},
     )
     activations: str = setting(
