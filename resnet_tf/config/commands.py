@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
-from resnet_tf.config.fields import KIND, SET, Checked, check_used, listed, setting
+from resnet_tf.config.fields import KIND, SET, UNSET, Checked, check_used, listed, setting
 from resnet_tf.config.run import TrainConfig, check_data, check_views
 from resnet_tf.config.sections import SMALL_DATASETS, RecordConfig
 from resnet_tf.config.shared import exif_setting, weights_setting
@@ -176,6 +176,12 @@ class PredictConfig:
         choices=("", "table", "csv", "jsonl"),
     )
     out: str = setting("", "File for the predictions. Unset: standard output.")
+    shard: str = setting(
+        "",
+        "I/N: classify part I of N of the files, such as 2/8, into a file of its own beside --out. A part that is done "
+        "stays as it is.",
+        used_with={"out": SET, "watch": UNSET},
+    )
     watch: bool = setting(
         False,
         "After the named files, go on with each new image in the named folders, until SIGINT (Ctrl-C) or SIGTERM.",
