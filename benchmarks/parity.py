@@ -19,7 +19,7 @@ EXPORTS = {  # precision of weights: formats
     "float32": ("savedmodel", "tflite", "onnx", "keras"),
     "float16": ("savedmodel", "tflite", "onnx"),
     "bfloat16": ("savedmodel",),
-    "int8": ("tflite",),
+    "int8": ("tflite", "onnx"),
 }
 
 

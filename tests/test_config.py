@@ -215,7 +215,18 @@ USED = {
         "input": {"peers", "data_dir", "peers_data_dir", "image_size", "steps", "results"},
         "augment": NETWORK | STEPS,
         "evaluate": NETWORK | STEPS | {"replicas", "data_dir"},
-        "inference": NETWORK | {"peers", "data_dir", "model_dir", "batches", "image_size", "steps", "results"},
+        "inference": NETWORK
+        | {
+            "peers",
+            "data_dir",
+            "model_dir",
+            "formats",
+            "activations",
+            "batches",
+            "image_size",
+            "steps",
+            "results",
+        },
     },
     "analyze": {
         "responses": {"csv", "weights", "data_dir", "examples"},
@@ -249,7 +260,7 @@ def test_flag_that_a_kind_does_not_use_is_refused(command, kind, flag, capsys):
 @pytest.mark.parametrize("command, kind", [(command, kind) for command in USED for kind in USED[command]])
 def test_kind_takes_all_that_it_uses(command, kind):
     config_type, used = COMMANDS[command][1], USED[command][kind] | ALWAYS[command]
-    described = {"model_dir"} | NETWORK | {"image_size"}
+    described = {"model_dir"} | NETWORK | {"image_size", "activations"}
     for left_out in ({"model_dir"}, described - {"model_dir"}) if "model_dir" in used else (set(),):
         values = {name: another(config_type, name) for name in used - left_out}
         config.check_kind(config.from_settings(config_type, values, "test"), kind)

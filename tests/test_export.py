@@ -19,7 +19,7 @@ from resnet_tf.evaluation import metrics
 from resnet_tf.evaluation.logits import SplitLogits
 from resnet_tf.models import cost, create_model
 from resnet_tf.runs import devices, network, record, restore, run_data, versions
-from resnet_tf.serving import convert, savedmodel
+from resnet_tf.serving import convert, runtimes, savedmodel
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 
@@ -84,6 +84,38 @@ def test_every_format_answers_as_evaluated_in_a_fresh_process(digits, tmp_path, 
     sizes = {precision: (tmp_path / precision / "1" / "model.tflite").stat().st_size for precision in LARGEST
              if precision != "bfloat16"}  # fmt: skip
     assert sizes["int8"] < 0.5 * sizes["float32"] and sizes["float16"] < 0.6 * sizes["float32"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_files_of_bytes_answer_as_files_of_numbers(precision, streamed, tmp_path, rng):
+    pixels, answers = rng.integers(0, 256, (3, 24, 24, 3), np.uint8), []
+    for kind in ("float32", "uint8"):
+        flags = ["--format=tflite,onnx", f"--precision={precision}", f"--input={kind}"]
+        assert export.main([f"--run={streamed}/run", f"--out={tmp_path}/{kind}", *flags]) == 0
+        assert f"take images after step 3, {kind} [" in (tmp_path / kind / "1" / "model.md").read_text()
+        files = [runtimes.load(tmp_path / kind / "1" / name) for name in ("model.tflite", "model.onnx")]
+        assert [file.dtype for file in files] == [kind] * 2
+        answers.append([file.probabilities(pixels.astype(file.dtype)) for file in files])
+    for numbers, whole in zip(*answers, strict=True):  # int8: the scale of the first activation may differ
+        np.testing.assert_allclose(whole, numbers, atol=1e-6 if precision == "float32" else 0.02)
+
+
+def test_int8_of_onnx_computes_in_integers_for_each_filter(streamed, tmp_path, last_json):
+    """Every convolution reads integers, with a scale for each of its filters."""
+    onnx = pytest.importorskip("onnx")
+    flags = ["--format=onnx", "--precision=int8", "--calibration_examples=3"]
+    assert export.main([f"--run={streamed}/run", f"--out={tmp_path}/model", *flags]) == 0
+    assert last_json()["files"] == ["model.json", "model.md", "model.onnx"]
+    graph = onnx.load(tmp_path / "model" / "1" / "model.onnx").graph
+    makers = {output: node for node in graph.node for output in node.output}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert len(convolutions) == 7
+    for node in convolutions:
+        activations, kernel = (makers[name] for name in node.input[:2])
+        assert activations.op_type == kernel.op_type == "DequantizeLinear"
+        assert constants[kernel.input[0]].data_type == onnx.TensorProto.INT8
+        assert constants[kernel.input[1]].dims == constants[kernel.input[0]].dims[:1]
 
 
 def test_keras_file_has_only_layers_of_keras(tmp_path, rng):
@@ -277,6 +309,10 @@ def test_bad_images_of_a_batch_are_named_by_position(signatures, rng, capfd):
         (["--run={run}", "--out={tmp}/m", "--format=tflite,pb"], "--format=tflite,pb"),
         (["--run={run}", "--out={tmp}/m", "--format="], "--format="),
         (["--run={run}", "--out={tmp}/m", "--format=savedmodel,onnx", "--precision=bfloat16"], "--format=onnx"),
+        (
+            ["--run={run}", "--out={tmp}/m", "--format=onnx,keras", "--input=uint8"],
+            "--input=uint8 is not for --format=keras",
+        ),
         (["--run={run}", "--out={tmp}/m", "--precision=int8"], "--precision=int8 is not for --format=savedmodel"),
         (
             ["--run={run}", "--out={tmp}/m", "--format=onnx", "--ten_crop"],

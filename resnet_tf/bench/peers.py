@@ -277,7 +277,8 @@ class Process:
 def other_environment() -> dict:
     """Return this process's environment without paths to TensorFlow's libraries, since PyTorch brings its own."""
     environment = dict(os.environ)
-    folders = [os.path.abspath(folder) for folder in environment.pop("PYTHONPATH", "").split(":") if folder]
+    imported = [*environment.pop("PYTHONPATH", "").split(":"), *sys.path]
+    folders = [os.path.abspath(folder) for folder in imported if folder]
     environment.pop("XLA_FLAGS", None)
     libraries = [
         library

@@ -26,14 +26,17 @@ def _run(settings, arguments):
     if out and (out.is_dir() or not out.parent.is_dir()):
         raise InputError(f"--out={out}: " + ("a folder, not a file" if out.is_dir() else "its folder does not exist"))
     from resnet_tf.runs import signals
-    from resnet_tf.serving import predict
+    from resnet_tf.serving import predict, sharding
 
+    shard = sharding.parse(settings.shard, out) if settings.shard else None
     names = predict.expand(arguments, sys.stdin if "-" in arguments else ())
     folders = [name for name in names if pathlib.Path(name).is_dir()]
     if settings.watch and not folders:
         raise InputError(f"--watch: no folder to watch among {', '.join(names)}")
     paths = predict.images_of(names, allow_empty=settings.watch)
     form = settings.format or predict.FORMATS.get(out.suffix if out else "", "table")
+    if shard:
+        return _shard(settings, shard, shard.files_of(paths), form)
     stop = signals.Stop()
     if not settings.watch:
         model = _load(settings)
@@ -44,10 +47,32 @@ def _run(settings, arguments):
     else:
         with stop.listening():
             output = _watch(settings, folders, paths, stop, out, form)
-    result = {"model": settings.model or settings.run or f"{settings.server} {settings.model_name}"}
+    return _counts(settings, output, out)
+
+
+def _counts(settings, output, out):
+    """Return the last line of stdout."""
     counts = dict(sorted(output.classes.items(), key=lambda item: (-item[1], item[0])))
-    result |= {"images": output.images, "failed": len(output.failed), "classes": counts}
+    result = {"model": _named(settings), "images": output.images, "failed": len(output.failed), "classes": counts}
     return result | ({"out": str(out)} if out else {})
+
+
+def _named(settings):
+    return settings.model or settings.run or f"{settings.server} {settings.model_name}"
+
+
+def _shard(settings, shard, paths, form):
+    """Classify a part of the files, unless that is done already; its file appears when it is complete."""
+    from resnet_tf.serving import predict
+
+    done = shard.finished(_named(settings), paths)
+    if done:
+        print(f"{shard.manifest}: this part is done", file=sys.stderr, flush=True)
+        return done
+    output = predict.Output(shard.out, form, max(map(len, paths), default=0))
+    _classify(settings, _load(settings), paths, output, in_part=False)
+    output.save()
+    return shard.finish(paths, _counts(settings, output, shard.out))
 
 
 def _load(settings):
@@ -61,8 +86,8 @@ def _load(settings):
     return client.connect(settings.server, settings.model_name, settings.timeout, settings.top_k)
 
 
-def _classify(settings, model, paths, output, stop=None):
-    """Classify files, and save what was found even where an error or a signal ends the work."""
+def _classify(settings, model, paths, output, stop=None, in_part=True):
+    """Classify files, and with `in_part` save what was found even where an error or a signal ends the work."""
     from resnet_tf.data.progress import Progress
     from resnet_tf.serving import predict
 
@@ -79,7 +104,7 @@ def _classify(settings, model, paths, output, stop=None):
     finally:
         results.close()
         progress.end()
-        if done:
+        if done and in_part:
             output.save()
 
 

@@ -19,7 +19,8 @@ class BenchmarkSection:
         ("keras_fit",),
         "Systems to compare with: keras_fit, keras_fit_our_layers, keras_applications, timm_eager, timm_compile, "
         "timm_compile_graph, timm_compile_max, one_replica (train); keras_applications (build); pillow, opencv, "
-        "simplejpeg, torchvision (input); keras_applications, keras_predict, timm, timm_onnx (inference).",
+        "simplejpeg, torchvision (input); keras_applications, keras_predict, timm, timm_onnx, timm_compile, "
+        "timm_compile_graph, timm_compile_max (inference).",
         used_with={KIND: ("train", "build", "input", "inference")},
     )
     data_dir: str = setting(
@@ -33,6 +34,16 @@ class BenchmarkSection:
     model_dir: str = setting(
         "", "Exported model. Unset: --model with random weights.", used_with={KIND: ("inference",)}
     )
+    formats: tuple[str, ...] = setting(
+        (),
+        "Formats of ours: savedmodel, savedmodel_frozen, savedmodel_pixels, savedmodel_xla, savedmodel_xla_pixels, "
+        "tflite, onnx, onnx_int8, keras, decoding. Unset: all that the model has but xla, int8 and decoding.",
+        used_with={KIND: ("inference",)},
+    )
+    activations: str = setting(
+        "float32", "Precision of activations, of the peers of PyTorch too; other than float32 for SavedModels alone.",
+        choices=("float32", "bfloat16", "float16"), used_with={KIND: ("inference",), "model_dir": UNSET},
+    )  # fmt: skip
     batches: tuple[int, ...] = setting((1, 8, 32), "Batch sizes.", used_with={KIND: ("inference",)})
     batch_size: int = setting(128, "Examples of a step over all replicas.", low=1, used_with={KIND: _STEPPED})
     image_size: int = setting(

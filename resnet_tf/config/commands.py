@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
-from resnet_tf.config.fields import KIND, SET, Checked, check_used, listed, setting
+from resnet_tf.config.fields import KIND, SET, UNSET, Checked, check_used, listed, setting
 from resnet_tf.config.run import TrainConfig, check_data, check_views
 from resnet_tf.config.sections import SMALL_DATASETS, RecordConfig
 from resnet_tf.config.shared import exif_setting, weights_setting
@@ -75,7 +75,7 @@ _NETWORK = {"network": SET}
 _EXPORTED = {  # {format: precisions of its weights}
     "savedmodel": {"float32", "bfloat16", "float16"},
     "tflite": {"float32", "float16", "int8"},
-    "onnx": {"float32", "float16"},
+    "onnx": {"float32", "float16", "int8"},
     "keras": {"float32"},
 }
 
@@ -108,7 +108,7 @@ class ExportConfig(TransferExportConfig):
     precision: str = setting(
         "float32",
         "Precision of the stored weights: float32; bfloat16 (savedmodel); float16 (savedmodel, tflite, onnx); int8, "
-        "which also quantises activations (tflite).",
+        "which also quantises activations (tflite, onnx).",
         choices=("float32", "bfloat16", "float16", "int8"),
     )
     activations: str = setting(
@@ -116,6 +116,24 @@ class ExportConfig(TransferExportConfig):
         "Precision of activations; bfloat16 and float16 are for GPUs and slower on CPUs.",
         choices=("float32", "bfloat16", "float16"),
         used_with={"format": ("savedmodel",)},
+    )
+    input: str = setting(
+        "float32",
+        "Type of the pixels, 0 to 255, that TFLite and ONNX files take: float32, or uint8, a quarter of the bytes.",
+        choices=("float32", "uint8"),
+        used_with={"format": ("tflite", "onnx")},
+    )
+    compile: str = setting(
+        "none",
+        "xla: weights are constants, BN is folded, and on a GPU XLA compiles the network, which then answers "
+        "several times as fast. The file is twice as large, and batches have --batch_sizes at most. none: any batch.",
+        choices=("none", "xla"),
+        used_with={"format": ("savedmodel",)},
+    )
+    batch_sizes: tuple[int, ...] = setting(
+        (1, 8, 32, 128),
+        "Sizes of batches to compile for. Others are padded to the next one; a larger batch is refused.",
+        used_with={"compile": ("xla",)},
     )
     top_k: int = setting(5, "Most likely classes of each prediction.", low=1, used_with={"format": ("savedmodel",)})
     ten_crop: bool = setting(
@@ -154,6 +172,10 @@ class ExportConfig(TransferExportConfig):
             if self.precision not in _EXPORTED[name]:
                 raise InputError(f"--precision={self.precision} is not for --format={name}")
         check_used(self)
+        if self.input != "float32" and "keras" in self.format:
+            raise InputError(f"--input={self.input} is not for --format=keras")
+        if not self.batch_sizes or len(set(self.batch_sizes)) < len(self.batch_sizes) or min(self.batch_sizes) < 1:
+            raise InputError(f"--batch_sizes={listed(self.batch_sizes)}: not one or more positive numbers, each once")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +207,12 @@ class PredictConfig:
         choices=("", "table", "csv", "jsonl"),
     )
     out: str = setting("", "File for the predictions. Unset: standard output.")
+    shard: str = setting(
+        "",
+        "I/N: classify part I of N of the files, such as 2/8, into a file of its own beside --out. A part that is done "
+        "stays as it is.",
+        used_with={"out": SET, "watch": UNSET},
+    )
     watch: bool = setting(
         False,
         "After the named files, go on with each new image in the named folders, until SIGINT (Ctrl-C) or SIGTERM.",

@@ -144,7 +144,7 @@ def _exported(config):
     exported, description = network.describe_exported("model", section.model)
 
     def members(source, split):
-        batch = section.batch_size or _SERVED_BATCH
+        batch = min([section.batch_size or _SERVED_BATCH, *runtimes.batch_sizes(model)[-1:]])
         if not isinstance(split, Split) and split.boxes is not None:
             batch = 1  # boxes differ in size
         starts = range(0, len(split), batch)

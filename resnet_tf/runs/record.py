@@ -44,7 +44,7 @@ SPEED_COLUMNS = (
 )  # fmt: skip
 INFERENCE_COLUMNS = (
     *RESULT_COLUMNS, "benchmark", "model", "batch", "precision", "format", "system", "p50_ms", "p95_ms", "p99_ms",
-    "images_per_second", "ratio",
+    "images_per_second", "ratio", "load_seconds", "first_seconds",
 )  # fmt: skip
 MANIFEST = "manifest.yaml"
 LENGTHS = ("train_epochs", "train_steps")  # flags that --extend may raise

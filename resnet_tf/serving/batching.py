@@ -120,7 +120,7 @@ class Batcher:
             try:
                 parts.append(self._run(kind, items[start : start + self._batch_size]))
             except runtimes.Refused as error:
-                raise runtimes.Refused(_shifted(str(error), start)) from None
+                raise type(error)(_shifted(str(error), start)) from None
             self.batches += 1
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

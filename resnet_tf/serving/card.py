@@ -39,7 +39,7 @@ def describe(
         "model": settings.model.model,
         "version": version,
         "classes": classes,
-        "input": "float32",
+        "input": section.input,
         "image_size": size,
         "resize": settings.data.resize,
         "exif": settings.data.exif,
@@ -52,6 +52,8 @@ def describe(
         "formats": list(section.format),
         "precision": section.precision,
         "activations": section.activations,
+        "compile": section.compile,
+        "batch_sizes": list(section.batch_sizes) if section.compile == "xla" else [],
         "cost": {
             "parameters": cost.trainable_parameters,
             "parameters_mib": round(cost.trainable_parameters * _BYTES[section.precision] / 2**20, 3),
@@ -114,6 +116,7 @@ def _markdown(card):
         "parameters": f"{cost['parameters']:,}, {cost['parameters_mib']:.2f} MiB in {card['precision']}",
         "cost of one image": f"{cost['gmacs']:g} GMACs, {cost['gflops']:g} GFLOPs",
         "activations": card["activations"],
+        "batches": f"compiled for {', '.join(map(str, card['batch_sizes']))}" if card["batch_sizes"] else "any",
         "formats": ", ".join(card["formats"]),
         "signatures": ", ".join(card["signatures"]) or "none",
         "weights": card["weights"] + ("" if card["steps"] is None else f", after {card['steps']:,} steps"),
@@ -150,7 +153,7 @@ def _markdown(card):
         lines += ["", f"The mean image is in {versions.CARD}; standard deviation {_numbers(std)} levels of 0 to 255."]
     lines += [
         "",
-        "All of it is in the SavedModel. Files of the other formats take images after step 3, float32 "
+        f"All of it is in the SavedModel. Files of the other formats take images after step 3, {card['input']} "
         f"[batch, {card['image_size']}, {card['image_size']}, 3] in 0 to 255, and return probabilities.",
         "",
         f"Images are {', '.join(card['limits']['image_formats'])} of at most {card['limits']['max_pixels']:,} pixels; "

@@ -1,7 +1,7 @@
 """Convert the network of a run to a file for other runtimes: TFLite, ONNX, Keras.
 
-All of them take images before normalisation, float32 [batch, size, size, 3] in [0, 255], where size is that of the crop
-in evaluation. They return probabilities, float32 [batch, classes].
+All of them take images before normalisation, float32 or, of TFLite and ONNX, optionally uint8 [batch, size, size, 3] in
+[0, 255], where size is that of the crop in evaluation. They return probabilities, float32 [batch, classes].
 """
 
 import pathlib
@@ -14,20 +14,21 @@ from resnet_tf.data.colour import Normalization
 from resnet_tf.errors import InputError
 from resnet_tf.models import naming
 from resnet_tf.models.layers import FORMAT, KERAS, MinusInfinityPadding, PaddedIdentity
+from resnet_tf.serving import quantize
 
 _OPSET = 17  # ONNX operator set
 
 
-def _function(model, normalization, size, temperature):
+def _function(model, normalization, size, temperature, pixels="float32"):
     """Return the network as a function of images, with its weights as constants of the graph; see `tflite`."""
     trainable = [np.asarray(variable) for variable in model.trainable_variables]
     others = [np.asarray(variable) for variable in model.non_trainable_variables]
-    signature = tf.TensorSpec([None, size, size, 3], tf.float32, name="images")
+    signature = tf.TensorSpec([None, size, size, 3], pixels, name="images")
 
     @tf.function(input_signature=[signature], autograph=False)
     def classify(images):
         values = [[tf.constant(value) for value in group] for group in (trainable, others)]
-        logits, _ = model.stateless_call(*values, normalization(images), training=False)
+        logits, _ = model.stateless_call(*values, normalization(tf.cast(images, tf.float32)), training=False)
         return {"probabilities": tf.nn.softmax(logits if temperature == 1 else logits / temperature)}
 
     return classify
@@ -41,6 +42,7 @@ def tflite(
     precision: str = "float32",
     calibration=(),
     temperature: float = 1.0,
+    pixels: str = "float32",
 ) -> None:
     """Write a TFLite model with the signature `serving_default`.
 
@@ -53,8 +55,9 @@ def tflite(
             float32 images and probabilities.
         calibration: uint8 images of this size that determine the range of each activation for int8.
         temperature: number by which logits are divided before the softmax.
+        pixels: type of the images, "float32" or "uint8".
     """
-    classify = _function(model, normalization, size, temperature).get_concrete_function()
+    classify = _function(model, normalization, size, temperature, pixels).get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([classify], tf.Module())
     if precision != "float32":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -62,7 +65,7 @@ def tflite(
         converter.target_spec.supported_types = [tf.float16]
     if precision == "int8":
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.representative_dataset = lambda: ([image[None].astype(np.float32)] for image in calibration)
+        converter.representative_dataset = lambda: ([image[None].astype(pixels)] for image in calibration)
     path.write_bytes(converter.convert())
 
 
@@ -73,11 +76,13 @@ def onnx(
     size: int,
     precision: str = "float32",
     temperature: float = 1.0,
+    calibration=(),
+    pixels: str = "float32",
 ) -> None:
-    """Write an ONNX model of opset 17; see `tflite` for the arguments, without "int8".
+    """Write an ONNX model of opset 17; see `tflite` for the arguments.
 
     Raises:
-        InputError: tf2onnx is not installed.
+        InputError: tf2onnx, or for "int8" onnxruntime, is not installed.
     """
     try:
         import onnx as library
@@ -85,11 +90,13 @@ def onnx(
     except ImportError as error:
         raise InputError("--format=onnx needs tf2onnx: pip install 'resnet_tf[onnx]'") from error
 
-    classify = _function(model, _ChannelsFirst(normalization), size, temperature)
+    classify = _function(model, _ChannelsFirst(normalization), size, temperature, pixels)
     proto, _ = tf2onnx.convert.from_function(classify, classify.input_signature, opset=_OPSET)
     _pad_in_pools(library, proto.graph)
     if precision == "float16":
         _halve(library, proto.graph)
+    if precision == "int8":
+        return quantize.onnx_int8(proto, path, [image.astype(pixels) for image in calibration])
     path.write_bytes(proto.SerializeToString())
 
 

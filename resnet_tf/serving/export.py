@@ -52,9 +52,9 @@ def export(settings: configuration.ExportConfig) -> dict:
         if "savedmodel" in settings.format:
             signatures = _write_savedmodel(folder, settings, run, model, normalization, divisor)
         if "tflite" in settings.format:
-            convert.tflite(folder / "model.tflite", *network, settings.precision, calibration, divisor)
+            convert.tflite(folder / "model.tflite", *network, settings.precision, calibration, divisor, settings.input)
         if "onnx" in settings.format:
-            convert.onnx(folder / "model.onnx", *network, settings.precision, divisor)
+            convert.onnx(folder / "model.onnx", *network, settings.precision, divisor, calibration, settings.input)
         if "keras" in settings.format:
             convert.keras_file(folder / "model.keras", *network, divisor)
         card.write(folder, described | {"signatures": signatures, "files": _sizes(folder)})
@@ -84,7 +84,8 @@ def _write_savedmodel(folder, section, run, model, normalization, divisor):
         "classes": run.manifest["classes"],
         "normalization": {name: getattr(normalization, name).tolist() for name in ("mean", "std")},
     }
-    served = savedmodel.Served(model, normalization, section.precision, divisor)
+    batch_sizes = section.batch_sizes if section.compile == "xla" else ()
+    served = savedmodel.Served(model, normalization, section.precision, divisor, evaluation_size(data), batch_sizes)
     return savedmodel.write(
         folder, served, description, evaluation_size(data), data.resize, section.top_k, section.ten_crop, data.exif
     )

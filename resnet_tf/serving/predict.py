@@ -108,7 +108,7 @@ def classify_files(model, paths: Iterable[pathlib.Path], batch: int = 32) -> Ite
     Args:
         model: a model of `runtimes.load` or `client.connect`.
         paths: paths of images in any format of `formats`.
-        batch: number of images per batch.
+        batch: number of images per batch; fewer if the model takes fewer.
 
     Yields:
         For each file in order (path, [(class name, probability), ...], None), the likeliest class first; or (path, [],
@@ -117,6 +117,7 @@ def classify_files(model, paths: Iterable[pathlib.Path], batch: int = 32) -> Ite
     Raises:
         InputError: a server cannot be reached.
     """
+    batch = min(batch, getattr(model, "largest_batch", None) or batch)
     with concurrent.futures.ThreadPoolExecutor(processors.count()) as pool:
         read = _ahead(pool, lambda path: _read(model, path), paths, 2 * batch)
         while files_of_batch := list(itertools.islice(read, batch)):

@@ -4,8 +4,10 @@
 these. A SavedModel takes encoded images; TFLite, ONNX and Keras files and runs take the pixels of `geometry.center`.
 """
 
+import contextlib
 import json
 import pathlib
+import re
 import warnings
 
 import numpy as np
@@ -20,7 +22,32 @@ TOP_K = 5  # default number of classes per prediction of a model file or a run
 
 
 class Refused(ValueError):
-    """A batch holds an image that the model cannot decode; the message is from the model."""
+    """A batch that the model does not answer, such as one with an image that it cannot decode."""
+
+
+class NoMemory(Refused):
+    """A batch for which the device has too little memory; a smaller one may fit."""
+
+
+@contextlib.contextmanager
+def refusals(count: int):
+    """Turn errors of TensorFlow for a batch of `count` images into `Refused`, and lack of memory into `NoMemory`."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        raise Refused(_in_short(error.message)) from None
+    except (tf.errors.ResourceExhaustedError, tf.errors.InternalError) as error:
+        words = " ".join(error.message.split())
+        if isinstance(error, tf.errors.InternalError) and not re.search("RESOURCE_EXHAUSTED|out of memory", words):
+            raise
+        raise NoMemory(f"the device has too little memory for a batch of {count}; send fewer images") from None
+
+
+def _in_short(message):
+    """Return the model's own words in an error of TensorFlow."""
+    own = r"image_bytes\[[\d, ]*\]: [^\n\]]*|an empty batch|a batch of \d+ images; the largest declared is \d+"
+    found = re.search(own, message)
+    return found[0].strip() if found else " ".join(message.split())[:300]
 
 
 def load(path: str | pathlib.Path, top_k: int = 0) -> "Encoded | Pixels":
@@ -84,11 +111,25 @@ def load_signature(folder: str | pathlib.Path, signature: str = "serving_default
     return loaded
 
 
+def batch_sizes(folder: str | pathlib.Path) -> tuple[int, ...]:
+    """Return the sizes of batches for which a SavedModel is compiled, in order; empty if it takes any."""
+    try:
+        return tuple(sorted(json.loads((versions.locate(folder) / versions.CARD).read_text())["batch_sizes"]))
+    except (OSError, ValueError, KeyError, TypeError):  # no card, or that of an earlier release
+        return ()
+
+
 # --- Models of encoded images ----------------------------------------------------------------------------------------
 
 
 class Encoded:
-    """Base class of models that take encoded images: SavedModels, on this machine or on a server."""
+    """Base class of models that take encoded images: SavedModels, on this machine or on a server.
+
+    Attributes:
+        largest_batch: most images of a call; None for any number.
+    """
+
+    largest_batch = None
 
     def __init__(self, top_k=0):
         self._top_k = top_k
@@ -134,7 +175,8 @@ class SavedModel(Encoded):
         """
         super().__init__(top_k)
         self._signature = load_signature(folder)
-        if frozen:
+        self.largest_batch = max(batch_sizes(folder), default=None)
+        if frozen and not self.largest_batch:  # a compiled model has constants already
             from tensorflow.python.framework import convert_to_constants
 
             graph = convert_to_constants.convert_variables_to_constants_v2(self._signature)
@@ -145,12 +187,11 @@ class SavedModel(Encoded):
         """Classify a list of encoded images; return [(class name, probability), ...] for each, the likeliest first.
 
         Raises:
-            Refused: some images cannot be decoded.
+            Refused: some images cannot be decoded, or there are more than the largest declared batch.
+            NoMemory: the device has too little memory for so many.
         """
-        try:
+        with refusals(len(encoded)):
             output = self._signature(image_bytes=tf.constant(encoded))
-        except tf.errors.InvalidArgumentError as error:
-            raise Refused(error.message) from None
         classes = [[name.decode() for name in names] for names in output["classes"].numpy()]
         return self.named(classes, output["scores"].numpy(), output["probabilities"].shape[1])
 

@@ -32,9 +32,12 @@ from resnet_tf.data import formats, geometry, images, orientation, processors
 from resnet_tf.errors import InputError
 from resnet_tf.models import builder, find
 from resnet_tf.runs import network
+from resnet_tf.serving import compiled
 
 WARM_UP = "tf_serving_warmup_requests"  # in assets.extra, where TensorFlow Serving looks for it
-_DECODING = 8  # images decoded in parallel: enough for many cores, and the largest images still fit into memory
+# Images decoded in parallel. TensorFlow runs as many as it has threads, one for each core; more than that cost nothing
+# (docs/performance.md), and with this many the largest images still fit into memory.
+_DECODING = 16
 
 
 class Served(tf.Module):
@@ -43,12 +46,15 @@ class Served(tf.Module):
     Kernels may be stored in half precision, which halves the file. They are converted to float32 once, when the model
     is loaded. Vectors (biases, BN) stay float32, since they are small and small variances would be lost.
 
+    With `batch_sizes` the answers come from constants of the graph instead, see `compiled`. The weights are in the file
+    all the same, for trainings that start from it.
+
     Attributes:
         weights: list of the `tf.Variable`s in the file.
         paths: tuple of their names in the network.
     """
 
-    def __init__(self, model, normalization, precision="float32", temperature=1.0):
+    def __init__(self, model, normalization, precision="float32", temperature=1.0, size=None, batch_sizes=()):
         """Copy the weights.
 
         Args:
@@ -56,22 +62,30 @@ class Served(tf.Module):
             normalization: a `colour.Normalization`.
             precision: precision of kernels in the file: "float32", "bfloat16" or "float16".
             temperature: number by which logits are divided before the softmax.
+            size: side of the crop in pixels; only needed with `batch_sizes`.
+            batch_sizes: sizes of batches to compile for; empty for a graph that is not compiled.
         """
         super().__init__()
+        self.batch_sizes = tuple(batch_sizes)
         variables = [*model.trainable_variables, *model.non_trainable_variables]
         self.paths = tuple(variable.path for variable in variables)
         self.weights, self._widened = [], []
         for variable in variables:
             half = precision if len(variable.shape) > 1 else variable.dtype
             self.weights.append(tf.Variable(tf.cast(variable.value, half), trainable=False, name=variable.path))
-            if self.weights[-1].dtype != tf.as_dtype(variable.dtype):
+            if self.weights[-1].dtype != tf.as_dtype(variable.dtype) and not batch_sizes:
                 self._widened.append(_Widened(self.weights[-1]))
-        trainable = len(model.trainable_variables)
-        widened = {id(copy.stored): copy for copy in self._widened}
-        reads = [widened[id(weight)].read if id(weight) in widened else weight.read_value for weight in self.weights]
         row = find(model.name)
         outputs = [model.get_layer("pool").output, model.outputs[0]]
         both = builder.close(row, model.inputs[0], outputs, model.name)
+        if batch_sizes:
+            self.answer = compiled.make(both, normalization, size, batch_sizes, temperature)
+        else:
+            self.answer = self._of_variables(both, normalization, temperature, len(model.trainable_variables))
+
+    def _of_variables(self, both, normalization, temperature, trainable):
+        widened = {id(copy.stored): copy for copy in self._widened}
+        reads = [widened[id(weight)].read if id(weight) in widened else weight.read_value for weight in self.weights]
 
         @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)], autograph=False)
         def answer(pixels):
@@ -84,7 +98,7 @@ class Served(tf.Module):
             logits = logits if temperature == 1 else logits / temperature
             return {"features": tf.cast(features, tf.float32), "probabilities": tf.nn.softmax(logits)}
 
-        self.answer = answer
+        return answer
 
 
 class _Widened(tf.saved_model.experimental.TrackableResource):
@@ -149,7 +163,7 @@ def write(
     extra.mkdir()
     described = {**description, "variables": list(served.paths)}
     (extra / network.MANIFEST_ASSET).write_text(yaml.safe_dump(described, sort_keys=False, allow_unicode=True))
-    _write_warm_up(extra / WARM_UP, size)
+    _write_warm_up(extra / WARM_UP, size, served.batch_sizes or (1,))
     return list(signatures)
 
 
@@ -167,7 +181,7 @@ def _signatures(served, classes, size, resize, top_k, ten_crop, exif):
         return served.answer(decode(image_bytes, center, [size, size, 3]))
 
     def from_images(pixels):
-        return served.answer(images.resize_center(pixels, size, resize))
+        return served.answer(images.resize_center(pixels, size, resize, on_gpu=True))
 
     def of_ten_crops(image_bytes):
         views = decode(image_bytes, lambda data: geometry.ten_crop(treated(data), size, resize), [10, size, size, 3])
@@ -225,15 +239,19 @@ def decode(image_bytes, view, shape):
         return views[:count]
 
 
-def _write_warm_up(path, size):
-    """Write a request with a grey JPEG, which TensorFlow Serving runs before it reports that the model is ready."""
+def _write_warm_up(path, size, batch_sizes):
+    """Write requests with grey JPEGs, which TensorFlow Serving runs before it reports that the model is ready.
+
+    There is one for each declared size of a batch, whose compilation a client would otherwise wait for.
+    """
     from tensorflow_serving.apis import model_pb2, predict_pb2, prediction_log_pb2
 
     image = tf.io.encode_jpeg(np.full((size, size, 3), 128, np.uint8)).numpy()
-    request = predict_pb2.PredictRequest(
-        model_spec=model_pb2.ModelSpec(signature_name="serving_default"),
-        inputs={"image_bytes": tf.make_tensor_proto([image])},
-    )
-    log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
     with tf.io.TFRecordWriter(str(path)) as writer:
-        writer.write(log.SerializeToString())
+        for batch in batch_sizes:
+            request = predict_pb2.PredictRequest(
+                model_spec=model_pb2.ModelSpec(signature_name="serving_default"),
+                inputs={"image_bytes": tf.make_tensor_proto([image] * batch)},
+            )
+            log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+            writer.write(log.SerializeToString())

@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import re
 
 import numpy as np
 import tensorflow as tf
@@ -57,12 +56,13 @@ class SavedModel:
 
     Attributes:
         version: number of the version.
+        batch_sizes: sizes of batches for which it is compiled; empty if it takes any.
         signatures: {name: `Signature`}.
     """
 
     def __init__(self, folder, version):
         """Load the model from the folder of a version."""
-        self.version = version
+        self.version, self.batch_sizes = version, runtimes.batch_sizes(folder)
         self._functions = dict(runtimes.load_signature(folder).keep_alive.signatures)
         self.signatures = {
             name: Signature(dict(function.structured_input_signature[1]), dict(function.structured_outputs))
@@ -84,17 +84,18 @@ class SavedModel:
             {name of the output: array [batch, ...]}.
 
         Raises:
-            runtimes.Refused: some items cannot be used.
+            runtimes.Refused: some items cannot be used, or there are more than the largest declared batch.
+            runtimes.NoMemory: the device has too little memory for so many.
         """
         described = self.signatures[signature]
-        try:
-            batch = tf.constant(items if described.takes_files else np.stack(items))
-            outputs = self._functions[signature](**{described.input: batch})
-        except tf.errors.InvalidArgumentError as error:
-            raise runtimes.Refused(_in_short(error.message)) from None
-        except ValueError as error:  # arrays of several shapes
-            raise runtimes.Refused(f"{described.input}: {error}") from None
-        return {name: value.numpy() for name, value in outputs.items()}
+        if not described.takes_files:
+            sizes = list(dict.fromkeys(" x ".join(map(str, item.shape)) for item in items))
+            if len(sizes) > 1:
+                raise runtimes.Refused(f"{described.input}: arrays of several sizes in a batch: {', '.join(sizes[:4])}")
+            items = np.stack(items)
+        with runtimes.refusals(len(items)):
+            outputs = self._functions[signature](**{described.input: tf.constant(items)})
+            return {name: value.numpy() for name, value in outputs.items()}
 
 
 class Pixels:
@@ -102,8 +103,11 @@ class Pixels:
 
     Attributes:
         version: number of the version.
+        batch_sizes: empty: it takes any.
         signatures: {name: `Signature`}.
     """
+
+    batch_sizes = ()
 
     def __init__(self, model, version):
         """Wrap a loaded model."""
@@ -136,20 +140,19 @@ class Pixels:
         return {"classes": names[best], "scores": scores, "probabilities": probabilities}
 
 
-def _in_short(message):
-    """Return the model's own words in an error of TensorFlow."""
-    found = re.search(r"image_bytes\[[\d, ]*\]: [^\n\]]*|an empty batch", message)
-    return found[0].strip() if found else " ".join(message.split())[:300]
-
-
 def warm_up(model: "SavedModel | Pixels") -> int:
-    """Run one grey image through the default signature and return the number of classes.
+    """Run grey images through the default signature and return the number of classes.
+
+    On a GPU a batch of each declared size is run, so that no client waits for its compilation.
 
     Raises:
         InputError: the model has no such signature, or it does not return classes.
     """
     grey = tf.io.encode_jpeg(np.full((64, 64, 3), 128, np.uint8)).numpy()
-    outputs = model.run(DEFAULT, [model.prepare(grey, "warm-up")])
+    item = model.prepare(grey, "warm-up")
+    outputs = model.run(DEFAULT, [item])
+    for batch in model.batch_sizes if tf.config.list_physical_devices("GPU") else ():
+        model.run(DEFAULT, [item] * batch)
     if not {"classes", "scores", "probabilities"} <= set(outputs):
         raise InputError(f"--model: its outputs are {', '.join(outputs)}, not classes, scores and probabilities")
     return outputs["probabilities"].shape[1]

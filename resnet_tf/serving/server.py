@@ -61,7 +61,8 @@ class Service:
         self.name, self.model, self.images = settings.model_name, model, 0
         self._explainer = explainer
         self._most_bytes, self._most_pixels = int(settings.max_megabytes * 1e6), settings.max_pixels
-        self.batcher = batching.Batcher(self._run, settings.batch_size, settings.batch_timeout_ms / 1000)
+        most = min([settings.batch_size, *model.batch_sizes[-1:]])
+        self.batcher = batching.Batcher(self._run, most, settings.batch_timeout_ms / 1000)
         self._readers = concurrent.futures.ThreadPoolExecutor(processors.count(), "reader")
         self._painter = concurrent.futures.ThreadPoolExecutor(1, "painter")
         self._alone, self._held = 0, 0
@@ -168,6 +169,8 @@ class Service:
         content, item = await self._in(self._readers, self._read, content, name)
         try:
             outputs = await self.batcher.submit((servable.DEFAULT, 0), [item])
+        except runtimes.NoMemory:
+            raise
         except runtimes.Refused:  # its header was good
             raise InputError(f"{name}: damaged or truncated image") from None
         self.images += 1
@@ -227,7 +230,8 @@ def _add_errors(app):
     @app.exception_handler(InputError)
     @app.exception_handler(runtimes.Refused)
     async def bad(request: Request, error: Exception):
-        return _json({"error": " ".join(str(error).split())}, 413 if isinstance(error, TooLarge) else 400)
+        codes = {TooLarge: 413, runtimes.NoMemory: 503}
+        return _json({"error": " ".join(str(error).split())}, codes.get(type(error), 400))
 
     @app.exception_handler(Busy)
     async def busy(request: Request, error: Busy):
