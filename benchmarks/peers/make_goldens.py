@@ -45,8 +45,8 @@ SIZES = ((224, 224), (225, 225), (160, 192), (97, 97))
 LOGITS = 50
 
 
-def golden(timm_name, our_name):
-    """What one network answers: {name: array} for the file."""
+def golden(timm_name, our_name, sizes=SIZES, dtype=torch.float32):
+    """What one network answers, computed in `dtype`: {name: array} for the file."""
     model = timm.create_model(timm_name, pretrained=False).eval()
     shapes = {
         name: tuple(value.shape)
@@ -55,6 +55,7 @@ def golden(timm_name, our_name):
     }
     state = {name: torch.from_numpy(value) for name, value in drawn.weights(shapes, our_name).items()}
     model.load_state_dict(state, strict=False)
+    model.to(dtype)
     stages = model.stages if hasattr(model, "stages") else [getattr(model, f"layer{stage}") for stage in (1, 2, 3, 4)]
     outputs = []
     for stage in stages:
@@ -63,9 +64,9 @@ def golden(timm_name, our_name):
         "shapes": np.array(json.dumps(shapes)),
         "source": np.array(f"timm {timm.__version__} {timm_name}, torch {torch.__version__}"),
     }
-    for height, width in SIZES:
+    for height, width in sizes:
         outputs.clear()
-        images = torch.from_numpy(drawn.images(height, width)).permute(0, 3, 1, 2)
+        images = torch.from_numpy(drawn.images(height, width)).permute(0, 3, 1, 2).to(dtype)
         with torch.no_grad():
             logits = model(images)
         key = f"{height}x{width}"

@@ -30,7 +30,7 @@ All other rows are in `family`, under the names of timm; `of_timm` translates ti
     se*, eca*               attention over channels (Hu et al. 2018, arXiv 1709.01507; Wang et al. 2020, 1910.03151)
     resnetaa*, resnetblur*  pools before the strides (average; Zhang 2019, arXiv 1904.11486)
     resnetrs*               ResNet-RS (Bello et al. 2021, arXiv 2103.07579): v1d with SE and a convolution for the pool
-    *_gn, *_evos            group normalisation (Wu and He 2018, arXiv 1803.08494); EvoNorm-S0 (Liu et al. 2020, 2004.02967)
+    *_gn, *_evos            group normalisation (Wu and He 2018, arXiv 1803.08494); EvoNorm-S0 (arXiv 2004.02967)
     resnetv2_*              pre-activation with what the letters d and t say
     resnetv2_*xK_bit        BiT (Kolesnikov et al. 2020, arXiv 1912.11370): K times as wide, group normalisation and
                             standardised kernels
@@ -136,7 +136,7 @@ class Architecture:
         names = {"blocks", "filters", "bottleneck", "stem", "shortcut", "preactivation", "downsample"}
         if self.bottleneck:
             names.add("stride_in")
-        elif self.preactivation:
+        elif self.preactivation and self.stem_channels == self.filters[0]:  # else the first shortcut projects
             names.add("first_shortcut")
         names |= {name for name, default in _LATER.items() if getattr(self, name) != default}
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name in names}
@@ -327,12 +327,18 @@ def _cifar_wide(depth, factor):
 
 TABLE = _table()
 
-# timm's names of rows that have a name of their own here: (pattern, name here).
+# timm's names of rows that have a name of their own here.
 _RENAMED = (
-    (re.compile(r"resnet(18|26|34|50|101|152|200)"), r"resnet\1_v1b"),
-    (re.compile(r"resnet(18|26|34|50|101|152|200)([cd])"), r"resnet\1_v1\2"),
-    (re.compile(r"resnetv2_(18|34|50|101|152)"), r"resnet\1_v2"),
+    {f"resnet{depth}": f"resnet{depth}_v1b" for depth in (18, 26, 34, 50, 101, 152, 200)}
+    | {f"resnet{depth}c": f"resnet{depth}_v1c" for depth in (50, 101, 152)}
+    | {f"resnet{depth}d": f"resnet{depth}_v1d" for depth in (18, 26, 34, 50, 101, 152, 200)}
+    | {f"resnetv2_{depth}": f"resnet{depth}_v2" for depth in (18, 34, 50, 101, 152)}
 )
+
+
+def names_of_timm() -> list[str]:
+    """Return timm's names of all networks that the table has, without their tags of weights."""
+    return [*_RENAMED, *_NAMED]
 
 
 def of_timm(name: str) -> str:
@@ -346,12 +352,9 @@ def of_timm(name: str) -> str:
     Raises:
         InputError: the table has no such network.
     """
-    for pattern, ours in _RENAMED:
-        if pattern.fullmatch(name):
-            return pattern.sub(ours, name)
-    if name not in _NAMED:
+    if name not in _RENAMED and name not in _NAMED:
         raise InputError(f"{name}: no network of timm that is in the table")
-    return name
+    return _RENAMED.get(name, name)
 
 
 def as_in_timm(row: Architecture) -> Architecture:
@@ -387,9 +390,8 @@ def find(name: str) -> Architecture:
         raise InputError(
             f"--model={name}: a Wide ResNet of CIFAR has 6n+4 layers and a whole factor, as cifar_wrn28_10"
         )
-    for pattern, ours in _RENAMED:
-        if pattern.fullmatch(name):
-            raise InputError(f"--model={name}: timm's {name} is {pattern.sub(ours, name)} here")
+    if name in _RENAMED:
+        raise InputError(f"--model={name}: timm's {name} is {_RENAMED[name]} here")
     match = re.fullmatch(r"cifar_(plain|resnet)(\d{1,5})(_v1|_v2)?", name)
     if match and bool(match[3]) == (match[1] == "resnet"):
         kind = match[3][1:] if match[3] else "plain"

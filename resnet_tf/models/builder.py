@@ -52,7 +52,8 @@ def create_model(
         zero_gamma: start every residual branch at zero (Bag of Tricks, section 3.1); see `blocks`.
         initializer: "he" or "xavier"; see `layers.Layers.initializer_of`.
         dropout: rate in (0, 1) of the dropout before the logits; None for no dropout, as in the papers.
-        sync_bn: whether batch statistics are computed over all replicas of a distribution strategy.
+        sync_bn: whether batch statistics are computed over all replicas of a distribution strategy; of no effect in
+            networks without batch normalisation.
         dtype: Keras policy: "float32", "mixed_bfloat16" or "mixed_float16".
         seed: seed of the initial weights.
         weights: None; a file (.weights.h5 of this network, or any file that `convert` reads); or "imagenet" for
@@ -84,12 +85,18 @@ def create_model(
         raise InputError(f"dropout={dropout}: not between 0 and 1; use None for no dropout")
     classes = row.classes if num_classes is None else num_classes
     _check_head(head, pooling, classes)
+    _check_zero_gamma(name, row, zero_gamma)
     layers = Layers(keras.dtype_policies.get(dtype), sync_bn, zero_gamma, initializer, seed)
     images, stages = _trunk(name, row, layers, input_shape)
     model = close(row, images, layers.head(stages[-1], row, classes, dropout, pooling), name)
     if weight_file:
         files.load(model, weight_file, head=head or ("fill" if num_classes is None else "fit"))
     return model
+
+
+def _check_zero_gamma(name, row, zero_gamma):
+    if zero_gamma and row.standardized:
+        raise InputError(f"--zero_gamma: the kernels of {name} are standardised, so that none can start at zero")
 
 
 def _check_head(head, pooling, classes):
@@ -161,10 +168,13 @@ def create_backbone(
     allowed = [last >> halvings for halvings in range(3) if last >> halvings >= 2**first]
     if output_stride is not None and output_stride not in allowed:
         raise InputError(f"output_stride={output_stride}: {name} has {', '.join(map(str, allowed))}")
+    if output_stride is not None and (row.antialias != "none" or row.shortcut_kernel > 1):
+        raise InputError(f"output_stride={output_stride}: the strides of {name} cannot become dilations")
+    _check_zero_gamma(name, row, zero_gamma)
     layers = Layers(dtype, sync_bn, zero_gamma, initializer, seed)
     images, stages = _trunk(name, row, layers, input_shape, output_stride)
     if row.preactivation:
-        stages[-1] = layers.relu(layers.norm(stages[-1], name="head_bn"), name="head_relu")
+        stages[-1] = layers.norm_relu(stages[-1], row, name="head_bn", relu="head_relu")
     model = close(row, images, {level: stages[available[level]] for level in wanted}, f"{name}_backbone")
     if weights:
         trunk = create_model(
@@ -204,6 +214,7 @@ def grow(
 
 def grow_stage(layers: Layers, row: Architecture, x, stage: int, first: blocks.Sampling, dilation: int = 1):
     """Build stage number `stage`, from 1, on `x`; `first` is the sampling of its first block."""
+    row = row.of_stage(stage)
     block = blocks.preactivation if row.preactivation else blocks.postactivation
     for index in range(1, row.blocks[stage - 1] + 1):
         sampling = first if index == 1 else blocks.Sampling(dilation=dilation)
