@@ -60,21 +60,21 @@ def main():
             rows = {row["timm"]: row for row in csv.DictReader(file)}
     script = ROOT / "benchmarks" / "peers" / "timm_answers.py"
     sizes = [f"{height}x{width}" for height, width in SIZES]
-    for timm, row in names().items():
-        if sys.argv[1:] and timm not in sys.argv[1:]:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            subprocess.run([python, script, folder, ",".join(sizes), f"{timm}={row}"], check=True)
+    wanted = {timm: row for timm, row in names().items() if not sys.argv[1:] or timm in sys.argv[1:]}
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = [f"{timm}={row}" for timm, row in wanted.items()]
+        subprocess.run([python, script, folder, ",".join(sizes), *pairs], check=True)
+        for timm, row in wanted.items():
             with np.load(pathlib.Path(folder) / f"{timm}.npz") as golden:
                 parameters, found = differences(timm, row, golden)
-        keras.backend.clear_session()
-        digits = {key: f"{value:.1e}" for key, value in found.items()}
-        rows[timm] = {"timm": timm, "network": row, "parameters": parameters, **digits}
-        print(*rows[timm].values(), flush=True)
-        with TABLE.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["timm", "network", "parameters", *sizes], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows[name] for name in names() if name in rows)
+            keras.backend.clear_session()
+            digits = {key: f"{value:.1e}" for key, value in found.items()}
+            rows[timm] = {"timm": timm, "network": row, "parameters": parameters, **digits}
+            print(*rows[timm].values(), flush=True)
+            with TABLE.open("w", newline="") as file:
+                writer = csv.DictWriter(file, ["timm", "network", "parameters", *sizes], lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows[name] for name in names() if name in rows)
 
 
 if __name__ == "__main__":

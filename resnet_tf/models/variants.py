@@ -109,6 +109,10 @@ class BlurPool(keras.layers.Layer):
         batch, *size, channels = input_shape
         return (batch, *(None if side is None else -(-side // 2) for side in size), channels)
 
+    def get_config(self):
+        """Arguments of the constructor; without this method Keras would ask for it."""
+        return super().get_config()
+
 
 @keras.saving.register_keras_serializable("resnet_tf")
 class MinusInfinityPadding(keras.layers.Layer):
