@@ -240,6 +240,40 @@ def test_what_cannot_be_built_is_refused():
         resnet_tf.create_model("resnetv2_50x1_bit", zero_gamma=True)
 
 
+@pytest.mark.parametrize("name", ["cifar_resnet8_v1", "cifar_resnet8_v2"])
+def test_stochastic_depth(name, tmp_path):
+    model = resnet_tf.create_model(name, drop_path=0.6)
+    plain = resnet_tf.create_model(name)
+    assert [weight.path for weight in model.weights] == [weight.path for weight in plain.weights]
+    plain.set_weights(model.get_weights())
+    images = drawn.images(32, 32).repeat(50, 0) + np.random.RandomState(0).normal(size=(100, 32, 32, 3))
+    images = images.astype(np.float32)
+    np.testing.assert_array_equal(model(images), plain(images))  # nothing is dropped in inference
+    drops = [layer for layer in model.layers if isinstance(layer, variants.StochasticDepth)]
+    assert [(layer.name, round(layer.rate, 9)) for layer in drops] == [
+        ("stage1_block1_drop", 0.2), ("stage2_block1_drop", 0.4), ("stage3_block1_drop", 0.6)
+    ]  # fmt: skip
+    probe = keras.Model(model.input, [[layer.input[0], layer.output] for layer in drops])
+    kept = []
+    for layer, (branch, output) in zip(drops, probe(images, training=True), strict=True):
+        scale = np.asarray(output) / np.asarray(branch)
+        stays = np.nanmax(scale, (1, 2, 3)) > 0
+        np.testing.assert_allclose(np.asarray(output)[stays], np.asarray(branch)[stays] / (1 - layer.rate), rtol=1e-5)
+        assert not np.asarray(output)[~stays].any()
+        assert abs(stays.mean() - (1 - layer.rate)) < 0.2  # four standard deviations of 100 images
+        kept.append(stays)
+    assert abs(np.corrcoef(kept[0], kept[2])[0, 1]) < 0.4  # blocks drop independently; four standard deviations
+    assert_all_trained(model)
+    model.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(again(images, training=True), again(images, training=True))  # by key, no state
+    for rate in (0, 1, -0.1):
+        with pytest.raises(InputError, match=f"drop_path={rate}: not between 0 and 1"):
+            resnet_tf.create_model(name, drop_path=rate)
+    with pytest.raises(InputError, match=r"--drop_path=0\.5: cifar_plain8 is a plain net"):
+        resnet_tf.create_model("cifar_plain8", drop_path=0.5)
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_grouped_convolutions_train_alike_in_every_mode(compiled):
     """In graphs, and compiled by XLA, which has one convolution for each group on a CPU."""

@@ -67,10 +67,11 @@ def convolutions(row: Architecture, filters: int, sampling: Sampling) -> list[Co
     ]
 
 
-def postactivation(layers, x, row: Architecture, filters: int, sampling: Sampling, name: str):
+def postactivation(layers, x, row: Architecture, filters: int, sampling: Sampling, name: str, drop=None):
     """Build a block of convolution, BN, ReLU, with the last ReLU after the addition (He et al. 2015, figs. 2 and 5).
 
-    `zero_gamma` starts the last BN of the branch at zero (Bag of Tricks, section 3.1).
+    `zero_gamma` starts the last BN of the branch at zero (Bag of Tricks, section 3.1). `drop` is a function that adds
+    stochastic depth to the branch.
     """
     plan = convolutions(row, filters, sampling)
     y = x
@@ -85,18 +86,19 @@ def postactivation(layers, x, row: Architecture, filters: int, sampling: Samplin
             y = layers.antialias(y, row.antialias, name=f"{name}_pool")
     y = layers.attention(y, row, name=name)
     if row.shortcut != "none":
+        y = drop(y, name=f"{name}_drop") if drop else y
         shortcut = layers.shortcut(x, row, plan[-1].filters, sampling, name=f"{name}_shortcut")
         y = layers.add(shortcut, y, name=f"{name}_add")
     return layers.relu(y, name=f"{name}_relu", of_sum=row.shortcut != "none")
 
 
-def preactivation(layers, x, row: Architecture, filters: int, sampling: Sampling, name: str):
+def preactivation(layers, x, row: Architecture, filters: int, sampling: Sampling, name: str, drop=None):
     """Build a block of BN, ReLU, convolution (He et al. 2016, figure 4e, appendix, and the authors' code).
 
     A projection reads the activated tensor. The identity of the first block does too, unless the row says "raw".
 
     `zero_gamma` starts the last convolution at zero, since the branch does not end in a BN. With a zero gamma in the
-    BN before it, the ReLU would output zero and pass no gradient.
+    BN before it, the ReLU would output zero and pass no gradient. `drop` is as in `postactivation`.
     """
     plan = convolutions(row, filters, sampling)
     y, activated = x, None
@@ -108,6 +110,7 @@ def preactivation(layers, x, row: Architecture, filters: int, sampling: Sampling
     is_identity = row.shortcut != "C" and sampling.effective_stride == 1 and x.shape[-1] == plan[-1].filters
     is_raw = is_identity and not (sampling.is_first and row.first_shortcut == "activated")
     shortcut = layers.shortcut(x if is_raw else activated, row, plan[-1].filters, sampling, name=f"{name}_shortcut")
+    y = drop(y, name=f"{name}_drop") if drop else y
     return layers.add(shortcut, y, name=f"{name}_add")
 
 

@@ -174,6 +174,7 @@ class Layers:
         initializer: "he" or "xavier"; see `initializer_of`.
         seed: seed of the initial weights. Each kernel is drawn from (seed, its name), so that it does not depend on
             the other layers of the network.
+        drop_path: probability that the branch of the last block is dropped; None for no stochastic depth.
     """
 
     dtype: str = "float32"
@@ -181,6 +182,7 @@ class Layers:
     zero_gamma: bool = False
     initializer: str = "he"
     seed: int = 0
+    drop_path: float | None = None
 
     def __post_init__(self):
         """Refuse a precision in which batch normalisation cannot be computed or would lose its statistics."""
@@ -311,6 +313,14 @@ class Layers:
         """Add the mean over height and width, or the maximum if `kind` is "max"."""
         pool = keras.layers.GlobalMaxPooling2D if kind == "max" else keras.layers.GlobalAveragePooling2D
         return pool(data_format=FORMAT, dtype=self.dtype, name=name)(x)
+
+    def image_keys(self, images):
+        """Return the keys of the images for `drop`."""
+        return variants.ImageKeys(dtype=self.dtype, name="drop_keys")(images)
+
+    def drop(self, x, keys, rate, block, *, name):
+        """Add stochastic depth of a residual branch; see `variants.StochasticDepth`."""
+        return variants.StochasticDepth(rate, block, dtype=self.dtype, name=name)([x, keys])
 
     def dropout(self, x, rate, *, name):
         """Add dropout of features in training."""

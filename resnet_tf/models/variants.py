@@ -163,3 +163,73 @@ class DilatedAveragePool(keras.layers.Layer):
     def get_config(self):
         """Arguments of the constructor."""
         return {**super().get_config(), "dilation": self.dilation}
+
+
+@keras.saving.register_keras_serializable("resnet_tf")
+class ImageKeys(keras.layers.Layer):
+    """A hash of each image, the key of its random numbers in `StochasticDepth`; images differ at every step."""
+
+    def __init__(self, **kwargs):
+        super().__init__(autocast=False, **kwargs)  # autocast would round the images
+
+    def call(self, inputs):
+        """Map float32 [batch, height, width, channels] to int64 [batch]."""
+        # Rounded, since compilers differ in the last bits of fused operations.
+        levels = tf.cast(tf.round(64 * inputs[:, ::7, ::7]), tf.int64)
+        levels = tf.reshape(levels, [tf.shape(inputs)[0], -1])
+        weights = 2 * tf.range(tf.cast(tf.shape(levels)[1], tf.int64)) + 1
+        return tf.reduce_sum(levels * weights, axis=1)
+
+    def compute_output_spec(self, inputs):
+        """Return the symbolic output."""
+        return keras.KerasTensor(inputs.shape[:1], "int64")
+
+    def get_config(self):
+        """Arguments of the constructor; without this method Keras would ask for it."""
+        return super().get_config()
+
+
+@keras.saving.register_keras_serializable("resnet_tf")
+class StochasticDepth(keras.layers.Layer):
+    """Stochastic depth (Huang et al. 2016, arXiv 1603.09382): in training, drops a residual branch of some images.
+
+    What is kept is divided by 1 - rate, so that nothing changes in inference. It has no state: a resumed run drops the
+    same branches as an uninterrupted one, on any number of replicas.
+
+    Args:
+        rate: probability that the branch of an image is dropped.
+        block: number of the block in its network, from 1, so that blocks drop independently.
+    """
+
+    def __init__(self, rate, block, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.block = block
+
+    def call(self, inputs, training=None):
+        """Drop images of a branch [batch, height, width, channels] by their keys, int64 [batch]."""
+        x, keys = inputs
+        if not training:
+            return x
+        kept = self.uniform(keys) >= self.rate
+        return tf.where(kept[:, None, None, None], x / tf.cast(1 - self.rate, x.dtype), tf.zeros([], x.dtype))
+
+    def uniform(self, keys):
+        """Return multiples of 2^-24 in [0, 1), float32 [batch], from SplitMix64 of keys, int64 [batch]."""
+        state = tf.bitcast(tf.convert_to_tensor(keys), tf.uint64)
+        for step in (self.block, 1):
+            state += tf.constant(step * 0x9E3779B97F4A7C15 % 2**64, tf.uint64)
+            for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+                state ^= tf.bitwise.right_shift(state, tf.constant(shift, tf.uint64))
+                state *= tf.constant(factor, tf.uint64)
+        bits = tf.bitwise.right_shift(state, tf.constant(40, tf.uint64))
+        # Cast to int32 first, which holds the 24 bits: not every device can cast uint64 to floats.
+        return tf.cast(tf.cast(bits, tf.int32), tf.float32) * 2.0**-24
+
+    def compute_output_shape(self, input_shape):
+        """Return the shape of the branch."""
+        return input_shape[0]
+
+    def get_config(self):
+        """Arguments of the constructor."""
+        return {**super().get_config(), "rate": self.rate, "block": self.block}
