@@ -204,7 +204,7 @@ def test_help_says_when_flags_are_used(capsys):
 
 # --- Kinds of a command ----------------------------------------------------------------------------------------------
 
-NETWORK = {"model", "shortcut", "graph", "zero_gamma", "initializer"}
+NETWORK = {"model", "shortcut", "graph", "zero_gamma", "initializer", "drop_path"}
 STEPS = {"precision", "batch_size", "image_size", "steps", "results"}
 # What each kind uses, of the flags that not all kinds of the command use; by reading what it does.
 USED = {

@@ -189,7 +189,8 @@ def test_the_layers_are_registered_in_either_order_of_imports(tmp_path, before):
 def test_names_under_which_layers_were_saved_stay():
     """Files of earlier releases hold these names. None is a name of Keras, whose own have no package before them."""
     names = ("HeNormal", "PaddedIdentity", "BatchNormalization", "MaxPool", "SumReLU", "MinusInfinityPadding",
-             "DilatedAveragePool", "NamedNetwork")  # fmt: skip
+             "DilatedAveragePool", "GroupedConv2D", "StandardizedConv2D", "EvoNorm", "BlurPool", "ImageKeys",
+             "StochasticDepth", "NamedNetwork")  # fmt: skip
     for name in names:
         assert keras.saving.get_registered_name(keras.saving.get_registered_object(f"resnet_tf>{name}")) == (
             f"resnet_tf>{name}"

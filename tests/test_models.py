@@ -203,8 +203,11 @@ def test_impossible_shortcut_is_refused(name, shortcut):
 
 
 def test_bottleneck_stride():
+    def plan(name, sampling):
+        return [part[:4] for part in blocks.convolutions(find(name), 64, sampling)]
+
     step = blocks.Sampling(stride=2)
-    assert blocks.convolutions(find("resnet50_v1"), 64, step) == [(1, 64, 2, 1), (3, 64, 1, 1), (1, 256, 1, 1)]
-    assert blocks.convolutions(find("resnet50_v1b"), 64, step) == [(1, 64, 1, 1), (3, 64, 2, 1), (1, 256, 1, 1)]
+    assert plan("resnet50_v1", step) == [(1, 64, 2, 1), (3, 64, 1, 1), (1, 256, 1, 1)]
+    assert plan("resnet50_v1b", step) == [(1, 64, 1, 1), (3, 64, 2, 1), (1, 256, 1, 1)]
     removed = blocks.Sampling(stride=2, dilation=2, removed=True)
-    assert blocks.convolutions(find("resnet50_v1b"), 64, removed) == [(1, 64, 1, 2), (3, 64, 1, 2), (1, 256, 1, 4)]
+    assert plan("resnet50_v1b", removed) == [(1, 64, 1, 2), (3, 64, 1, 2), (1, 256, 1, 4)]

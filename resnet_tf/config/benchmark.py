@@ -71,7 +71,10 @@ class BenchmarkConfig:
     kinds: ClassVar[tuple[str, ...]] = ("train", "loop", "build", "input", "augment", "evaluate", "inference")
     used_with: ClassVar[dict] = {  # rules for flags of the sections shared with trainings
         "model": {KIND: (*_BUILT, "build"), "model_dir": UNSET},
-        **{name: {KIND: _BUILT, "model_dir": UNSET} for name in ("shortcut", "graph", "zero_gamma", "initializer")},
+        **{
+            name: {KIND: _BUILT, "model_dir": UNSET}
+            for name in ("shortcut", "graph", "zero_gamma", "initializer", "drop_path")
+        },
         "bn": {KIND: ("train", "loop")},
         "init_from": NEVER,  # speed does not depend on the weights
         "freeze": NEVER,

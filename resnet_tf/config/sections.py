@@ -72,6 +72,12 @@ class ModelConfig:
         "channels times kernel area (Glorot 2010), not channels alone as in the formula of Bag of Tricks.",
         choices=("he", "xavier"),
     )
+    drop_path: float = setting(
+        0.0,
+        "Stochastic depth: probability that training drops the branch of the last block, for each image anew; that of "
+        "block l of L is l / L of it (Huang 2016).",
+        low=0.0, high=0.9,
+    )  # fmt: skip
     bn: str = setting(
         "local",
         "Batch normalisation. local: statistics of each replica's batch, moving statistics averaged over replicas; "

@@ -5,6 +5,7 @@ shortcut is added to the result. The blocks of a plain net have no shortcut.
 """
 
 import dataclasses
+import typing
 
 from resnet_tf.models.architectures import Architecture
 
@@ -31,57 +32,90 @@ class Sampling:
         return 1 if self.removed else self.stride
 
 
-def convolutions(row: Architecture, filters: int, sampling: Sampling) -> list[tuple[int, int, int, int]]:
-    """Return the convolutions of a block as [(kernel, filters, stride, dilation), ...]."""
+class Convolution(typing.NamedTuple):
+    """A convolution of a block; `antialiased` says that a pool of stride 2 follows its activation."""
+
+    kernel: int
+    filters: int
+    stride: int
+    dilation: int
+    groups: int = 1
+    antialiased: bool = False
+
+
+def convolutions(row: Architecture, filters: int, sampling: Sampling) -> list[Convolution]:
+    """Return the convolutions of a block in a stage of `filters`."""
     if row.bottleneck:
-        plan = [(1, filters), (3, filters), (1, filters * row.expansion)]
+        width = row.width(filters)
+        plan = [(1, width // row.first_divisor), (3, width), (1, filters * row.expansion)]
         strided = 0 if row.stride_in == "1x1" else 1
     else:
         plan = [(3, filters), (3, filters)]
         strided = 0
     stride, before, after = sampling.effective_stride, sampling.dilation, sampling.dilation * (1 + sampling.removed)
+    pooled = row.antialias != "none" and stride > 1
     return [
-        (kernel, width, stride if index == strided else 1, before if index <= strided else after)
+        Convolution(
+            kernel,
+            width,
+            stride if index == strided and not pooled else 1,
+            before if index <= strided else after,
+            row.groups if row.bottleneck and kernel > 1 else 1,
+            pooled and index == strided,
+        )
         for index, (kernel, width) in enumerate(plan)
     ]
 
 
-def postactivation(layers, x, row: Architecture, filters: int, sampling: Sampling, name: str):
+def postactivation(layers, x, row: Architecture, filters: int, sampling: Sampling, name: str, drop=None):
     """Build a block of convolution, BN, ReLU, with the last ReLU after the addition (He et al. 2015, figs. 2 and 5).
 
-    `zero_gamma` starts the last BN of the branch at zero (Bag of Tricks, section 3.1).
+    `zero_gamma` starts the last BN of the branch at zero (Bag of Tricks, section 3.1). `drop` is a function that adds
+    stochastic depth to the branch.
     """
     plan = convolutions(row, filters, sampling)
     y = x
-    for index, (kernel, width, stride, dilation) in enumerate(plan, start=1):
+    for index, part in enumerate(plan, start=1):
         last = index == len(plan)
-        y = layers.conv(y, width, kernel, stride, dilation, name=f"{name}_conv{index}")
+        y = _convolve(layers, y, row, part, name=f"{name}_conv{index}")
         zero = last and layers.zero_gamma and row.shortcut != "none"
-        y = layers.norm(y, zero, name=f"{name}_bn{index}")
+        y = layers.norm(y, zero, kind=row.norm, name=f"{name}_bn{index}")
         if not last:
             y = layers.relu(y, name=f"{name}_relu{index}")
+        if part.antialiased:
+            y = layers.antialias(y, row.antialias, name=f"{name}_pool")
+    y = layers.attention(y, row, name=name)
     if row.shortcut != "none":
-        shortcut = layers.shortcut(x, row, plan[-1][1], sampling, name=f"{name}_shortcut")
+        y = drop(y, name=f"{name}_drop") if drop else y
+        shortcut = layers.shortcut(x, row, plan[-1].filters, sampling, name=f"{name}_shortcut")
         y = layers.add(shortcut, y, name=f"{name}_add")
     return layers.relu(y, name=f"{name}_relu", of_sum=row.shortcut != "none")
 
 
-def preactivation(layers, x, row: Architecture, filters: int, sampling: Sampling, name: str):
+def preactivation(layers, x, row: Architecture, filters: int, sampling: Sampling, name: str, drop=None):
     """Build a block of BN, ReLU, convolution (He et al. 2016, figure 4e, appendix, and the authors' code).
 
     A projection reads the activated tensor. The identity of the first block does too, unless the row says "raw".
 
     `zero_gamma` starts the last convolution at zero, since the branch does not end in a BN. With a zero gamma in the
-    BN before it, the ReLU would output zero and pass no gradient.
+    BN before it, the ReLU would output zero and pass no gradient. `drop` is as in `postactivation`.
     """
     plan = convolutions(row, filters, sampling)
     y, activated = x, None
-    for index, (kernel, width, stride, dilation) in enumerate(plan, start=1):
-        y = layers.relu(layers.norm(y, name=f"{name}_bn{index}"), name=f"{name}_relu{index}")
+    for index, part in enumerate(plan, start=1):
+        y = layers.norm_relu(y, row, name=f"{name}_bn{index}", relu=f"{name}_relu{index}")
         activated = y if activated is None else activated
         zero = index == len(plan) and layers.zero_gamma
-        y = layers.conv(y, width, kernel, stride, dilation, zero, name=f"{name}_conv{index}")
-    is_identity = row.shortcut != "C" and sampling.effective_stride == 1 and x.shape[-1] == plan[-1][1]
+        y = _convolve(layers, y, row, part, zero, name=f"{name}_conv{index}")
+    is_identity = row.shortcut != "C" and sampling.effective_stride == 1 and x.shape[-1] == plan[-1].filters
     is_raw = is_identity and not (sampling.is_first and row.first_shortcut == "activated")
-    shortcut = layers.shortcut(x if is_raw else activated, row, plan[-1][1], sampling, name=f"{name}_shortcut")
+    shortcut = layers.shortcut(x if is_raw else activated, row, plan[-1].filters, sampling, name=f"{name}_shortcut")
+    y = drop(y, name=f"{name}_drop") if drop else y
     return layers.add(shortcut, y, name=f"{name}_add")
+
+
+def _convolve(layers, x, row, part, zero=False, *, name):
+    return layers.conv(
+        x, part.filters, part.kernel, part.stride, part.dilation, zero, groups=part.groups,
+        standardized=row.standardized, name=name,
+    )  # fmt: skip

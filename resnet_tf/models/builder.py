@@ -1,6 +1,7 @@
 """Build the Keras model of a network: a classifier, or a backbone with outputs at several strides."""
 
 import dataclasses
+import functools
 import os
 
 import keras
@@ -28,6 +29,7 @@ def create_model(
     zero_gamma: bool = False,
     initializer: str = "he",
     dropout: float | None = None,
+    drop_path: float | None = None,
     sync_bn: bool = False,
     dtype: str = "float32",
     seed: int = 0,
@@ -56,7 +58,11 @@ def create_model(
         zero_gamma: start every residual branch at zero (Bag of Tricks, section 3.1); see `blocks`.
         initializer: "he" or "xavier"; see `layers.Layers.initializer_of`.
         dropout: rate in (0, 1) of the dropout before the logits; None for no dropout, as in the papers.
-        sync_bn: whether batch statistics are computed over all replicas of a distribution strategy.
+        drop_path: probability in (0, 1) with which training drops the residual branch of the last block, for each image
+            anew; of block l of L it is l / L of that (stochastic depth, Huang et al. 2016, arXiv 1603.09382). None for
+            no dropping.
+        sync_bn: whether batch statistics are computed over all replicas of a distribution strategy; of no effect in
+            networks without batch normalisation.
         dtype: Keras policy: "float32", "mixed_bfloat16" or "mixed_float16".
         seed: seed of the initial weights.
         weights: None; a file (.weights.h5 of this network, or any file that `convert` reads); or "imagenet" for
@@ -89,12 +95,22 @@ def create_model(
         raise InputError(f"dropout={dropout}: not between 0 and 1; use None for no dropout")
     classes = row.classes if num_classes is None else num_classes
     _check_head(head, pooling, classes)
-    layers = Layers(keras.dtype_policies.get(dtype), sync_bn, zero_gamma, initializer, seed)
+    _check_branches(name, row, zero_gamma, drop_path)
+    layers = Layers(keras.dtype_policies.get(dtype), sync_bn, zero_gamma, initializer, seed, drop_path)
     images, stages = _trunk(name, row, layers, input_shape)
     model = close(row, images, layers.head(stages[-1], row, classes, dropout, pooling), name)
     if weight_file:
         files.load(model, weight_file, head=head or ("fill" if num_classes is None else "fit"))
     return naming.renamed(model, own_name, name)
+
+
+def _check_branches(name, row, zero_gamma, drop_path):
+    if drop_path is not None and not 0 < drop_path < 1:
+        raise InputError(f"drop_path={drop_path}: not between 0 and 1; use None for no dropping")
+    if drop_path and row.shortcut == "none":
+        raise InputError(f"--drop_path={drop_path:g}: {name} is a plain net, without shortcuts")
+    if zero_gamma and row.standardized:
+        raise InputError(f"--zero_gamma: the kernels of {name} are standardised, so that none can start at zero")
 
 
 def _check_head(head, pooling, classes):
@@ -117,6 +133,7 @@ def create_backbone(
     graph: str | None = None,
     zero_gamma: bool = False,
     initializer: str = "he",
+    drop_path: float | None = None,
     sync_bn: bool = False,
     dtype: str = "float32",
     seed: int = 0,
@@ -140,6 +157,7 @@ def create_backbone(
         graph: as for `create_model`.
         zero_gamma: as for `create_model`.
         initializer: as for `create_model`.
+        drop_path: as for `create_model`.
         sync_bn: as for `create_model`.
         dtype: as for `create_model`.
         seed: as for `create_model`.
@@ -169,10 +187,13 @@ def create_backbone(
     allowed = [last >> halvings for halvings in range(3) if last >> halvings >= 2**first]
     if output_stride is not None and output_stride not in allowed:
         raise InputError(f"output_stride={output_stride}: {name} has {', '.join(map(str, allowed))}")
-    layers = Layers(dtype, sync_bn, zero_gamma, initializer, seed)
+    if output_stride is not None and (row.antialias != "none" or row.shortcut_kernel > 1):
+        raise InputError(f"output_stride={output_stride}: the strides of {name} cannot become dilations")
+    _check_branches(name, row, zero_gamma, drop_path)
+    layers = Layers(dtype, sync_bn, zero_gamma, initializer, seed, drop_path)
     images, stages = _trunk(name, row, layers, input_shape, output_stride)
     if row.preactivation:
-        stages[-1] = layers.relu(layers.norm(stages[-1], name="head_bn"), name="head_relu")
+        stages[-1] = layers.norm_relu(stages[-1], row, name="head_bn", relu="head_relu")
     model = close(row, images, {level: stages[available[level]] for level in wanted}, f"{name}_backbone")
     if weights:
         trunk = create_model(
@@ -198,6 +219,7 @@ def grow(
     layers: Layers, row: Architecture, images, output_stride: int | None = None, stages: int | None = None
 ) -> list:
     """Build the stem and the first `stages` stages (None for all) on `images`; return the output of each stage."""
+    keys = layers.image_keys(images) if layers.drop_path else None
     x = layers.stem(images, row)
     stride, dilation, outputs = 1 if row.stem == "3x3" else 4, 1, []
     for stage in range(1, len(row.blocks[:stages]) + 1):
@@ -205,17 +227,27 @@ def grow(
         if stage > 1:
             first = blocks.Sampling(2, dilation, removed=output_stride is not None and stride >= output_stride)
             stride, dilation = stride * first.effective_stride, dilation * (2 if first.removed else 1)
-        x = grow_stage(layers, row, x, stage, first, dilation)
+        x = grow_stage(layers, row, x, stage, first, dilation, keys)
         outputs.append(x)
     return outputs
 
 
-def grow_stage(layers: Layers, row: Architecture, x, stage: int, first: blocks.Sampling, dilation: int = 1):
-    """Build stage number `stage`, from 1, on `x`; `first` is the sampling of its first block."""
+def grow_stage(
+    layers: Layers, row: Architecture, x, stage: int, first: blocks.Sampling, dilation: int = 1, keys=None
+):  # fmt: skip
+    """Build stage number `stage`, from 1, on `x`; `first` is the sampling of its first block.
+
+    With the `keys` of images, their branches are dropped as `layers.drop_path` says.
+    """
+    row, before, total = row.of_stage(stage), sum(row.blocks[: stage - 1]), sum(row.blocks)
     block = blocks.preactivation if row.preactivation else blocks.postactivation
     for index in range(1, row.blocks[stage - 1] + 1):
         sampling = first if index == 1 else blocks.Sampling(dilation=dilation)
-        x = block(layers, x, row, row.filters[stage - 1], sampling, f"stage{stage}_block{index}")
+        number, drop = before + index, None
+        if keys is not None:
+            rate = layers.drop_path * number / total
+            drop = functools.partial(layers.drop, keys=keys, rate=rate, block=number)
+        x = block(layers, x, row, row.filters[stage - 1], sampling, f"stage{stage}_block{index}", drop)
     return x
 
 

@@ -11,6 +11,7 @@ import keras
 
 from resnet_tf.errors import InputError
 from resnet_tf.models.layers import Layers
+from resnet_tf.models.variants import EvoNorm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Cost:
         trainable_parameters: number of weights without the moving statistics.
         macs: multiply-accumulates of convolutions and dense layers.
         activations: output values of convolutions and dense layers.
-        normalized: output values of batch normalisations.
+        normalized: output values of normalisations.
     """
 
     parameters: int
@@ -68,9 +69,9 @@ def cost(model: keras.Model) -> Cost:
         raise InputError(f"{model.name}: the input has no fixed size; build it with input_shape=(height, width, 3)")
     macs = activations = normalized = 0
     for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
+        if isinstance(layer, (keras.layers.BatchNormalization, keras.layers.GroupNormalization, EvoNorm)):
             normalized += math.prod(layer.output.shape[1:])
-        if not isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+        if not isinstance(layer, keras.layers.Conv1D | keras.layers.Conv2D | keras.layers.Dense):
             continue
         outputs = math.prod(layer.output.shape[1:])
         # Every output value is a sum over all but the last axis of the kernel.
@@ -113,18 +114,23 @@ class _Counter(Layers):
         names = ("parameters", "statistics", "macs", "activations", "normalized")
         object.__setattr__(self, "tally", dict.fromkeys(names, 0))
 
-    def conv(self, x, filters, kernel, stride=1, dilation=1, zero=False, *, name):
+    def conv(
+        self, x, filters, kernel, stride=1, dilation=1, zero=False, *, groups=1, standardized=False, name
+    ):  # fmt: skip
         height, width, channels = x.shape
         pixels = -(-height // stride) * -(-width // stride)
-        weights = kernel * kernel * channels * filters
+        weights = kernel * kernel * channels // groups * filters
         self._count(weights, weights * pixels, filters * pixels)
         return _Tensor((-(-height // stride), -(-width // stride), filters))
 
-    def norm(self, x, zero=False, *, name):
-        self._count(2 * x.shape[-1], 0, 0)
-        self.tally["statistics"] += 2 * x.shape[-1]
+    def norm(self, x, zero=False, *, kind="bn", name):
+        self._count((3 if kind == "evos" else 2) * x.shape[-1], 0, 0)
+        self.tally["statistics"] += 2 * x.shape[-1] if kind == "bn" else 0
         self.tally["normalized"] += math.prod(x.shape)
         return x
+
+    def norm_relu(self, x, row, *, name, relu):
+        return self.norm(x, kind=row.norm, name=name)
 
     def relu(self, x, *, name, of_sum=False):
         return x
@@ -137,7 +143,29 @@ class _Counter(Layers):
     def max_pool(self, x, *, name, activated):
         return self.average_pool(x, 2, name=name)
 
-    def average_pool(self, x, stride, dilation=1, *, name):
+    def max_pool_of_stride_1(self, x, *, name):
+        return x
+
+    def antialias(self, x, kind, *, name):
+        return self.average_pool(x, 2, name=name)
+
+    def squeeze(self, x, *, name):
+        return _Tensor((1, 1, x.shape[-1]))
+
+    def gate(self, x, y, *, name):
+        return x
+
+    def dense_1x1(self, x, filters, *, name):
+        return self.dense(x, filters, name=name)
+
+    def conv_over_channels(self, x, kernel, *, name):
+        channels = x.shape[-1]
+        self._count(kernel, kernel * channels, channels)
+        return x
+
+    def average_pool(self, x, stride, dilation=1, padding="same", *, name):
+        if padding == "valid":
+            return _Tensor((x.shape[0] // stride, x.shape[1] // stride, x.shape[2]))
         return _Tensor((-(-x.shape[0] // stride), -(-x.shape[1] // stride), x.shape[2]))
 
     def pad_identity(self, x, filters, stride, *, name):
@@ -149,7 +177,7 @@ class _Counter(Layers):
     def dense(self, x, units, *, name):
         weights = x.shape[-1] * units
         self._count(weights + units, weights, units)
-        return _Tensor((units,))
+        return _Tensor((*x.shape[:-1], units))
 
     def _count(self, parameters, macs, activations):
         self.tally["parameters"] += parameters

@@ -5,7 +5,7 @@ import itertools
 
 from resnet_tf.models import blocks, builder
 from resnet_tf.models.architectures import Architecture
-from resnet_tf.models.layers import STEMS
+from resnet_tf.models.layers import stem_plan
 
 _COLOURS = ("#4c78a8", "#54a24b", "#c79a00", "#e45756")
 _WIDTH, _BOX, _GAP, _LINE = 2.1, 1.2, 0.2, 0.16  # inches: width of a network and of a box, gap, height of a text line
@@ -41,7 +41,7 @@ def boxes(name: str) -> list[Box]:
     size = row.input_size
     stem = [
         f"{kernel}x{kernel}, {filters}" + (f", /{stride}" if stride > 1 else "")
-        for filters, kernel, stride in STEMS[row.stem]
+        for filters, kernel, stride in stem_plan(row)
     ]
     result = [Box(f"images {size}x{size}x3"), Box("\n".join(stem))]
     if row.stem != "3x3":

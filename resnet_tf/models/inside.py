@@ -22,8 +22,10 @@ def row_of(model: keras.Model) -> Architecture:
     if row.shortcut != "none":
         projections = sum(name.endswith("_shortcut_conv") for name in layers)
         padded = any(isinstance(layer, PaddedIdentity) for layer in layers.values())
-        # An exported network pads by operations without a class of their own. B has a projection in any network.
-        kind = "A" if padded or not projections else "C" if projections == sum(row.blocks) else "B"
+        # An exported network pads by operations without a class of their own. B has a projection in any network, and
+        # in every stage but the first unless the stem has other channels than that.
+        of_b = len(row.blocks) - (row.stem_channels == row.filters[0] * row.of_stage(1).expansion)
+        kind = "A" if padded or not projections else "B" if projections == of_b else "C"
         row = dataclasses.replace(row, shortcut=kind)
     if row.bottleneck and (strided := layers.get("stage2_block1_conv1")) is not None:
         if max(strided.strides) > 1:

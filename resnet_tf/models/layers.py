@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_tf.errors import InputError
-from resnet_tf.models import fusible
+from resnet_tf.models import fusible, variants
 
 # He et al. 2015. Keras' momentum is one minus PyTorch's.
 BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
@@ -24,12 +24,18 @@ POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 # Passed to every layer, since a user's keras.json may say "channels_first".
 FORMAT = "channels_last"
 
-# Convolutions before the first stage: (filters, kernel, stride).
-STEMS = {
-    "3x3": ((16, 3, 1),),
-    "7x7": ((64, 7, 2),),
-    "deep": ((32, 3, 2), (32, 3, 1), (64, 3, 1)),
+# Convolutions before the first stage by kind of stem: (share of the stem's channels in eighths, kernel, stride).
+_STEMS = {
+    "3x3": ((8, 3, 1),),
+    "7x7": ((8, 7, 2),),
+    "deep": ((4, 3, 2), (4, 3, 1), (8, 3, 1)),
+    "tiered": ((3, 3, 2), (4, 3, 1), (8, 3, 1)),
 }
+
+
+def stem_plan(row) -> list[tuple[int, int, int]]:
+    """Return the convolutions before the first stage of an `Architecture` as [(filters, kernel, stride), ...]."""
+    return [(eighths * row.stem_channels // 8, kernel, stride) for eighths, kernel, stride in _STEMS[row.stem]]
 
 
 @keras.saving.register_keras_serializable("resnet_tf")
@@ -151,9 +157,10 @@ class SumReLU(keras.layers.ReLU):
         return fusible.relu_of_sum(inputs) if training and fusible.wanted() else super().call(inputs)
 
 
-# Keras' own layers with the same results.
+# Keras' own layers with the same results; that of a standardised convolution has the standardised kernel.
 KERAS = {BatchNormalization: keras.layers.BatchNormalization, MaxPool: keras.layers.MaxPooling2D,
-         SumReLU: keras.layers.ReLU}  # fmt: skip
+         SumReLU: keras.layers.ReLU, variants.GroupedConv2D: keras.layers.Conv2D,
+         variants.StandardizedConv2D: keras.layers.Conv2D}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +174,7 @@ class Layers:
         initializer: "he" or "xavier"; see `initializer_of`.
         seed: seed of the initial weights. Each kernel is drawn from (seed, its name), so that it does not depend on
             the other layers of the network.
+        drop_path: probability that the branch of the last block is dropped; None for no stochastic depth.
     """
 
     dtype: str = "float32"
@@ -174,6 +182,7 @@ class Layers:
     zero_gamma: bool = False
     initializer: str = "he"
     seed: int = 0
+    drop_path: float | None = None
 
     def __post_init__(self):
         """Refuse a precision in which batch normalisation cannot be computed or would lose its statistics."""
@@ -183,15 +192,19 @@ class Layers:
 
     # --- Single layers -----------------------------------------------------------------------------------------------
 
-    def conv(self, x, filters, kernel, stride=1, dilation=1, zero=False, *, name):
+    def conv(
+        self, x, filters, kernel, stride=1, dilation=1, zero=False, *, groups=1, standardized=False, name
+    ):  # fmt: skip
         """Add a convolution without bias, padded by dilation (kernel - 1) / 2 on each side; `zero`: starts at zero."""
         pad = (kernel - 1) // 2
         if stride > 1 and pad:
             x = self.pad(x, pad, name=f"{name}_pad")
-        return keras.layers.Conv2D(
+        kind = variants.StandardizedConv2D if standardized else keras.layers.Conv2D
+        return (variants.GroupedConv2D if groups > 1 else kind)(
             filters,
             kernel,
             stride,
+            groups=groups,
             padding="valid" if stride > 1 else "same",
             data_format=FORMAT,
             dilation_rate=dilation,
@@ -209,11 +222,18 @@ class Layers:
         """Add shortcut A."""
         return PaddedIdentity(filters, stride, dtype=self.dtype, name=name)(x)
 
-    def norm(self, x, zero=False, *, name):
-        """Add batch normalisation over channels; `zero`: gamma starts at zero."""
+    def norm(self, x, zero=False, *, kind="bn", name):
+        """Add the normalisation of an `Architecture.norm`; `zero`: gamma starts at zero."""
+        start = "zeros" if zero else "ones"
+        if kind == "evos":
+            return variants.EvoNorm(dtype=self.dtype, name=name)(x)
+        if kind == "gn":
+            return keras.layers.GroupNormalization(
+                variants.GROUPS, epsilon=BATCH_NORM["epsilon"], gamma_initializer=start, dtype=self.dtype, name=name
+            )(x)
         return BatchNormalization(
             **BATCH_NORM,
-            gamma_initializer="zeros" if zero else "ones",
+            gamma_initializer=start,
             synchronized=self.sync_bn,
             dtype=self.dtype,
             name=name,
@@ -222,6 +242,13 @@ class Layers:
     def relu(self, x, *, name, of_sum=False):
         """Add a ReLU; `of_sum` says that its input is the sum of two paths."""
         return (SumReLU if of_sum else keras.layers.ReLU)(dtype=self.dtype, name=name)(x)
+
+    def norm_relu(self, x, row, *, name, relu):
+        """Add the normalisation of a row and its activation, whose layer is named `relu`."""
+        x = self.norm(x, kind=row.norm, name=name)
+        if row.norm == "evos":  # activated already; the layer marks the place
+            return keras.layers.Activation("linear", dtype=self.dtype, name=relu)(x)
+        return self.relu(x, name=relu)
 
     def add(self, x, y, *, name):
         """Add the two paths of a block."""
@@ -238,19 +265,62 @@ class Layers:
         if activated:
             x = self.pad(x, 1, name=f"{name}_pad")
         else:
-            x = MinusInfinityPadding(1, dtype=self.dtype, name=f"{name}_pad")(x)
+            x = variants.MinusInfinityPadding(1, dtype=self.dtype, name=f"{name}_pad")(x)
         return MaxPool(3, 2, padding="valid", data_format=FORMAT, dtype=self.dtype, name=name)(x)
 
-    def average_pool(self, x, stride, dilation=1, *, name):
+    def max_pool_of_stride_1(self, x, *, name):
+        """Add a 3x3 max pool that keeps the resolution; Keras' "same" pads with minus infinity."""
+        return keras.layers.MaxPooling2D(3, 1, "same", FORMAT, dtype=self.dtype, name=name)(x)
+
+    def average_pool(self, x, stride, dilation=1, padding="same", *, name):
         """Add a 2x2 average pool; at an odd edge it averages only real pixels, since Keras' "same" ignores padding."""
         if dilation > 1:
-            return DilatedAveragePool(dilation, dtype=self.dtype, name=name)(x)
-        return keras.layers.AveragePooling2D(2, stride, "same", FORMAT, dtype=self.dtype, name=name)(x)
+            return variants.DilatedAveragePool(dilation, dtype=self.dtype, name=name)(x)
+        return keras.layers.AveragePooling2D(2, stride, padding, FORMAT, dtype=self.dtype, name=name)(x)
+
+    def antialias(self, x, kind, *, name):
+        """Add the pool of stride 2 that an `Architecture.antialias` names; "avg" is 2x2."""
+        if kind == "blur":
+            return variants.BlurPool(dtype=self.dtype, name=name)(x)
+        return self.average_pool(x, 2, name=name)
+
+    def squeeze(self, x, *, name):
+        """Add the mean over height and width, which stay as axes of length 1."""
+        return keras.layers.GlobalAveragePooling2D(FORMAT, keepdims=True, dtype=self.dtype, name=name)(x)
+
+    def gate(self, x, y, *, name):
+        """Multiply [batch, height, width, channels] by the sigmoid of [batch, 1, 1, channels]."""
+        y = keras.layers.Activation("sigmoid", dtype=self.dtype, name=f"{name}_sigmoid")(y)
+        return keras.layers.Multiply(dtype=self.dtype, name=name)([x, y])
+
+    def dense_1x1(self, x, filters, *, name):
+        """Add a 1x1 convolution with bias."""
+        return keras.layers.Conv2D(
+            filters, 1, data_format=FORMAT, kernel_initializer=self.initializer_of(name), dtype=self.dtype, name=name
+        )(x)
+
+    def conv_over_channels(self, x, kernel, *, name):
+        """Add a convolution of one filter without bias along the channels of [batch, 1, 1, channels]."""
+        channels = x.shape[-1]
+        x = keras.layers.Reshape((channels, 1), dtype=self.dtype, name=f"{name}_in")(x)
+        x = keras.layers.Conv1D(
+            1, kernel, padding="same", data_format=FORMAT, use_bias=False, dtype=self.dtype, name=name,
+            kernel_initializer=self.initializer_of(name),
+        )(x)  # fmt: skip
+        return keras.layers.Reshape((1, 1, channels), dtype=self.dtype, name=f"{name}_out")(x)
 
     def global_pool(self, x, kind="avg", *, name):
         """Add the mean over height and width, or the maximum if `kind` is "max"."""
         pool = keras.layers.GlobalMaxPooling2D if kind == "max" else keras.layers.GlobalAveragePooling2D
         return pool(data_format=FORMAT, dtype=self.dtype, name=name)(x)
+
+    def image_keys(self, images):
+        """Return the keys of the images for `drop`."""
+        return variants.ImageKeys(dtype=self.dtype, name="drop_keys")(images)
+
+    def drop(self, x, keys, rate, block, *, name):
+        """Add stochastic depth of a residual branch; see `variants.StochasticDepth`."""
+        return variants.StochasticDepth(rate, block, dtype=self.dtype, name=name)([x, keys])
 
     def dropout(self, x, rate, *, name):
         """Add dropout of features in training."""
@@ -282,25 +352,58 @@ class Layers:
             return self.pad_identity(x, filters, stride, name=f"{name}_pad")
         if row.downsample == "avg_pool" and sampling.stride > 1:
             x, stride = self.average_pool(x, stride, sampling.dilation, name=f"{name}_pool"), 1
-        x = self.conv(x, filters, 1, stride, name=f"{name}_conv")
-        return x if row.preactivation else self.norm(x, name=f"{name}_bn")
+        kernel = row.shortcut_kernel if stride > 1 else 1
+        x = self.conv(x, filters, kernel, stride, standardized=row.standardized, name=f"{name}_conv")
+        return x if row.preactivation else self.norm(x, kind=row.norm, name=f"{name}_bn")
+
+    def attention(self, x, row, *, name):
+        """Scale the channels by what an `Architecture.attention` says of their means; `name` is a prefix.
+
+        - se: two dense layers; the first divides the channels by `row.reduction`, rounded to a multiple of 8 and at
+          least 8 (Hu et al. 2018; the rounding is timm's).
+        - eca: a convolution along the channels, as wide as the odd number next to (log2(channels) + 1) / 2, at least 3
+          (Wang et al. 2020, equation 12).
+        """
+        if row.attention == "none":
+            return x
+        channels = x.shape[-1]
+        name = f"{name}_{row.attention}"
+        y = self.squeeze(x, name=f"{name}_pool")
+        if row.attention == "eca":
+            kernel = int((math.log2(channels) + 1) / 2)
+            y = self.conv_over_channels(y, max(kernel + (kernel + 1) % 2, 3), name=f"{name}_conv")
+        else:
+            fewer = max(8, int(channels / row.reduction + 4) // 8 * 8)
+            y = self.relu(self.dense_1x1(y, fewer, name=f"{name}_conv1"), name=f"{name}_relu")
+            y = self.dense_1x1(y, channels, name=f"{name}_conv2")
+        return self.gate(x, y, name=name)
 
     def stem(self, x, row):
         """Build everything before the first stage. In a v2 the last BN-ReLU is part of the first block instead."""
-        plan = STEMS[row.stem]
+        plan = stem_plan(row)
         for index, (filters, kernel, stride) in enumerate(plan, start=1):
             suffix = index if len(plan) > 1 else ""
-            x = self.conv(x, filters, kernel, stride, name=f"stem_conv{suffix}")
+            x = self.conv(x, filters, kernel, stride, standardized=row.standardized, name=f"stem_conv{suffix}")
             if index < len(plan) or not row.preactivation:
-                x = self.relu(self.norm(x, name=f"stem_bn{suffix}"), name=f"stem_relu{suffix}")
-        if row.stem == "3x3":
-            return x
-        return self.max_pool(x, name="stem_pool", activated=not row.preactivation)
+                x = self.norm_relu(x, row, name=f"stem_bn{suffix}", relu=f"stem_relu{suffix}")
+        return x if row.stem == "3x3" else self.stem_pool(x, row)
+
+    def stem_pool(self, x, row):
+        """Build the layers that halve the resolution between the convolutions of the stem and the first stage."""
+        if row.stem_pool == "conv":
+            x = self.conv(x, x.shape[-1], 3, 2, standardized=row.standardized, name="stem_pool_conv")
+            return self.norm_relu(x, row, name="stem_pool_bn", relu="stem_pool_relu")
+        if row.antialias == "avg":  # without a pixel at an odd edge, as in timm
+            return self.average_pool(x, 2, padding="valid", name="stem_pool")
+        if row.antialias == "blur":
+            return self.antialias(self.max_pool_of_stride_1(x, name="stem_pool_max"), "blur", name="stem_pool")
+        activated = not row.preactivation or row.stem_pool == "max_of_zeros"
+        return self.max_pool(x, name="stem_pool", activated=activated)
 
     def head(self, x, row, classes, dropout, pooling="avg"):
         """Build the BN-ReLU of a v2, the global pool unless `pooling` is None, and logits unless `classes` is 0."""
         if row.preactivation:
-            x = self.relu(self.norm(x, name="head_bn"), name="head_relu")
+            x = self.norm_relu(x, row, name="head_bn", relu="head_relu")
         if pooling:
             x = self.global_pool(x, pooling, name="pool")
         if dropout:
@@ -320,57 +423,6 @@ class Layers:
         if self.initializer == "xavier":
             return keras.initializers.GlorotUniform(seed=seed)
         return HeNormal(1.0, "fan_in", seed) if dense else HeNormal(2.0, "fan_out", seed)
-
-
-@keras.saving.register_keras_serializable("resnet_tf")
-class MinusInfinityPadding(keras.layers.Layer):
-    """Padding of images with minus infinity, which a max pool never selects.
-
-    Args:
-        pixels: width of the padding on each side.
-    """
-
-    def __init__(self, pixels, **kwargs):
-        super().__init__(**kwargs)
-        self.pixels = pixels
-
-    def call(self, inputs):
-        """Map [batch, height, width, channels] to [batch, height + 2 pixels, width + 2 pixels, channels]."""
-        sides = [[0, 0], [self.pixels] * 2, [self.pixels] * 2, [0, 0]]
-        return keras.ops.pad(inputs, sides, constant_values=float("-inf"))
-
-    def get_config(self):
-        """Arguments of the constructor."""
-        return {**super().get_config(), "pixels": self.pixels}
-
-
-@keras.saving.register_keras_serializable("resnet_tf")
-class DilatedAveragePool(keras.layers.Layer):
-    """2x2 average pool of stride 1 over pixels that are `dilation` apart; at the edges it averages only real pixels.
-
-    It replaces the pool of v1d's shortcut in a network whose strides have become dilations.
-
-    Args:
-        dilation: distance in pixels.
-    """
-
-    def __init__(self, dilation, **kwargs):
-        super().__init__(**kwargs)
-        self.dilation = dilation
-
-    def call(self, inputs):
-        """Average [batch, height, width, channels]; the shape stays the same."""
-        return self._sum(inputs) / self._sum(keras.ops.ones_like(inputs[:1, :, :, :1]))
-
-    def _sum(self, x):
-        offset = self.dilation
-        padded = keras.ops.pad(x, [[0, 0], [0, offset], [0, offset], [0, 0]])
-        rows = padded[:, :-offset] + padded[:, offset:]
-        return rows[:, :, :-offset] + rows[:, :, offset:]
-
-    def get_config(self):
-        """Arguments of the constructor."""
-        return {**super().get_config(), "dilation": self.dilation}
 
 
 def close(row, inputs, outputs, name, model_type=keras.Model):

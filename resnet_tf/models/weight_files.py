@@ -223,9 +223,14 @@ def _read_keras(path, ema):
 
 # The variables of a layer in the order in which Keras writes them, by the name of its class in a .weights.h5.
 _VARIABLES = {
+    "conv1d": ("kernel", "bias"),
     "conv2d": ("kernel", "bias"),
+    "grouped_conv2d": ("kernel", "bias"),
+    "standardized_conv2d": ("kernel", "bias"),
     "dense": ("kernel", "bias"),
     "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
+    "group_normalization": ("gamma", "beta"),
+    "evo_norm": ("gamma", "beta", "v"),
 }
 _NUMBERED = re.compile(r"_\d+$")
 _READERS = {".safetensors": _read_safetensors, ".h5": _read_h5, ".keras": _read_keras}

@@ -51,7 +51,10 @@ _ALIASES = (
 _log = logging.getLogger(__name__)
 _BN = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 _KERAS_BN_EPSILON = 1.001e-5  # keras.applications; here it is 1e-5
-_LAYER = re.compile(r"stage(\d+)_block(\d+)_(conv|bn|shortcut_conv|shortcut_bn)(\d*)")
+_LAYER = re.compile(r"stage(\d+)_block(\d+)_(conv|bn|shortcut_conv|shortcut_bn|se_conv|eca_conv)(\d*)")
+# Layers of blocks and stems that have another name in timm than the rules give.
+_ATTENTION = {"se_conv": "se.fc", "eca_conv": "se.conv"}
+_STEM_POOL = {"stem_pool_conv": "maxpool.0", "stem_pool_bn": "maxpool.1"}
 
 
 def open_source(name: str, source: str | pathlib.Path | Opened, ema: bool = True) -> Opened:
@@ -292,6 +295,8 @@ def state_dict(model: keras.Model) -> dict[str, np.ndarray]:
         value = np.asarray(variable)
         if value.ndim == 4:
             value = value.transpose(3, 2, 0, 1)
+        elif value.ndim == 3:
+            value = value.transpose(2, 1, 0)
         elif value.ndim == 2:
             value = value.T
             if find(naming.network_of(model)).preactivation:
@@ -319,6 +324,8 @@ def source_names(model_name: str, path: str, arrays: dict[str, np.ndarray]) -> l
 def _torch_layer(layer, row):
     if layer == "logits":
         return "fc"
+    if layer in _STEM_POOL:
+        return _STEM_POOL[layer]
     match = _LAYER.fullmatch(layer)
     if not match:
         kind, index = re.fullmatch(r"stem_(conv|bn)(\d?)", layer).groups()
@@ -331,13 +338,15 @@ def _torch_layer(layer, row):
     if kind.startswith("shortcut"):
         pooled = row.downsample == "avg_pool"  # in timm every projection has a module for the pool
         return f"{prefix}.downsample.{(kind == 'shortcut_bn') + pooled}"
-    return f"{prefix}.{kind}{index}"
+    return f"{prefix}.{_ATTENTION.get(kind, kind)}{index}"
 
 
 def _torch_v2_layer(layer):
-    fixed = {"logits": "head.fc", "stem_conv": "stem.conv", "head_bn": "norm"}
+    fixed = {"logits": "head.fc", "head_bn": "norm"}
     if layer in fixed:
         return fixed[layer]
+    if layer.startswith("stem_"):
+        return layer.replace("stem_", "stem.").replace("bn", "norm")
     stage, block, kind, index = _LAYER.fullmatch(layer).groups()
     prefix = f"stages.{int(stage) - 1}.blocks.{int(block) - 1}"
     if kind == "shortcut_conv":
@@ -349,6 +358,8 @@ def _torch_value(arrays, names, path):
     value = np.asarray(arrays[names[0]], np.float32)
     if path == "logits/kernel":
         return value.reshape(value.shape[:2]).T
+    if value.ndim == 3:  # a convolution along the channels
+        return value.transpose(2, 1, 0)
     return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
 
 

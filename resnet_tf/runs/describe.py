@@ -52,7 +52,7 @@ def in_words(config, options: dict[str, bool | float]) -> str:
     options = {
         "transferred": bool(model.init_from), f"frozen {'+'.join(model.freeze)}": bool(model.freeze),
         "layer decay": optimizer.layer_decay if optimizer.layer_decay < 1 else 0, "warm-up": schedule.warmup_epochs,
-        "zero gamma": model.zero_gamma, **options,
+        "zero gamma": model.zero_gamma, "drop path": model.drop_path, **options,
         "clip": optimizer.clip, "ema": optimizer.ema, "precise bn": optimizer.precise_bn,
     }  # fmt: skip
     words += [name if value is True else f"{name} {value:g}" for name, value in options.items() if value]

@@ -47,6 +47,7 @@ def settings(model, precision: str, replicas: int = 1, seed: int = 0) -> dict:
     """Return keyword arguments of `create_model` for a `ModelConfig`, without classes and input shape."""
     named = {name: getattr(model, name) for name in ("shortcut", "graph", "zero_gamma", "initializer")}
     dtype = configuration.PRECISIONS[precision].policy
+    named["drop_path"] = model.drop_path or None
     return named | {"sync_bn": model.bn == "sync" and replicas > 1, "dtype": dtype, "seed": seed}
 
 

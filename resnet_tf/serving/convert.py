@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from resnet_tf.data.colour import Normalization
 from resnet_tf.errors import InputError
-from resnet_tf.models import naming
-from resnet_tf.models.layers import FORMAT, KERAS, MinusInfinityPadding, PaddedIdentity
+from resnet_tf.models import naming, variants
+from resnet_tf.models.layers import FORMAT, KERAS, PaddedIdentity
 from resnet_tf.serving import quantize
 
 _OPSET = 17  # ONNX operator set
@@ -164,6 +164,9 @@ def keras_file(
     )
     plain = keras.models.clone_model(naming.plain(model), clone_function=_plain)
     plain.set_weights(model.get_weights())
+    for layer in model.layers:
+        if isinstance(layer, variants.StandardizedConv2D):
+            plain.get_layer(layer.name).set_weights([np.asarray(layer.standardized_kernel())])
     logits = plain(normalize(images))
     if temperature != 1:
         logits = keras.layers.Rescaling(1 / temperature, name="temperature")(logits)
@@ -176,10 +179,21 @@ def _plain(layer):
     if isinstance(layer, PaddedIdentity):
         pool = keras.layers.AveragePooling2D(1, layer.stride, data_format=FORMAT, name=f"{layer.name}_pool")
         return lambda x: keras.ops.pad(pool(x), [[0, 0]] * 3 + [[0, layer.filters - x.shape[-1]]])
-    if isinstance(layer, MinusInfinityPadding):
+    if isinstance(layer, variants.EvoNorm):
+        raise InputError(f"--format=keras: Keras has no layer with the result of {layer.name} (EvoNorm-S0)")
+    if isinstance(layer, variants.BlurPool):
+        return _blur
+    if isinstance(layer, variants.MinusInfinityPadding):
         sides = [[0, 0], [layer.pixels] * 2, [layer.pixels] * 2, [0, 0]]
         return lambda x: keras.ops.pad(x, sides, constant_values=float("-inf"))
     config = layer.get_config()
     if "kernel_initializer" in config:
         config["kernel_initializer"] = "zeros"  # the initializer is not Keras' own, and the weights are set anyway
     return KERAS.get(type(layer), type(layer)).from_config(config)
+
+
+def _blur(x):
+    """`variants.BlurPool` in operations of Keras."""
+    x = keras.ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]], "reflect")
+    x = (x[:, :-2:2] + 2 * x[:, 1:-1:2] + x[:, 2::2]) / 4
+    return (x[:, :, :-2:2] + 2 * x[:, :, 1:-1:2] + x[:, :, 2::2]) / 4

@@ -86,7 +86,7 @@ def create(
         shortcut: see `create_model`.
         graph: see `create_model`.
         dtype: see `create_model`.
-        **options: `zero_gamma`, `initializer`, `sync_bn` and `seed` of `create_model`.
+        **options: `zero_gamma`, `initializer`, `drop_path`, `sync_bn` and `seed` of `create_model`.
 
     Returns:
         A `keras.Model` from normalised images, float [b, size, size, 3], objects, float32 [b, most, boxes.PACKED] of
@@ -122,7 +122,7 @@ def _box_head(layers, row, neck, crops):
     if neck == "c4":
         x = builder.grow_stage(layers, row, crops, len(row.blocks), blocks.Sampling(2))
         if row.preactivation:
-            x = layers.relu(layers.norm(x, name="head_bn"), name="head_relu")
+            x = layers.norm_relu(x, row, name="head_bn", relu="head_relu")
         return layers.global_pool(x, name="logits_pool")
     x = keras.layers.Flatten(FORMAT, dtype=layers.dtype, name="logits_flat")(crops)
     for name in ("logits_hidden1", "logits_hidden2"):
