@@ -5,7 +5,7 @@ import math
 
 import tensorflow as tf
 
-from resnet_tf.data import boxes, images, masks
+from resnet_tf.data import boxes, images, masks, resizing
 from resnet_tf.data.geometry import MIRROR, POSITION, pick
 
 
@@ -53,7 +53,7 @@ class MaskedView:
         scaled = tf.maximum(scaled, 1)
         extent = tf.minimum(scaled, self.size)
         offset = tf.stack([pick(scaled[axis] - extent[axis], draws[POSITION + axis]) for axis in (0, 1)])
-        pixels = images.resize_window(image, scaled, offset, extent)
+        pixels = resizing.resize_window(image, scaled, offset, extent)
         for axis in (0, 1):
             centres = 2 * (offset[axis] + tf.range(extent[axis])) + 1
             labels = tf.gather(labels, centres * sides[axis] // (2 * scaled[axis]), axis=axis)
@@ -117,7 +117,7 @@ class BoxedView:
         scaled = images.fitted_sides(sides[0], sides[1], longer)
         extent = tf.minimum(scaled, self.size)
         offset = tf.stack([pick(scaled[axis] - extent[axis], draws[POSITION + axis]) for axis in (0, 1)])
-        pixels = images.resize_window(image, scaled, offset, extent)
+        pixels = resizing.resize_window(image, scaled, offset, extent)
         pixels = filled(pixels, [[0, self.size - extent[0]], [0, self.size - extent[1]]], self.fill)
 
         def twice(pair):
@@ -177,7 +177,7 @@ def boxed(pixels: tf.Tensor, size: int, fill: tuple = BoxedView.fill) -> tuple[t
     """Scale and pad decoded pixels, uint8 [height, width, 3]; see `boxed_whole`."""
     sides = tf.shape(pixels, tf.int64)[:2]
     scaled = images.fitted_sides(sides[0], sides[1], size)
-    pixels = images.resize_window(pixels, scaled, tf.zeros([2], tf.int64), scaled)
+    pixels = resizing.resize_window(pixels, scaled, tf.zeros([2], tf.int64), scaled)
     pixels = filled(pixels, [[0, size - scaled[0]], [0, size - scaled[1]]], fill)
     return tf.ensure_shape(pixels, [size, size, 3]), tf.cast(scaled / sides, tf.float32)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from resnet_tf.data import images, orientation
+from resnet_tf.data import images, orientation, resizing
 
 
 def decoded(data: tf.Tensor, box: tf.Tensor | None) -> tf.Tensor:
@@ -43,10 +43,10 @@ class Decoded:
     def scaled(self, height, width, top, left, size):
         """Return a square of the image after the image is scaled to height x width: uint8 [size, size, 3]."""
         sides, offset = tf.stack([height, width]), tf.stack([top, left])
-        start, stop = images.source_window([self.height, self.width], sides, offset, [size, size])
+        start, stop = resizing.source_window([self.height, self.width], sides, offset, [size, size])
         extent = stop - start
         pixels = self.window(*tf.unstack(tf.cast(tf.concat([start, extent], axis=0), tf.int32)))
-        return images.resize_part(pixels, [self.height, self.width], start, sides, offset, [size, size])
+        return resizing.resize_part(pixels, [self.height, self.width], start, sides, offset, [size, size])
 
 
 class Encoded(Decoded):
@@ -100,6 +100,6 @@ def _shrink(pixels, size):
         sides = tf.cast(shape[:2], tf.int64)
         start = tf.zeros([2], tf.int64)
         target = tf.constant([size, size], tf.int64)
-        return images.resize_part(pixels, sides, start, target, start, [size, size])
+        return resizing.resize_part(pixels, sides, start, target, start, [size, size])
 
     return tf.cond(tf.reduce_max(shape[:2]) >= 2 * size, antialiased, plain)

@@ -13,7 +13,7 @@ import math
 
 import tensorflow as tf
 
-from resnet_tf.data import decoding, images
+from resnet_tf.data import decoding, images, resizing
 
 DRAWS = 24  # random numbers per view
 _TRIES = 10  # as in torchvision and MXNet
@@ -300,4 +300,4 @@ def scaled_whole(data: tf.Tensor, resize: int, box: tf.Tensor | None = None) -> 
     sides = images.scaled_sides(shape[0], shape[1], resize)
     with tf.control_dependencies([images.check_pixels(sides[0], sides[1])]):
         sides = tf.identity(sides)
-    return images.resize_window(pixels, sides, tf.zeros([2], tf.int64), sides)
+    return resizing.resize_window(pixels, sides, tf.zeros([2], tf.int64), sides)

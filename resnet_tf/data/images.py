@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import formats, orientation
+from resnet_tf.data import formats, orientation, resizing
 from resnet_tf.errors import InputError
 
 MAX_PIXELS = 100_000_000
@@ -244,18 +244,22 @@ def _check_bmp(data: bytes, name: str) -> None:
         raise InputError(f"{name}: a BMP with a colour palette is not supported; save it as PNG")
 
 
-def resize_center(image: tf.Tensor | np.ndarray, size: int, resize: int = 0) -> tf.Tensor:
+def resize_center(
+    image: tf.Tensor | np.ndarray, size: int, resize: int = 0, interpolation: str = "bilinear", on_gpu: bool = False
+) -> tf.Tensor:
     """Scale the shorter side and crop the centre, as evaluation and serving do.
 
         pixels = resize_center(decode(data), size=224, resize=256)
 
-    Scaling is bilinear with antialiasing and half-pixel centres, rounds to the nearest level and keeps the aspect
-    ratio. If the shorter side already has the right size, the image is only cropped.
+    Scaling has antialiasing and half-pixel centres, rounds to the nearest level and keeps the aspect ratio. If the
+    shorter side already has the right size, the image is only cropped.
 
     Args:
         image: uint8 [H, W, 3] or [batch, H, W, 3]; the shape need not be known statically.
         size: side of the result in pixels.
         resize: length of the shorter side before the crop, in pixels and at least `size`; 0 for `size`.
+        interpolation: "bilinear" as `tf.image.resize`, or "bicubic" as Pillow; see `resizing`.
+        on_gpu: see `resizing.resize_window`.
 
     Returns:
         uint8 [size, size, 3] or [batch, size, size, 3].
@@ -271,8 +275,10 @@ def resize_center(image: tf.Tensor | np.ndarray, size: int, resize: int = 0) -> 
         return image[..., top : top + size, left : left + size, :]
 
     def scale():
-        scaled = scaled_sides(height, width, resize)
-        return resize_window(image, scaled, (scaled - size) // 2, [size, size])
+        with resizing.on_host(on_gpu):
+            scaled = scaled_sides(height, width, resize)
+            offset = (scaled - size) // 2
+        return resizing.resize_window(image, scaled, offset, [size, size], interpolation, on_gpu)
 
     if is_static:
         return crop() if shorter == resize else scale()
@@ -292,63 +298,3 @@ def fitted_sides(height: tf.Tensor | int, width: tf.Tensor | int, longer: tf.Ten
     sides = tf.cast(tf.stack([height, width]), tf.int64)
     most = tf.reduce_max(sides)
     return tf.maximum((2 * sides * tf.cast(longer, tf.int64) + most) // (2 * most), 1)
-
-
-def resize_window(image: tf.Tensor, scaled: tf.Tensor, offset: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Return a window of a scaled image.
-
-    Only the part under the window is resized, since a very long image would not fit into memory.
-
-    Args:
-        image: uint8 [..., H, W, 3].
-        scaled: int64 [2], height and width of the scaled image.
-        offset: int64 [2], top and left of the window in the scaled image.
-        size: height and width of the window.
-
-    Returns:
-        uint8 [..., size[0], size[1], 3]: bilinear, antialiased, half-pixel centres, rounded to the nearest.
-    """
-    sides = tf.shape(image, tf.int64)[-3:-1]
-    start, stop = source_window(sides, scaled, offset, size)
-    part = image[..., start[0] : stop[0], start[1] : stop[1], :]
-    return resize_part(part, sides, start, scaled, offset, size)
-
-
-def source_window(sides, scaled, offset, size) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the part of an image under a window of the scaled image: start and stop of rows and columns, int64 [2].
-
-    Args:
-        sides: height and width of the image.
-        scaled: see `resize_window`.
-        offset: see `resize_window`.
-        size: see `resize_window`.
-    """
-    sides, size = tf.cast(sides, tf.int64), tf.cast(size, tf.int64)
-    margin = tf.reduce_max(sides // scaled) + 2  # larger than the radius of the kernel
-    start = tf.maximum(offset * sides // scaled - margin, 0)
-    return start, tf.minimum((offset + size) * sides // scaled + margin, sides)
-
-
-def resize_part(part, sides, start, scaled, offset, size) -> tf.Tensor:
-    """Return the window of `resize_window` from the part of the image that `source_window` returned.
-
-    Args:
-        part: uint8 [..., h, w, 3], that part of the image.
-        sides: height and width of the whole image.
-        start: first row and column of the part.
-        scaled: see `resize_window`.
-        offset: see `resize_window`.
-        size: see `resize_window`.
-    """
-    ratio = tf.cast(scaled, tf.float64) / tf.cast(sides, tf.float64)
-    batched = part if part.shape.rank == 4 else part[None]
-    pixels = tf.raw_ops.ScaleAndTranslate(
-        images=batched,
-        size=tf.cast(size, tf.int32),
-        scale=tf.cast(ratio, tf.float32),
-        translation=tf.cast(tf.cast(start, tf.float64) * ratio - tf.cast(offset, tf.float64), tf.float32),
-        kernel_type="triangle",
-        antialias=True,
-    )
-    pixels = tf.saturate_cast(tf.round(pixels), tf.uint8)
-    return pixels if part.shape.rank == 4 else pixels[0]

@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from resnet_tf import files
 from resnet_tf.data import boxes as annotations
-from resnet_tf.data import images, orientation, processors, shards, verify
+from resnet_tf.data import images, orientation, processors, resizing, shards, verify
 from resnet_tf.data.examples import Examples, Files, Memory, Records
 from resnet_tf.data.splits import Source
 from resnet_tf.errors import InputError
@@ -311,7 +311,7 @@ def _prepared_images(examples: Examples, shorter_side: int, quality: int) -> Ite
 
         def shrink():
             scaled = images.scaled_sides(height, width, shorter_side)
-            return images.resize_window(pixels, scaled, tf.zeros([2], tf.int64), scaled)
+            return resizing.resize_window(pixels, scaled, tf.zeros([2], tf.int64), scaled)
 
         stored = tf.cond(small, lambda: pixels, shrink)
         keep = tf.constant(False) if cropped else small & _is_plain_jpeg(data) & (orientation.of(data) == 1)

@@ -167,7 +167,7 @@ def _signatures(served, classes, size, resize, top_k, ten_crop, exif):
         return served.answer(decode(image_bytes, center, [size, size, 3]))
 
     def from_images(pixels):
-        return served.answer(images.resize_center(pixels, size, resize))
+        return served.answer(images.resize_center(pixels, size, resize, on_gpu=True))
 
     def of_ten_crops(image_bytes):
         views = decode(image_bytes, lambda data: geometry.ten_crop(treated(data), size, resize), [10, size, size, 3])
