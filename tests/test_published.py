@@ -1,11 +1,17 @@
 """Published weights by their tags, and folders in the layout of the Hugging Face hub."""
 
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 import resnet_tf
-from resnet_tf import InputError
-from resnet_tf.models import architectures, preprocessing, published, weights
+from resnet_tf import InputError, convert, list_networks
+from resnet_tf.models import architectures, hub, preprocessing, published, weights
+from resnet_tf.runs import network
 
 
 def test_the_table_names_rows_of_networks_and_gives_facts_that_fit():
@@ -112,3 +118,114 @@ def test_preprocessing_of_every_tag():
     tested = preprocessing.of_published("resnet50d.ra4_e3600_r224_in1k", tested=True)
     assert (tested.size, tested.resize) == (288, 288)
     assert preprocessing.of_published("torchvision/resnet50.IMAGENET1K_V2").resize == 232  # torchvision's own number
+
+
+# --- Commands --------------------------------------------------------------------------------------------------------
+
+
+def test_the_list_of_published_weights(capsys, last_json):
+    assert list_networks.main(["--pretrained", "resnet50d.*"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any("resnet50d.ra4_e3600_r224_in1k" in line and "81.84" in line and "imagenet)" in line for line in lines)
+    assert list_networks.main(["--pretrained", "--json", "resnet34_v1", "ecaresnet50d_pruned.*", "ResNet50"]) == 0
+    rows = {row["tag"]: row for row in last_json()["pretrained"]}
+    assert rows["resnet34.tv_in1k"]["licence"] == "bsd-3-clause" and rows["resnet34.tv_in1k"]["parameters"] == 21797672
+    assert "pruned" in rows["ecaresnet50d_pruned.miil_in1k"]["reason"] and rows["ResNet50"]["row"] == "resnet50_v1"
+    assert list_networks.main(["--pretrained", "resnet50.a9_in1k"]) == 1
+    assert "no such published weights; the nearest tags are resnet50." in capsys.readouterr().err
+
+
+# --- Folders of the hub ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of resnet18_v1d for 64 pixels, written from a file of weights."""
+    path = tmp_path_factory.mktemp("hub")
+    model = resnet_tf.create_model("resnet18_v1d", num_classes=5, seed=3)
+    weights.save(model, path / "source.safetensors")
+    flags = [f"--source={path}/source.safetensors", "--model=resnet18_v1d", "--num_classes=5", "--licence=apache-2.0"]
+    assert convert.main([*flags, f"--out={path}/folder", "--format=hub"]) == 0
+    return path / "folder"
+
+
+def test_a_folder_of_the_hub_goes_out_and_comes_back(folder):
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["architecture"], config["num_classes"], config["num_features"]) == ("resnet18d", 5, 512)
+    expected = config["pretrained_cfg"]
+    assert (expected["first_conv"], expected["classifier"], expected["input_size"]) == ("conv1.0", "fc", [3, 224, 224])
+    assert (folder / "README.md").read_text().startswith("---\nlibrary_name: timm\n")
+    assert "license: apache-2.0" in (folder / "README.md").read_text()
+    model = resnet_tf.create_model("resnet18_v1d", num_classes=5, seed=3)
+    other = resnet_tf.create_model("resnet18_v1d", num_classes=5, weights=folder, head="keep")
+    np.testing.assert_array_equal(other.get_layer("logits").kernel, model.get_layer("logits").kernel)
+    view = resnet_tf.preprocessing_of(folder)
+    assert (view.size, view.resize, view.interpolation) == (224, 256, "bilinear")
+    assert view.mean == pytest.approx((123.675, 116.28, 103.53), abs=1e-3)
+    assert network.locate("init_from", str(folder)) == "weights"
+    assert network.name_of("init_from", str(folder)) == "resnet18_v1d"
+
+
+def test_a_folder_of_another_network_and_a_damaged_one(folder, tmp_path):
+    with pytest.raises(InputError, match="weights of resnet18_v1d, not of resnet50_v1b"):
+        resnet_tf.create_model("resnet50_v1b", weights=folder)
+    with pytest.raises(InputError, match=r"^--init_from=.*: weights of resnet18_v1d, not of --model=resnet18_v1b$"):
+        network.locate("init_from", str(folder), "resnet18_v1b")
+    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    for text, named in (("{", "damaged"), ('{"architecture": "vit"}', "damaged"), ("[]", "damaged")):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(InputError, match=rf"config.json: {named}"):
+            resnet_tf.create_model("resnet18_v1d", weights=tmp_path)
+    config = json.loads((folder / "config.json").read_text()) | {"architecture": "vit_base"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="architecture vit_base: no network here has its graph"):
+        resnet_tf.create_model("resnet18_v1d", weights=tmp_path)
+
+
+def test_names_of_timm_go_there_and_back():
+    for name, row in published.rows().items():
+        if row:
+            assert hub.timm_name(row) == name
+    for name in ("cifar_resnet20_v1", "resnet50_v1", "plain18"):
+        with pytest.raises(InputError, match=f"--format=hub: timm has no {name}"):
+            hub.timm_name(name)
+
+
+def test_bad_input_of_the_hubs_format_leaves_nothing(folder, tmp_path, capsys):
+    def refused(*flags):
+        assert convert.main([*flags, "--format=hub"]) == 1
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    assert "exists already" in refused("--model=resnet18_v1d", f"--source={folder}", f"--out={folder}")
+    out = f"--out={tmp_path}/new"
+    weights.save(resnet_tf.create_model("cifar_resnet8_v1"), tmp_path / "cifar.weights.h5")
+    line = refused("--model=cifar_resnet8_v1", f"--source={tmp_path}/cifar.weights.h5", out)
+    assert line == "error: --format=hub: timm has no cifar_resnet8_v1"
+    assert "--run is not used" in refused("--model=resnet18_v1d", "--run=x", out)
+    assert f"--run={tmp_path}/none: no such folder" in refused(f"--run={tmp_path}/none", out)
+    assert not list(tmp_path.glob("*new*"))
+
+
+@pytest.mark.slow
+def test_timm_reads_the_folder(folder, tmp_path):
+    """By the interpreter that RESNET_TF_PEER_PYTHON names, or this one, where it has timm."""
+    script = (
+        "import sys, numpy as np, torch, timm; "
+        "model = timm.create_model('local-dir:' + sys.argv[1], pretrained=True).eval(); config = timm.data.resolve_model_data_config(model); assert list(config['input_size']) == [3, 224, 224]; "
+        "assert config['interpolation'] == 'bilinear' and abs(config['crop_pct'] - 0.875) < 1e-6, config; "
+        "images = torch.from_numpy(np.load(sys.argv[2])).permute(0, 3, 1, 2); "
+        "np.save(sys.argv[3], model(images).detach().numpy())"
+    )
+    images = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
+    np.save(tmp_path / "images.npy", images)
+    python = os.environ.get("RESNET_TF_PEER_PYTHON") or sys.executable
+    answer = subprocess.run(
+        [python, "-c", script, str(folder), str(tmp_path / "images.npy"), str(tmp_path / "logits.npy")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if "No module named" in answer.stderr:
+        pytest.skip(f"{python} has no timm")
+    assert answer.returncode == 0, answer.stderr
+    ours = resnet_tf.create_model("resnet18_v1d", num_classes=5, input_shape=(64, 64, 3), weights=folder, head="keep")
+    # float32 sums in another order, over logits of about one
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), ours(images, training=False), rtol=0, atol=2e-5)

@@ -137,7 +137,10 @@ def _write_images(folder, encoded, card):
     folder.mkdir()
     for index, data in enumerate(encoded):
         (folder / str(index)).write_bytes(data)
-    views = [geometry.center(data, card["image_size"], card["resize"]).numpy() for data in encoded]
+    views = [
+        geometry.center(data, card["image_size"], card["resize"], None, card.get("interpolation", "")).numpy()
+        for data in encoded
+    ]
     np.save(folder / "pixels.npy", np.stack(views))
     return folder
 

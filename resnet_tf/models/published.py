@@ -107,6 +107,11 @@ def names(pattern: str = "*") -> list[str]:
     return [name for name in table() if fnmatch.fnmatchcase(name, pattern)]
 
 
+def of_row(row: str) -> list[Tag]:
+    """Return the published weights of a network of this package, those that do not load too."""
+    return [tag for tag in table().values() if tag.row and are_one(tag.row, row)]
+
+
 def is_tag(text: str) -> bool:
     """Return whether a text is a published tag, with or without "timm/"."""
     return text.removeprefix("timm/") in table()
