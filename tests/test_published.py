@@ -210,11 +210,13 @@ def test_bad_input_of_the_hubs_format_leaves_nothing(folder, tmp_path, capsys):
 def test_timm_reads_the_folder(folder, tmp_path):
     """By the interpreter that RESNET_TF_PEER_PYTHON names, or this one, where it has timm."""
     script = (
-        "import sys, numpy as np, torch, timm; "
-        "model = timm.create_model('local-dir:' + sys.argv[1], pretrained=True).eval(); config = timm.data.resolve_model_data_config(model); assert list(config['input_size']) == [3, 224, 224]; "
-        "assert config['interpolation'] == 'bilinear' and abs(config['crop_pct'] - 0.875) < 1e-6, config; "
-        "images = torch.from_numpy(np.load(sys.argv[2])).permute(0, 3, 1, 2); "
-        "np.save(sys.argv[3], model(images).detach().numpy())"
+        "import sys, numpy as np, torch, timm\n"
+        "model = timm.create_model('local-dir:' + sys.argv[1], pretrained=True).eval()\n"
+        "config = timm.data.resolve_model_data_config(model)\n"
+        "assert list(config['input_size']) == [3, 224, 224] and config['interpolation'] == 'bilinear', config\n"
+        "assert abs(config['crop_pct'] - 0.875) < 1e-6, config\n"
+        "images = torch.from_numpy(np.load(sys.argv[2])).permute(0, 3, 1, 2)\n"
+        "np.save(sys.argv[3], model(images).detach().numpy())\n"
     )
     images = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype(np.float32)
     np.save(tmp_path / "images.npy", images)

@@ -14,7 +14,7 @@ class Preprocessing:
     """How to make the input of a network of an image: scale, crop the centre, normalise.
 
         expected = resnet_tf.preprocessing_of("resnet50_v1d")
-        print(expected.size, expected.resize, expected.interpolation)  # 224 248 bicubic
+        print(expected.size, expected.resize, expected.interpolation)  # 224 235 bicubic
         model = keras.Sequential([expected.layer(), resnet_tf.create_model("resnet50_v1d", weights="imagenet")])
 
     Attributes:
