@@ -194,10 +194,14 @@ def of_keras_hub(path):
 def _of_preset(name, facts):
     depth, row = int(re.search(r"\d+", name)[0]), _OF_KERAS_HUB.get(name, "")
     reason = "the names in its .weights.h5 are keras-hub's, which no reader here translates"
-    if "_vd_" in name and depth != 200:
+    # The parameters of the table, which count moving statistics, are those of the rows only from 50 to 152 layers.
+    if "_vd_" in name and depth in (50, 101, 152):
         row = f"resnet{depth}_v1d"
     elif "_vd_" in name:
-        reason = "its stages have other depths than those of resnet200_v1d: their parameters differ"
+        reason = (
+            "its stages have other depths than those of resnet200_v1d" if depth == 200
+            else f"the shortcut of its first block is a projection, which resnet{depth}_v1d does not have"
+        )  # fmt: skip
     return published.Tag(
         tag=f"keras_hub/{name}", library="keras_hub", network=name, row=row,
         hub=facts["kaggle_handle"].partition("://")[2], file="model.weights.h5",

@@ -186,7 +186,12 @@ def load(flag: str, origin: str, config, classes: int | None = None) -> Trained:
     dtype = configuration.PRECISIONS[config.device.precision].policy
     head = None if flag == "init_from" else "keep"  # a teacher needs the head, a start does not
     pretrained = {} if weights == "random" else {"weights": weights}
-    model = create_model(name, num_classes=classes, input_shape=(size, size, 3), dtype=dtype, head=head, **pretrained)
+    is_same = flag == "init_from" and name == config.model.model
+    shortcut = config.model.shortcut if is_same else ""  # such as chenyaofo's B for CIFAR
+    model = create_model(
+        name, num_classes=classes, input_shape=(size, size, 3), shortcut=shortcut or None, dtype=dtype, head=head,
+        **pretrained,
+    )  # fmt: skip
     normalization = colour.PUBLISHED[preprocessing.name_of(expected.mean) if expected else "imagenet"]
     return Trained(origin, model, normalization, None)
 
