@@ -64,6 +64,8 @@ def test_a_tag_that_is_not_there():
     assert "resnet50.a1_in1k" in tags and len(tags.split(", ")) == 3
     with pytest.raises(InputError, match="nearest tags are"):
         resnet_tf.create_model("resnet50_v1b", weights="timm/nothing_like_it")
+    with pytest.raises(InputError, match=r"^resnet50.safetensors: no such file$"):  # a file, not a tag
+        resnet_tf.create_model("resnet50_v1b", weights="resnet50.safetensors")
 
 
 def test_a_tag_of_another_graph_names_its_row():

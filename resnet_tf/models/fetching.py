@@ -4,7 +4,7 @@ import pathlib
 
 from resnet_tf.errors import InputError
 from resnet_tf.models import published
-from resnet_tf.models.weight_files import first_line
+from resnet_tf.models.weight_files import SUFFIXES, first_line
 
 # What weights="imagenet" takes, by network: (library, repository on the Hugging Face hub, or class of Keras).
 PUBLISHED = {row: (tag.library, tag.hub or tag.tag) for row, tag in published.best().items()}
@@ -35,8 +35,10 @@ def looks_like_tag(text: str) -> bool:
     """Return whether a text that names no file is meant as a published tag: known, or written as one of timm's."""
     if published.is_tag(text) or text.startswith("timm/"):
         return True
-    network, dot, rest = text.partition(".")
-    return bool(dot) and "/" not in text and "." not in rest and published.knows_network(network)
+    if "/" in text or text.endswith(SUFFIXES):
+        return False
+    network, dot, _ = text.partition(".")
+    return bool(dot) and published.knows_network(network)
 
 
 def fetch(tag: published.Tag | str, asked: str = "imagenet") -> str:

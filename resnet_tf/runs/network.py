@@ -104,7 +104,7 @@ def locate(flag: str, origin: str, model: str = "") -> str:
     name, weights = _named(flag, origin)
     if model and not published.are_one(name, model) and (weights == origin or hub.is_folder(weights)):
         raise InputError(f"--{flag}={origin}: weights of {name}, not of --model={model}")
-    if published.is_tag(weights) and not pathlib.Path(weights).exists():
+    if fetching.looks_like_tag(weights) and not pathlib.Path(weights).exists():
         published.check_row(published.find(weights), name, f"--{flag}")
     elif weights not in ("random", "imagenet") and not (pathlib.Path(weights).is_file() or hub.is_folder(weights)):
         raise InputError(f"--{flag}={origin}: there is no file {weights}")
