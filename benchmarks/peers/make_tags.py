@@ -37,7 +37,7 @@ def main():
         write([with_row(tag) for tag in published.table().values()])
         return
     kept = [] if len(sys.argv) > 2 or not published.FILE.exists() else list(_of_library("keras_hub"))
-    tags = [*of_timm(_results(sys.argv[1])), *of_torchvision(), *of_keras()]
+    tags = [*of_timm(_results(sys.argv[1])), *of_torchvision(), *of_trunks(), *of_keras()]
     tags += of_keras_hub(pathlib.Path(sys.argv[2])) if len(sys.argv) > 2 else kept
     write(tags)
 
@@ -159,6 +159,29 @@ def of_torchvision():
                 reason="",
             )))  # fmt: skip
     return tags
+
+
+# Of hubconf.py and LICENSE of these repositories of facebookresearch; the views of evaluation are those of their linear
+# evaluation: the file, the scaling, the licence, and why it does not load.
+_TRUNKS = {
+    "dino": ("dino_resnet50_pretrain.pth", "bicubic", "apache-2.0", ""),
+    "vicreg": ("resnet50.pth", "bilinear", "mit", ""),
+    "barlowtwins": ("resnet50.pth", "bilinear", "mit", ""),
+    "swav": ("swav_800ep_pretrain.pth.tar", "bilinear", "cc-by-nc-4.0", "a projection head is beside the trunk"),
+}
+
+
+def of_trunks():
+    """Return the trunks of ResNet-50 without a head that self-supervised training made; their top-1 needs a head."""
+    return [
+        published.Tag(
+            tag=f"{name}/resnet50", library="trunk", network="resnet50", row=row_of("resnet50"),
+            hub=f"facebookresearch/{name}", file=file, parameters=None, gmacs=None, size=224, test_size=224, crop=0.875,
+            test_crop=0.875, crop_mode="center", interpolation=scaling, mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225), classes=0, licence=licence, top1=None, reason=reason,
+        )
+        for name, (file, scaling, licence, reason) in _TRUNKS.items()
+    ]  # fmt: skip
 
 
 def of_keras():

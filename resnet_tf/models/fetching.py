@@ -83,8 +83,15 @@ def _from_keras(tag):
 
 
 def _by_hand(tag):
-    raise OSError("timm's weights of the recipes tv_in1k and tv2_in1k are the same and can be, as timm/NETWORK.RECIPE")
+    if tag.library == "torchvision":
+        raise OSError("timm's tags tv_in1k and tv2_in1k are the same weights and can be")
+    raise OSError("its repository names the address")
 
 
-_CLIENTS = {"timm": _from_hub, "keras": _from_keras, "torchvision": _by_hand}
-_NAMES = {"timm": "the Hugging Face hub", "keras": "keras.applications", "torchvision": "torchvision"}
+_CLIENTS = {"timm": _from_hub, "keras": _from_keras, "torchvision": _by_hand, "trunk": _by_hand}
+_NAMES = {
+    "timm": "the Hugging Face hub",
+    "keras": "keras.applications",
+    "torchvision": "torchvision",
+    "trunk": "GitHub",
+}

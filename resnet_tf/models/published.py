@@ -26,11 +26,12 @@ class Tag:
 
     Attributes:
         tag: its name. timm's are NETWORK.RECIPE_DATA, such as "resnet50d.ra4_e3600_r224_in1k"; those of torchvision
-            and keras-hub begin with the library; those of keras.applications are classes, such as "ResNet50".
-        library: "timm", "torchvision", "keras" or "keras_hub".
+            and keras-hub begin with the library, those of trunks with the method; those of keras.applications are
+            classes, such as "ResNet50".
+        library: "timm", "torchvision", "keras", "keras_hub" or "trunk" for trunks of self-supervised training.
         network: name of the network in the library.
         row: name of the network of this package that has its graph; "" if none has.
-        hub: timm: repository on the Hugging Face hub; keras_hub: handle of the preset.
+        hub: timm: repository on the Hugging Face hub; keras_hub: handle of the preset; trunk: repository on GitHub.
         file: name of the file, in the repository if there is one.
         parameters: trainable parameters of the network with its head.
         gmacs: billions of multiply-accumulates for one image of `size`.
