@@ -11,8 +11,9 @@ import resnet_tf
 from resnet_tf import InputError, config, convert, export, train
 from resnet_tf.data import geometry
 from resnet_tf.evaluation import scored
-from resnet_tf.models import hub
+from resnet_tf.models import hub, preprocessing, weights
 from resnet_tf.runs import network
+from resnet_tf.serving import hub_folder
 from resnet_tf.training import choices
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
@@ -79,6 +80,24 @@ def test_fine_tuning_takes_normalization_scaling_and_crop():
     }  # fmt: skip
     assert choices._settings_of("resnet50_v1b:timm/resnet50.a1_in1k")["crop"] == (224, 235)
     assert network.expected_of("init_from", f"resnet50_v1b:{__file__}") is None
+
+
+@pytest.mark.parametrize("labels", [("b", "a", "c"), ()])
+def test_a_head_of_a_folder_is_copied_by_the_names_of_its_classes(labels, tmp_path):
+    theirs = resnet_tf.create_model("resnet18_v1b", num_classes=3, seed=5)
+    expected = preprocessing.of_published("resnet18.tv_in1k")
+    weights.save(theirs, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(hub_folder.describe(theirs, expected, labels)))
+    settings = config.from_settings(
+        config.TrainConfig, {"model": "resnet18_v1b", "dataset": "digits", "train_steps": 1}, "fit"
+    )
+    trained = network.load("init_from", str(tmp_path), settings)
+    assert trained.classes == (list(labels) or None)
+    ours = resnet_tf.create_model("resnet18_v1b", num_classes=3, input_shape=(32, 32, 3), seed=6)
+    network.start_from(ours, trained, ["a", "b", "c"])
+    order = [1, 0, 2] if labels else [0, 1, 2]
+    kernels = [np.asarray(model.get_layer("logits").kernel) for model in (ours, theirs)]
+    np.testing.assert_array_equal(kernels[0], kernels[1][:, order])
 
 
 @pytest.fixture(scope="module")

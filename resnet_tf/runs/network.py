@@ -166,7 +166,7 @@ def load(flag: str, origin: str, config, classes: int | None = None) -> Trained:
             Hugging Face hub, see `models.hub`; or MODEL:WEIGHTS, where WEIGHTS is what `weights.open_source` takes, or
             "random".
         config: a `TrainConfig`, for input size and precision.
-        classes: number of classes of MODEL:WEIGHTS; None for that of the paper.
+        classes: number of classes of MODEL:WEIGHTS; None for that of published weights or of a folder, else the paper's.
 
     Raises:
         InputError: no such network.
@@ -186,14 +186,25 @@ def load(flag: str, origin: str, config, classes: int | None = None) -> Trained:
     dtype = configuration.PRECISIONS[config.device.precision].policy
     head = None if flag == "init_from" else "keep"  # a teacher needs the head, a start does not
     pretrained = {} if weights == "random" else {"weights": weights}
+    count, labels = _outputs_of(weights)
     is_same = flag == "init_from" and name == config.model.model
     shortcut = config.model.shortcut if is_same else ""  # such as chenyaofo's B for CIFAR
     model = create_model(
-        name, num_classes=classes, input_shape=(size, size, 3), shortcut=shortcut or None, dtype=dtype, head=head,
+        name, num_classes=classes or count, input_shape=(size, size, 3), shortcut=shortcut or None, dtype=dtype, head=head,
         **pretrained,
     )  # fmt: skip
     normalization = colour.PUBLISHED[preprocessing.name_of(expected.mean) if expected else "imagenet"]
-    return Trained(origin, model, normalization, None)
+    return Trained(origin, model, normalization, labels)
+
+
+def _outputs_of(weights):
+    """Return the number of classes of weights and the names of these, None for what is not known or no head."""
+    if hub.is_folder(weights):
+        folder = hub.read(weights)
+        return folder.classes or None, list(folder.labels) or None
+    if published.is_tag(weights) and not pathlib.Path(weights).exists():
+        return published.find(weights).classes or None, None
+    return None, None
 
 
 def _restored(flag, origin, theirs, classes, values, config):
