@@ -242,4 +242,11 @@ def _imported(config):
 
     identity = {"network": section.network, "init_from": imported.init_from}
     row = {"recipe": f"weights {imported.init_from}", "steps": "", "epochs": ""}
-    return Target(identity, settings, None, f"--network={section.network}", members, row)
+    return Target(identity, settings, _labels(imported), f"--network={section.network}", members, row)
+
+
+def _labels(imported):
+    """Return the names of the classes of a folder of the hub, for images in folders; None if they are not known."""
+    if imported.dataset != "folder" or imported.classes or not hub.is_folder(imported.init_from):
+        return None
+    return list(hub.read(imported.init_from).labels) or None

@@ -162,11 +162,11 @@ def load(flag: str, origin: str, config, classes: int | None = None) -> Trained:
 
     Args:
         flag: flag to name in errors, "teacher" or "init_from".
-        origin: a run folder; an exported model; a published tag, with or without "timm/"; a folder in the layout of the
-            Hugging Face hub, see `models.hub`; or MODEL:WEIGHTS, where WEIGHTS is what `weights.open_source` takes, or
-            "random".
+        origin: a run folder; an exported model; a published tag, with or without "timm/"; a folder in the layout of
+            the Hugging Face hub, see `models.hub`; or MODEL:WEIGHTS, where WEIGHTS is what `weights.open_source` takes,
+            or "random".
         config: a `TrainConfig`, for input size and precision.
-        classes: number of classes of MODEL:WEIGHTS; None for that of published weights or of a folder, else the paper's.
+        classes: number of classes of MODEL:WEIGHTS; None for that of a tag or a folder, else of the paper.
 
     Raises:
         InputError: no such network.
@@ -190,8 +190,8 @@ def load(flag: str, origin: str, config, classes: int | None = None) -> Trained:
     is_same = flag == "init_from" and name == config.model.model
     shortcut = config.model.shortcut if is_same else ""  # such as chenyaofo's B for CIFAR
     model = create_model(
-        name, num_classes=classes or count, input_shape=(size, size, 3), shortcut=shortcut or None, dtype=dtype, head=head,
-        **pretrained,
+        name, num_classes=classes or count, input_shape=(size, size, 3), shortcut=shortcut or None, dtype=dtype,
+        head=head, **pretrained,
     )  # fmt: skip
     normalization = colour.PUBLISHED[preprocessing.name_of(expected.mean) if expected else "imagenet"]
     return Trained(origin, model, normalization, labels)
