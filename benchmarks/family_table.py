@@ -17,8 +17,10 @@ import numpy as np
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+sys.path.insert(0, str(ROOT / "benchmarks"))
 import drawn  # noqa: E402
 import reference  # noqa: E402
+import tags_table  # noqa: E402
 from test_family import SIZES, randomise, relative  # noqa: E402
 
 import resnet_tf  # noqa: E402
@@ -107,7 +109,7 @@ def main():
             f"{figures.gflops_thop:.3f} | {figures.mib_float32:.2f} | {' | '.join(cells)} |"
         )
         print(lines[-1], file=sys.stderr, flush=True)
-    (ROOT / "docs" / "family.md").write_text("\n".join(lines) + "\n")
+    (ROOT / "docs" / "family.md").write_text("\n".join([*lines, "", *tags_table.lines()]) + "\n")
 
 
 if __name__ == "__main__":

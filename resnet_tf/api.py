@@ -29,7 +29,7 @@ from resnet_tf.config import (
 from resnet_tf.data import images, progress
 from resnet_tf.data.splits import Source
 from resnet_tf.errors import InputError
-from resnet_tf.models import preprocessing
+from resnet_tf.models import hub, preprocessing
 from resnet_tf.runs import record, restore, versions
 from resnet_tf.serving import predict as predicting
 from resnet_tf.serving import runtimes
@@ -251,8 +251,9 @@ def preprocessing_of(source: Path) -> preprocessing.Preprocessing:
         inputs = expected.layer()(pixels)  # uint8 [batch, 224, 224, 3] -> float32 of the same shape
 
     Args:
-        source: a network with published weights, or these weights, see `preprocessing.of_published`; a run folder of
-            classification; or an exported model: a folder of versions, one version, or a file in it.
+        source: a network with published weights, or their tag, see `preprocessing.of_published`; a folder in the layout
+            of the Hugging Face hub; a run folder of classification; or an exported model: a folder of versions, one
+            version, or a file in it.
 
     Returns:
         A frozen dataclass; its `layer` normalises images. An exported .tflite, .onnx or .keras file normalises by
@@ -265,22 +266,25 @@ def preprocessing_of(source: Path) -> preprocessing.Preprocessing:
     if (path / record.MANIFEST).exists():
         run, _, normalization = restore.load(path)
         statistics = [np.asarray(getattr(normalization, name)).tolist() for name in ("mean", "std")]
-        return _of_data(*statistics, evaluation_size(run.config.data), run.config.data.resize)
+        data = run.config.data
+        return _of_data(*statistics, evaluation_size(data), data.resize, data.interpolation)
+    if hub.is_folder(path):
+        return hub.read(path).expected
     card = (versions.locate(path) if path.is_dir() else path.parent) / versions.CARD
     if not path.exists() or not card.exists():
         return preprocessing.of_published(str(source))
     try:
         told = json.loads(card.read_text())
         statistics = [told["preprocessing"][name] for name in ("mean", "std")]
-        return _of_data(*statistics, int(told["image_size"]), int(told["resize"]))
+        return _of_data(*statistics, int(told["image_size"]), int(told["resize"]), told.get("interpolation", ""))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{card}: damaged ({error!r})") from None
 
 
-def _of_data(mean, std, size, resize):
+def _of_data(mean, std, size, resize, interpolation):
     """Return the preprocessing of this package's evaluation; `std` is one number where a mean image is subtracted."""
     std = tuple(std) if isinstance(std, list) else (std,) * 3
-    return preprocessing.Preprocessing(_as_tuple(mean), std, size, resize or size)
+    return preprocessing.Preprocessing(_as_tuple(mean), std, size, resize or size, interpolation or "bilinear")
 
 
 def _as_tuple(values):

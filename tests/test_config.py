@@ -81,10 +81,11 @@ def holds(config_type, other, wanted, values):
 
 
 def allowed(config_type, other):
-    if other == "format":
+    choices = config.fields_of(config_type)[other].metadata["choices"]
+    if other == "format" and not choices:  # that of export, a list; that of convert has choices
         return FORMATS
     given = (GIVEN,) * (other == "dataset" and issubclass(config_type, config.TrainConfig))  # by Python, not by a flag
-    return (*config.fields_of(config_type)[other].metadata["choices"], *given)
+    return (*choices, *given)
 
 
 def unused(config_type, name, other):

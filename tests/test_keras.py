@@ -208,14 +208,10 @@ def test_the_package_alone_does_not_import_tensorflow():
 
 
 def test_preprocessing_of_published_weights():
-    assert {tag for _, tag in weights.PUBLISHED.values()} == set(preprocessing.TABLE)
-    plain = resnet_tf.preprocessing_of("resnet50_v1d")
-    assert (
-        plain
-        == resnet_tf.preprocessing_of("timm/resnet50d.ra2_in1k")
-        == resnet_tf.preprocessing_of("resnet50d.ra2_in1k")
-    )
+    plain = resnet_tf.preprocessing_of("timm/resnet50d.ra2_in1k")
+    assert plain == resnet_tf.preprocessing_of("resnet50d.ra2_in1k")
     assert (plain.size, plain.resize, plain.crop, plain.interpolation) == (224, 256, 0.875, "bicubic")
+    assert resnet_tf.preprocessing_of("resnet50_v1d") == resnet_tf.preprocessing_of("resnet50d.ra4_e3600_r224_in1k")
     assert resnet_tf.preprocessing_of("resnet50_v1b").resize == 235  # int(224 / 0.95), as in timm
     assert resnet_tf.preprocessing_of("resnet200_v1d").resize == 269  # int(256 / 0.95)
     assert resnet_tf.preprocessing_of("resnet50_v2").mean == (127.5, 127.5, 127.5)
@@ -227,7 +223,7 @@ def test_preprocessing_of_published_weights():
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_layer_that_normalises(dtype, rng, tmp_path):
     pixels = rng.integers(0, 256, (2, 5, 7, 3)).astype(dtype)
-    layer = resnet_tf.preprocessing_of("resnet18_v1d").layer()
+    layer = resnet_tf.preprocessing_of("resnet18d.ra2_in1k").layer()
     expected = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(layer(pixels), expected, rtol=0, atol=1e-5)  # float32 of numbers up to 3
     assert type(layer) is keras.layers.Normalization

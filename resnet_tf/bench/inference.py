@@ -187,7 +187,8 @@ def _write_images(folder, encoded, card):
         (folder / str(index)).write_bytes(data)
     size, resize = card["image_size"], card["resize"] or card["image_size"]
     for name, side in {"pixels": size, "squares": resize}.items():
-        np.save(folder / f"{name}.npy", np.stack([geometry.center(data, side, resize).numpy() for data in encoded]))
+        views = [geometry.center(data, side, resize, None, card.get("interpolation", "")).numpy() for data in encoded]
+        np.save(folder / f"{name}.npy", np.stack(views))
     return folder
 
 

@@ -1,4 +1,7 @@
-"""Convert weights: `python -m resnet_tf.convert --model=resnet50_v1d --source=FILE --out=FILE`."""
+"""Convert weights: `python -m resnet_tf.convert --model=resnet50_v1d --source=FILE --out=FILE`.
+
+`--run=runs/NAME --out=FOLDER --format=hub` writes a folder for the Hugging Face hub.
+"""
 
 import sys
 
@@ -7,7 +10,11 @@ from resnet_tf.errors import InputError
 
 
 def _run(settings, _):
-    command.require(settings, "model", "source", "out")
+    command.require(settings, *(("out",) if settings.run else ("model", "source", "out")))
+    if settings.format == "hub":
+        from resnet_tf.serving import hub_folder
+
+        return hub_folder.write(settings)
     from resnet_tf.models import create_model, find, weights
 
     row = find(settings.model)

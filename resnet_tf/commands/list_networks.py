@@ -1,5 +1,6 @@
-"""List the networks and their costs: `python -m resnet_tf.models [PATTERN]`."""
+"""List the networks and their costs: `python -m resnet_tf.models [PATTERN]`; published weights with --pretrained."""
 
+import dataclasses
 import sys
 
 from resnet_tf import command, config
@@ -33,11 +34,46 @@ def _row(name):
     }
 
 
+def _pretrained(settings, patterns):
+    """List published weights by their tags, or by the network of this package that takes them."""
+    from resnet_tf.models import published
+
+    tags = {}
+    for pattern in patterns or ["*"]:
+        found = [published.find(name) for name in published.names(pattern)] or published.of_row(pattern)
+        if not found:
+            published.find(pattern)  # raises an error that names the nearest tags
+        tags |= {tag.tag: tag for tag in found}
+    rows = [dataclasses.asdict(tag) | {"best": published.best().get(tag.row) == tag} for tag in tags.values()]
+    if settings.json:
+        return {"pretrained": rows}
+    print(
+        f"{'tag':44} {'network':22} {'parameters':>11} {'GMACs':>8} {'train':>5} {'test':>5} {'crop':>5} "
+        f"{'scaling':9} {'top-1':>6} {'licence':13} file"
+    )
+    for row in rows:
+        numbers = [_cell(row["parameters"], ",", 11), _cell(row["gmacs"], ".3f", 8), _cell(row["size"], "d", 5),
+                   _cell(row["test_size"], "d", 5), _cell(row["test_crop"], ".3g", 5)]  # fmt: skip
+        where = f"{row['hub']}/{row['file']}" if row["hub"] else f"{row['file']} ({row['library']})"
+        where = f"does not load: {row['reason']}" if row["reason"] else where
+        best = " (weights=imagenet)" if row["best"] else ""
+        top1 = _cell(row["top1"], ".2f", 6)
+        print(f"{row['tag']:44} {row['row']:22} {' '.join(numbers)} {row['interpolation']:9} {top1} "
+              f"{row['licence']:13} {where}{best}")  # fmt: skip
+    return {"pretrained": len(rows)}
+
+
+def _cell(value, form, width):
+    return f"{'' if value is None else format(value, form):>{width}}"
+
+
 def _run(settings, patterns):
     from resnet_tf.models import find, list_models
 
     if settings.diagram:
         return _draw(settings)
+    if settings.pretrained:
+        return _pretrained(settings, patterns)
     names = []
     for pattern in patterns or ["*"]:
         # A name outside of the table is a CIFAR network of any valid depth, or `find` raises an error.
@@ -53,7 +89,9 @@ def _run(settings, patterns):
     return {"models": len(rows)}
 
 
-main = command.entry("List the networks and their costs.", config.ModelsConfig, _run, positional="[PATTERN]")
+main = command.entry(
+    "List the networks and their costs, or published weights.", config.ModelsConfig, _run, positional="[PATTERN]"
+)
 
 if __name__ == "__main__":
     sys.exit(main())

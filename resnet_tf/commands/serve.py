@@ -63,7 +63,8 @@ def _explainer(path):
     def explain(view, class_name):
         return attribution.grad_cam(subject, view, class_name).heat
 
-    return heat.Explainer(explain, subject.classes, subject.size, subject.resize, subject.exif)
+    view = (subject.size, subject.resize, subject.exif, subject.interpolation)
+    return heat.Explainer(explain, subject.classes, *view)
 
 
 def _exported(path):
@@ -78,9 +79,8 @@ def _exported(path):
         dataclasses.replace(theirs.device, precision="float32"),
     )
     trained = network.load("model", str(path), dataclasses.replace(theirs, data=data, device=device))
-    return attribution.Subject(
-        trained.model, trained.normalization, trained.classes, size, theirs.data.resize, theirs.data.exif
-    )
+    view = (size, theirs.data.resize, theirs.data.exif, theirs.data.interpolation)
+    return attribution.Subject(trained.model, trained.normalization, trained.classes, *view)
 
 
 if __name__ == "__main__":

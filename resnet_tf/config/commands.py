@@ -231,15 +231,29 @@ class PredictConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class ConvertConfig:
+class ConvertConfig(Checked):
     """Conversion."""
 
     model: str = setting("", "Name of the network.")
     source: str = setting(
         "",
-        "Weights file: .safetensors; .pth, .pt, .th, .pth.tar, .ckpt or .bin of PyTorch; .h5 of Keras or of resnet_tf.",
+        "Weights: a .safetensors; .pth, .pt, .th, .pth.tar, .ckpt or .bin of PyTorch; .h5 of Keras or of resnet_tf; a "
+        "folder of config.json and model.safetensors; or a published tag.",
     )
-    out: str = setting("", "File to write: .weights.h5 (resnet_tf) or .safetensors (timm's names).")
+    run: str = setting(
+        "", "Run folder to write, instead of --model and --source.", used_with={"format": ("hub",), "model": UNSET}
+    )
+    weights: str = weights_setting({"run": SET})
+    out: str = setting(
+        "", "File to write: .weights.h5 (resnet_tf) or .safetensors (timm's names); a new folder for hub."
+    )
+    format: str = setting(
+        "file",
+        "file: one file of weights; hub: a folder that the Hugging Face hub and timm read, with config.json, "
+        "model.safetensors and README.md.",
+        choices=("file", "hub"),
+    )
+    licence: str = setting("", "Licence of the weights, for README.md.", used_with={"format": ("hub",)})
     num_classes: int = setting(0, "Number of classes of the weights. 0: that of the paper.", low=0)
     shortcut: str = setting("", "Shortcut, as in `train`.", choices=("", "A", "B", "C"))
     graph: str = setting("", "Graph, as in `train`. Unset: the graph of the weights.", choices=("", "paper", "timm"))
@@ -257,6 +271,10 @@ class ModelsConfig(Checked):
     """Listing."""
 
     json: bool = setting(False, "Print all columns in the JSON line instead of a table.")
+    pretrained: bool = setting(
+        False, "List published weights instead: [PATTERN] is of their tags, such as resnet50*.a1_in1k.",
+        used_with={"diagram": UNSET},
+    )  # fmt: skip
     diagram: tuple[str, ...] = setting((), "Networks to draw block by block instead; NAME:timm for timm's graph.")
     out: str = setting(
         "", "Image file to write, .png or .svg. Unset: named after the networks.", used_with={"diagram": SET}

@@ -4,7 +4,7 @@ import dataclasses
 
 from resnet_tf.config.fields import SET, UNSET, check_used, listed, setting
 from resnet_tf.config.sections import DATASETS
-from resnet_tf.config.shared import exif_setting, weights_setting
+from resnet_tf.config.shared import exif_setting, interpolation_setting, weights_setting
 from resnet_tf.errors import InputError
 
 _IMPORTED = {"network": SET}
@@ -73,7 +73,10 @@ class ImportedSection:
     """Data of a network with imported weights."""
 
     init_from: str = setting(
-        "", "Weights: a file that `convert` reads, or imagenet to download them.", used_with=_IMPORTED
+        "",
+        "Weights: a file that `convert` reads; a folder of config.json and model.safetensors; a published tag, see "
+        "python -m resnet_tf.models --pretrained; or imagenet for the best of those.",
+        used_with=_IMPORTED,
     )
     dataset: str = setting("", "Source of the images, as in `train`.", choices=("", *DATASETS), used_with=_IMPORTED)
     tfds_name: str = setting(
@@ -81,16 +84,24 @@ class ImportedSection:
     )
     classes: tuple[str, ...] = setting((), "Class names in the order of the outputs.", used_with=_IMPORTED)
     exif: str = exif_setting(_IMPORTED)
-    image_size: int = setting(0, "Height and width of the network's input in pixels.", low=0, used_with=_IMPORTED)
+    image_size: int = setting(
+        0, "Height and width of the network's input in pixels. 0: that at which published weights were tested.", low=0,
+        used_with=_IMPORTED,
+    )  # fmt: skip
     resize: int = setting(
-        0, "Shorter image side in pixels before the central crop. 0: the side of the crop.", low=0, used_with=_IMPORTED
+        0,
+        "Shorter side of the image in pixels before the crop. 0: that of published weights, else the side of the crop.",
+        low=0,
+        used_with=_IMPORTED,
     )
+    interpolation: str = interpolation_setting(_IMPORTED)
     normalization: str = setting(
-        "imagenet",
+        "",
         "Normalisation that the weights were trained with. imagenet: the constants of Bag of Tricks, which also fit "
-        "weights of timm and torchvision; inception: mean and deviation 127.5; caffe: BGR minus its mean "
-        "(keras.applications' ResNet50); channel and pixel: statistics of the training split.",
-        choices=("imagenet", "inception", "caffe", "channel", "pixel"),
+        "most weights of timm and torchvision; inception: mean and deviation 127.5; caffe: BGR minus its mean "
+        "(keras.applications' ResNet50); channel and pixel: statistics of the training split. Unset: that of published "
+        "weights, else imagenet.",
+        choices=("", "imagenet", "inception", "caffe", "channel", "pixel"),
         used_with=_IMPORTED,
     )
 
@@ -124,7 +135,7 @@ class EvaluateConfig:
         if not scales or list(scales) != sorted(set(scales)) or scales[0] < 8:
             raise InputError(f"--scales={listed(scales)}: not rising numbers of at least 8 pixels")
         if scored == ["network"]:
-            for name in ("init_from", "dataset", "image_size"):
+            for name in ("init_from", "dataset"):
                 if not getattr(self.imported, name):
                     raise InputError(f"--{name} is not set, which --network needs")
 

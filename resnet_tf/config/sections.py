@@ -5,7 +5,13 @@ import re
 from typing import NamedTuple
 
 from resnet_tf.config.fields import SET, UNSET, setting
-from resnet_tf.config.shared import color_jitter_setting, exif_setting, lighting_setting, threads_setting
+from resnet_tf.config.shared import (
+    color_jitter_setting,
+    exif_setting,
+    interpolation_setting,
+    lighting_setting,
+    threads_setting,
+)
 
 SMALL_DATASETS = ("cifar10", "cifar100", "digits", "synthetic")
 AUTO = "auto"  # the value of --init_from that asks for published weights where they can be had
@@ -86,9 +92,9 @@ class ModelConfig:
     )
     init_from: str = setting(
         "",
-        "Initial weights: a run, an exported model, or MODEL:FILE as in --teacher; auto: published weights of --model "
-        "where they can be had, else none. The classifier is copied by class name, or starts anew if the classes "
-        "differ.",
+        "Initial weights: a run; an exported model; a published tag; a folder of config.json and model.safetensors; or "
+        "MODEL:FILE as in --teacher. auto: published weights of --model where they can be had, else none. The "
+        "classifier is copied by class name, or starts anew if the classes differ.",
     )
     freeze: tuple[str, ...] = setting(
         (),
@@ -167,6 +173,7 @@ class DataConfig:
     resize: int = setting(
         0, "Shorter image side in pixels before the central crop of evaluation. 0: the side of the crop.", low=0
     )
+    interpolation: str = interpolation_setting(_DECODED)
     normalization: str = setting(
         "channel",
         "channel: mean and standard deviation of each channel; pixel: the mean image (He 2015); imagenet: the "

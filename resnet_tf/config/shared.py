@@ -27,6 +27,17 @@ def weights_setting(used_with=None):
     )
 
 
+def interpolation_setting(used_with=None):
+    """Declare --interpolation, for every command that makes evaluation views."""
+    return setting(
+        "",
+        "Scaling in evaluation and export as Pillow and torchvision do it, so also timm: bilinear or bicubic, with the "
+        "longer side rounded down. Unset: bilinear, with the longer side rounded to the nearest.",
+        choices=("", "bilinear", "bicubic"),
+        used_with=used_with,
+    )
+
+
 def color_jitter_setting():
     """Declare --color_jitter."""
     return setting((), "Ranges for brightness, contrast, saturation and hue factors (Bag of Tricks: 0.4,0,0.4,0.4).")

@@ -40,13 +40,14 @@ class Decoded:
         """Return a part of the image, resized to a square: uint8 [size, size, 3]."""
         return _shrink(self.window(*box), size)
 
-    def scaled(self, height, width, top, left, size):
+    def scaled(self, height, width, top, left, size, interpolation="bilinear"):
         """Return a square of the image after the image is scaled to height x width: uint8 [size, size, 3]."""
         sides, offset = tf.stack([height, width]), tf.stack([top, left])
-        start, stop = resizing.source_window([self.height, self.width], sides, offset, [size, size])
+        start, stop = resizing.source_window([self.height, self.width], sides, offset, [size, size], interpolation)
         extent = stop - start
         pixels = self.window(*tf.unstack(tf.cast(tf.concat([start, extent], axis=0), tf.int32)))
-        return resizing.resize_part(pixels, [self.height, self.width], start, sides, offset, [size, size])
+        whole = [self.height, self.width]
+        return resizing.resize_part(pixels, whole, start, sides, offset, [size, size], interpolation)
 
 
 class Encoded(Decoded):

@@ -3,9 +3,9 @@
 The caller passes the random numbers of a view, so the functions here are deterministic. Only the visible part of a JPEG
 is decoded. Views show the upright image, after its orientation tag (EXIF) is applied.
 
-Scaling is bilinear with half-pixel centres and antialiasing. The exception is `random_resized_crop`, which shrinks by a
-factor of 2, 4 or 8 inside the JPEG decoder, which averages, and by the rest without antialiasing, as MXNet and OpenCV
-do; docs/performance.md says what antialiasing would cost and change.
+Scaling is bilinear with half-pixel centres and antialiasing; views for evaluation may be bicubic. The exception is
+`random_resized_crop`, which shrinks by a factor of 2, 4 or 8 inside the JPEG decoder, which averages, and by the rest
+without antialiasing, as MXNet and OpenCV do; docs/performance.md says what antialiasing would cost and change.
 """
 
 import dataclasses
@@ -222,7 +222,9 @@ VIEWS = {
 # --- Views for evaluation --------------------------------------------------------------------------------------------
 
 
-def center(data: tf.Tensor, size: int, resize: int = 0, box: tf.Tensor | None = None) -> tf.Tensor:
+def center(
+    data: tf.Tensor, size: int, resize: int = 0, box: tf.Tensor | None = None, interpolation: str = ""
+) -> tf.Tensor:
     """Scale the shorter side of an image to `resize` and crop the central square: uint8 [size, size, 3].
 
     Args:
@@ -230,11 +232,14 @@ def center(data: tf.Tensor, size: int, resize: int = 0, box: tf.Tensor | None = 
         size: side of the square in pixels.
         resize: length of the shorter side in pixels; 0 for `size`.
         box: see `View`.
+        interpolation: see `images.resize_center`.
     """
-    return images.resize_center(decoding.decoded(data, box), size, resize)
+    return images.resize_center(decoding.decoded(data, box), size, resize, interpolation)
 
 
-def ten_crop(data: tf.Tensor, size: int, resize: int = 0, box: tf.Tensor | None = None) -> tf.Tensor:
+def ten_crop(
+    data: tf.Tensor, size: int, resize: int = 0, box: tf.Tensor | None = None, interpolation: str = ""
+) -> tf.Tensor:
     """Crop corners and centre of an image and of its mirror image (Krizhevsky 2012; He et al. 2015, section 4.1).
 
     Args:
@@ -242,19 +247,21 @@ def ten_crop(data: tf.Tensor, size: int, resize: int = 0, box: tf.Tensor | None 
         size: side of the squares in pixels.
         resize: shorter side of the scaled image in pixels; 0 for `size`.
         box: see `View`.
+        interpolation: see `images.resize_center`.
 
     Returns:
         uint8 [10, size, size, 3]: top left, top right, bottom left, bottom right, centre; then the same crops of the
         mirrored image, whose top left is the mirrored top right. torchvision's TenCrop has the same order.
     """
     image = decoding.Decoded(decoding.decoded(data, box))
-    height, width = tf.unstack(images.scaled_sides(image.height, image.width, resize or size))
+    height, width = tf.unstack(images.scaled_sides(image.height, image.width, resize or size, interpolation))
     positions = _six_positions(height, width, size)
-    crops = tf.stack([image.scaled(height, width, top, left, size) for top, left in positions])
+    kernel = interpolation or "bilinear"
+    crops = tf.stack([image.scaled(height, width, top, left, size, kernel) for top, left in positions])
     return tf.concat([crops[:5], tf.reverse(tf.gather(crops, _MIRRORED), [2])], axis=0)
 
 
-def ten_boxes(height: int, width: int, size: int, resize: int = 0) -> list[list[float]]:
+def ten_boxes(height: int, width: int, size: int, resize: int = 0, interpolation: str = "") -> list[list[float]]:
     """Return the parts of an image that `ten_crop` shows.
 
     Args:
@@ -262,11 +269,12 @@ def ten_boxes(height: int, width: int, size: int, resize: int = 0) -> list[list[
         width: width of the image in pixels.
         size: see `ten_crop`.
         resize: see `ten_crop`.
+        interpolation: see `ten_crop`.
 
     Returns:
         Top, left, height and width in pixels of the image, for each of the ten crops; the last five are mirrored.
     """
-    tall, wide = images.scaled_sides(height, width, resize or size)
+    tall, wide = images.scaled_sides(height, width, resize or size, interpolation)
     positions = _six_positions(tall, wide, size)
     boxes = [_unscaled(int(top), int(left), size, height / int(tall), width / int(wide)) for top, left in positions]
     return boxes[:5] + [boxes[index] for index in _MIRRORED]
@@ -291,13 +299,14 @@ def _unscaled(top, left, size, down, across):
     return [top * down, left * across, size * down, size * across]
 
 
-def scaled_whole(data: tf.Tensor, resize: int, box: tf.Tensor | None = None) -> tf.Tensor:
+def scaled_whole(data: tf.Tensor, resize: int, box: tf.Tensor | None = None, interpolation: str = "") -> tf.Tensor:
     """Scale the shorter side of the whole image, for fully convolutional evaluation (He et al. 2015, section 4.1).
 
     Args:
         data: scalar string, an encoded image.
         resize: shorter side of the scaled image in pixels.
         box: see `View`.
+        interpolation: see `images.resize_center`.
 
     Returns:
         uint8 [height, width, 3].
@@ -307,7 +316,7 @@ def scaled_whole(data: tf.Tensor, resize: int, box: tf.Tensor | None = None) -> 
     """
     pixels = decoding.decoded(data, box)
     shape = tf.shape(pixels)
-    sides = images.scaled_sides(shape[0], shape[1], resize)
+    sides = images.scaled_sides(shape[0], shape[1], resize, interpolation)
     with tf.control_dependencies([images.check_pixels(sides[0], sides[1])]):
         sides = tf.identity(sides)
-    return resizing.resize_window(pixels, sides, tf.zeros([2], tf.int64), sides)
+    return resizing.resize_window(pixels, sides, tf.zeros([2], tf.int64), sides, interpolation or "bilinear")

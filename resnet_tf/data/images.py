@@ -247,7 +247,7 @@ def _check_bmp(data: bytes, name: str) -> None:
 
 
 def resize_center(
-    image: tf.Tensor | np.ndarray, size: int, resize: int = 0, interpolation: str = "bilinear", on_gpu: bool = False
+    image: tf.Tensor | np.ndarray, size: int, resize: int = 0, interpolation: str = "", on_gpu: bool = False
 ) -> tf.Tensor:
     """Scale the shorter side and crop the centre, as evaluation and serving do.
 
@@ -260,7 +260,9 @@ def resize_center(
         image: uint8 [H, W, 3] or [batch, H, W, 3]; the shape need not be known statically.
         size: side of the result in pixels.
         resize: length of the shorter side before the crop, in pixels and at least `size`; 0 for `size`.
-        interpolation: "bilinear" as `tf.image.resize`, or "bicubic" as Pillow; see `resizing`.
+        interpolation: "bilinear" or "bicubic" for the view of torchvision and timm on images of Pillow, which rounds
+            the longer side down and half a pixel of a margin to the even number; see `resizing`. "" for bilinear with
+            the longer side rounded to the nearest and margins rounded down.
         on_gpu: see `resizing.resize_window`.
 
     Returns:
@@ -273,14 +275,14 @@ def resize_center(
     shorter = min(height, width) if is_static else tf.minimum(height, width)
 
     def crop():
-        top, left = (height - size) // 2, (width - size) // 2
+        top, left = (margin(side, size, interpolation) for side in (height, width))
         return image[..., top : top + size, left : left + size, :]
 
     def scale():
         with resizing.on_host(on_gpu):
-            scaled = scaled_sides(height, width, resize)
-            offset = (scaled - size) // 2
-        return resizing.resize_window(image, scaled, offset, [size, size], interpolation, on_gpu)
+            scaled = scaled_sides(height, width, resize, interpolation)
+            offset = margin(scaled, size, interpolation)
+        return resizing.resize_window(image, scaled, offset, [size, size], interpolation or "bilinear", on_gpu)
 
     if is_static:
         return crop() if shorter == resize else scale()
@@ -288,10 +290,26 @@ def resize_center(
     return tf.ensure_shape(view, [*image.shape[:-3], size, size, 3])
 
 
-def scaled_sides(height: tf.Tensor | int, width: tf.Tensor | int, shorter: tf.Tensor | int) -> tf.Tensor:
-    """Return height and width after the shorter side is scaled to `shorter`, rounded to the nearest: int64 [2]."""
+def margin(side: tf.Tensor | int, size: int, interpolation: str = "") -> tf.Tensor | int:
+    """Return the pixels of a side before its central crop of `size`, as `resize_center` rounds for `interpolation`."""
+    rest = side - size
+    if not interpolation:
+        return rest // 2
+    odd_half = rest % 4 == 3  # such as 7 / 2 = 3.5, to 4
+    return rest // 2 + (tf.cast(odd_half, rest.dtype) if tf.is_tensor(rest) else int(odd_half))
+
+
+def scaled_sides(
+    height: tf.Tensor | int, width: tf.Tensor | int, shorter: tf.Tensor | int, interpolation: str = ""
+) -> tf.Tensor:
+    """Return height and width after the shorter side is scaled to `shorter`: int64 [2].
+
+    They are rounded to the nearest, or as `resize_center` says for an `interpolation`.
+    """
     sides = tf.cast(tf.stack([height, width]), tf.int64)
     least = tf.reduce_min(sides)
+    if interpolation:
+        return sides * tf.cast(shorter, tf.int64) // least
     return (2 * sides * tf.cast(shorter, tf.int64) + least) // (2 * least)
 
 

@@ -11,9 +11,9 @@ import contextlib
 
 import tensorflow as tf
 
-_KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic"}  # names in `tf.raw_ops.ScaleAndTranslate`
 _RADIUS = {"bilinear": 1, "bicubic": 2}
-INTERPOLATIONS = tuple(_KERNELS)
+INTERPOLATIONS = tuple(_RADIUS)
+_BITS = 22  # after the point of Pillow's weights
 
 
 def on_host(wanted: bool) -> contextlib.AbstractContextManager:
@@ -78,18 +78,46 @@ def resize_part(
     """
     batch, size = part if part.shape.rank == 4 else part[None], tf.cast(size, tf.int32)
     where = (batch, sides, start, scaled, offset, size, interpolation)
+    on_cpu = by_kernel if interpolation == "bilinear" else by_integers
     if on_gpu:
         # The index of the device on which the graph runs, known when it runs: a SavedModel moves between machines.
         device = tf.raw_ops.DeviceIndex(device_names=["CPU", "GPU"])
-        pixels = tf.switch_case(device, [lambda: by_kernel(*where), lambda: by_products(*where)])
+        pixels = tf.switch_case(device, [lambda: on_cpu(*where), lambda: by_products(*where)])
     else:
-        pixels = by_kernel(*where)
+        pixels = on_cpu(*where)
     pixels = tf.saturate_cast(tf.round(pixels) if interpolation == "bilinear" else _levels(pixels), tf.uint8)
     return pixels if part.shape.rank == 4 else pixels[0]
 
 
 def by_kernel(part, sides, start, scaled, offset, size, interpolation: str = "bilinear") -> tf.Tensor:
-    """Resize by TensorFlow's kernel, which runs on CPUs only.
+    """Resize bilinearly by TensorFlow's kernel, which runs on CPUs only.
+
+    Args:
+        part: uint8 [batch, h, w, 3]; this and the other arguments as for `resize_part`.
+        sides: see `resize_part`.
+        start: see `resize_part`.
+        scaled: see `resize_part`.
+        offset: see `resize_part`.
+        size: see `resize_part`.
+        interpolation: "bilinear".
+
+    Returns:
+        float32 [batch, size[0], size[1], 3], not rounded.
+    """
+    ratio = tf.cast(scaled, tf.float64) / tf.cast(sides, tf.float64)
+    translation = tf.cast(start, tf.float64) * ratio - tf.cast(offset, tf.float64)
+    return tf.raw_ops.ScaleAndTranslate(
+        images=part, size=size, scale=tf.cast(ratio, tf.float32), translation=tf.cast(translation, tf.float32),
+        kernel_type="triangle", antialias=True,
+    )  # fmt: skip
+
+
+def by_integers(part, sides, start, scaled, offset, size, interpolation: str = "bicubic") -> tf.Tensor:
+    """Resize with Pillow's integers (src/libImaging/Resample.c), so that every level is Pillow's.
+
+    Weights are whole numbers of 22 bits after the point. With floating-point numbers, values half-way between two
+    levels, which are frequent where an image grows by a simple ratio, would be rounded otherwise now and then, and
+    twice, so that one of some million values would differ by two levels.
 
     Args:
         part: uint8 [batch, h, w, 3]; this and the other arguments as for `resize_part`.
@@ -101,23 +129,55 @@ def by_kernel(part, sides, start, scaled, offset, size, interpolation: str = "bi
         interpolation: see `resize_part`.
 
     Returns:
-        float32 [batch, size[0], size[1], 3], not rounded; "bicubic" may leave [0, 255].
+        float32 [batch, size[0], size[1], 3], whole numbers in [0, 255].
     """
-    ratio = tf.cast(scaled, tf.float64) / tf.cast(sides, tf.float64)
-    translation = tf.cast(start, tf.float64) * ratio - tf.cast(offset, tf.float64)
-    ratio, translation = tf.cast(ratio, tf.float32), tf.cast(translation, tf.float32)
+    for axis in (1, 0):
+        where = (sides[axis], scaled[axis], offset[axis], size[axis], interpolation)
+        first, taps = pillow_weights(*where)
+        last = tf.shape(part)[1 + axis] - 1
+        first -= tf.cast(start[axis], tf.int32)
+        shape = [1, -1, 1, 1] if axis == 0 else [1, 1, -1, 1]
 
-    def resized(images, size, scale, translation):
-        kernel = _KERNELS[interpolation]
-        return tf.raw_ops.ScaleAndTranslate(
-            images=images, size=size, scale=scale, translation=translation, kernel_type=kernel, antialias=True
-        )
+        def add(tap, total, part=part, axis=axis, first=first, taps=taps, last=last, shape=shape):
+            # Taps behind the end of the image have the weight 0.
+            pixels = tf.gather(part, tf.minimum(first + tap, last), axis=1 + axis)
+            return tap + 1, total + tf.cast(pixels, tf.int32) * tf.reshape(taps[tap], shape)
 
-    if interpolation == "bilinear":
-        return resized(part, size, ratio, translation)
-    rows = tf.shape(part)[1]
-    across = _levels(resized(part, [rows, size[1]], [1.0, ratio[1]], [0.0, translation[1]]))
-    return resized(across, size, [ratio[0], 1.0], [translation[0], 0.0])
+        counts = tf.tensor_scatter_nd_update(tf.shape(part), [[1 + axis]], size[axis : axis + 1])
+        half = tf.fill(counts, 2 ** (_BITS - 1))
+        shapes = [tf.TensorShape([]), tf.TensorShape([None, None, None, part.shape[-1]])]
+        count = tf.shape(taps)[0]
+        _, total = tf.while_loop(lambda tap, _, count=count: tap < count, add, [0, half], shape_invariants=shapes)
+        part = tf.cast(tf.clip_by_value(tf.bitwise.right_shift(total, _BITS), 0, 255), tf.uint8)
+    return tf.cast(part, tf.float32)
+
+
+def pillow_weights(side, scaled, offset, size, interpolation: str = "bicubic") -> tuple[tf.Tensor, tf.Tensor]:
+    """Return Pillow's weights of one axis.
+
+    Args:
+        side: see `weights`.
+        scaled: see `weights`.
+        offset: see `weights`.
+        size: see `weights`.
+        interpolation: see `weights`.
+
+    Returns:
+        The first pixel of the image under each kernel, int32 [size]; the weights of the pixels from there on, int32
+        [taps, size], whose columns sum to about 2^22.
+    """
+    side = tf.cast(side, tf.float64)
+    factor = side / tf.cast(scaled, tf.float64)
+    wide = tf.maximum(factor, 1)
+    support = _RADIUS[interpolation] * wide
+    centres = (tf.cast(tf.range(size) + tf.cast(offset, tf.int32), tf.float64) + 0.5) * factor
+    first = tf.maximum(tf.floor(centres - support + 0.5), 0)
+    behind = tf.minimum(tf.floor(centres + support + 0.5), side)
+    taps = tf.range(2 * tf.math.ceil(support) + 1, dtype=tf.float64)[:, None]
+    values = (_cubic if interpolation == "bicubic" else _triangle)(tf.abs((taps + first - centres + 0.5) / wide))
+    values = tf.where(taps < behind - first, values, 0)
+    values *= 2**_BITS / tf.reduce_sum(values, axis=0)
+    return tf.cast(first, tf.int32), tf.cast(tf.sign(values) * tf.floor(tf.abs(values) + 0.5), tf.int32)
 
 
 def by_products(part, sides, start, scaled, offset, size, interpolation: str = "bilinear") -> tf.Tensor:

@@ -33,6 +33,7 @@ class Subject:
         size: height and width of the evaluation view in pixels.
         resize: shorter side of an image before the central crop in pixels; 0 for `size`.
         exif: treatment of orientation tags; see `orientation.treated`.
+        interpolation: see `images.resize_center`.
     """
 
     model: keras.Model
@@ -41,6 +42,7 @@ class Subject:
     size: int
     resize: int
     exif: str = "apply"
+    interpolation: str = ""
 
     def view(self, path: str | pathlib.Path) -> np.ndarray:
         """Return the evaluation view of an image file: uint8 [size, size, 3].
@@ -53,7 +55,7 @@ class Subject:
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}") from None
         data = orientation.treated(self.exif)(tf.constant(images.readable(data, str(path)))).numpy()
-        return images.resize_center(images.decode(data, str(path)), self.size, self.resize).numpy()
+        return images.resize_center(images.decode(data, str(path)), self.size, self.resize, self.interpolation).numpy()
 
 
 def load(folder: str | pathlib.Path, weights: str = "") -> Subject:
@@ -69,7 +71,8 @@ def load(folder: str | pathlib.Path, weights: str = "") -> Subject:
     run, values, normalization = restore.load(folder, weights)
     model = restore.build_model(run, values, weights, precision="float32")
     data = run.config.data
-    return Subject(model, normalization, list(run.manifest["classes"]), evaluation_size(data), data.resize, data.exif)
+    size, classes = evaluation_size(data), list(run.manifest["classes"])
+    return Subject(model, normalization, classes, size, data.resize, data.exif, data.interpolation)
 
 
 def _prepare(settings, paths, kind):

@@ -113,13 +113,13 @@ def ten_crop_rows(config: ShowConfig) -> list[Row]:
         InputError: images are held in memory at one size, or --resize is not set.
     """
     check_ten_crop(config, "--shown=ten_crop", "the recipe")
-    data, size = config.data, evaluation_size(config.data)
+    data, size, way = config.data, evaluation_size(config.data), config.data.interpolation
     source, split, examples = _first_examples(config)
     rows = []
     for example in examples:
         image, (top, left, height, width) = _original(split, example)
-        crops = geometry.ten_crop(split.read(example), size, data.resize, _box(split, example)).numpy()
-        boxes = [[b[0] + top, b[1] + left, *b[2:]] for b in geometry.ten_boxes(height, width, size, data.resize)]
+        crops = geometry.ten_crop(split.read(example), size, data.resize, _box(split, example), way).numpy()
+        boxes = [[b[0] + top, b[1] + left, *b[2:]] for b in geometry.ten_boxes(height, width, size, data.resize, way)]
         looks = [Look(crop, box, index >= 5, []) for index, (crop, box) in enumerate(zip(crops, boxes, strict=True))]
         rows.append(Row(image, source.classes[split.labels[example]], looks))
     return rows

@@ -41,6 +41,7 @@ class SplitLogits:
         """
         self._runner, self._split = runner, split
         size, resize, replicas = evaluation_size(data), data.resize, runner.local_replicas
+        way = data.interpolation
         views_of_image = 10 if views == "ten_crop" else 1
         large = max(1, _LARGE_IMAGE_BATCH // views_of_image)
         batch = batch or (_SMALL_IMAGE_BATCH if isinstance(split, Split) or size <= 64 else large)
@@ -49,9 +50,9 @@ class SplitLogits:
         self._average = average
         self._streams = {}  # by index of the view, opened at first use
         self._views = {
-            "center": [lambda data, box: geometry.center(data, size, resize, box)[None]],
-            "ten_crop": [lambda data, box: geometry.ten_crop(data, size, resize, box)],
-            "multi_scale": [functools.partial(_whole_and_mirrored, scale=scale) for scale in scales],
+            "center": [lambda data, box: geometry.center(data, size, resize, box, way)[None]],
+            "ten_crop": [lambda data, box: geometry.ten_crop(data, size, resize, box, way)],
+            "multi_scale": [functools.partial(_whole_and_mirrored, scale=scale, way=way) for scale in scales],
         }[views]
         if views == "multi_scale":
             self._batch = replicas
@@ -126,8 +127,8 @@ class SplitLogits:
         return np.concatenate(parts)[: len(self._split)]
 
 
-def _whole_and_mirrored(data, box, scale):
-    whole = geometry.scaled_whole(data, scale, box)
+def _whole_and_mirrored(data, box, scale, way):
+    whole = geometry.scaled_whole(data, scale, box, way)
     return tf.stack([whole, tf.reverse(whole, [1])])
 
 

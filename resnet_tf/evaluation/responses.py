@@ -135,7 +135,11 @@ def _views(data, split):
         for start in range(0, len(split), batch):
             yield split.images[start : start + batch]
         return
-    for views in batches.testing(split, lambda image, box: geometry.center(image, size, data.resize, box), batch=batch):
+
+    def view(image, box):
+        return geometry.center(image, size, data.resize, box, data.interpolation)
+
+    for views in batches.testing(split, view, batch=batch):
         yield views["pixels"][views["labels"] >= 0]
 
 

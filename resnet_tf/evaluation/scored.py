@@ -13,7 +13,7 @@ from resnet_tf.data import colour, images
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation.logits import SplitLogits
-from resnet_tf.models import adaptation, create_model, imagenet, weights
+from resnet_tf.models import adaptation, create_model, hub, imagenet, preprocessing, published, weights
 from resnet_tf.runs import devices, network, restore, run_data, versions
 from resnet_tf.runs.runner import Runner
 from resnet_tf.serving import runtimes
@@ -184,23 +184,47 @@ def _serve(signatures, split, examples):
     return signatures["images"](images=tf.constant(pixels[None, top : top + height, left : left + width]))
 
 
+def _with_their_views(section, imported):
+    """Return the settings of imported weights with what travels with them in place of what is not set.
+
+    Raises:
+        InputError: no such weights, or --image_size is not set and not known.
+    """
+    origin = f"{section.network}:{imported.init_from}"
+    if imported.init_from != "imagenet":  # check the file before reading the data
+        network.locate("init_from", origin)
+        if published.is_tag(imported.init_from) or hub.is_folder(imported.init_from):
+            network.locate("init_from", imported.init_from, section.network)
+    expected = network.expected_of("init_from", origin, tested=True)
+    changed = {"normalization": imported.normalization or "imagenet"}
+    if expected:
+        kind = "caffe" if expected.order == "BGR" else preprocessing.name_of(expected.mean)
+        size = imported.image_size or expected.size
+        changed = {"normalization": imported.normalization or kind, "image_size": size}
+        if imported.dataset not in configuration.SMALL_DATASETS:  # which are held at --image_size
+            changed["resize"] = imported.resize or size * expected.resize // expected.size
+            changed["interpolation"] = imported.interpolation or expected.interpolation
+    elif not imported.image_size:
+        raise InputError("--image_size is not set, which --network needs")
+    return dataclasses.replace(imported, **changed)
+
+
 def _imported(config):
-    section, imported = config.evaluation, config.imported
-    published = imported.normalization in colour.PUBLISHED
+    section, imported = config.evaluation, _with_their_views(config.evaluation, config.imported)
+    known = imported.normalization in colour.PUBLISHED
     in_memory = imported.dataset in configuration.SMALL_DATASETS
     settings = configuration.TrainConfig(
         model=configuration.ModelConfig(model=section.network),
         data=configuration.DataConfig(
             dataset=imported.dataset, data_dir=section.data_dir, tfds_name=imported.tfds_name,
             classes=imported.classes, image_size=imported.image_size, resize=imported.resize,
-            normalization="imagenet" if published else imported.normalization, exif=imported.exif,
+            normalization="imagenet" if known else imported.normalization, exif=imported.exif,
+            interpolation=imported.interpolation,
         ),
         views=configuration.ViewConfig(view="pad_crop" if in_memory else "random_resized_crop"),
         optimizer=configuration.OptimizerConfig(train_steps=1),
     )  # fmt: skip
     _check_views(section, settings, f"--dataset={imported.dataset}")
-    if imported.init_from != "imagenet":  # check the file before reading the data
-        network.locate("init_from", f"{section.network}:{imported.init_from}")
 
     @functools.cache
     def opened():
@@ -231,7 +255,7 @@ def _imported(config):
             if imported.normalization == "caffe":
                 stem = next(variable for variable in model.variables if variable.path.startswith("stem_conv"))
                 stem.assign(np.asarray(stem)[:, :, ::-1])  # BGR to RGB
-            if published:
+            if known:
                 normalization = colour.PUBLISHED[imported.normalization]
             else:
                 normalization = run_data.normalization_of(settings, source.splits["train"])
@@ -239,4 +263,16 @@ def _imported(config):
 
     identity = {"network": section.network, "init_from": imported.init_from}
     row = {"recipe": f"weights {imported.init_from}", "steps": "", "epochs": ""}
-    return Target(identity, settings, None, f"--network={section.network}", members, row, outputs=outputs)
+    labels = _labels(imported)
+    return Target(identity, settings, labels, f"--network={section.network}", members, row, outputs=outputs)
+
+
+def _labels(imported):
+    """Return the names of the classes of a folder of the hub, for images in folders; None if they are not known.
+
+    Those of ImageNet are found by `outputs`, also for images of some of them.
+    """
+    if imported.dataset != "folder" or imported.classes or not hub.is_folder(imported.init_from):
+        return None
+    labels = list(hub.read(imported.init_from).labels)
+    return labels if labels and len(labels) != len(imagenet.classes()) else None

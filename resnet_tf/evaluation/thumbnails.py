@@ -48,8 +48,10 @@ def of_example(split, example: int, subject: attribution.Subject | None) -> Thum
         if isinstance(split, Split):
             view = pixels
         else:
-            view = images.resize_center(pixels, subject.size, subject.resize).numpy()
-            box = geometry.ten_boxes(height, width, subject.size, subject.resize)[4]  # the central one
+            view = images.resize_center(pixels, subject.size, subject.resize, subject.interpolation).numpy()
+            box = geometry.ten_boxes(height, width, subject.size, subject.resize, subject.interpolation)[
+                4
+            ]  # the central one
     small = shrunk(pixels)
     scale = small.shape[0] / height, small.shape[1] / width
     return Thumbnail(small, [side * scale[axis % 2] for axis, side in enumerate(box)], view)

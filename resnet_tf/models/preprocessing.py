@@ -1,14 +1,12 @@
 """What images a network expects: the preprocessing of published weights, as data and as a Keras layer."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from resnet_tf.errors import InputError
-from resnet_tf.models import weights
-
-_IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))  # 255 times timm's IMAGENET_DEFAULT_MEAN and _STD
-_HALF = ((127.5,) * 3, (127.5,) * 3)  # IMAGENET_INCEPTION_MEAN and _STD
+from resnet_tf.models import published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +14,7 @@ class Preprocessing:
     """How to make the input of a network of an image: scale, crop the centre, normalise.
 
         expected = resnet_tf.preprocessing_of("resnet50_v1d")
-        print(expected.size, expected.resize, expected.interpolation)  # 224 256 bicubic
+        print(expected.size, expected.resize, expected.interpolation)  # 224 235 bicubic
         model = keras.Sequential([expected.layer(), resnet_tf.create_model("resnet50_v1d", weights="imagenet")])
 
     Attributes:
@@ -63,43 +61,50 @@ class Preprocessing:
         return keras.Model(images, keras.ops.flip(layer(images), -1), name="normalization_bgr")
 
 
-# By the repository or class in `weights.PUBLISHED`. Of timm: mean, std, input_size, crop_pct and interpolation of
-# default_cfgs in timm/models/resnet.py and resnetv2.py; resize is input_size / crop_pct, rounded down as there. The
-# sizes are those of training; timm also scores at larger ones (test_input_size). Of keras.applications: mode "caffe" of
-# imagenet_utils.preprocess_input; it says nothing of scaling, so that this is the view of the authors of these weights
-# (KaimingHe/deep-residual-networks): the shorter side 256 pixels, the central 224.
-_RSB, _PLAIN, _LARGE = (224, 235), (224, 256), (256, 269)  # crop_pct 0.95, 0.875, 0.95
-TABLE = (
-    {f"timm/resnet{depth}.a1_in1k": Preprocessing(*_IMAGENET, *_RSB, "bicubic") for depth in (18, 34, 50)}
-    | {f"timm/resnet{depth}.a1h_in1k": Preprocessing(*_IMAGENET, *_RSB, "bicubic") for depth in (101, 152)}
-    | {f"timm/resnet{depth}c.gluon_in1k": Preprocessing(*_IMAGENET, *_PLAIN, "bicubic") for depth in (50, 101, 152)}
-    | {f"timm/resnet{depth}d.ra2_in1k": Preprocessing(*_IMAGENET, *_PLAIN, "bicubic") for depth in (18, 34, 50)}
-    | {f"timm/resnet{depth}d.ra2_in1k": Preprocessing(*_IMAGENET, *_LARGE, "bicubic") for depth in (101, 152, 200)}
-    | {"timm/resnetv2_50.a1h_in1k": Preprocessing(*_HALF, *_RSB, "bicubic")}
-    | {
-        f"ResNet{depth}": Preprocessing((123.68, 116.779, 103.939), (1.0, 1.0, 1.0), 224, 256, "bilinear", "BGR")
-        for depth in (50, 101, 152)
-    }
-)
-
-
-def of_published(name: str) -> Preprocessing:
+def of_published(name: str, tested: bool = False) -> Preprocessing:
     """Return the preprocessing of published weights.
 
-        of_published("resnet50_v1d") == of_published("timm/resnet50d.ra2_in1k")
+        of_published("resnet50_v1d") == of_published("timm/resnet50d.ra4_e3600_r224_in1k")
+
+    Resize is the size divided by the share of the crop, rounded down as in timm. keras.applications says nothing of
+    scaling, so that its views are those of the authors of these weights (KaimingHe/deep-residual-networks).
 
     Args:
-        name: a network with published weights, as for `create_model(name, weights="imagenet")`; or the weights
-            themselves, "timm/resnet50d.ra2_in1k", without "timm/" too, or "ResNet50" of keras.applications.
+        name: a network with published weights, as for `create_model(name, weights="imagenet")`; or a published tag,
+            such as "timm/resnet50d.ra2_in1k", without "timm/" too, or "ResNet50" of keras.applications.
+        tested: whether to return the size and the crop at which the published accuracy was measured, not those of
+            training.
 
     Raises:
-        InputError: no such weights.
+        InputError: no such weights, or their source does not say.
     """
-    _, tag = weights.PUBLISHED.get(name, ("", name))
-    for known in (tag, f"timm/{tag}"):
-        if known in TABLE:
-            return TABLE[known]
-    raise InputError(
-        f"{name}: no published weights, run folder or exported model; weights are published for "
-        f"{', '.join(weights.PUBLISHED)}"
-    )
+    if name in published.best():
+        tag = published.best()[name]
+    elif published.is_tag(name):
+        tag = published.find(name)
+    else:
+        nearest = ", ".join(published.nearest(name))
+        raise InputError(
+            f"{name}: no published weights, run folder or exported model; the nearest tags are {nearest}, and "
+            f"{', '.join(published.best())} have weights=imagenet"
+        )
+    size, crop = (tag.test_size, tag.test_crop) if tested else (tag.size, tag.crop)
+    if not crop:
+        raise InputError(f"{name}: its source does not say what images it expects")
+    mean, std = (tuple(round(255 * value, 3) for value in values) for values in (tag.mean, tag.std))
+    order = "BGR" if tag.library == "keras" and tag.std[0] < 0.1 else "RGB"
+    return Preprocessing(mean, std, size, scaled(size, crop), tag.interpolation, order)
+
+
+def scaled(size: int, crop: float) -> int:
+    """Return the shorter side in pixels of the image of which a crop of `size` is the share `crop`, as timm does.
+
+    >>> scaled(224, 0.95)
+    235
+    """
+    return int(size / crop)
+
+
+def name_of(mean: Sequence[float]) -> str:
+    """Return the --normalization that is nearest to means in levels: "imagenet", or "inception" for 127.5."""
+    return "inception" if abs(mean[0] - 127.5) < 1 and abs(mean[2] - 127.5) < 1 else "imagenet"

@@ -235,6 +235,7 @@ _VARIABLES = {
 _NUMBERED = re.compile(r"_\d+$")
 _READERS = {".safetensors": _read_safetensors, ".h5": _read_h5, ".keras": _read_keras}
 _READERS |= dict.fromkeys((".pth", ".pt", ".th", ".pth.tar", ".tar", ".ckpt", ".bin"), _read_torch)
+SUFFIXES = tuple(_READERS)
 
 
 # --- Names of PyTorch ------------------------------------------------------------------------------------------------

@@ -14,34 +14,12 @@ import numpy as np
 
 from resnet_tf import files
 from resnet_tf.errors import InputError
-from resnet_tf.models import adaptation, inside, naming, padding, weight_files
+from resnet_tf.models import adaptation, hub, inside, naming, padding, weight_files
 from resnet_tf.models.architectures import as_in_timm, find
+from resnet_tf.models.fetching import PUBLISHED as PUBLISHED
+from resnet_tf.models.fetching import fetch as fetch
+from resnet_tf.models.fetching import locate
 from resnet_tf.models.weight_files import Opened, first_line, open_file
-
-# Published ImageNet weights: (library, repository or class). The recipe is part of timm's name.
-# timm: repository on the Hugging Face hub, file model.safetensors. keras: class in keras.applications.
-PUBLISHED = {
-    "resnet18_v1b": ("timm", "timm/resnet18.a1_in1k"),
-    "resnet34_v1b": ("timm", "timm/resnet34.a1_in1k"),
-    "resnet50_v1b": ("timm", "timm/resnet50.a1_in1k"),
-    "resnet101_v1b": ("timm", "timm/resnet101.a1h_in1k"),
-    "resnet152_v1b": ("timm", "timm/resnet152.a1h_in1k"),
-    "resnet50_v1c": ("timm", "timm/resnet50c.gluon_in1k"),
-    "resnet101_v1c": ("timm", "timm/resnet101c.gluon_in1k"),
-    "resnet152_v1c": ("timm", "timm/resnet152c.gluon_in1k"),
-    "resnet18_v1d": ("timm", "timm/resnet18d.ra2_in1k"),
-    "resnet34_v1d": ("timm", "timm/resnet34d.ra2_in1k"),
-    "resnet50_v1d": ("timm", "timm/resnet50d.ra2_in1k"),
-    "resnet101_v1d": ("timm", "timm/resnet101d.ra2_in1k"),
-    "resnet152_v1d": ("timm", "timm/resnet152d.ra2_in1k"),
-    "resnet200_v1d": ("timm", "timm/resnet200d.ra2_in1k"),
-    "resnet50_v2": ("timm", "timm/resnetv2_50.a1h_in1k"),
-    "resnet50_v1": ("keras", "ResNet50"),
-    "resnet101_v1": ("keras", "ResNet101"),
-    "resnet152_v1": ("keras", "ResNet152"),
-}
-# In nets of basic blocks, v1 and v1b are the same graph.
-PUBLISHED |= {name.replace("v1b", "v1"): PUBLISHED[name] for name in ("resnet18_v1b", "resnet34_v1b")}
 
 # Names in other PyTorch code: (pattern, replacement by the name in timm and torchvision).
 _ALIASES = (
@@ -58,16 +36,23 @@ _STEM_POOL = {"stem_pool_conv": "maxpool.0", "stem_pool_bn": "maxpool.1"}
 
 
 def open_source(name: str, source: str | pathlib.Path | Opened, ema: bool = True) -> Opened:
-    """Open a file of weights, or the published weights of the network `name` if `source` is "imagenet".
+    """Open weights for the network `name`.
 
         opened = open_source("resnet50_v1b", "resnet50.safetensors")
 
+    Args:
+        name: name of the network.
+        source: a file; a folder in the layout of the Hugging Face hub, see `hub`; a published tag, such as
+            "resnet50.a1_in1k", or "imagenet" for the best published weights, see `published`.
+        ema: see `load`.
+
     Raises:
-        InputError: there is no such file, it is damaged, or no weights are published.
+        InputError: there is no such file, it is damaged or of another network, or no such weights are published.
     """
     if isinstance(source, Opened):
         return source
-    return open_file(fetch(name) if source == "imagenet" else source, ema)
+    source = locate(name, source)
+    return open_file(hub.weights_in(source, name) if hub.is_folder(source) else source, ema)
 
 
 def graph_of(name: str, opened: Opened) -> str | None:
@@ -93,11 +78,11 @@ def load(
     """Load weights into a network.
 
         model = resnet_tf.create_model("resnet50_v1b")
-        weights.load(model, "resnet50.a1_in1k.safetensors")  # or "imagenet", which downloads published weights
+        weights.load(model, "resnet50.a1_in1k.safetensors")  # or the tag "resnet50.a1_in1k", or "imagenet"
 
     Args:
         model: a network of `create_model`.
-        source: "imagenet"; a file, see `weight_files.open_file`; or an `Opened`.
+        source: see `open_source`; or an `Opened`.
         ema: whether to take the averaged weights of a file that also has plain ones.
         pad: "behind" or "both", where shortcut A has its zero channels in the network of the weights; None to derive
             it from their names.
@@ -423,32 +408,3 @@ def save(model: keras.Model, path: str | pathlib.Path) -> None:
             save_file(state_dict(model), partial, {"format": "pt", weight_files.ABOUT: about})
     else:
         raise InputError(f"--out={path}: ends neither in .weights.h5 (resnet_tf) nor in .safetensors (timm's names)")
-
-
-def fetch(name: str) -> str:
-    """Download the published ImageNet weights of a network; return the path of the file in the client's cache.
-
-    Raises:
-        InputError: no weights are published, or they cannot be downloaded; the message says what to do offline.
-    """
-    if name not in PUBLISHED:
-        raise InputError(f"weights=imagenet: none are published for {name}, only for {', '.join(PUBLISHED)}")
-    library, identifier = PUBLISHED[name]
-    try:
-        if library == "timm":
-            from huggingface_hub import hf_hub_download
-
-            return hf_hub_download(identifier, "model.safetensors")
-        applications = keras.src.applications.resnet
-        file = f"{identifier.lower()}_weights_tf_dim_ordering_tf_kernels.h5"
-        digest = applications.WEIGHTS_HASHES[identifier.lower()][0]
-        return keras.utils.get_file(
-            file, applications.BASE_WEIGHTS_PATH + file, cache_subdir="models", file_hash=digest
-        )
-    except ImportError:
-        raise InputError("weights=imagenet: needs huggingface_hub: pip install 'resnet_tf[convert]'") from None
-    except Exception as error:  # each client has its own exceptions for a missing network
-        raise InputError(
-            f"weights=imagenet: {identifier} cannot be downloaded ({first_line(error)}); without a network, copy the "
-            "file from another machine and give its path as weights"
-        ) from None

@@ -12,7 +12,7 @@ import yaml
 from resnet_tf import config as configuration
 from resnet_tf.data import colour
 from resnet_tf.errors import InputError
-from resnet_tf.models import create_model, find, inside
+from resnet_tf.models import create_model, fetching, find, hub, inside, preprocessing, published
 from resnet_tf.models.layers import BatchNormalization
 from resnet_tf.runs import checkpoint, record, versions
 
@@ -86,24 +86,76 @@ class Trained:
     classes: list[str] | None
 
 
-def locate(flag: str, origin: str) -> str:
+def locate(flag: str, origin: str, model: str = "") -> str:
     """Return the kind of trained network that `origin`, see `load`, names: "run", "exported" or "weights".
 
+    Args:
+        flag: flag to name in errors.
+        origin: see `load`.
+        model: name of the network that is to take the weights of a tag or a folder; "" for any.
+
     Raises:
-        InputError: none of the three; names the flag.
+        InputError: none of the three, or weights of another network; names the flag.
     """
     path = pathlib.Path(origin)
     if (path / record.MANIFEST).exists():
         return "run"
     if (versions.locate(path) / versions.SAVED_MODEL).exists():
         return "exported"
-    name, _, weights = origin.partition(":")
-    if path.exists() or not weights:
-        raise InputError(f"--{flag}={origin}: no run, no exported model, and not MODEL:FILE")
-    find(name)
-    if weights not in ("random", "imagenet") and not pathlib.Path(weights).is_file():
+    name, weights = _named(flag, origin)
+    if model and not published.are_one(name, model) and (weights == origin or hub.is_folder(weights)):
+        raise InputError(f"--{flag}={origin}: weights of {name}, not of --model={model}")
+    if fetching.looks_like_tag(weights) and not pathlib.Path(weights).exists():
+        published.check_row(published.find(weights), name, f"--{flag}")
+    elif weights not in ("random", "imagenet") and not (pathlib.Path(weights).is_file() or hub.is_folder(weights)):
         raise InputError(f"--{flag}={origin}: there is no file {weights}")
     return "weights"
+
+
+def _named(flag, origin):
+    """Return the network that weights are for, and the weights, as `models.create_model` takes them."""
+    if hub.is_folder(origin):
+        return hub.read(origin).row, origin
+    if not pathlib.Path(origin).exists() and fetching.looks_like_tag(origin):
+        tag = published.find(origin)
+        published.check_row(tag, tag.row, f"--{flag}")
+        return tag.row, origin
+    name, _, weights = origin.partition(":")
+    if pathlib.Path(origin).exists() or not weights:
+        raise InputError(
+            f"--{flag}={origin}: no run, no exported model, no folder of config.json and model.safetensors, no "
+            "published tag, and not MODEL:FILE"
+        )
+    find(name)
+    return name, weights
+
+
+def name_of(flag: str, origin: str) -> str:
+    """Return the name of the network that weights are for; see `load`."""
+    return _named(flag, origin)[0]
+
+
+def expected_of(flag: str, origin: str, tested: bool = False) -> preprocessing.Preprocessing | None:
+    """Return the preprocessing that travels with weights: of published ones, and of folders of the hub's layout.
+
+    Args:
+        flag: flag to name in errors.
+        origin: weights; see `load`.
+        tested: see `preprocessing.of_published`.
+
+    Returns:
+        None for other files, which do not say.
+
+    Raises:
+        InputError: no such weights.
+    """
+    name, weights = _named(flag, origin)
+    if hub.is_folder(weights):
+        return hub.read(weights).expected
+    if weights == "imagenet":
+        return preprocessing.of_published(name, tested) if name in published.best() else None
+    is_tag = published.is_tag(weights) and not pathlib.Path(weights).exists()
+    return preprocessing.of_published(weights, tested) if is_tag else None
 
 
 def load(flag: str, origin: str, config, classes: int | None = None) -> Trained:
@@ -111,10 +163,11 @@ def load(flag: str, origin: str, config, classes: int | None = None) -> Trained:
 
     Args:
         flag: flag to name in errors, "teacher" or "init_from".
-        origin: a run folder, an exported model, or MODEL:WEIGHTS, where WEIGHTS is a file or tag of `weights.load`, or
-            "random".
+        origin: a run folder; an exported model; a published tag, with or without "timm/"; a folder in the layout of
+            the Hugging Face hub, see `models.hub`; or MODEL:WEIGHTS, where WEIGHTS is what `weights.open_source` takes,
+            or "random".
         config: a `TrainConfig`, for input size and precision.
-        classes: number of classes of MODEL:WEIGHTS; None for that of the paper.
+        classes: number of classes of MODEL:WEIGHTS; None for that of a tag or a folder, else of the paper.
 
     Raises:
         InputError: no such network.
@@ -128,13 +181,31 @@ def load(flag: str, origin: str, config, classes: int | None = None) -> Trained:
         return _restored(flag, origin, run.config, run.manifest["classes"], values, config)
     if kind == "exported":
         return _exported(flag, origin, path, config)
-    name, _, weights = origin.partition(":")
+    name, weights = _named(flag, origin)
+    expected = None if weights == "random" else expected_of(flag, origin)
     size = config.data.image_size
     dtype = configuration.PRECISIONS[config.device.precision].policy
     head = None if flag == "init_from" else "keep"  # a teacher needs the head, a start does not
     pretrained = {} if weights == "random" else {"weights": weights}
-    model = create_model(name, num_classes=classes, input_shape=(size, size, 3), dtype=dtype, head=head, **pretrained)
-    return Trained(origin, model, colour.IMAGENET, None)
+    count, labels = _outputs_of(weights)
+    is_same = flag == "init_from" and name == config.model.model
+    shortcut = config.model.shortcut if is_same else ""  # such as chenyaofo's B for CIFAR
+    model = create_model(
+        name, num_classes=classes or count, input_shape=(size, size, 3), shortcut=shortcut or None, dtype=dtype,
+        head=head, **pretrained,
+    )  # fmt: skip
+    normalization = colour.PUBLISHED[preprocessing.name_of(expected.mean) if expected else "imagenet"]
+    return Trained(origin, model, normalization, labels)
+
+
+def _outputs_of(weights):
+    """Return the number of classes of weights and the names of these, None for what is not known or no head."""
+    if hub.is_folder(weights):
+        folder = hub.read(weights)
+        return folder.classes or None, list(folder.labels) or None
+    if published.is_tag(weights) and not pathlib.Path(weights).exists():
+        return published.find(weights).classes or None, None
+    return None, None
 
 
 def _restored(flag, origin, theirs, classes, values, config):

@@ -136,7 +136,7 @@ def training_view(config) -> geometry.View | None:
     return geometry.View(views.view, size, views.area, views.aspect, views.scale, views.mirror)
 
 
-def normalization(kind: str, split, size: int, resize: int = 0) -> colour.Normalization:
+def normalization(kind: str, split, size: int, resize: int = 0, interpolation: str = "") -> colour.Normalization:
     """Return the normalization of a training split, estimated on 4,096 examples if the split is streamed.
 
     Args:
@@ -144,27 +144,32 @@ def normalization(kind: str, split, size: int, resize: int = 0) -> colour.Normal
         split: a `Split` or an `Examples`.
         size: side in pixels of the central crops for the statistics of a streamed split.
         resize: shorter side in pixels before the crop; 0 for the side of the crop.
+        interpolation: see `images.resize_center`.
     """
     if kind in colour.PUBLISHED:
         return colour.PUBLISHED[kind]
     if isinstance(split, Split):
         return colour.normalization(kind, split.images)
-    return colour.normalization(kind, sample(split, _STATISTICS_EXAMPLES, size, resize))
+    return colour.normalization(kind, sample(split, _STATISTICS_EXAMPLES, size, resize, interpolation))
 
 
 def normalization_of(config, split) -> colour.Normalization:
     """Return the normalization of a `TrainConfig`, estimated on evaluation crops; see `normalization`."""
     data = config.data
-    return normalization(data.normalization, split, evaluation_size(data), data.resize)
+    return normalization(data.normalization, split, evaluation_size(data), data.resize, data.interpolation)
 
 
-def sample(split, count: int, size: int, resize: int = 0) -> np.ndarray:
+def sample(split, count: int, size: int, resize: int = 0, interpolation: str = "") -> np.ndarray:
     """Return central crops of at most `count` images of a split, always the same: uint8 [n, size, size, 3]."""
     # A fixed seed, not that of the run: runs with different seeds share their normalization.
     indices = np.sort(np.random.default_rng(0).permutation(len(split))[:count])
     if isinstance(split, Split):
         return split.images[indices]
-    views = batches.testing(split.take(indices), lambda data, box: geometry.center(data, size, resize, box), batch=1)
+
+    def center(data, box):
+        return geometry.center(data, size, resize, box, interpolation)
+
+    views = batches.testing(split.take(indices), center, batch=1)
     with named_errors(split):
         return np.concatenate([view["pixels"].numpy() for view in views])
 

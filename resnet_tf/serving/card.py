@@ -43,6 +43,7 @@ def describe(
         "image_size": size,
         "resize": settings.data.resize,
         "exif": settings.data.exif,
+        "interpolation": settings.data.interpolation,
         "preprocessing": {
             "words": _preprocessing(size, settings.data, normalization),
             "mean": np.asarray(normalization.mean).tolist(),
@@ -74,11 +75,14 @@ def describe(
 
 def _preprocessing(size, data, normalization):
     shorter = data.resize or size
+    scaling = f"{data.interpolation or 'bilinear'} with antialiasing"
+    if data.interpolation:
+        scaling += " as Pillow has it, with the longer side rounded down as torchvision does"
     tag = "turn it upright as its orientation tag says" if data.exif == "apply" else "an orientation tag is not applied"
     kind = "the mean of its place and channel" if np.ndim(normalization.mean) == 3 else "the mean of its channel"
     return [
         f"decode to 8-bit RGB: grey becomes RGB, alpha is dropped; {tag}",
-        f"scale the shorter side to {shorter} pixels, bilinear with antialiasing, and round to whole levels",
+        f"scale the shorter side to {shorter} pixels, {scaling}, and round to whole levels",
         f"crop the central {size} x {size} pixels",
         f"subtract from each value, 0 to 255, {kind}, and divide by the standard deviation",
     ]

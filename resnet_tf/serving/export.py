@@ -85,10 +85,9 @@ def _write_savedmodel(folder, section, run, model, normalization, divisor):
         "normalization": {name: getattr(normalization, name).tolist() for name in ("mean", "std")},
     }
     batch_sizes = section.batch_sizes if section.compile == "xla" else ()
-    served = savedmodel.Served(model, normalization, section.precision, divisor, evaluation_size(data), batch_sizes)
-    return savedmodel.write(
-        folder, served, description, evaluation_size(data), data.resize, section.top_k, section.ten_crop, data.exif
-    )
+    size, options = evaluation_size(data), (section.top_k, section.ten_crop, data.exif, data.interpolation)
+    served = savedmodel.Served(model, normalization, section.precision, divisor, size, batch_sizes)
+    return savedmodel.write(folder, served, description, size, data.resize, *options)
 
 
 def _calibration(section, run):
@@ -97,7 +96,8 @@ def _calibration(section, run):
     if section.data_dir:
         settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, data_dir=section.data_dir))
     split = run_data.load(settings)[0].splits["train"]
-    return run_data.sample(split, section.calibration_examples, evaluation_size(settings.data), settings.data.resize)
+    size, data = evaluation_size(settings.data), settings.data
+    return run_data.sample(split, section.calibration_examples, size, data.resize, data.interpolation)
 
 
 @contextlib.contextmanager

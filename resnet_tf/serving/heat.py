@@ -27,6 +27,7 @@ class Explainer:
         size: side of the view in pixels.
         resize: shorter side of an image before the central crop; 0 for `size`.
         exif: treatment of orientation tags; see `orientation.treated`.
+        interpolation: see `images.resize_center`.
     """
 
     heat: Callable[[np.ndarray, str], np.ndarray]
@@ -34,6 +35,7 @@ class Explainer:
     size: int
     resize: int
     exif: str
+    interpolation: str = ""
 
     def picture(self, content: bytes, name: str, class_name: str) -> bytes:
         """Return a JPEG of the image in grey with the heat map of a class over what the network sees of it.
@@ -48,7 +50,7 @@ class Explainer:
         """
         upright = orientation.treated(self.exif)(tf.constant(content)).numpy()
         pixels = images.decode(upright, name)
-        view = images.resize_center(pixels, self.size, self.resize).numpy()
+        view = images.resize_center(pixels, self.size, self.resize, self.interpolation).numpy()
         return overlay(pixels, self.heat(view, class_name), self.size / (self.resize or self.size))
 
 

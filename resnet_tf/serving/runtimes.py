@@ -211,7 +211,7 @@ class Pixels:
 
     plans_for_a_shape = False
 
-    def __init__(self, classes, size, resize, exif, dtype, top_k=0):
+    def __init__(self, classes, size, resize, exif, dtype, top_k=0, interpolation=""):
         """Prepare images as the evaluation of the network does.
 
         Args:
@@ -221,12 +221,13 @@ class Pixels:
             exif: treatment of orientation tags; see `orientation.treated`.
             dtype: data type of the arrays that `probabilities` takes.
             top_k: see `load`.
+            interpolation: see `images.resize_center`.
         """
         self.classes, self.size, self.dtype = list(map(str, classes)), size, np.dtype(dtype)
         self.top_k = min(top_k or TOP_K, len(self.classes))
         treated = orientation.treated(exif)
         self._view = tf.function(
-            lambda data: geometry.center(treated(data), size, resize),
+            lambda data: geometry.center(treated(data), size, resize, None, interpolation),
             input_signature=[tf.TensorSpec([], tf.string)],
             autograph=False,
         )
@@ -266,9 +267,10 @@ class File(Pixels):
         card = pathlib.Path(path).parent / versions.CARD
         try:
             described = json.loads(card.read_text())
-            size, resize, exif = int(described["image_size"]), int(described["resize"]), described.get("exif", "ignore")
-            # Older exports have no entry "exif" and ignore the tags.
-            super().__init__(described["classes"], size, resize, exif, described["input"], top_k)
+            # Older exports have no entry "exif" and ignore the tags, and none "interpolation".
+            view = int(described["image_size"]), int(described["resize"]), described.get("exif", "ignore")
+            way = described.get("interpolation", "")
+            super().__init__(described["classes"], *view, described["input"], top_k, way)
         except FileNotFoundError:
             raise InputError(f"--model={path}: {card} is missing, which describes the inputs of the file") from None
         except (ValueError, KeyError, TypeError) as error:
@@ -360,7 +362,8 @@ class Run(Pixels):
         except InputError as error:
             raise InputError(str(error).replace("--run=", f"--{flag}=", 1)) from None
         data = run.config.data
-        super().__init__(run.manifest["classes"], evaluation_size(data), data.resize, data.exif, np.uint8, top_k)
+        view = (evaluation_size(data), data.resize, data.exif)
+        super().__init__(run.manifest["classes"], *view, np.uint8, top_k, data.interpolation)
         self._call = tf.function(
             lambda pixels: tf.nn.softmax(model(normalization(pixels), training=False)),
             autograph=False,

@@ -133,7 +133,8 @@ def write(
     resize: int,
     top_k: int,
     ten_crop: bool,
-    exif="apply",
+    exif: str = "apply",
+    interpolation: str = "",
 ) -> list[str]:
     """Write the SavedModel.
 
@@ -147,6 +148,7 @@ def write(
         top_k: number of classes per prediction; all classes if there are fewer.
         ten_crop: whether to add a signature for ten crops.
         exif: treatment of orientation tags; see `orientation.treated`.
+        interpolation: see `images.resize_center`.
 
     Returns:
         Names of the signatures.
@@ -154,7 +156,7 @@ def write(
     Raises:
         InputError: TensorFlow cannot write the files.
     """
-    signatures = _signatures(served, description["classes"], size, resize, top_k, ten_crop, exif)
+    signatures = _signatures(served, description["classes"], size, resize, top_k, ten_crop, exif, interpolation)
     try:
         tf.saved_model.save(served, str(folder), signatures=signatures)
     except tf.errors.OpError as error:  # TensorFlow's error for a full disk, for instance
@@ -167,7 +169,7 @@ def write(
     return list(signatures)
 
 
-def _signatures(served, classes, size, resize, top_k, ten_crop, exif):
+def _signatures(served, classes, size, resize, top_k, ten_crop, exif, interpolation):
     names, treated = tf.constant(classes), orientation.treated(exif)
 
     def named(probabilities):
@@ -175,16 +177,19 @@ def _signatures(served, classes, size, resize, top_k, ten_crop, exif):
         return {"classes": tf.gather(names, indices), "scores": scores, "probabilities": probabilities}
 
     def center(data):
-        return images.resize_center(images.decode_tensor(treated(data)), size, resize)
+        return images.resize_center(images.decode_tensor(treated(data)), size, resize, interpolation)
+
+    def ten(data):
+        return geometry.ten_crop(treated(data), size, resize, None, interpolation)
 
     def from_bytes(image_bytes):
         return served.answer(decode(image_bytes, center, [size, size, 3]))
 
     def from_images(pixels):
-        return served.answer(images.resize_center(pixels, size, resize, on_gpu=True))
+        return served.answer(images.resize_center(pixels, size, resize, interpolation, on_gpu=True))
 
     def of_ten_crops(image_bytes):
-        views = decode(image_bytes, lambda data: geometry.ten_crop(treated(data), size, resize), [10, size, size, 3])
+        views = decode(image_bytes, ten, [10, size, size, 3])
         answers = served.answer(tf.reshape(views, [-1, size, size, 3]))["probabilities"]
         return tf.reduce_mean(tf.reshape(answers, [-1, 10, len(classes)]), axis=1)
 

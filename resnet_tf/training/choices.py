@@ -16,6 +16,7 @@ from resnet_tf import config as configuration
 from resnet_tf.config import AUTO, TrainConfig
 from resnet_tf.data.splits import MAX_BYTES, Source
 from resnet_tf.errors import InputError
+from resnet_tf.models import preprocessing
 from resnet_tf.runs import devices, network, record, run_data
 from resnet_tf.training import facts as looking
 
@@ -258,10 +259,11 @@ def _fill(chosen, facts, source):
         chosen.set(name, value, reason)
     chosen.set("normalization", "imagenet", "that of published weights")
     theirs = _settings_of(facts.weights) if facts.weights else {}
+    share = theirs.pop("crop", (7, 8))
     for name, value in theirs.items():
         chosen.set(name, value, "that of --init_from")
     if "image_size" not in theirs:
-        _choose_sizes(chosen, facts, row)
+        _choose_sizes(chosen, facts, row, share)
     _choose_place(chosen, facts)
     chosen.set("precision", "float16" if facts.half else "float32", "the fastest of the device")
     _choose_batch(chosen, facts, row)
@@ -272,7 +274,8 @@ def _settings_of(origin):
     """Return the settings of the network whose weights --init_from names, and of its views if they are known."""
     kind = network.locate("init_from", origin)
     if kind == "weights":
-        return {"model": origin.partition(":")[0]}
+        views = _view_of(network.expected_of("init_from", origin))
+        return {"model": network.name_of("init_from", origin)} | views
     path = pathlib.Path(origin)
     theirs = record.open_run(path, "--init_from=").config if kind == "run" else None
     theirs = theirs or network.describe_exported("init_from", path)[0]
@@ -282,7 +285,15 @@ def _settings_of(origin):
     return settings | ({} if is_mean_image else {"normalization": theirs.data.normalization})
 
 
-def _choose_sizes(chosen, facts, row):
+def _view_of(expected):
+    """Return the settings of views that travel with weights, and "crop", the sides of crop and image, if known."""
+    if expected is None:
+        return {}
+    way, crop = expected.interpolation, (expected.size, expected.resize)
+    return {"normalization": preprocessing.name_of(expected.mean), "interpolation": way, "crop": crop}
+
+
+def _choose_sizes(chosen, facts, row, share):
     """Choose the sizes of views: no larger than the images, those of training in multiples of 32, the stride."""
     side = max(32, min(row.side, facts.side // 16 * 16))
     why = f"at most {row.side}, and the shorter sides of the images are about {facts.side} pixels"
@@ -292,7 +303,8 @@ def _choose_sizes(chosen, facts, row):
     elif row.pretrained:
         chosen.set("image_size", side, why)
         chosen.set("eval_size", 0, "that of training")
-        chosen.set("resize", min(facts.side, side * 8 // 7) if facts.side > side else 0, "a margin around the crop")
+        scaled = min(facts.side, side * share[1] // share[0])
+        chosen.set("resize", scaled if facts.side > side else 0, "a margin around the crop")
     else:
         train = max(32, round(side * 5 / 6 / 32) * 32)
         chosen.set("image_size", train, f"5/6 of {side}: {why}; objects look larger in training crops (Touvron 2019)")

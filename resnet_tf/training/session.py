@@ -185,7 +185,7 @@ def _choose_context(task):
     """Choose devices and folder, and refuse what cannot work before anything is read or written."""
     config = task.config
     if config.model.init_from:
-        network.locate("init_from", config.model.init_from)
+        network.locate("init_from", config.model.init_from, config.model.model)
     devices.use_precision(config.device.precision)
     devices.use_determinism(config.device.deterministic)
     strategy = devices.make_strategy(config.device.replicas, config.device.gpus)

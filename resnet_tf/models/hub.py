@@ -1,0 +1,113 @@
+"""Folders of weights in the layout of the Hugging Face hub, as timm reads and writes them.
+
+    config.json         the network, its classes and its preprocessing, under timm's keys
+    model.safetensors   the weights, under timm's names
+    README.md           what the hub shows of them
+
+`timm.create_model("local-dir:FOLDER")`, or "hf-hub:OWNER/NAME" after the folder is uploaded, builds the network.
+"""
+
+import dataclasses
+import json
+import pathlib
+import re
+
+from resnet_tf.errors import InputError
+from resnet_tf.models import architectures, preprocessing, published
+
+CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
+# Names here of rows that timm calls differently: (pattern, timm's name).
+_RENAMED = (
+    (re.compile(r"resnet(\d+)_v1b"), r"resnet\1"),
+    (re.compile(r"resnet(\d+)_v1([cd])"), r"resnet\1\2"),
+    (re.compile(r"resnet(\d+)_v2"), r"resnetv2_\1"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """What config.json says.
+
+    Attributes:
+        row: name of the network of this package.
+        classes: number of outputs; 0 for a trunk without a head.
+        labels: names of the classes in the order of the outputs; () if it does not say.
+        expected: the preprocessing.
+    """
+
+    row: str
+    classes: int
+    labels: tuple[str, ...]
+    expected: preprocessing.Preprocessing
+
+
+def is_folder(path: str | pathlib.Path) -> bool:
+    """Return whether a path is a folder in this layout."""
+    return (pathlib.Path(path) / CONFIG).is_file() and (pathlib.Path(path) / WEIGHTS).is_file()
+
+
+def read(path: str | pathlib.Path) -> Folder:
+    """Read config.json of a folder.
+
+    Raises:
+        InputError: it is damaged, or its network is not one of this package.
+    """
+    file = pathlib.Path(path) / CONFIG
+    try:
+        config = json.loads(file.read_text("utf-8"))
+        expected = config.get("pretrained_cfg", config)  # files of old releases of timm have one level
+        architecture, size = str(config["architecture"]), int(expected["input_size"][1])
+        mean, std = (tuple(round(255 * float(value), 3) for value in expected[name]) for name in ("mean", "std"))
+        view = preprocessing.Preprocessing(
+            mean, std, size, preprocessing.scaled(size, float(expected["crop_pct"])), str(expected["interpolation"])
+        )
+        classes, labels = int(config["num_classes"]), tuple(map(str, config.get("label_names") or ()))
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ZeroDivisionError) as error:
+        raise InputError(f"{file}: damaged, or not of timm ({error!r})") from None
+    return Folder(_row_of(architecture, file), classes, labels, view)
+
+
+def _row_of(architecture, file):
+    row = published.rows().get(architecture)
+    if row:
+        return row
+    for pattern, theirs in _RENAMED:
+        ours = next((name for name in architectures.TABLE if pattern.fullmatch(name)
+                     and pattern.sub(theirs, name) == architecture), "")  # fmt: skip
+        if ours:
+            return ours
+    if architecture in architectures.TABLE:
+        return architecture
+    raise InputError(f"{file}: architecture {architecture}: no network here has its graph")
+
+
+def weights_in(path: str | pathlib.Path, name: str) -> pathlib.Path:
+    """Return the file of weights in a folder.
+
+    Raises:
+        InputError: the folder is of another network than `name`; the message names it.
+    """
+    row = read(path).row
+    if not published.are_one(row, name):
+        raise InputError(f"{path}: weights of {row}, not of {name}")
+    return pathlib.Path(path) / WEIGHTS
+
+
+def timm_name(name: str) -> str:
+    """Return timm's name of a network of this package.
+
+        >>> timm_name("resnet50_v1d"), timm_name("resnet50_v2")
+        ('resnet50d', 'resnetv2_50')
+
+    Raises:
+        InputError: timm has no such network.
+    """
+    row = architectures.find(name)
+    for pattern, theirs in _RENAMED:
+        if pattern.fullmatch(name):
+            return pattern.sub(theirs, name)
+    if name in ("resnet18_v1", "resnet34_v1"):  # no 1x1 in basic blocks: the graphs of v1b
+        return name.removesuffix("_v1")
+    if row.stem == "3x3" or name.startswith("plain") or name.endswith("_v1"):
+        raise InputError(f"--format=hub: timm has no {name}")
+    return name
