@@ -17,7 +17,7 @@ from resnet_tf.bench import inputs, measure, peers, timed
 from resnet_tf.config import BenchmarkConfig
 from resnet_tf.data import colour, geometry
 from resnet_tf.errors import InputError
-from resnet_tf.models import find
+from resnet_tf.models import architectures, find
 from resnet_tf.runs import network, record, versions
 from resnet_tf.serving import convert, export, savedmodel
 
@@ -213,10 +213,10 @@ def _command(name, model, folder, card):
 
 def _name_of(peer, model):
     """Return a peer's name for a network; raise InputError if it has none."""
-    match = re.fullmatch(r"resnet(\d+)_(\w+)", model)
     if peer in timed.TIMM:
-        name = match and peers.TIMM_NAMES.get(match[2], "").format(match[1])
+        name = architectures.name_in_timm(model)
     else:
+        match = re.fullmatch(r"resnet(\d+)_(\w+)", model)
         name = match and match[1] in ("50", "101", "152") and {"v1": "", "v1b": "", "v2": "V2"}.get(match[2])
         name = f"ResNet{match[1]}{name}" if isinstance(name, str) else None
     if not name:

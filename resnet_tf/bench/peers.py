@@ -23,6 +23,7 @@ from resnet_tf import config as configuration
 from resnet_tf.data import resident
 from resnet_tf.data.colour import Normalization
 from resnet_tf.errors import InputError
+from resnet_tf.models import architectures
 from resnet_tf.models.layers import KERAS
 
 PATIENCE = 900.0  # seconds to wait for a process to answer; torch.compile may take minutes
@@ -162,18 +163,21 @@ class _EpochClock(keras.callbacks.Callback):
         self.seconds = time.perf_counter() - self._start
 
 
-# Names in timm of networks with the same graph.
-TIMM_NAMES = {"v1b": "resnet{}", "v1c": "resnet{}c", "v1d": "resnet{}d", "v2": "resnetv2_{}"}
+def name_in_timm(model: configuration.ModelConfig) -> str | None:
+    """Return timm's name of a network as it is set; None if timm has no network of that graph."""
+    row = architectures.find(model.model)
+    if model.shortcut or (architectures.as_in_timm(row).graph != row.graph and model.graph != "timm"):
+        return None
+    return architectures.name_in_timm(model.model)
 
 
 def _timm(task, stack, peer, mode):
     config, settings = task.config, task.config.benchmark
-    match = re.fullmatch(r"resnet(\d+)_(\w+)", config.model.model)
-    same = match and match[2] in TIMM_NAMES and not config.model.shortcut
-    if not same or (match[2] == "v2" and int(match[1]) < 50 and config.model.graph != "timm"):
+    name = name_in_timm(config.model)
+    if not name:
         raise InputError(f"--peers={peer}: timm has no network like --model={config.model.model} as set")
     arguments = [
-        f"--model={TIMM_NAMES[match[2]].format(match[1])}", f"--classes={task.classes}",
+        f"--model={name}", f"--classes={task.classes}",
         f"--image_size={settings.image_size}", f"--batch_size={settings.batch_size}", f"--steps={settings.steps}",
         f"--precision={config.device.precision}", f"--mode={mode}", f"--device={'cuda' if task.on_gpu else 'cpu'}",
     ]  # fmt: skip

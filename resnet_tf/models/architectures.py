@@ -357,6 +357,15 @@ def of_timm(name: str) -> str:
     return _RENAMED.get(name, name)
 
 
+def name_in_timm(name: str) -> str | None:
+    """Return timm's name of the network in the row `name`; None if timm has no such network.
+
+    >>> name_in_timm("resnet50_v1d"), name_in_timm("resnext50_32x4d"), name_in_timm("cifar_resnet20_v1")
+    ('resnet50d', 'resnext50_32x4d', None)
+    """
+    return next((theirs for theirs in names_of_timm() if of_timm(theirs) == name), None)
+
+
 def as_in_timm(row: Architecture) -> Architecture:
     """Return the row of timm's pre-activation graph (resnetv2.py) for the row of the paper's graph."""
     return dataclasses.replace(row, first_shortcut="raw", stride_in="3x3")
