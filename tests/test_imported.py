@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import resnet_tf
-from resnet_tf import InputError, export
+from resnet_tf import InputError, export, runs
 from resnet_tf.data import colour, geometry
 from resnet_tf.models import create_model, imagenet, preprocessing, weights
 
@@ -82,23 +82,27 @@ def test_weights_of_a_thousand_classes_have_the_names_of_imagenet(tmp_path):
 
 
 @pytest.mark.parametrize("network, order", [("resnet18_v1d", "RGB"), ("resnet50_v1", "BGR")])
-def test_published_weights_have_their_preprocessing(network, order, tmp_path, monkeypatch, caplog):
+def test_published_weights_have_their_preprocessing(network, order, tmp_path, monkeypatch):
     """A small network in the place of the published one, whose table of preprocessing alone is asked."""
     path, model = saved(tmp_path, 1000)
-    monkeypatch.setattr(weights, "fetch", lambda name: str(path))
-    known = preprocessing.of_published(network)
+    known = preprocessing.of_published(network, tested=True)
     assert known.order == order
-    monkeypatch.setattr(preprocessing, "of_published", lambda name: known)
+    monkeypatch.setattr(runs.network, "expected_of", lambda *_, **__: known)
     resnet_tf.export(
-        out=tmp_path / "model", network="cifar_resnet8_v1", init_from="imagenet", format="keras", image_size=32
+        out=tmp_path / "model", network="cifar_resnet8_v1", init_from=path, format="keras,savedmodel", image_size=32
     )
-    assert ("published scores are of bicubic scaling" in caplog.text) == (known.interpolation == "bicubic")
     told = resnet_tf.preprocessing_of(tmp_path / "model")
     assert told.mean == pytest.approx(known.mean) and told.std == pytest.approx(known.std)
-    assert (told.size, told.resize) == (32, int(32 * known.resize / known.size))
+    resize = 32 * known.resize // known.size
+    assert (told.size, told.resize, told.interpolation) == (32, resize, known.interpolation)
     pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.float32)
     probabilities = keras.models.load_model(tmp_path / "model" / "1" / "model.keras")(pixels)
     np.testing.assert_allclose(probabilities, tf.nn.softmax(model(known.layer()(pixels))), rtol=0, atol=1e-5)
+    data = files.picture(1, size=(60, 45))
+    view = geometry.center(tf.constant(data), 32, resize, None, known.interpolation).numpy().astype(np.float32)
+    signature = tf.saved_model.load(str(tmp_path / "model" / "1")).signatures["serving_default"]
+    served = signature(image_bytes=tf.constant([data]))["probabilities"]
+    np.testing.assert_allclose(served, tf.nn.softmax(model(known.layer()(view[None]))), rtol=0, atol=1e-5)
 
 
 KNOWN = ["--image_size=32", "--normalization=imagenet"]

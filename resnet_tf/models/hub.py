@@ -10,18 +10,11 @@
 import dataclasses
 import json
 import pathlib
-import re
 
 from resnet_tf.errors import InputError
 from resnet_tf.models import architectures, preprocessing, published
 
 CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
-# Names here of rows that timm calls differently: (pattern, timm's name).
-_RENAMED = (
-    (re.compile(r"resnet(\d+)_v1b"), r"resnet\1"),
-    (re.compile(r"resnet(\d+)_v1([cd])"), r"resnet\1\2"),
-    (re.compile(r"resnet(\d+)_v2"), r"resnetv2_\1"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,12 +95,8 @@ def timm_name(name: str) -> str:
     Raises:
         InputError: timm has no such network.
     """
-    row = architectures.find(name)
-    for pattern, theirs in _RENAMED:
-        if pattern.fullmatch(name):
-            return pattern.sub(theirs, name)
-    if name in ("resnet18_v1", "resnet34_v1"):  # no 1x1 in basic blocks: the graphs of v1b
-        return name.removesuffix("_v1")
-    if row.stem == "3x3" or name.startswith("plain") or name.endswith("_v1"):
-        raise InputError(f"--format=hub: timm has no {name}")
-    return name
+    architectures.find(name)
+    basic = {"resnet18_v1": "resnet18_v1b", "resnet34_v1": "resnet34_v1b"}  # without a 1x1, one graph
+    if theirs := architectures.name_in_timm(basic.get(name, name)):
+        return theirs
+    raise InputError(f"--format=hub: timm has no {name}")

@@ -1,6 +1,6 @@
 """A network with imported weights in the place of a run, for `export`: published weights, or a file of one's own."""
 
-import logging
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -9,9 +9,8 @@ from resnet_tf import config as configuration
 from resnet_tf.data.colour import PUBLISHED, Normalization
 from resnet_tf.errors import InputError
 from resnet_tf.models import adaptation, create_model, imagenet, preprocessing, weights
-from resnet_tf.runs import record
+from resnet_tf.runs import network, record
 
-_log = logging.getLogger(__name__)
 # --data_dir of its data in the description of an export: evaluations name a folder themselves.
 _UNKNOWN = "not recorded"
 
@@ -32,11 +31,6 @@ def load(settings: configuration.ExportConfig) -> tuple:
     opened = weights.open_source(settings.network, settings.init_from)
     names = _classes(settings, adaptation.classes_of(opened.arrays or {}))
     expected = _preprocessing(settings)
-    if expected.interpolation != "bilinear":
-        _log.warning(
-            "--init_from=%s: its published scores are of %s scaling; this model scales bilinearly, as evaluation here",
-            settings.init_from, expected.interpolation,
-        )  # fmt: skip
     graph = weights.graph_of(settings.network, opened)
     model = create_model(
         settings.network, num_classes=len(names), input_shape=(None, None, 3), weights=opened, head="keep",
@@ -51,6 +45,7 @@ def load(settings: configuration.ExportConfig) -> tuple:
         data=configuration.DataConfig(
             dataset="folder", data_dir=_UNKNOWN, image_size=expected.size,
             resize=0 if expected.resize == expected.size else expected.resize, normalization="imagenet",
+            interpolation=expected.interpolation,
         ),
         views=configuration.ViewConfig(view="random_resized_crop"),
         optimizer=configuration.OptimizerConfig(train_steps=1),
@@ -99,37 +94,23 @@ def _read(file, count, origin):
     return names
 
 
-def _published_name(settings):
-    return settings.network if settings.init_from == "imagenet" else settings.init_from
-
-
-def _is_published(settings):
-    """Return whether the weights are published ones, whose preprocessing is known."""
-    try:
-        preprocessing.of_published(_published_name(settings))
-    except InputError:
-        return settings.init_from == "imagenet"
-    return True
-
-
 def _preprocessing(settings):
-    """Return the `preprocessing.Preprocessing` of the weights, changed as the flags say."""
-    if _is_published(settings):
-        if settings.normalization:
-            raise InputError(f"--normalization={settings.normalization} is not used by published weights")
-        known = preprocessing.of_published(_published_name(settings))
-    elif not settings.image_size or not settings.normalization:
-        raise InputError(
-            f"--init_from={settings.init_from}: what images its weights expect is not known; set --image_size and "
-            "--normalization, and --resize if it is larger"
-        )
-    else:
+    """Return the `preprocessing.Preprocessing` of the weights, that of `evaluate --network`, changed as flags say."""
+    known = network.expected_of("init_from", f"{settings.network}:{settings.init_from}", tested=True)
+    if known and settings.normalization:
+        raise InputError(f"--normalization={settings.normalization} is not used by published weights")
+    if not known:
+        if not settings.image_size or not settings.normalization:
+            raise InputError(
+                f"--init_from={settings.init_from}: what images its weights expect is not known; set --image_size and "
+                "--normalization, and --resize if it is larger"
+            )
         kind = PUBLISHED[settings.normalization]
         order = "BGR" if settings.normalization == "caffe" else "RGB"
         mean, std = (tuple(map(float, values)) for values in (kind.mean, kind.std))
-        known = preprocessing.Preprocessing(mean, std, settings.image_size, settings.image_size, "bilinear", order)
+        known = preprocessing.Preprocessing(mean, std, settings.image_size, settings.image_size, "", order)
     size = settings.image_size or known.size
-    resize = settings.resize or int(size / known.crop)  # the same share of the image at another size
+    resize = settings.resize or size * known.resize // known.size  # the same share of the image at another size
     if resize < size:
         raise InputError(f"--resize={resize} is less than --image_size={size}")
-    return preprocessing.Preprocessing(known.mean, known.std, size, resize, known.interpolation, known.order)
+    return dataclasses.replace(known, size=size, resize=resize)
