@@ -61,17 +61,10 @@ def read(path: str | pathlib.Path) -> Folder:
 
 
 def _row_of(architecture, file):
-    row = published.rows().get(architecture)
-    if row:
-        return row
-    for pattern, theirs in _RENAMED:
-        ours = next((name for name in architectures.TABLE if pattern.fullmatch(name)
-                     and pattern.sub(theirs, name) == architecture), "")  # fmt: skip
-        if ours:
-            return ours
-    if architecture in architectures.TABLE:
-        return architecture
-    raise InputError(f"{file}: architecture {architecture}: no network here has its graph")
+    try:
+        return architectures.of_timm(architecture)
+    except InputError:
+        raise InputError(f"{file}: architecture {architecture}: no network here has its graph") from None
 
 
 def weights_in(path: str | pathlib.Path, name: str) -> pathlib.Path:
