@@ -593,7 +593,16 @@ def test_backbone_shares_weights_with_the_classifier(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18_v1", "resnet50_v1", "resnet50_v1b", "resnet50_v1d", "resnet50_v2", "cifar_resnet8_v1"]
+    "name",
+    [
+        "resnet18_v1",
+        "resnet50_v1",
+        "resnet50_v1b",
+        "resnet50_v1d",
+        "resnet50_v2",
+        "cifar_resnet8_v1",
+        "resnext50_32x4d",
+    ],
 )
 def test_dilation_keeps_the_values_at_the_old_positions(name):
     """What makes ImageNet weights fit a dilated network; nothing but exact padding gives it at the border too."""
