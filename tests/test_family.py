@@ -175,6 +175,26 @@ def test_variants_equal_to_timm(name):
         assert relative(logits, golden[f"{size}/logits"], golden[f"{size}/std"]) < tolerance, size
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("timm", architectures.names_of_timm())
+def test_every_network_answers_as_timm_does_today(timm, tmp_path):
+    """What benchmarks/timm_parity.py writes into results/timm_parity.csv."""
+    python = os.environ.get("RESNET_TF_PEER_PYTHON")
+    if not python:
+        pytest.skip("RESNET_TF_PEER_PYTHON is not set: an interpreter that has timm")
+    folder = pathlib.Path(__file__).parents[1] / "benchmarks"
+    row = architectures.of_timm(timm)
+    sizes = "96x96,97x97,64x96"
+    subprocess.run([python, folder / "peers" / "timm_answers.py", tmp_path, sizes, f"{timm}={row}"], check=True)
+    script = "import sys, pathlib, timm_parity; print(*timm_parity.compared(pathlib.Path(sys.argv[1])).values())"
+    environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{folder.parent}"}
+    arguments = [sys.executable, "-c", script, str(tmp_path / f"{timm}.npz")]
+    found = subprocess.run(arguments, check=True, capture_output=True, text=True, env=environment).stdout.split()
+    # With these, timm's own float32 is as far from its float64: sums cancel, or hundreds of layers amplify rounding.
+    tolerance = 1e-4 if "bit" in timm else 1e-2 if re.search("269|270|350|420", timm) else 1e-5
+    assert max(map(float, found[-3:])) < tolerance
+
+
 def test_parameters_are_those_of_timm():
     counts = json.loads((GOLDEN / "timm_parameters.json").read_text())
     lacking = {"ecaresnet50d_pruned", "ecaresnet101d_pruned", "resnetv2_50d_frn"}
