@@ -651,7 +651,7 @@ def test_backbone_refuses_what_is_not_there(arguments):
 
 
 def test_models_command(capsys, tmp_path, last_json):
-    assert list_command(["resnet50*"]) == 0
+    assert list_command(["resnet50_v*"]) == 0
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == 7 and "25,557,032" in lines[1] and "3.858" in lines[1]
     assert "GMACs  GFLOPs (thop)" in lines[0] and " 7.758 " in lines[1]  # 2 x 3.858, and 4 x 10.6 million of BN
