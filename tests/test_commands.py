@@ -194,6 +194,10 @@ def test_flagfile_is_complete(path, capsys):
         ("imagenet_r50_efficient", "top-1 76.21%"),
         ("imagenet_r50d", "top-1 79.15%"),  # table 6
         ("imagenet_r50d_distil", "top-1 79.29%"),
+        ("imagenet_resnext50", "top-1 error 22.2%"),  # Xie et al. 2017, table 3
+        ("imagenet_seresnet50", "top-1 error 23.29%"),  # Hu et al. 2018, table 2
+        ("imagenet_resnetrs50", "top-1 78.8%"),  # Bello et al. 2021
+        ("cifar10_wrn28_10", "test error 4.00%"),  # Zagoruyko and Komodakis 2016, table 5
     ],
 )
 def test_recipe_expects_what_its_paper_has(name, figure):
@@ -217,7 +221,9 @@ def test_voc_recipes_are_those_of_their_figures(name, model):
     assert "--views=ten_crop --average=logits" in (ROOT / "flags" / f"{name}.cfg").read_text()
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "flags").glob("cifar10_*.cfg")))
+@pytest.mark.parametrize(
+    "name", sorted({path.stem for path in (ROOT / "flags").glob("cifar10_*.cfg")} - {"cifar10_wrn28_10"})
+)
 def test_cifar_recipes_are_the_papers(name):
     """He et al. 2015, section 4.2: the mean image is subtracted, every parameter decays, 0.1 falls at 32k and 48k."""
     recipe = recipe_of(name)
@@ -228,6 +234,15 @@ def test_cifar_recipes_are_the_papers(name):
     assert recipe.data.validation_examples == (5_000 if name.endswith("_45k") else 0)
     deep = "110" in name or "1202" in name
     assert (schedule.warmup_lr, schedule.warmup_until_error) == ((0.01, 0.8) if deep else (0, 0))
+
+
+def test_the_recipe_of_wide_resnets_is_the_papers():
+    """Zagoruyko and Komodakis 2016, section 3: 200 epochs, the rate times 0.2 at 60, 120 and 160."""
+    recipe = recipe_of("cifar10_wrn28_10")
+    optimizer, schedule = recipe.optimizer, recipe.schedule
+    assert (optimizer.optimizer, optimizer.momentum, optimizer.batch_size) == ("nesterov", 0.9, 128)
+    assert (optimizer.train_epochs, optimizer.weight_decay, optimizer.decay) == (200, 5e-4, "all")
+    assert (schedule.lr, schedule.lr_epochs, schedule.lr_factor) == (0.1, (60, 120, 160), 0.2)
 
 
 def test_one_program_has_all_commands(capsys):

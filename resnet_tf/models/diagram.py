@@ -7,6 +7,7 @@ from resnet_tf.models import blocks, builder
 from resnet_tf.models.architectures import Architecture
 from resnet_tf.models.layers import stem_plan
 
+_NORM = {"bn": "BN, ReLU", "gn": "GN, ReLU", "evos": "EvoNorm-S0"}
 _COLOURS = ("#4c78a8", "#54a24b", "#c79a00", "#e45756")
 _WIDTH, _BOX, _GAP, _LINE = 2.1, 1.2, 0.2, 0.16  # inches: width of a network and of a box, gap, height of a text line
 
@@ -45,31 +46,50 @@ def boxes(name: str) -> list[Box]:
     ]
     result = [Box(f"images {size}x{size}x3"), Box("\n".join(stem))]
     if row.stem != "3x3":
-        result.append(Box("max pool 3x3, /2"))
+        result.append(Box(_stem_pool(row)))
     starts_in_block = row.preactivation and not row.bottleneck and row.first_shortcut == "raw"
     if row.preactivation and not starts_in_block:
-        result[-1] = Box(f"{result[-1].text}\nBN, ReLU")
-    width = row.filters[0] if row.stem == "3x3" else 64
+        result[-1] = Box(f"{result[-1].text}\n{_NORM[row.norm]}")
+    width = row.stem_channels
     for stage, (count, filters) in enumerate(zip(row.blocks, row.filters, strict=True), start=1):
         for first, times in ((True, 1), (False, count - 1)):
             if not times:
                 continue
             sampling = blocks.Sampling(2 if first and stage > 1 else 1)
-            plan = blocks.convolutions(row, filters, sampling)
-            lines = [f"{k}x{k}, {f}" + (f", /{s}" if s > 1 else "") for k, f, s, _ in plan]
-            changes = sampling.stride > 1 or width != plan[-1][1]
+            plan = blocks.convolutions(row.of_stage(stage), filters, sampling)
+            lines = [line for part in plan for line in _lines(part, row)]
+            if row.attention != "none":
+                lines.append(f"{row.attention.upper()} attention")
+            changes = sampling.stride > 1 or width != plan[-1].filters
             shortcut = {"none": "", "A": "padded", "B": "projection", "C": "projection"}[row.shortcut]
             if shortcut and not changes and row.shortcut != "C":
                 shortcut = "identity"
             if shortcut == "projection" and row.downsample == "avg_pool" and sampling.stride > 1:
                 shortcut = "pooled projection"
-            width = plan[-1][1]
+            width = plan[-1].filters
             if starts_in_block and first and stage == 1:
-                lines.insert(0, "BN, ReLU")
+                lines.insert(0, _NORM[row.norm])
             result.append(Box("\n".join(lines) + (f"\nx {times}" if times > 1 else ""), stage, shortcut))
-    last = "BN, ReLU\n" if row.preactivation else ""
+    last = f"{_NORM[row.norm]}\n" if row.preactivation else ""
     result.append(Box(f"{last}average pool\ndense, {row.classes}"))
     return result
+
+
+def _stem_pool(row):
+    """Return the text of what halves the resolution after the convolutions of the stem."""
+    if row.stem_pool == "conv":
+        return f"3x3, {row.stem_channels}, /2"
+    return {"none": "max pool 3x3, /2", "avg": "average pool 2x2, /2", "blur": "max pool 3x3\nblur 3x3, /2"}[
+        row.antialias
+    ]
+
+
+def _lines(part, row):
+    """Return the lines of a `blocks.Convolution`."""
+    text = f"{part.kernel}x{part.kernel}, {part.filters}" + (f", /{part.stride}" if part.stride > 1 else "")
+    pool = {"avg": "average pool 2x2, /2", "blur": "blur 3x3, /2"}
+    groups = [f"in {part.groups} groups"] if part.groups > 1 else []
+    return [text, *groups, *([pool[row.antialias]] if part.antialiased else [])]
 
 
 def draw(names: list[str]):
@@ -96,7 +116,9 @@ def draw(names: list[str]):
     axes.set(xlim=(0, wide), ylim=(-total - 0.05, 0.45))  # in inches
     axes.axis("off")
     for index, (name, parts) in enumerate(zip(names, networks, strict=True)):
-        order = "BN and ReLU before convolutions" if row_of(name).preactivation else "BN and ReLU after convolutions"
+        row = row_of(name)
+        norm = _NORM[row.norm].replace(", ", " and ")
+        order = f"{norm} {'before' if row.preactivation else 'after'} convolutions"
         _draw_network(axes, _WIDTH * (index + 0.4), name, order, parts, heights)
     return figure
 

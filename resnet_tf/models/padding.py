@@ -82,6 +82,10 @@ def _permuted(path, value, by_stage):
     outer = by_stage[index - 1] if index and block == "block1" else inner  # the input channels of the block
     if part == "conv1":
         return value[:, :, outer]
+    if part == "se_conv1":
+        return value[:, :, inner] if value.ndim == 4 else value
+    if part == "se_conv2":
+        return value[..., inner]
     if part == "conv2":
         return value[..., inner]
     return value[inner] if part == "bn2" else value

@@ -124,7 +124,7 @@ def check_graph(model: keras.Model, opened: Opened) -> None:
     if graph_of(network, opened) == "timm" and row.graph != as_in_timm(row).graph:
         raise InputError(f"{opened.origin}: weights of timm's graph of {model.name}, not of the paper's: --graph=timm")
     twins = row.bottleneck and not row.preactivation  # v1 and v1b
-    if twins and opened.kind == "keras" and row.stride_in == "3x3":
+    if twins and opened.kind == "keras" and row.stride_in == "3x3" and "_v1b" in model.name:
         raise InputError(
             f"{opened.origin}: weights of keras.applications, whose bottlenecks have the stride in the first 1x1; "
             f"{model.name} has it in the 3x3. Load them into {network.replace('_v1b', '_v1')}"

@@ -13,7 +13,15 @@ _EXAMPLES = 64  # of each split; one epoch of them is the training
 _BATCH = 8
 _SIZE = 32
 # (pattern, replacement) of names: the smallest network of each kind.
-_SMALLEST = ((r"^(cifar_(?:resnet|plain))\d+", r"\g<1>8"), (r"^(resnet|plain)\d+", r"\g<1>18"))
+_SMALLEST = (
+    (r"^(cifar_(?:resnet|plain|seresnet))\d+", r"\g<1>8"),
+    (r"^cifar_wrn\d+_\d+", "cifar_wrn10_2"),
+    (r"^(resnet|plain)\d+(?=_v|$)", r"\g<1>18"),
+    (r"^seresnet\d+$", "seresnet18"),
+    (r"^resnext\d+.*", "resnext50_32x4d"),
+    (r"^resnetrs\d+", "resnetrs50"),
+    (r"^resnetv2_\d+x\d_bit", "resnetv2_50x1_bit"),
+)
 
 
 def shrink(config: TrainConfig) -> TrainConfig:
