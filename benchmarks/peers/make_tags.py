@@ -131,7 +131,7 @@ def _costs(network, facts):
         macs.append(positions * layer.weight.numel())
 
     for layer in model.modules():
-        if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
+        if isinstance(layer, (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Linear)):
             layer.register_forward_hook(count)
     with torch.no_grad():
         model(torch.zeros(1, *facts.input_size, device="meta"))

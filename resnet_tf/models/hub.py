@@ -26,12 +26,14 @@ class Folder:
         classes: number of outputs; 0 for a trunk without a head.
         labels: names of the classes in the order of the outputs; () if it does not say.
         expected: the preprocessing.
+        tested: the same with the size and the crop at which the weights were tested.
     """
 
     row: str
     classes: int
     labels: tuple[str, ...]
     expected: preprocessing.Preprocessing
+    tested: preprocessing.Preprocessing
 
 
 def is_folder(path: str | pathlib.Path) -> bool:
@@ -49,15 +51,22 @@ def read(path: str | pathlib.Path) -> Folder:
     try:
         config = json.loads(file.read_text("utf-8"))
         expected = config.get("pretrained_cfg", config)  # files of old releases of timm have one level
-        architecture, size = str(config["architecture"]), int(expected["input_size"][1])
-        mean, std = (tuple(round(255 * float(value), 3) for value in expected[name]) for name in ("mean", "std"))
-        view = preprocessing.Preprocessing(
-            mean, std, size, preprocessing.scaled(size, float(expected["crop_pct"])), str(expected["interpolation"])
-        )
+        architecture = str(config["architecture"])
+        views = [_view(expected, expected["input_size"], expected["crop_pct"])]
+        size = expected.get("test_input_size") or expected["input_size"]
+        views.append(_view(expected, size, expected.get("test_crop_pct") or expected["crop_pct"]))
         classes, labels = int(config["num_classes"]), tuple(map(str, config.get("label_names") or ()))
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ZeroDivisionError) as error:
         raise InputError(f"{file}: damaged, or not of timm ({error!r})") from None
-    return Folder(_row_of(architecture, file), classes, labels, view)
+    return Folder(_row_of(architecture, file), classes, labels, *views)
+
+
+def _view(expected, size, crop):
+    mean, std = (tuple(round(255 * float(value), 3) for value in expected[name]) for name in ("mean", "std"))
+    side = int(size[1])
+    # The share of a crop that timm stores is exact; a quotient of two whole numbers may be a little too large.
+    shorter = preprocessing.scaled(side, float(crop) * (1 - 1e-12))
+    return preprocessing.Preprocessing(mean, std, side, shorter, str(expected["interpolation"]))
 
 
 def _row_of(architecture, file):

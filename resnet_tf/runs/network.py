@@ -151,7 +151,8 @@ def expected_of(flag: str, origin: str, tested: bool = False) -> preprocessing.P
     """
     name, weights = _named(flag, origin)
     if hub.is_folder(weights):
-        return hub.read(weights).expected
+        folder = hub.read(weights)
+        return folder.tested if tested else folder.expected
     if weights == "imagenet":
         return preprocessing.of_published(name, tested) if name in published.best() else None
     is_tag = published.is_tag(weights) and not pathlib.Path(weights).exists()
