@@ -425,7 +425,7 @@ def test_groups_of_batches_change_nothing(unbroken, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "data",
     [
-        STREAMED,
+        pytest.param(STREAMED, marks=pytest.mark.slow),  # the step of the others, without changes of images in it
         (*STREAMED, "--image_size=65", "--hold_images", "--batch_size=8"),  # 65: less would average 96 x 128 pixels
         ("--dataset=synthetic", "--image_size=16", "--batch_size=32", "--pad=2"),
     ],
