@@ -277,7 +277,7 @@ def state_dict(model: keras.Model) -> dict[str, np.ndarray]:
     result = {}
     for variable in model.weights:
         name = source_names(naming.network_of(model), variable.path, {})[0]
-        value = np.asarray(variable)
+        value = np.asarray(variable, np.float32)
         if value.ndim == 4:
             value = value.transpose(3, 2, 0, 1)
         elif value.ndim == 3:
