@@ -6,6 +6,8 @@ and with numbers alone, for v1, vd and v2.
 
 import json
 import re
+import sys
+import types
 
 import h5py
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 
 import resnet_tf
 from resnet_tf import InputError
-from resnet_tf.models import architectures, hub, keras_hub
+from resnet_tf.models import architectures, hub, keras_hub, preprocessing, published
 from resnet_tf.runs import network
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
@@ -142,3 +144,31 @@ def test_folders_that_do_not_load_say_why(tmp_path):
     (folder / "model.weights.h5").write_bytes(b"no HDF5")
     with pytest.raises(InputError, match=r"model.weights.h5: damaged, or no weights"):
         resnet_tf.create_model("resnet18_v1b", weights=folder)
+
+
+def test_a_tag_is_fetched_as_a_folder(monkeypatch, tmp_path):
+    tag = "keras_hub/resnet_18_imagenet"
+    model = resnet_tf.create_model("resnet18_v1b", seed=3)
+    write(tmp_path / "preset", model, architectures.find("resnet18_v1b"))
+    asked = []
+
+    def download(handle):
+        asked.append(handle)
+        if len(asked) > 1:
+            raise OSError("no network")
+        return str(tmp_path / "preset")
+
+    monkeypatch.setitem(sys.modules, "kagglehub", types.SimpleNamespace(model_download=download))
+    assert same(resnet_tf.create_model("resnet18_v1b", weights=tag), model)
+    assert asked == ["keras/resnetv1/keras/resnet_18_imagenet/3"]
+    with pytest.raises(
+        InputError, match=r"cannot be downloaded \(no network\); without a network, copy the folder of kera"
+    ):
+        resnet_tf.create_model("resnet18_v1b", weights=tag)
+    monkeypatch.setitem(sys.modules, "kagglehub", None)
+    with pytest.raises(InputError, match="needs kagglehub: pip install kagglehub"):
+        resnet_tf.create_model("resnet18_v1b", weights=tag)
+    view = preprocessing.of_published("keras_hub/resnet_v2_50_imagenet")
+    assert view.mean == (127.5,) * 3 and (view.size, view.resize, view.interpolation) == (224, 224, "bicubic")
+    loading = [name for name in published.names("keras_hub/*") if not published.find(name).reason]
+    assert len(loading) == 13 and not published.find("swav/resnet50").reason

@@ -12,6 +12,8 @@ from resnet_tf.errors import InputError
 from resnet_tf.models.architectures import Architecture
 
 ABOUT = "resnet_tf"  # the HDF5 attribute or safetensors metadata that describes the network of a file of this project
+# Parts of self-supervised training beside a trunk that has no prefix of its own: those of SwAV.
+_BESIDE = ("projection_head.", "prototypes.")
 _log = logging.getLogger(__name__)
 
 # The keys of a PyTorch checkpoint that may hold the averaged or the plain weights.
@@ -299,8 +301,11 @@ def _without_prefixes(arrays, origin):
         _log.info("%s: takes %s*, and leaves out %d others of self-supervised training", origin, trunk, count)
         arrays = {name.removeprefix(trunk): arrays[full] for name, full in kept.items()}
     renamed = {}
+    beside = [name for name in arrays if _PREFIXES.sub("", name).startswith(_BESIDE)]
+    if beside:
+        _log.info("%s: leaves out %d weights of self-supervised training, such as %s", origin, len(beside), beside[0])
     for name, value in arrays.items():
-        if name.endswith("num_batches_tracked"):
+        if name.endswith("num_batches_tracked") or name in beside:
             continue
         plain = _PREFIXES.sub("", name)
         if plain in renamed:
