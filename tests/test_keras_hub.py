@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import resnet_tf
-from resnet_tf import InputError
+from resnet_tf import InputError, config
+from resnet_tf.data import colour
 from resnet_tf.models import architectures, hub, keras_hub, preprocessing, published
 from resnet_tf.runs import network
 
@@ -111,6 +112,12 @@ def test_a_folder_without_a_head_and_with_another_number_of_classes(tmp_path, ca
     )
     assert network.locate("init_from", str(tmp_path / "trunk"), "resnet18_v1b") == "weights"
     assert network.name_of("init_from", str(tmp_path / "trunk")) == "resnet18_v1b"
+    settings = config.from_settings(
+        config.TrainConfig, {"model": "resnet18_v1b", "dataset": "digits", "train_steps": 1}, "fit"
+    )
+    trained = network.load("init_from", str(tmp_path / "trunk"), settings)
+    np.testing.assert_array_equal(trained.model.get_layer("stem_conv").kernel, model.get_layer("stem_conv").kernel)
+    assert trained.classes is None and trained.normalization is colour.PUBLISHED["imagenet"]
     (tmp_path / "trunk" / "image_converter.json").unlink()
     with pytest.raises(InputError, match="does not say what images it expects"):
         resnet_tf.preprocessing_of(tmp_path / "trunk")
