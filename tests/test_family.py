@@ -27,7 +27,6 @@ SIZES = ((224, 224), (225, 225), (160, 192), (97, 97))  # of the goldens
 # The same halvings, in a fifth of the time: even down to an odd map, odd all the way, not square, even and odd.
 SMALLER = ((96, 96), (65, 65), (64, 96), (97, 97))
 TOLERANCE = 1e-4  # of the logits' standard deviation; float32 in another order of sums gives some 2e-6
-EXACT = 1e-9  # the same where both sides compute in float64, whose sums in another order give some 1e-14
 
 # Trainable parameters at 1000 classes (v1 = v1b, c = d, v2), and GMACs at 224x224 (v1, b, c = d).
 COUNTS = {
@@ -47,6 +46,11 @@ CIFAR_COUNTS = {
 
 def relative(ours, theirs, std=None):
     return float(np.abs(np.asarray(ours) - np.asarray(theirs)).max() / (np.std(theirs) if std is None else std))
+
+
+def exact(name):
+    """The largest difference where both sides compute in float64: another order gives 1e-15, amplified up to 4e-12."""
+    return 1e-6 if "evos" in name else 1e-9  # timm's EvoNorm takes variances in float32 in every precision
 
 
 def randomise(model, seed=0):
@@ -171,7 +175,7 @@ def test_variants_equal_to_timm(name):
     for size in ("64x64", "65x65", "64x96"):
         height, width = map(int, size.split("x"))
         logits = model(drawn.images(height, width), training=False)[:, :50]
-        assert relative(logits, golden[f"{size}/logits"], golden[f"{size}/std"]) < EXACT, size
+        assert relative(logits, golden[f"{size}/logits"], golden[f"{size}/std"]) < exact(name), size
     single = resnet_tf.create_model(name, input_shape=(None, None, 3))
     weights.assign(single, weights.convert(single, state))
     logits = single(drawn.images(65, 65), training=False)[:, :50]
@@ -198,7 +202,7 @@ def test_every_network_answers_as_timm_does_today(timm, tmp_path):
     environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{folder.parent}"}
     arguments = [sys.executable, "-c", script, str(tmp_path / f"{timm}.npz")]
     found = subprocess.run(arguments, check=True, capture_output=True, text=True, env=environment).stdout.split()
-    assert max(map(float, found[-3:])) < EXACT
+    assert max(map(float, found[-3:])) < exact(timm)
 
 
 def test_parameters_are_those_of_timm():
