@@ -8,9 +8,9 @@ of two images, at three sizes, over the standard deviation of the logits, with r
 (tests/drawn.py). With names of networks, only their rows are written anew; a network that the peer has no memory for is
 left out.
 
-Both sides compute in float64, but for the variances of timm's EvoNorm, which are float32. In
-float32 each is 1e-6 from that in most networks, but 1e-4 with standardised kernels, whose sums cancel, and up to 1e-3 in
-ecaresnet269d, since hundreds of layers with random weights amplify rounding.
+Both sides compute in float64, but for the variances of timm's EvoNorm, which are float32. In float32 each is 1e-6 from
+that in most networks, 1e-4 with standardised kernels, whose sums cancel, and 1e-3 in ecaresnet269d, since hundreds
+of layers with random weights amplify rounding.
 """
 
 import csv
