@@ -1,15 +1,16 @@
-"""Write results/timm_parity.csv: how far each network is from timm's in float64 with the same weights, at three sizes.
+"""Write results/timm_parity.csv: how far each network is from timm's with the same weights, both in float64.
 
     RESNET_TF_PEER_PYTHON=/path/to/python python benchmarks/timm_parity.py [TIMM ...]
     python benchmarks/timm_parity.py FOLDER  # of answers that benchmarks/peers/timm_answers.py wrote elsewhere
 
 That interpreter has timm; it runs apart from TensorFlow. The numbers are the largest difference of the first 50 logits
-of two images, over the standard deviation of the logits, with random weights and statistics (tests/drawn.py). With
-names of networks, only their rows are written anew; a network that the peer has no memory for is left out.
+of two images, at three sizes, over the standard deviation of the logits, with random weights and statistics
+(tests/drawn.py). With names of networks, only their rows are written anew; a network that the peer has no memory for is
+left out.
 
-Standardised kernels have mean zero while activations do not, so that sums cancel: timm's own float32 is 1e-4 from its
-float64 in resnetv2_50x1_bit. Very deep networks with random weights amplify rounding: that distance is 1e-3 in
-ecaresnet269d, 0.2 in resnetrs350 and 0.8 in resnetrs420, whose rows therefore say little. Elsewhere it is 1e-6.
+Both sides compute in float64, but for the variances of timm's EvoNorm, which are float32. In float32 each is 1e-6 from
+that in most networks, 1e-4 with standardised kernels, whose sums cancel, and 1e-3 in ecaresnet269d, since hundreds
+of layers with random weights amplify rounding.
 """
 
 import csv
@@ -44,7 +45,7 @@ def differences(timm, row, golden):
     """Return the number of parameters and {size: relative difference}."""
     shapes = {key: tuple(shape) for key, shape in json.loads(str(golden["shapes"])).items()}
     graph = "timm" if timm in ("resnetv2_18", "resnetv2_34") else None
-    model = resnet_tf.create_model(row, graph=graph, input_shape=(None, None, 3))
+    model = resnet_tf.create_model(row, graph=graph, input_shape=(None, None, 3), dtype="float64")
     weights.assign(model, weights.convert(model, drawn.weights(shapes, row)))
     result = {}
     for height, width in SIZES:

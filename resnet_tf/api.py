@@ -269,7 +269,9 @@ def preprocessing_of(source: Path) -> preprocessing.Preprocessing:
         data = run.config.data
         return _of_data(*statistics, evaluation_size(data), data.resize, data.interpolation)
     if hub.is_folder(path):
-        return hub.read(path).expected
+        if expected := hub.read(path).expected:
+            return expected
+        raise InputError(f"{path}: does not say what images it expects")
     card = (versions.locate(path) if path.is_dir() else path.parent) / versions.CARD
     if not path.exists() or not card.exists():
         return preprocessing.of_published(str(source))

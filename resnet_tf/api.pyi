@@ -98,7 +98,8 @@ def fit(
     most_objects: int = ...,
     neck: Literal["c4", "fpn"] = ...,
     nms: float = ...,
-    normalization: Literal["channel", "pixel", "imagenet", "inception"] | Literal["imagenet", "channel"] = ...,
+    normalization: Literal["channel", "pixel", "imagenet", "inception"]
+    | Literal["imagenet", "channel", "inception"] = ...,
     num_workers: int = ...,
     optimizer: Literal["sgd", "nesterov", "adam", "adamw", "lamb"] = ...,
     out: Path = ...,

@@ -88,8 +88,8 @@ def test_a_tag_that_is_not_there():
 def test_a_tag_of_another_graph_names_its_row():
     with pytest.raises(InputError, match=r"^weights=resnet50d.ra2_in1k: weights of resnet50_v1d, not of resnet50_v1b$"):
         resnet_tf.create_model("resnet50_v1b", weights="timm/resnet50d.ra2_in1k")
-    with pytest.raises(InputError, match="keras_hub/resnet_vd_50_imagenet: does not load: the names"):
-        resnet_tf.create_model("resnet50_v1d", weights="keras_hub/resnet_vd_50_imagenet")
+    with pytest.raises(InputError, match="keras_hub/resnet_vd_18_imagenet: does not load: the shortcut of its first"):
+        resnet_tf.create_model("resnet18_v1d", weights="keras_hub/resnet_vd_18_imagenet")
 
 
 def test_a_tag_that_cannot_be_fetched_says_which_file(monkeypatch):

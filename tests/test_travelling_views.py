@@ -9,12 +9,12 @@ from PIL import Image
 
 import resnet_tf
 from resnet_tf import InputError, config, convert, export, train
-from resnet_tf.data import geometry
+from resnet_tf.data import colour, geometry
 from resnet_tf.evaluation import scored
 from resnet_tf.models import hub, preprocessing, weights
 from resnet_tf.runs import network
 from resnet_tf.serving import hub_folder
-from resnet_tf.training import choices
+from resnet_tf.training import choices, expectations
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 
@@ -80,6 +80,51 @@ def test_fine_tuning_takes_normalization_scaling_and_crop():
     }  # fmt: skip
     assert choices._settings_of("resnet50_v1b:timm/resnet50.a1_in1k")["crop"] == (224, 235)
     assert network.expected_of("init_from", f"resnet50_v1b:{__file__}") is None
+
+
+def warned(init_from, kind, was_chosen=False, config_type=config.TrainConfig, **flags):
+    """The warning of a training whose images have the normalization `kind`, a key of `colour.PUBLISHED` or levels."""
+    flags = {"init_from": init_from, "train_steps": 1, "dataset": "folder", "data_dir": "photos"} | flags
+    if config_type is config.TrainConfig:
+        flags = {"view": "random_resized_crop", "image_size": 224, "resize": 256} | flags
+    named = isinstance(kind, str)
+    settings = config.from_settings(config_type, flags | ({"normalization": kind} if named else {}), "fit")
+    normalization = colour.PUBLISHED[kind] if named else colour.Normalization(*kind)
+    return expectations.warning(settings, normalization, was_chosen)
+
+
+def test_fine_tuning_says_which_flags_give_what_weights_expect():
+    inception = "resnet50d.ra4_e3600_r224_in1k"
+    v1b, v1d = {"model": "resnet50_v1b"}, {"model": "resnet50_v1d"}
+    assert warned("resnet50.tv_in1k", "imagenet", **v1b) == ""
+    assert warned(inception, "inception", **v1d, interpolation="bicubic", resize=235) == ""
+    test = {"image_size": 192, "eval_size": 288, "resize": 288}  # the size at which they are tested
+    assert warned(inception, "inception", **v1d, interpolation="bicubic", **test) == ""
+    line = warned(inception, "imagenet", **v1d)
+    assert line == (
+        f"--init_from={inception}: its weights expect other images than they get: --normalization=inception (mean 128 "
+        "and deviation 128, not 124 117 104 and 58.4 57.1 57.4); --interpolation=bicubic; --image_size=224 --resize=235"
+    )
+    assert "--image_size" not in warned(inception, "imagenet", was_chosen=True, **v1d)
+    assert "--normalization=imagenet" in warned("resnet50.tv_in1k", "inception", **v1b)
+    # Statistics of the images: of photographs near enough, of dark ones not; and a mean image.
+    levels = np.array([122, 116, 106], np.float32), np.full(3, 70, np.float32)
+    assert warned("resnet50.tv_in1k", levels, **v1b) == ""
+    assert warned("resnet50.tv_in1k", (np.full((224, 224, 3), levels[0]), np.float32(70)), **v1b) == ""
+    line = warned("resnet50.tv_in1k", (levels[0] / 4, levels[1]), **v1b)
+    assert "--normalization=imagenet (mean 124 116 104" in line and "--interpolation" not in line
+    line = warned("resnet50_v1:imagenet", "imagenet", model="resnet50_v1")  # keras.applications, whose deviation is 1
+    assert "and deviation 1, not 124 117 104 and 58.4 57.1 57.4, which no --normalization gives" in line
+    held = {"view": "pad_crop", "image_size": 32, "resize": 0, "dataset": "digits", "data_dir": ""}
+    assert warned("resnet50.a1_in1k", "imagenet", **held, **v1b) == ""  # small images are as they are
+    assert warned(f"resnet50_v1b:{__file__}", "inception", **v1b) == warned("", "inception", **v1b) == ""
+
+
+def test_other_tasks_say_it_of_what_they_have_flags_for():
+    flags = {"data_dir": "photos", "dataset": "camvid", "model": "resnet50_v1d", "config_type": config.SegmentConfig}
+    line = warned("resnet50d.ra4_e3600_r224_in1k", "imagenet", **flags)
+    assert line.endswith("and 58.4 57.1 57.4)") and "--normalization=inception" in line
+    assert warned("resnet50d.ra4_e3600_r224_in1k", "inception", **flags) == ""
 
 
 @pytest.mark.parametrize("labels", [("b", "a", "c"), ()])
@@ -154,3 +199,18 @@ def test_a_run_goes_to_the_hub_with_its_views(bicubic, tmp_path, monkeypatch):
     assert (theirs.size, theirs.resize, theirs.interpolation) == (ours.size, ours.resize, ours.interpolation)
     np.testing.assert_allclose(theirs.mean, ours.mean, rtol=0, atol=1e-3)
     assert (told["num_features"], told["pretrained_cfg"]["first_conv"]) == (64, "conv1")
+
+
+def test_a_training_from_a_folder_of_the_hub_warns_once(bicubic, tmp_path, caplog):
+    model = resnet_tf.create_model("resnet18_v1b", num_classes=2)
+    weights.save(model, tmp_path / "model.safetensors")
+    expected = preprocessing.of_published("resnet18d.ra4_e3600_r224_in1k")
+    (tmp_path / "config.json").write_text(json.dumps(hub_folder.describe(model, expected, ("a", "b"))))
+    flags = ["--dataset=folder", "--view=random_resized_crop", f"--data_dir={bicubic}/data", "--image_size=32",
+             "--model=resnet18_v1b", f"--init_from={tmp_path}", "--batch_size=2", f"--out={tmp_path}/run"]  # fmt: skip
+    assert train.main([*flags, "--train_steps=1"]) == 0
+    (line,) = [record.getMessage() for record in caplog.records if "other images" in record.getMessage()]
+    assert "--normalization=inception" in line and "--interpolation=bicubic" in line
+    caplog.clear()
+    assert train.main([*flags, "--train_steps=2", "--extend"]) == 0  # goes on, and has said it
+    assert not [record for record in caplog.records if "other images" in record.getMessage()]

@@ -528,6 +528,10 @@ def test_weights_of_an_exported_file(name, tmp_path):
         ),
         ("module.backbone.", ()),
         ("encoder.", ()),
+        (  # SwAV
+            "module.",
+            ("module.projection_head.0.weight", "module.projection_head.1.running_mean", "module.prototypes.weight"),
+        ),
     ],
 )
 def test_trunks_of_self_supervised_training(prefix, beside):

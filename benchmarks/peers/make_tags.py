@@ -1,11 +1,12 @@
 """Write resnet_tf/models/published_tags.csv: every published ResNet weight, by its tag.
 
     python benchmarks/peers/make_tags.py RESULTS_CSV [PRESETS_PY]
-    python benchmarks/peers/make_tags.py --rows
+    python benchmarks/peers/make_tags.py --rows [PRESETS_PY]
 
-The second form, after networks were added, only looks up again which of them takes which weights. The first needs timm,
-torch and torchvision; TensorFlow is not imported. RESULTS_CSV is timm's results/results-imagenet.csv, PRESETS_PY is
-keras-hub's keras_hub/src/models/resnet/resnet_presets.py. Without the latter the lines of keras-hub in the table stay.
+The second form, after networks or readers were added, only looks up again which of them takes which weights. The first
+needs timm, torch and torchvision; TensorFlow is not imported. RESULTS_CSV is timm's results/results-imagenet.csv,
+PRESETS_PY is keras-hub's keras_hub/src/models/resnet/resnet_presets.py. Without the latter the lines of keras-hub in
+the table stay.
 
 Of timm are the facts of default_cfgs, parameters and multiply-accumulates of the network (hooks on convolutions and
 linear layers, on torch's device `meta`), and the top-1 accuracy at the test size. Of torchvision are the facts of its
@@ -26,19 +27,21 @@ from resnet_tf.errors import InputError  # noqa: E402
 from resnet_tf.models import architectures, published  # noqa: E402
 
 _DECIMALS = 3
-# Converted from weights of timm without their heads: PRESET_MAP of its convert_resnet_checkpoints.py.
-_OF_KERAS_HUB = {f"resnet_{depth}_imagenet": f"resnet{depth}_v1b" for depth in (18, 50, 101, 152)}
-_OF_KERAS_HUB |= {f"resnet_v2_{depth}_imagenet": f"resnet{depth}_v2" for depth in (50, 101)}
+# Converted from weights of timm, with the classifier and the views: PRESET_MAP of its convert_resnet_checkpoints.py.
+_OF_KERAS_HUB = {f"resnet_{depth}_imagenet": f"resnet{depth}.a1_in1k" for depth in (18, 50, 101, 152)}
+_OF_KERAS_HUB |= {f"resnet_v2_{depth}_imagenet": f"resnetv2_{depth}.a1h_in1k" for depth in (50, 101)}
 
 
 def main():
     """Write the table."""
-    if sys.argv[1:] == ["--rows"]:
-        write([with_row(tag) for tag in published.table().values()])
-        return
     kept = [] if len(sys.argv) > 2 or not published.FILE.exists() else list(_of_library("keras_hub"))
-    tags = [*of_timm(_results(sys.argv[1])), *of_torchvision(), *of_trunks(), *of_keras()]
-    tags += of_keras_hub(pathlib.Path(sys.argv[2])) if len(sys.argv) > 2 else kept
+    if sys.argv[1] == "--rows":
+        tags = [with_row(tag) for library in ("timm", "torchvision") for tag in _of_library(library)]
+    else:
+        tags = [*of_timm(_results(sys.argv[1])), *of_torchvision()]
+    views = {tag.tag: tag for tag in tags}
+    tags += [*of_trunks(), *of_keras()]
+    tags += of_keras_hub(pathlib.Path(sys.argv[2]), views) if len(sys.argv) > 2 else kept
     write(tags)
 
 
@@ -167,7 +170,7 @@ _TRUNKS = {
     "dino": ("dino_resnet50_pretrain.pth", "bicubic", "apache-2.0", ""),
     "vicreg": ("resnet50.pth", "bilinear", "mit", ""),
     "barlowtwins": ("resnet50.pth", "bilinear", "mit", ""),
-    "swav": ("swav_800ep_pretrain.pth.tar", "bilinear", "cc-by-nc-4.0", "a projection head is beside the trunk"),
+    "swav": ("swav_800ep_pretrain.pth.tar", "bilinear", "cc-by-nc-4.0", ""),
 }
 
 
@@ -208,28 +211,37 @@ def of_keras():
     return tags
 
 
-def of_keras_hub(path):
-    """Return the presets of keras-hub: the names, parameters and handles that its table gives."""
+def of_keras_hub(path, views):
+    """Return the presets of keras-hub: names and handles of its table, and the views of the weights they come from.
+
+    Args:
+        path: its resnet_presets.py.
+        views: {tag: the facts of timm's weights}.
+    """
     presets = ast.literal_eval(path.read_text().partition("backbone_presets =")[2].strip())
-    return [_of_preset(name, facts) for name, facts in presets.items()]
+    return [_of_preset(name, facts, views) for name, facts in presets.items()]
 
 
-def _of_preset(name, facts):
-    depth, row = int(re.search(r"\d+", name)[0]), _OF_KERAS_HUB.get(name, "")
-    reason = "the names in its .weights.h5 are keras-hub's, which no reader here translates"
-    # The parameters of the table, which count moving statistics, are those of the rows only from 50 to 152 layers.
-    if "_vd_" in name and depth in (50, 101, 152):
-        row = f"resnet{depth}_v1d"
-    elif "_vd_" in name:
-        reason = (
-            "its stages have other depths than those of resnet200_v1d" if depth == 200
-            else f"the shortcut of its first block is a projection, which resnet{depth}_v1d does not have"
-        )  # fmt: skip
+def _of_preset(name, facts, views):
+    depth, reason = int(re.search(r"\d+", name)[0]), ""
+    if name in _OF_KERAS_HUB:
+        source = views[_OF_KERAS_HUB[name]]
+    else:  # PaddleClas, of whose views convert_resnet_vd_checkpoints.py gives size, mean and deviation
+        source = dataclasses.replace(
+            views["resnet50d.ra2_in1k"], row=f"resnet{depth}_v1d", interpolation="bilinear", size=224
+        )
+        if depth not in (50, 101, 152):  # by the parameters of the presets, which count moving statistics
+            source = dataclasses.replace(source, row="")
+            reason = (
+                "its stages have other depths than those of resnet200_v1d" if depth == 200
+                else f"the shortcut of its first block is a projection, which resnet{depth}_v1d does not have"
+            )  # fmt: skip
     return published.Tag(
-        tag=f"keras_hub/{name}", library="keras_hub", network=name, row=row,
-        hub=facts["kaggle_handle"].partition("://")[2], file="model.weights.h5",
-        parameters=None, gmacs=None, size=224, test_size=224, crop=None, test_crop=None, crop_mode="",
-        interpolation="", mean=(), std=(), classes=1000 if "_vd_" in name else 0, licence="", top1=None, reason=reason,
+        tag=f"keras_hub/{name}", library="keras_hub", network=name, row=source.row,
+        hub=facts["kaggle_handle"].partition("://")[2], file="model.weights.h5", parameters=None, gmacs=None,
+        size=source.size, test_size=source.size, crop=1.0, test_crop=1.0, crop_mode="center",
+        interpolation=source.interpolation, mean=source.mean, std=source.std, classes=1000, licence="", top1=None,
+        reason=reason,
     )  # fmt: skip
 
 

@@ -57,6 +57,7 @@ def normalization_setting():
     """Declare --normalization of segmentation and detection."""
     return setting(
         "imagenet",
-        "imagenet: the constants of Bag of Tricks; channel: mean and standard deviation of each channel.",
-        choices=("imagenet", "channel"),
+        "imagenet: the constants of Bag of Tricks; inception: mean and deviation 127.5; channel: mean and standard "
+        "deviation of each channel.",
+        choices=("imagenet", "channel", "inception"),
     )

@@ -63,7 +63,8 @@ def create_model(
             no dropping.
         sync_bn: whether batch statistics are computed over all replicas of a distribution strategy; of no effect in
             networks without batch normalisation.
-        dtype: Keras policy: "float32", "mixed_bfloat16" or "mixed_float16".
+        dtype: Keras policy: "float32", "mixed_bfloat16", "mixed_float16"; or "float64", in which implementations can be
+            compared without the rounding of float32.
         seed: seed of the initial weights.
         weights: None; a file (.weights.h5 of this network, or any file that `convert` reads); or "imagenet" for
             published weights.
@@ -73,7 +74,7 @@ def create_model(
             in keras.applications.
 
     Returns:
-        A model from normalised images, float [batch, height, width, channels], to logits, float32 [batch,
+        A model from normalised images, float [batch, height, width, channels], to logits, float32 (or float64) [batch,
         num_classes], or without a classifier to features [batch, channels], or [batch, height / stride, width / stride,
         channels] without a pool.
 

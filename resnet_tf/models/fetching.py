@@ -44,6 +44,8 @@ def looks_like_tag(text: str) -> bool:
 def fetch(tag: published.Tag | str, asked: str = "imagenet") -> str:
     """Download published weights, unless they are in the client's cache; return the path of the file.
 
+    Those of keras-hub are folders.
+
     Args:
         tag: the weights, or the name of a network for its best ones.
         asked: value of `weights`, for messages.
@@ -56,13 +58,14 @@ def fetch(tag: published.Tag | str, asked: str = "imagenet") -> str:
     try:
         return _CLIENTS[tag.library](tag)
     except ImportError:
-        raise InputError(f"weights={asked}: needs huggingface_hub: pip install 'resnet_tf[convert]'") from None
+        needed = "kagglehub: pip install kagglehub" if tag.library == "keras_hub" else _NEEDED
+        raise InputError(f"weights={asked}: needs {needed}") from None
     except Exception as error:  # each client has its own exceptions for a missing network
         source = f"{tag.hub}/{tag.file}" if tag.hub else tag.file
+        what = f"folder of {tag.hub}" if tag.library == "keras_hub" else f"file {tag.file}"
         raise InputError(
             f"weights={asked}: {source} of {_NAMES[tag.library]} cannot be downloaded ({first_line(error)}); without "
-            f"a network, copy the file {tag.file} from another machine and give its path as weights (--init_from, "
-            "--source)"
+            f"a network, copy the {what} from another machine and give its path as weights (--init_from, --source)"
         ) from None
 
 
@@ -70,6 +73,13 @@ def _from_hub(tag):
     from huggingface_hub import hf_hub_download
 
     return hf_hub_download(tag.hub, tag.file)
+
+
+def _from_kaggle(tag):
+    """Return the folder of a preset of keras-hub."""
+    import kagglehub
+
+    return kagglehub.model_download(tag.hub)
 
 
 def _from_keras(tag):
@@ -88,8 +98,12 @@ def _by_hand(tag):
     raise OSError("its repository names the address")
 
 
-_CLIENTS = {"timm": _from_hub, "keras": _from_keras, "torchvision": _by_hand, "trunk": _by_hand}
+_NEEDED = "huggingface_hub: pip install 'resnet_tf[convert]'"
+_CLIENTS = {
+    "timm": _from_hub, "keras": _from_keras, "keras_hub": _from_kaggle, "torchvision": _by_hand, "trunk": _by_hand,
+}  # fmt: skip
 _NAMES = {
+    "keras_hub": "Kaggle",
     "timm": "the Hugging Face hub",
     "keras": "keras.applications",
     "torchvision": "torchvision",

@@ -4,6 +4,8 @@
     model.safetensors   the weights, under timm's names
     README.md           what the hub shows of them
 
+Folders in the layout of keras-hub are read too; see `keras_hub`.
+
 `timm.create_model("local-dir:FOLDER")`, or "hf-hub:OWNER/NAME" after the folder is uploaded, builds the network.
 """
 
@@ -12,7 +14,7 @@ import json
 import pathlib
 
 from resnet_tf.errors import InputError
-from resnet_tf.models import architectures, preprocessing, published
+from resnet_tf.models import architectures, keras_hub, preprocessing, published
 
 CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
 
@@ -25,28 +27,32 @@ class Folder:
         row: name of the network of this package.
         classes: number of outputs; 0 for a trunk without a head.
         labels: names of the classes in the order of the outputs; () if it does not say.
-        expected: the preprocessing.
-        tested: the same with the size and the crop at which the weights were tested.
+        expected: the preprocessing; None if a folder of keras-hub does not say.
+        tested: the same with the size and the crop at which the weights were tested, if they are told.
     """
 
     row: str
     classes: int
     labels: tuple[str, ...]
-    expected: preprocessing.Preprocessing
-    tested: preprocessing.Preprocessing
+    expected: preprocessing.Preprocessing | None
+    tested: preprocessing.Preprocessing | None
 
 
 def is_folder(path: str | pathlib.Path) -> bool:
-    """Return whether a path is a folder in this layout."""
-    return (pathlib.Path(path) / CONFIG).is_file() and (pathlib.Path(path) / WEIGHTS).is_file()
+    """Return whether a path is a folder in this layout, or in that of keras-hub."""
+    is_own = (pathlib.Path(path) / CONFIG).is_file() and (pathlib.Path(path) / WEIGHTS).is_file()
+    return is_own or keras_hub.is_folder(path)
 
 
 def read(path: str | pathlib.Path) -> Folder:
-    """Read config.json of a folder.
+    """Read config.json of a folder, or what the folder of keras-hub has beside its own.
 
     Raises:
         InputError: it is damaged, or its network is not one of this package.
     """
+    if keras_hub.is_folder(path):
+        row, classes, expected = keras_hub.read(path)
+        return Folder(row, classes, (), expected, expected)
     file = pathlib.Path(path) / CONFIG
     try:
         config = json.loads(file.read_text("utf-8"))

@@ -19,8 +19,9 @@ from resnet_tf.models import fusible, variants
 # He et al. 2015. Keras' momentum is one minus PyTorch's.
 BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
 
-# The supported Keras dtype policies. All of them keep variables and logits in float32.
-POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+# The supported Keras dtype policies. The mixed ones keep variables and logits in float32. In float64 networks are
+# compared without the rounding of float32.
+POLICIES = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
 # Passed to every layer, since a user's keras.json may say "channels_first".
 FORMAT = "channels_last"
 
@@ -113,9 +114,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs, training=None, mask=None):
-        """Normalise images [batch, height, width, channels]; statistics are float32."""
+        """Normalise images [batch, height, width, channels]; statistics are float32, or float64 in float64."""
         training = bool(training and self.trainable)
-        if training and self.synchronized:
+        if (training and self.synchronized) or self.compute_dtype == "float64":  # which the kernel does not have
             return super().call(inputs, training=training, mask=mask)
         if training and fusible.wanted():
             gamma, beta = (tf.convert_to_tensor(variable) for variable in (self.gamma, self.beta))
@@ -327,11 +328,12 @@ class Layers:
         return keras.layers.Dropout(rate, dtype=self.dtype, name=name)(x)
 
     def dense(self, x, units, deviation=None, *, name):
-        """Add a dense layer, float32 in every precision, with a normal initializer if `deviation` is given."""
+        """Add a dense layer in the precision of variables, with a normal initializer if `deviation` is given."""
         initializer = self.initializer_of(name, True)
         if deviation:
             initializer = keras.initializers.RandomNormal(stddev=deviation, seed=initializer.seed)
-        return keras.layers.Dense(units, kernel_initializer=initializer, dtype="float32", name=name)(x)
+        dtype = keras.dtype_policies.get(self.dtype).variable_dtype
+        return keras.layers.Dense(units, kernel_initializer=initializer, dtype=dtype, name=name)(x)
 
     # --- Combinations of layers --------------------------------------------------------------------------------------
 

@@ -33,13 +33,14 @@ class GroupedConv2D(keras.layers.Conv2D):
 class StandardizedConv2D(keras.layers.Conv2D):
     """Convolution whose kernel has mean 0 and variance 1 over the inputs of each filter (Qiao et al. 2019).
 
-    The kernel is standardised in float32 in every precision. As in BiT (Kolesnikov et al. 2020) there is no gain.
+    The kernel is standardised in the precision of variables, float32 in mixed ones. As in BiT (Kolesnikov et al. 2020)
+    there is no gain.
     """
 
     EPSILON = 1e-8  # added to the variance; that of BiT
 
     def build(self, input_shape):
-        """Create the kernel, which is read in float32 in mixed precision too."""
+        """Create the kernel, which mixed precision too reads in float32."""
         super().build(input_shape)
         self._kernel._autocast = False
 
@@ -48,7 +49,7 @@ class StandardizedConv2D(keras.layers.Conv2D):
         return super().convolution_op(inputs, tf.cast(self.standardized_kernel(), inputs.dtype))
 
     def standardized_kernel(self):
-        """Return the kernel that images are convolved with, float32 [height, width, channels, filters]."""
+        """Return the kernel that images are convolved with, [height, width, channels, filters]."""
         kernel = tf.convert_to_tensor(self.kernel)
         mean, variance = tf.nn.moments(kernel, [0, 1, 2], keepdims=True)
         return (kernel - mean) * tf.math.rsqrt(variance + self.EPSILON)
@@ -58,7 +59,7 @@ class StandardizedConv2D(keras.layers.Conv2D):
 class EvoNorm(keras.layers.Layer):
     """EvoNorm-S0 (Liu et al. 2020, arXiv 2004.02967): x sigmoid(v x) / std, over groups of channels of each image.
 
-    It is normalisation and activation in one, computed in float32 in every precision.
+    It is normalisation and activation in one, computed in the precision of variables, float32 in mixed ones.
 
     Args:
         groups: number of groups.
@@ -78,7 +79,7 @@ class EvoNorm(keras.layers.Layer):
 
     def call(self, inputs):
         """Map [batch, height, width, channels] to the same shape."""
-        x, shape = tf.cast(inputs, tf.float32), tf.shape(inputs)
+        x, shape = tf.cast(inputs, self.variable_dtype), tf.shape(inputs)
         gamma, beta, v = (tf.convert_to_tensor(variable) for variable in (self.gamma, self.beta, self.v))
         grouped = tf.reshape(x, [shape[0], shape[1], shape[2], self.groups, inputs.shape[-1] // self.groups])
         _, variance = tf.nn.moments(grouped, [1, 2, 4], keepdims=True)

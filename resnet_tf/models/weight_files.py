@@ -12,6 +12,8 @@ from resnet_tf.errors import InputError
 from resnet_tf.models.architectures import Architecture
 
 ABOUT = "resnet_tf"  # the HDF5 attribute or safetensors metadata that describes the network of a file of this project
+# Parts of self-supervised training beside a trunk that has no prefix of its own: those of SwAV.
+_BESIDE = ("projection_head.", "prototypes.")
 _log = logging.getLogger(__name__)
 
 # The keys of a PyTorch checkpoint that may hold the averaged or the plain weights.
@@ -194,6 +196,54 @@ def _by_layer(file):
     return None if unnamed or not arrays else arrays
 
 
+def read_layers(
+    path: str | pathlib.Path, order: dict[str, list[str]] | None = None
+) -> dict[tuple[str, str], np.ndarray]:
+    """Return {(layer, variable): array} of a .weights.h5 of Keras 3.
+
+    Args:
+        path: the file.
+        order: {class, such as "conv2d": names of its layers in their order in the model}, for files from before Keras
+            wrote names; None to refuse these.
+
+    Raises:
+        InputError: the file is missing or damaged, or has other layers than `order`.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            arrays = _by_layer(file)
+            if arrays is None and order:
+                arrays = _by_number(file, order)
+    except Exception as error:  # h5py has errors of its own for a damaged file
+        raise InputError(f"{path}: damaged, or no weights ({first_line(error)})") from None
+    if arrays is None:
+        raise InputError(f"{path}: does not name its layers, and has not those of the network")
+    return {tuple(name.rsplit("/", 1)): value for name, value in arrays.items()}
+
+
+def _by_number(file, order):
+    """Return {layer/variable: array} by the numbers of layers, conv2d and conv2d_1; None if there are others."""
+    found = {kind: {} for kind in order}
+
+    def visit(path, group):
+        name = path.split("/")[-2] if path.endswith("/vars") else ""
+        kind = _NUMBERED.sub("", name)
+        if kind in found and len(group):
+            found[kind][int(name.removeprefix(kind).lstrip("_") or 0)] = [group[index][()] for index in sorted(group)]
+
+    file.visititems(visit)
+    arrays = {}
+    for kind, names in order.items():
+        if sorted(found[kind]) != list(range(len(names))):
+            return None
+        for number, name in enumerate(names):
+            for variable, value in zip(_VARIABLES[kind], found[kind][number], strict=False):
+                arrays[f"{name}/{variable}"] = value
+    return arrays
+
+
 def _of_layers(arrays, origin, about):
     """Return an `Opened` of {layer/variable: array}, of keras.applications or of this project."""
     if arrays and any(name.startswith("conv1_conv/") for name in arrays):
@@ -251,8 +301,11 @@ def _without_prefixes(arrays, origin):
         _log.info("%s: takes %s*, and leaves out %d others of self-supervised training", origin, trunk, count)
         arrays = {name.removeprefix(trunk): arrays[full] for name, full in kept.items()}
     renamed = {}
+    beside = [name for name in arrays if _PREFIXES.sub("", name).startswith(_BESIDE)]
+    if beside:
+        _log.info("%s: leaves out %d weights of self-supervised training, such as %s", origin, len(beside), beside[0])
     for name, value in arrays.items():
-        if name.endswith("num_batches_tracked"):
+        if name.endswith("num_batches_tracked") or name in beside:
             continue
         plain = _PREFIXES.sub("", name)
         if plain in renamed:

@@ -14,7 +14,7 @@ import numpy as np
 
 from resnet_tf import files
 from resnet_tf.errors import InputError
-from resnet_tf.models import adaptation, hub, inside, naming, padding, weight_files
+from resnet_tf.models import adaptation, hub, inside, keras_hub, naming, padding, weight_files
 from resnet_tf.models.architectures import as_in_timm, find
 from resnet_tf.models.fetching import PUBLISHED as PUBLISHED
 from resnet_tf.models.fetching import fetch as fetch
@@ -42,8 +42,8 @@ def open_source(name: str, source: str | pathlib.Path | Opened, ema: bool = True
 
     Args:
         name: name of the network.
-        source: a file; a folder in the layout of the Hugging Face hub, see `hub`; a published tag, such as
-            "resnet50.a1_in1k", or "imagenet" for the best published weights, see `published`.
+        source: a file; a folder in the layout of the Hugging Face hub or of keras-hub, see `hub`; a published tag, such
+            as "resnet50.a1_in1k", or "imagenet" for the best published weights, see `published`.
         ema: see `load`.
 
     Raises:
@@ -52,6 +52,8 @@ def open_source(name: str, source: str | pathlib.Path | Opened, ema: bool = True
     if isinstance(source, Opened):
         return source
     source = locate(name, source)
+    if keras_hub.is_folder(source):
+        return keras_hub.open_folder(source, name)
     return open_file(hub.weights_in(source, name) if hub.is_folder(source) else source, ema)
 
 
@@ -277,7 +279,7 @@ def state_dict(model: keras.Model) -> dict[str, np.ndarray]:
     result = {}
     for variable in model.weights:
         name = source_names(naming.network_of(model), variable.path, {})[0]
-        value = np.asarray(variable)
+        value = np.asarray(variable, np.float32)
         if value.ndim == 4:
             value = value.transpose(3, 2, 0, 1)
         elif value.ndim == 3:

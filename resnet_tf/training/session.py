@@ -12,7 +12,7 @@ from resnet_tf import config as configuration
 from resnet_tf.data import colour, splits
 from resnet_tf.errors import InputError
 from resnet_tf.runs import checkpoint, devices, network, record, run_data
-from resnet_tf.training import extension, introduction, optimizer, schedule, smoke, supply
+from resnet_tf.training import expectations, extension, introduction, optimizer, schedule, smoke, supply
 from resnet_tf.training.engine import Engine
 from resnet_tf.training.recipe import Recipe
 from resnet_tf.training.recorder import Recorder, Silent
@@ -151,6 +151,9 @@ def prepare(task, source, callbacks, choice=None) -> Session:
 
     normalization = task.normalization(natural)
     engine = _build(task, context, source, normalization, rates)
+    is_new = context.is_chief and not context.is_resumed
+    if is_new and (line := expectations.warning(config, normalization, choice is not None)):
+        _log.warning("%s", line)
     run, values = _open_run(task, context, source, engine, choice.reasons if choice else {})
     step = engine.step
     steps_per_call = config.device.steps_per_call or (1000 if engine.on_gpu else 10)
