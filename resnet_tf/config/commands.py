@@ -372,3 +372,8 @@ class FeaturesConfig:
     splits: tuple[str, ...] = setting((), "Splits of the data. Unset: train, and test or, without one, validation.")
     data_dir: str = setting("", "Current folder of the data. Unset: the one recorded in training.")
     out: str = setting("", "File to write, .parquet or .npz.")
+    shard: str = setting(
+        "",
+        "I/N: write part I of N of the examples of each split, such as 2/8, to a file of its own beside --out. A part "
+        "that is done stays as it is.",
+    )

@@ -46,8 +46,8 @@ def make(
         logits = tf.cast(logits, tf.float32) / temperature
         return {"features": tf.cast(features, tf.float32), "probabilities": tf.nn.softmax(logits)}
 
-    # The compiled function and that for CPUs call the same one, so that the file holds the constants once. That for CPUs
-    # is not inlined, so that a call on a GPU does not walk over all of its operations and constants.
+    # The compiled function and that for CPUs call the same one, so that the file holds constants once. The latter is
+    # not inlined, so that a call on a GPU does not walk over all of its operations and constants.
     compiled = tf.function(network, input_signature=signature, autograph=False, jit_compile=True)
     on_cpu = tf.function(
         network, input_signature=signature, autograph=False, experimental_attributes={"_noinline": True}
