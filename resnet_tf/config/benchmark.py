@@ -37,7 +37,8 @@ class BenchmarkSection:
     formats: tuple[str, ...] = setting(
         (),
         "Formats of ours: savedmodel, savedmodel_frozen, savedmodel_pixels, savedmodel_xla, savedmodel_xla_pixels, "
-        "tflite, onnx, onnx_int8, keras, decoding. Unset: all that the model has but xla, int8 and decoding.",
+        "tflite, onnx, onnx_int8, onnx_openvino, onnx_int8_openvino, keras, decoding. Unset: all that the model has "
+        "but xla, int8, openvino and decoding.",
         used_with={KIND: ("inference",)},
     )
     activations: str = setting(

@@ -185,6 +185,12 @@ class PredictConfig:
     model: str = setting(
         "", "Model: a folder of versions, one version, a .tflite, .onnx or .keras file, or a run folder."
     )
+    runtime: str = setting(
+        "",
+        "openvino: run an .onnx file in OpenVINO, on the CPU. Unset: onnxruntime.",
+        choices=("", "openvino"),
+        used_with={"model": SET},
+    )
     run: str = setting("", "Run folder, instead of --model, with the choice of --weights.")
     weights: str = weights_setting({"run": SET})
     server: str = setting(
