@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from resnet_tf import config, evaluate, export, train
 from resnet_tf.bench import inference as speed
@@ -89,6 +90,22 @@ def test_a_compiled_export_answers_as_before_in_every_signature(exported, rng):
                 np.testing.assert_array_equal(found[key], values)
             else:
                 np.testing.assert_allclose(found[key], values, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [28, 40])  # the central crop alone; scaling
+def test_pixels_stay_on_their_device(exported, side, rng):
+    """The second part of the CPU stands for a GPU; their bytes once travelled to the host to tell their shape."""
+    function = runtimes.load_signature(exported / "xla", "images")
+    with tf.device("/CPU:1"):
+        pixels = tf.identity(rng.integers(0, 256, (2, side, side, 3), np.uint8))
+        context.enable_run_metadata()
+        try:
+            function(images=pixels)
+            graphs = context.context().export_run_metadata().function_graphs
+        finally:
+            context.disable_run_metadata()
+    sent = [node for one in graphs for part in one.partition_graphs for node in part.node if node.op == "_Send"]
+    assert sent and not [node.name for node in sent if node.attr["T"].type == tf.uint8.as_datatype_enum]
 
 
 def test_a_compiled_export_says_so_and_a_training_starts_from_it(exported):

@@ -206,14 +206,14 @@ def test_help_says_when_flags_are_used(capsys):
 # --- Kinds of a command ----------------------------------------------------------------------------------------------
 
 NETWORK = {"model", "shortcut", "graph", "zero_gamma", "initializer", "drop_path"}
-STEPS = {"precision", "batch_size", "image_size", "steps", "results"}
+STEPS = {"precision", "batch_size", "image_size", "steps", "results", "repeats"}
 # What each kind uses, of the flags that not all kinds of the command use; by reading what it does.
 USED = {
     "benchmark": {
         "train": NETWORK | STEPS | {"bn", "replicas", "gpus", "deterministic", "peers", "lock"},
         "loop": NETWORK | STEPS | {"bn", "replicas", "gpus", "deterministic", "steps_per_call"},
-        "build": {"model", "peers"},
-        "input": {"peers", "data_dir", "peers_data_dir", "image_size", "steps", "results"},
+        "build": {"model", "peers", "repeats"},
+        "input": {"peers", "data_dir", "peers_data_dir", "image_size", "steps", "results", "repeats"},
         "augment": NETWORK | STEPS,
         "evaluate": NETWORK | STEPS | {"replicas", "data_dir"},
         "inference": NETWORK
@@ -227,7 +227,9 @@ USED = {
             "image_size",
             "steps",
             "results",
+            "repeats",
         },
+        "serving": {"data_dir", "model_dir", "clients", "steps"},
     },
     "analyze": {
         "responses": {"csv", "weights", "data_dir", "examples"},
@@ -236,7 +238,7 @@ USED = {
         "grad_cam": {"run", "weights", "class_name"},
     },
 }
-ALWAYS = {"benchmark": {"repeats"}, "analyze": {"out"}}
+ALWAYS = {"benchmark": set(), "analyze": {"out"}}
 COMMANDS = {"benchmark": (benchmark, config.BenchmarkConfig), "analyze": (analyze, config.AnalyzeConfig)}
 PAIRS = [
     (command, kind, flag)

@@ -44,6 +44,24 @@ def test_features_are_what_the_classifier_reads(run, tmp_path, last_json):
     np.testing.assert_array_equal(np.float32(table["features"][8:]), arrays["test_features"])
 
 
+def test_parts_are_together_what_one_file_is(run, tmp_path, last_json, monkeypatch):
+    flags = [f"--run={run}", f"--out={tmp_path}/f.npz"]
+    assert features.main(flags) == 0
+    for part in ("1/2", "2/2"):
+        assert features.main([*flags, f"--shard={part}"]) == 0
+        done = last_json()
+        assert done["shard"] == part and done["files"] == sum(done["examples"].values())
+    whole, *parts = (np.load(tmp_path / name) for name in ("f.npz", *(f"f-0000{n}-of-00002.npz" for n in (1, 2))))
+    for key, values in whole.items():
+        for index, part in enumerate(parts):
+            if values.dtype == np.float32:  # batches of other sizes round otherwise
+                np.testing.assert_allclose(part[key], values[index::2], rtol=1e-4, atol=1e-5)
+            else:
+                np.testing.assert_array_equal(part[key], values[index::2])
+    monkeypatch.setattr("resnet_tf.evaluation.features._tables", None)  # a part that is done is not done again
+    assert features.main([*flags, "--shard=2/2"]) == 0 and last_json() == done
+
+
 @pytest.mark.parametrize(
     "flags, named",
     [
@@ -51,6 +69,8 @@ def test_features_are_what_the_classifier_reads(run, tmp_path, last_json):
         (["--out={tmp}/none/f.npz"], "--out"),
         (["--out={tmp}/f.npz", "--splits=test,validation"], "--splits=test,validation: the data have train, test"),
         (["--out={tmp}/f.npz", "--data_dir={tmp}/none"], "--data_dir"),
+        (["--out={tmp}/f.npz", "--shard=3/2"], "--shard=3/2: not I/N"),
+        (["--out={tmp}/f.npz", "--shard=1/6"], "--shard=1/6: test has 5 examples, fewer than parts"),
         (["--out={tmp}/f.npz", "--run={tmp}"], "--run"),
     ],
 )

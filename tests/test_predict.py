@@ -488,6 +488,36 @@ def test_answers_before_a_server_is_lost_are_kept(signature, photos, tmp_path, c
     assert [answer["file"] for answer in kept] == names(photos)[:3]
 
 
+# --- OpenVINO --------------------------------------------------------------------------------------------------------
+
+
+def test_openvino_answers_as_onnxruntime(model, photos, last_json):
+    """Both compute in float32, in another order."""
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    pytest.importorskip("onnxruntime")
+    file = model / "1" / "model.onnx"
+    ours, theirs = runtimes.load(file, runtime="openvino"), runtimes.load(file)
+    rng = np.random.default_rng(0)
+    for count in (3, 1):  # a batch of any size
+        pixels = rng.integers(0, 256, (count, ours.size, ours.size, 3)).astype(ours.dtype)
+        np.testing.assert_allclose(ours.probabilities(pixels), theirs.probabilities(pixels), atol=1e-5)
+    classes = []
+    for flags in (["--runtime=openvino"], []):
+        assert predict.main([f"--model={file}", str(photos), *flags]) == 0
+        classes.append(last_json()["classes"])
+    assert classes[0] == classes[1]
+
+
+def test_openvino_needs_its_library_and_an_onnx_file(model, photos, capsys, monkeypatch):
+    line = refused([f"--model={model}", str(photos), "--runtime=openvino"], capsys)
+    assert f"--runtime=openvino: it runs .onnx files, not --model={model}" in line
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    file = model / "1" / "model.onnx"
+    if file.exists():
+        line = refused([f"--model={file}", str(photos), "--runtime=openvino"], capsys)
+        assert "pip install 'resnet_tf[openvino]'" in line
+
+
 # --- Parts -----------------------------------------------------------------------------------------------------------
 
 
@@ -549,6 +579,9 @@ def test_what_is_no_part_is_named(shard, model, photos, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", [name for name in timed.OURS if "xla" not in name and "int8" not in name])
 def test_what_is_timed_answers(name, model, photos, tmp_path):
+    for library in ("onnxruntime", "openvino"):
+        if library.removesuffix("runtime") in name:
+            pytest.importorskip(library)
     folder = speed._write_images(
         tmp_path / "images", [(photos / "0.png").read_bytes()] * 2, json.loads((model / "1" / "model.json").read_text())
     )

@@ -10,7 +10,9 @@ import os
 import signal
 import socket
 import struct
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.parse
@@ -24,7 +26,8 @@ from browser import browser
 from files import picture
 from PIL import Image
 
-from resnet_tf import config, export, predict, serve, train
+from resnet_tf import benchmark, config, export, predict, serve, train
+from resnet_tf.bench import serving
 from resnet_tf.errors import InputError
 from resnet_tf.serving import predict as predicting
 from resnet_tf.serving import runtimes
@@ -598,3 +601,38 @@ def test_a_servable_needs_classes(monkeypatch, folder):
     monkeypatch.setattr(model, "run", lambda *_: {"masks": np.zeros(1)})
     with pytest.raises(InputError, match="masks"):
         servable.warm_up(model)
+
+
+# --- Speed -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_sent_without_delay():
+    """The two packets of an answer; asyncio looks at the protocol of the socket to send them at once."""
+    bound, _ = server.bind("127.0.0.1", 0)
+    with bound:
+        assert bound.proto == socket.IPPROTO_TCP
+
+
+def test_a_load_test_measures_every_number_of_clients(folder, tmp_path, last_json, capsys):
+    for index in range(3):
+        (tmp_path / f"{index}.jpg").write_bytes(picture(index, "JPEG"))
+    flags = [f"--data_dir={tmp_path}", "--clients=1,3", "--steps=4"]
+    assert benchmark.main(["serving", f"--model_dir={folder}/model", *flags]) == 0
+    result = last_json()
+    assert [(row["clients"], row["requests"], row["refused"]) for row in result["rows"]] == [(1, 4, 0), (3, 12, 0)]
+    for row in result["rows"]:
+        assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"] and row["requests_per_second"] > 0
+    for bad, words in (
+        (flags, "--model_dir is not set"),
+        ([f"--model_dir={folder}/model", f"--data_dir={tmp_path}", "--clients=0"], "--clients=0: no positive numbers"),
+    ):
+        assert benchmark.main(["serving", *bad]) == 1
+        assert words in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_server_that_does_not_start_says_why():
+    with tempfile.TemporaryFile() as errors:
+        code = "import sys; sys.exit('warning: old\\nerror: --model=none: no such file or folder')"
+        process = subprocess.Popen([sys.executable, "-c", code], stderr=errors)
+        with pytest.raises(InputError, match=r"^serve did not start: --model=none: no such file or folder$"):
+            serving._address(process, errors)

@@ -26,7 +26,9 @@ _PIXELS = ("savedmodel_xla_pixels", "savedmodel_pixels")
 # Formats with which a peer is compared, the first that there is; the first of all for other peers.
 _BESIDE = {"timm_onnx": ("onnx", "tflite")} | dict.fromkeys(set(timed.TIMM) - {"timm_onnx"}, _PIXELS)
 _FILES = {"tflite": convert.tflite, "onnx": convert.onnx, "keras": convert.keras_file}
-_ASKED = ("savedmodel_xla", "savedmodel_xla_pixels", "onnx_int8", "decoding")  # formats that --formats must name
+_OPENVINO = ("onnx_openvino", "onnx_int8_openvino")
+# Formats that --formats must name.
+_ASKED = ("savedmodel_xla", "savedmodel_xla_pixels", "onnx_int8", *_OPENVINO, "decoding")
 
 
 def benchmark_inference(config: BenchmarkConfig) -> dict:
@@ -137,12 +139,13 @@ def _model(config, temporary, encoded):
         if any("xla" in name for name in settings.formats):
             (folder / "xla").mkdir()
             _write_saved_model(folder / "xla", model, card, settings.batches)
-        for suffix in [name for name in _FILES if precision == "float32" and name in (settings.formats or _FILES)]:
+        wanted = {name.removesuffix("_openvino") for name in settings.formats} or set(_FILES)
+        for suffix in [name for name in _FILES if precision == "float32" and name in wanted]:
             try:
                 _FILES[suffix](folder / f"model.{suffix}", model, colour.IMAGENET, size)
             except InputError as error:  # tf2onnx is not installed
                 print(f"warning: {error}", file=sys.stderr)
-        if "onnx_int8" in settings.formats and precision == "float32":
+        if "onnx_int8" in wanted and precision == "float32":
             views = [geometry.center(data, size, card["resize"]).numpy() for data in encoded]
             path = folder / "model_int8.onnx"
             convert.onnx(path, model, colour.IMAGENET, size, "int8", calibration=views)

@@ -16,6 +16,7 @@ so this package must not be imported above.
 """
 
 import functools
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -122,16 +123,15 @@ def _decoding(model, folder, precision):
     return lambda encoded: decode(tf.constant(encoded)).numpy(), _encoded(folder), record.versions(), 0.0
 
 
-def _file(model, folder, suffix):
+def _file(model, folder, suffix, runtime=""):
     from resnet_tf.runs import record
     from resnet_tf.serving import runtimes
 
-    loaded, seconds = _timed(lambda: runtimes.load(f"{model}/model{suffix}"))
+    loaded, seconds = _timed(lambda: runtimes.load(f"{model}/model{suffix}", runtime=runtime))
     versions = record.versions()
     if suffix.endswith(".onnx"):
-        import onnxruntime
-
-        versions += f"; onnxruntime {onnxruntime.__version__}"
+        name = runtime or "onnxruntime"
+        versions += f"; {name} {importlib.metadata.version(name)}"
     return loaded.probabilities, _arrays(folder, dtype=loaded.dtype), versions, seconds
 
 
@@ -230,6 +230,8 @@ OURS = {
     "tflite": (lambda model, folder, _: _file(model, folder, ".tflite"), "model.tflite"),
     "onnx": (lambda model, folder, _: _file(model, folder, ".onnx"), "model.onnx"),
     "onnx_int8": (lambda model, folder, _: _file(model, folder, "_int8.onnx"), "model_int8.onnx"),
+    "onnx_openvino": (lambda model, folder, _: _file(model, folder, ".onnx", "openvino"), "model.onnx"),
+    "onnx_int8_openvino": (lambda model, folder, _: _file(model, folder, "_int8.onnx", "openvino"), "model_int8.onnx"),
     "keras": (lambda model, folder, _: _file(model, folder, ".keras"), "model.keras"),
     "decoding": (_decoding, "model.json"),
 }

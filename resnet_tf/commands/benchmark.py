@@ -6,6 +6,7 @@
 `python -m resnet_tf.benchmark input --data_dir=FOLDER_OR_TAR --image_size=224 --peers=pillow,opencv`
 `python -m resnet_tf.benchmark evaluate --model=resnet50_v1b --data_dir=FOLDER_OR_TAR --image_size=224 --batch_size=32`
 `python -m resnet_tf.benchmark inference --model_dir=model --data_dir=FOLDER_OR_TAR --peers=keras_applications,timm`
+`python -m resnet_tf.benchmark serving --model_dir=model --data_dir=FOLDER_OR_TAR --clients=1,8,32`
 `python -m resnet_tf.benchmark augment --model=resnet50_v1b --image_size=224 --batch_size=256`
 """
 
@@ -34,6 +35,7 @@ _KINDS = {  # {kind: (module of `bench`, function)}
     "augment": ("inputs", "benchmark_augment"),
     "evaluate": ("evaluation", "benchmark_evaluate"),
     "inference": ("inference", "benchmark_inference"),
+    "serving": ("serving", "benchmark_serving"),
 }
 
 

@@ -82,7 +82,7 @@ def _load(settings):
     if settings.run:
         return runtimes.Run(settings.run, settings.top_k, settings.weights)
     if settings.model:
-        return runtimes.load(settings.model, settings.top_k)
+        return runtimes.load(settings.model, settings.top_k, settings.runtime)
     return client.connect(settings.server, settings.model_name, settings.timeout, settings.top_k)
 
 

@@ -25,19 +25,25 @@ class BenchmarkSection:
     )
     data_dir: str = setting(
         "", "Folder or tar archive of images, at any depth, or a folder that `prepare` wrote.",
-        used_with={KIND: ("input", "evaluate", "inference")},
+        used_with={KIND: ("input", "evaluate", "inference", "serving")},
     )  # fmt: skip
     peers_data_dir: str = setting(
         "", "Images for the peers, such as the originals of prepared ones. Unset: --data_dir.",
         used_with={KIND: ("input",)},
     )  # fmt: skip
     model_dir: str = setting(
-        "", "Exported model. Unset: --model with random weights.", used_with={KIND: ("inference",)}
+        "",
+        "Exported model. Unset: --model with random weights; serving needs one.",
+        used_with={KIND: ("inference", "serving")},
+    )
+    clients: tuple[int, ...] = setting(
+        (1, 8, 32), "Numbers of clients that send requests at the same time.", used_with={KIND: ("serving",)}
     )
     formats: tuple[str, ...] = setting(
         (),
         "Formats of ours: savedmodel, savedmodel_frozen, savedmodel_pixels, savedmodel_xla, savedmodel_xla_pixels, "
-        "tflite, onnx, onnx_int8, keras, decoding. Unset: all that the model has but xla, int8 and decoding.",
+        "tflite, onnx, onnx_int8, onnx_openvino, onnx_int8_openvino, keras, decoding. Unset: all that the model has "
+        "but xla, int8, openvino and decoding.",
         used_with={KIND: ("inference",)},
     )
     activations: str = setting(
@@ -51,11 +57,17 @@ class BenchmarkSection:
     )
     steps: int = setting(
         10,
-        "Length of a measurement in steps; input: passes over the images; evaluate: batches; inference: calls.",
+        "Length of a measurement in steps; input: passes over the images; evaluate: batches; inference: calls; "
+        "serving: requests of each client.",
         low=1,
-        used_with={KIND: (*_BUILT, "input")},
+        used_with={KIND: (*_BUILT, "input", "serving")},
     )
-    repeats: int = setting(5, "Measurements of each system, in turn; the median is reported.", low=1)
+    repeats: int = setting(
+        5,
+        "Measurements of each system, in turn; the median is reported.",
+        low=1,
+        used_with={KIND: (*_BUILT, "build", "input")},
+    )
     lock: str = setting(
         "", "Lock file for benchmarks that run at the same time: they compile together but measure alone.",
         used_with={KIND: ("train",)},
@@ -68,7 +80,9 @@ class BenchmarkConfig:
     """The configuration of the benchmark command."""
 
     command: ClassVar[str] = "benchmark"
-    kinds: ClassVar[tuple[str, ...]] = ("train", "loop", "build", "input", "augment", "evaluate", "inference")
+    kinds: ClassVar[tuple[str, ...]] = (
+        "train", "loop", "build", "input", "augment", "evaluate", "inference", "serving",
+    )  # fmt: skip
     used_with: ClassVar[dict] = {  # rules for flags of the sections shared with trainings
         "model": {KIND: (*_BUILT, "build"), "model_dir": UNSET},
         **{

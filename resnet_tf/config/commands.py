@@ -185,6 +185,12 @@ class PredictConfig:
     model: str = setting(
         "", "Model: a folder of versions, one version, a .tflite, .onnx or .keras file, or a run folder."
     )
+    runtime: str = setting(
+        "",
+        "openvino: run an .onnx file in OpenVINO, on the CPU. Unset: onnxruntime.",
+        choices=("", "openvino"),
+        used_with={"model": SET},
+    )
     run: str = setting("", "Run folder, instead of --model, with the choice of --weights.")
     weights: str = weights_setting({"run": SET})
     server: str = setting(
@@ -372,3 +378,8 @@ class FeaturesConfig:
     splits: tuple[str, ...] = setting((), "Splits of the data. Unset: train, and test or, without one, validation.")
     data_dir: str = setting("", "Current folder of the data. Unset: the one recorded in training.")
     out: str = setting("", "File to write, .parquet or .npz.")
+    shard: str = setting(
+        "",
+        "I/N: write part I of N of the examples of each split, such as 2/8, to a file of its own beside --out. A part "
+        "that is done stays as it is.",
+    )

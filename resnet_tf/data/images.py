@@ -271,32 +271,34 @@ def resize_center(
     image = tf.convert_to_tensor(image)
     resize = resize or size
     is_static = image.shape[-3:-1].is_fully_defined()
-    height, width = image.shape[-3:-1] if is_static else tf.unstack(tf.shape(image)[-3:-1])
-    shorter = min(height, width) if is_static else tf.minimum(height, width)
+    sides = image.shape[-3:-1].as_list() if is_static else tf.shape(image)[-3:-1]
 
     def crop():
-        top, left = (margin(side, size, interpolation) for side in (height, width))
-        return image[..., top : top + size, left : left + size, :]
+        if is_static:
+            top, left = (margin(side, size, interpolation) for side in sides)
+            return image[..., top : top + size, left : left + size, :]
+        # Few operations, all of 32 bits and thus on the host: each costs a batch on a GPU microseconds.
+        outer = [0] * (image.shape.rank - 3)
+        begin = tf.pad(margin(sides, size, interpolation), [[len(outer), 1]])
+        return tf.slice(image, begin, [-1] * len(outer) + [size, size, 3])
 
     def scale():
         with resizing.on_host(on_gpu):
-            scaled = scaled_sides(height, width, resize, interpolation)
+            scaled = scaled_sides(*(sides if is_static else tf.unstack(sides)), resize, interpolation)
             offset = margin(scaled, size, interpolation)
         return resizing.resize_window(image, scaled, offset, [size, size], interpolation or "bilinear", on_gpu)
 
     if is_static:
-        return crop() if shorter == resize else scale()
-    view = tf.cond(tf.equal(shorter, resize), crop, scale)
+        return crop() if min(sides) == resize else scale()
+    view = tf.cond(tf.equal(tf.reduce_min(sides), resize), crop, scale)
     return tf.ensure_shape(view, [*image.shape[:-3], size, size, 3])
 
 
 def margin(side: tf.Tensor | int, size: int, interpolation: str = "") -> tf.Tensor | int:
     """Return the pixels of a side before its central crop of `size`, as `resize_center` rounds for `interpolation`."""
     rest = side - size
-    if not interpolation:
-        return rest // 2
-    odd_half = rest % 4 == 3  # such as 7 / 2 = 3.5, to 4
-    return rest // 2 + (tf.cast(odd_half, rest.dtype) if tf.is_tensor(rest) else int(odd_half))
+    # The half of 4 n + 3 pixels, such as 7 / 2 = 3.5, goes to the even number above it.
+    return rest // 2 + (rest % 4 // 3 if interpolation else 0)
 
 
 def scaled_sides(

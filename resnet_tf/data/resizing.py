@@ -54,8 +54,10 @@ def resize_window(image, scaled, offset, size, interpolation: str = "bilinear", 
     Returns:
         uint8 [..., size[0], size[1], 3]: antialiased, half-pixel centres, rounded to the nearest.
     """
+    # The shape is taken where the image is, which would otherwise be copied to the host for it.
+    shape = tf.shape(image, tf.int64)
     with on_host(on_gpu):
-        sides = tf.shape(image, tf.int64)[-3:-1]
+        sides = shape[-3:-1]
         start, stop = source_window(sides, scaled, offset, size, interpolation)
     part = image[..., start[0] : stop[0], start[1] : stop[1], :]
     return resize_part(part, sides, start, scaled, offset, size, interpolation, on_gpu)

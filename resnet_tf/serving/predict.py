@@ -121,11 +121,32 @@ def classify_files(model, paths: Iterable[pathlib.Path], batch: int = 32) -> Ite
     with concurrent.futures.ThreadPoolExecutor(processors.count()) as pool:
         read = _ahead(pool, lambda path: _read(model, path), paths, 2 * batch)
         while files_of_batch := list(itertools.islice(read, batch)):
-            good = [(path, content) for path, content in files_of_batch if not isinstance(content, InputError)]
-            predictions = iter(_classify(model, good))
-            for path, content in files_of_batch:
-                result = content if isinstance(content, InputError) else next(predictions)
-                yield (path, [], result) if isinstance(result, InputError) else (path, result, None)
+            yield from _answers(model, files_of_batch)
+
+
+def classify_contents(model, named: Iterable[tuple[str, bytes]]) -> Iterator[tuple]:
+    """Classify the contents of image files, such as a batch of a pipeline; see `classify_files`.
+
+    Args:
+        model: a model of `runtimes.load`.
+        named: (name, content) of each file.
+
+    Yields:
+        As `classify_files`, with the name as the path.
+    """
+    prepared = ((name, _prepared(model, name, content)) for name, content in named)
+    largest = getattr(model, "largest_batch", None)
+    while batch := list(itertools.islice(prepared, largest)):
+        yield from _answers(model, batch)
+
+
+def _answers(model, batch):
+    """Yield (path, classes, error) for each (path, input of the model or an error) of a batch."""
+    good = [(path, content) for path, content in batch if not isinstance(content, InputError)]
+    predictions = iter(_classify(model, good))
+    for path, content in batch:
+        result = content if isinstance(content, InputError) else next(predictions)
+        yield (path, [], result) if isinstance(result, InputError) else (path, result, None)
 
 
 def _ahead(pool, function, items, count):
@@ -147,9 +168,15 @@ def _ahead(pool, function, items, count):
 def _read(model, path):
     """Return the input of the model for a file, or the error."""
     try:
-        return model.prepare(pathlib.Path(path).read_bytes(), str(path))
+        return _prepared(model, str(path), pathlib.Path(path).read_bytes())
     except OSError as error:
         return InputError(f"{path}: {error.strerror}")
+
+
+def _prepared(model, name, content):
+    """Return the input of the model for the content of a file, or the error."""
+    try:
+        return model.prepare(content, name)
     except InputError as error:
         return error
 

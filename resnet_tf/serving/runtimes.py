@@ -50,7 +50,7 @@ def _in_short(message):
     return found[0].strip() if found else " ".join(message.split())[:300]
 
 
-def load(path: str | pathlib.Path, top_k: int = 0) -> "Encoded | Pixels":
+def load(path: str | pathlib.Path, top_k: int = 0, runtime: str = "") -> "Encoded | Pixels":
     """Load an exported model or the network of a run.
 
         model = runtimes.load("model", top_k=3)
@@ -60,16 +60,21 @@ def load(path: str | pathlib.Path, top_k: int = 0) -> "Encoded | Pixels":
     Args:
         path: a folder of versions, the folder of a version, a .tflite, .onnx or .keras file in it, or a run folder.
         top_k: number of classes per prediction; 0 for as many as a SavedModel returns, or `TOP_K` for other kinds.
+        runtime: "openvino" for an .onnx file in OpenVINO; "" for the runtime of `FILES`.
 
     Returns:
-        A `SavedModel`, `TFLite`, `ONNX`, `Keras` or `Run`. In a folder without a SavedModel the first file is loaded.
+        A `SavedModel`, `TFLite`, `ONNX`, `OpenVINO`, `Keras` or `Run`. In a folder without a SavedModel the first file
+        is loaded.
 
     Raises:
         InputError: there is no model, it is damaged, or its library is not installed.
     """
     path = pathlib.Path(path)
+    suffix, kind = RUNTIMES.get(runtime, ("", None))
+    if runtime and path.exists() and (path.is_dir() or path.suffix != suffix):
+        raise InputError(f"--runtime={runtime}: it runs {suffix} files, not --model={path}")
     if path.is_file():
-        kind = FILES.get(path.suffix)
+        kind = kind or FILES.get(path.suffix)
         if kind is None:
             raise InputError(f"--model={path}: not a folder, and not a {', '.join(FILES)} file")
         return kind(path, top_k)
@@ -252,7 +257,13 @@ class Pixels:
 
 
 class File(Pixels):
-    """Base class of model files, which need model.json beside them."""
+    """Base class of model files, which need model.json beside them.
+
+    Attributes:
+        extra: extra of the package with the library that runs the file.
+    """
+
+    extra = "onnx"
 
     def __init__(self, path, top_k=0):
         """Load the file and its model.json.
@@ -278,7 +289,7 @@ class File(Pixels):
         try:
             self._open(pathlib.Path(path))
         except ImportError as error:
-            raise InputError(f"--model={path}: {error}; pip install 'resnet_tf[onnx]'") from None
+            raise InputError(f"--model={path}: {error}; pip install 'resnet_tf[{self.extra}]'") from None
         except InputError:
             raise
         except Exception as error:  # each library has its own exceptions
@@ -325,6 +336,24 @@ class ONNX(File):
     def probabilities(self, pixels):
         """[batch, size, size, 3] to float32 [batch, classes]."""
         return self._session.run(None, {self._input: pixels})[0]
+
+
+class OpenVINO(File):
+    """An .onnx file, run by OpenVINO on CPUs."""
+
+    extra = "openvino"
+
+    def _open(self, path):
+        import openvino
+
+        # Newer CPUs would compute in half precision otherwise, and give other probabilities.
+        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        options["INFERENCE_NUM_THREADS"] = processors.count()
+        self._compiled = openvino.Core().compile_model(str(path), "CPU", options)
+
+    def probabilities(self, pixels):
+        """[batch, size, size, 3] to float32 [batch, classes]."""
+        return self._compiled(pixels)[0]
 
 
 class Keras(File):
@@ -376,3 +405,4 @@ class Run(Pixels):
 
 
 FILES = {".onnx": ONNX, ".tflite": TFLite, ".keras": Keras}
+RUNTIMES = {"openvino": (".onnx", OpenVINO)}  # others than those of FILES: what they run, and how

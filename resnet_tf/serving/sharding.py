@@ -1,4 +1,4 @@
-"""Classify a large collection in parts: which files a part has, where it goes, and what was done of it."""
+"""Work on a large collection in parts: which files a part has, where it goes, and what was done of it."""
 
 import hashlib
 import json
@@ -12,12 +12,12 @@ from resnet_tf.errors import InputError
 
 
 class Shard(NamedTuple):
-    """A part of the files of a prediction.
+    """A part of the files of a prediction, or of the examples whose features are written.
 
     Attributes:
         index: its number, from 1.
         count: number of parts.
-        out: file for its predictions, such as answers-00002-of-00008.csv for --out=answers.csv.
+        out: file for its results, such as answers-00002-of-00008.csv for --out=answers.csv.
     """
 
     index: int
@@ -49,7 +49,7 @@ class Shard(NamedTuple):
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
-            raise InputError(f"{self.manifest}: damaged; remove it to classify this part again") from None
+            raise InputError(f"{self.manifest}: damaged; remove it to do this part again") from None
         if not same:
             raise InputError(f"{self.manifest}: done with another model or other files; remove it, or change --out")
         return found if self.out.is_file() else None
