@@ -268,7 +268,7 @@ def test_commands_are_modules_of_the_package_wherever_python_runs(tmp_path):
 def test_flags_are_few_and_have_help(capsys):
     # What makes a result what it is; how a process runs and records comes besides.
     fields = config.fields_of(config.TrainConfig).values()
-    assert sum(field.metadata["changes_result"] for field in fields) < 72
+    assert sum(field.metadata["changes_result"] for field in fields) < 75
     for name, command in COMMANDS.items():
         assert command.main(["--help"]) == 0
         text = capsys.readouterr().out

@@ -288,6 +288,7 @@ def trainer(**settings):
     return task, engine, supply.make(engine, config, few, 0, 10, task.view(colour.IMAGENET)), few
 
 
+@pytest.mark.slow  # hundreds of steps
 def test_a_network_learns_eight_images_by_heart(rewritten_graphs):
     """From which it is sure that image, boxes, anchors, crops and loss belong together."""
     task, engine, batches, few = trainer(

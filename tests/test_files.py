@@ -52,6 +52,7 @@ def test_a_card_says_that_a_loss_was_not_finite(tmp_path):
     described = {
         "model": "m", "version": 1, "classes": ["a"], "cost": {"parameters": 1, "parameters_mib": 1.0, "gmacs": 1,
         "gflops": 2}, "precision": "float32", "activations": "float32", "formats": [], "signatures": [],
+        "compile": "none", "batch_sizes": [], "input": "float32",
         "weights": "raw", "steps": 1, "licence": "", "intended_use": "", "image_size": 8,
         "data": {"dataset": "d", "examples": {"test": 1}, "checksum": "0"},
         "preprocessing": {"mean": [0.0], "std": [1.0], "words": []}, "limits": {"image_formats": [], "max_pixels": 1},

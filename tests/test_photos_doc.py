@@ -44,6 +44,7 @@ def run(line, capsys):
     return json.loads(captured.out.strip().splitlines()[-1]), captured.err
 
 
+@pytest.mark.slow  # a test of each command is elsewhere
 def test_ten_steps(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(facts, "_can_download", lambda name: False)

@@ -309,7 +309,7 @@ def test_accumulated_parts_give_the_gradient_of_replicas():
             )
 
 
-@pytest.mark.parametrize("bn", ["local", "sync"])
+@pytest.mark.parametrize("bn", [pytest.param("local", marks=pytest.mark.slow), "sync"])
 def test_programs_of_several_gpus_compute_what_cpus_compute(bn, monkeypatch):
     """A program of XLA's on each, here of the CPU, which has no collectives of XLA's: each replica sums with itself.
 

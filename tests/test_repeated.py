@@ -17,7 +17,7 @@ from resnet_tf.runs import checkpoint, devices
         ("cifar_resnet26_v1", "C", [3, 3, 3]),
         ("cifar_resnet26_v2", None, [3, 3, 3]),
         ("cifar_plain26", None, [3, 3, 3]),
-        ("resnet50_v1d", None, [3, 5]),
+        pytest.param("resnet50_v1d", None, [3, 5], marks=pytest.mark.slow),
     ],
 )
 def test_loops_compute_the_network(name, shortcut, loops, monkeypatch, rng):
