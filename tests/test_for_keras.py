@@ -51,6 +51,9 @@ def test_every_example_once_in_order_as_evaluation_sees_it(photos):
     expected = [geometry.center(split.read(example), 16, 20) for example in range(len(split))]
     np.testing.assert_array_equal(images, expected)
     assert images.dtype == np.float32 and labels.dtype == np.int32
+    cubic, _ = collected(data.pipeline(photos, 16, batch=3, training=False, resize=20, interpolation="bicubic"))
+    views = [geometry.center(split.read(index), 16, 20, None, "bicubic") for index in range(len(split))]
+    np.testing.assert_array_equal(cubic, np.stack(views))
     again = collected(data.pipeline(photos, VIEW, batch=3, training=False, resize=20, normalized=True))
     np.testing.assert_allclose(again[0], colour.IMAGENET(images), rtol=0, atol=1e-6)
     np.testing.assert_array_equal(again[1], np.eye(2)[split.labels])
@@ -127,6 +130,7 @@ def test_keras_fits_and_knows_its_steps(photos):
         ),
         ({"training": False}, "view=None: training=False takes the side of the central crop in pixels"),
         ({"view": 16, "training": False, "resize": 8}, "resize=8: less than the crop of 16 pixels"),
+        ({"view": 16, "training": False, "interpolation": "area"}, "interpolation=area: not one of bilinear, bicubic"),
         ({"view": 16, "training": False, "augmentation": Augmentation()}, "augmentation is for training=True"),
         ({"view": VIEW, "resize": 20}, "resize=20 is for training=False"),
         ({"view": VIEW, "split": "test"}, "split=test: the data have train, validation"),

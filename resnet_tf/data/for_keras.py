@@ -5,7 +5,7 @@ import functools
 import tensorflow as tf
 
 from resnet_tf.data import augmentation as augmentations
-from resnet_tf.data import batches, colour, geometry, images, processors, resident
+from resnet_tf.data import batches, colour, geometry, images, processors, resident, resizing
 from resnet_tf.data.splits import ANY_SPLIT_NAMES, Source, Split
 from resnet_tf.errors import InputError
 
@@ -25,6 +25,7 @@ def pipeline(
     normalized: bool = False,
     labels: str = "one_hot",
     resize: int = 0,
+    interpolation: str = "",
     repeat: bool = True,
     seed: int = 0,
     first_step: int = 0,
@@ -55,6 +56,8 @@ def pipeline(
             `normalization` is given.
         labels: "one_hot", or "int" for the index into the class names, for a sparse loss.
         resize: shorter side in pixels before the central crop; 0 for the side of the crop.
+        interpolation: how the test view scales: "bilinear" or "bicubic" as torchvision and timm do on images of Pillow,
+            "" as `images.resize_center` by default; what `resnet_tf.preprocessing_of(...)` says of published weights.
         repeat: in training, whether the batches are endless; `fit` then needs `steps_per_epoch`. False: each iteration
             of the dataset is one epoch of full batches with an order and views of its own, and `fit` knows its steps.
         seed: seed of the order and of all random numbers.
@@ -89,7 +92,9 @@ def pipeline(
             inputs = normalization(views["pixels"]) if normalization else tf.cast(views["pixels"], tf.float32)
             return inputs, one_hot(views["labels"]) if labels == "one_hot" else views["labels"]
 
-        views = _testing(examples, view, resize).batch(batch)
+        if interpolation not in ("", *resizing.INTERPOLATIONS):
+            raise InputError(f"interpolation={interpolation}: not one of {', '.join(resizing.INTERPOLATIONS)}")
+        views = _testing(examples, view, resize, interpolation).batch(batch)
     if not getattr(normalization, "built", True):  # a Keras layer makes its tensors here, not within a graph of tf.data
         normalization(tf.zeros([1, *views.element_spec["pixels"].shape[1:]]))
     dataset = views.map(finish, num_parallel_calls=2).prefetch(1).with_options(processors.dataset_options())
@@ -150,14 +155,14 @@ def _side(examples, view, resize, augmentation):
     return side
 
 
-def _testing(examples, side, resize):
+def _testing(examples, side, resize, interpolation):
     """Return a dataset of the test view of every example in order, without batches."""
     if isinstance(examples, Split):
         pixels, labels = tf.constant(examples.images), tf.constant(examples.labels)
 
         @_plain
         def see(index):
-            image = images.resize_center(pixels[index], side, resize) if side else pixels[index]
+            image = images.resize_center(pixels[index], side, resize, interpolation) if side else pixels[index]
             return {"pixels": image, "labels": labels[index]}
 
     else:
@@ -166,7 +171,7 @@ def _testing(examples, side, resize):
         @_plain
         def see(index):
             data, box, label = read(index)
-            return {"pixels": geometry.center(data, side, resize, box), "labels": label}
+            return {"pixels": geometry.center(data, side, resize, box, interpolation), "labels": label}
 
     return tf.data.Dataset.range(len(examples)).map(see, num_parallel_calls=processors.count(), deterministic=True)
 
