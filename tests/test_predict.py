@@ -625,7 +625,7 @@ def test_inference_benchmark(model, photos, tmp_path, capsys):
     )
     assert f"--model_dir={photos}" in refusal("--peers=", f"--model_dir={photos}")
     assert "--model is not used by --model_dir" in refusal("--peers=", f"--model_dir={model}", "--model=resnet50_v1b")
-    assert "--formats=savedmodel_xla: not one of onnx, decoding" in refusal(
+    assert "--formats=savedmodel_xla: not one of onnx, onnx_openvino, decoding" in refusal(
         "--peers=", f"--model_dir={version}", "--formats=onnx,savedmodel_xla"
     )
     assert "--activations is not used by --model_dir" in refusal(
