@@ -18,7 +18,7 @@ def lines() -> list[str]:
     """Return the lines of the part."""
     tags = list(published.table().values())
     loading = [tag for tag in tags if not tag.reason]
-    counts = collections.Counter(tag.library for tag in loading)
+    counts = collections.Counter(tag.publisher for tag in loading)
     found = [
         TITLE,
         "",

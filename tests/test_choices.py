@@ -13,7 +13,7 @@ from resnet_tf import config as configuration
 from resnet_tf import evaluate, train
 from resnet_tf.config import TrainConfig, from_settings, recipes
 from resnet_tf.errors import InputError
-from resnet_tf.models import weights
+from resnet_tf.models import fetching, weights
 from resnet_tf.runs import record
 from resnet_tf.training import choices, facts
 
@@ -184,7 +184,7 @@ def test_weights_at_hand_are_taken(photos, tmp_path, monkeypatch):
     assert choice.config.model.model == "resnet18_v1b" and choice.config.model.freeze[-1] == "stage4"
     assert not choice.warnings
     monkeypatch.setattr(facts, "_can_download", lambda name: True)
-    monkeypatch.setattr(weights, "fetch", lambda name: str(path))
+    monkeypatch.setattr(fetching, "fetch", lambda name: str(path))
     config = from_settings(TrainConfig, recipes.settings(TrainConfig, "photos") | {"data_dir": str(photos)}, "test")
     choice = choices.choose(config)
     assert choice.config.model.init_from == "resnet18_v1d:imagenet" and not choice.warnings
@@ -199,7 +199,7 @@ def test_auto_weights_without_a_recipe(photos, monkeypatch):
     assert choice.config.model.init_from == "" and "no pretrained weights for resnet18_v1b" in choice.warnings[0]
     assert set(choice.reasons) == {"init_from"} and choice.config.optimizer == config.optimizer
     monkeypatch.setattr(facts, "_can_download", lambda name: True)
-    monkeypatch.setattr(weights, "fetch", lambda name: "file")
+    monkeypatch.setattr(fetching, "fetch", lambda name: "file")
     assert choices.choose(config).config.model.init_from == "resnet18_v1b:imagenet"
 
 

@@ -19,14 +19,14 @@ from resnet_tf.runs import network
 
 def test_the_table_names_rows_of_networks_and_gives_facts_that_fit():
     table = published.table()
-    assert sum(tag.library == "timm" for tag in table.values()) == 174
+    assert sum(tag.publisher == "timm" for tag in table.values()) == 174
     for tag in table.values():
         assert not tag.row or tag.row in architectures.TABLE
         assert tag.reason or tag.row
         assert not tag.top1 or 60 < tag.top1 < 90 or tag.network == "test_resnet"  # percent, not shares
         assert not tag.crop or 0.8 < tag.crop <= tag.test_crop <= 1
-        assert tag.library != "timm" or (tag.hub == f"timm/{tag.tag}" and tag.parameters > 1e5 and tag.gmacs > 0.1)
-        if tag.library in ("timm", "torchvision"):  # benchmarks/peers/make_tags.py --rows writes them anew
+        assert tag.publisher != "timm" or (tag.hub == f"timm/{tag.tag}" and tag.parameters > 1e5 and tag.gmacs > 0.1)
+        if tag.publisher in ("timm", "torchvision"):  # benchmarks/peers/make_tags.py --rows writes them anew
             assert tag.row == _row_or_none(tag.network), tag.tag
 
 
@@ -49,14 +49,14 @@ def costs_of_tags(wanted):
 
 def test_parameters_and_macs_of_timm_are_those_of_our_rows():
     plain = re.compile(r"resnet\d+_v\w+")
-    costs_of_tags(lambda tag: tag.library == "timm" and tag.classes and plain.fullmatch(tag.row))
+    costs_of_tags(lambda tag: tag.publisher == "timm" and tag.classes and plain.fullmatch(tag.row))
 
 
 @pytest.mark.skipif(
     not importlib.util.find_spec("resnet_tf.models.variants"), reason="networks of timm's names cannot be built yet"
 )
 def test_parameters_and_macs_of_every_tag():
-    costs_of_tags(lambda tag: tag.library == "timm" and tag.classes and not tag.reason)
+    costs_of_tags(lambda tag: tag.publisher == "timm" and tag.classes and not tag.reason)
 
 
 def test_what_imagenet_means():

@@ -16,7 +16,7 @@ import resnet_tf
 from resnet_tf import config, convert
 from resnet_tf.data import colour
 from resnet_tf.errors import InputError
-from resnet_tf.models import architectures, builder, inside, padding, weight_files, weights
+from resnet_tf.models import architectures, builder, inside, padding, published, weight_files, weights
 from resnet_tf.runs import network
 from resnet_tf.serving.convert import keras_file
 
@@ -118,7 +118,7 @@ def test_weights_that_are_not_published_or_not_reachable(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_network)
     with pytest.raises(InputError, match=r"timm/resnet50d.ra4_e3600_r224_in1k/model.safetensors .*no network.*copy"):
         resnet_tf.create_model("resnet50_v1d", weights="imagenet")
-    assert set(weights.PUBLISHED) <= set(architectures.TABLE)
+    assert set(published.best()) <= set(architectures.TABLE)
 
 
 # --- Graphs ----------------------------------------------------------------------------------------------------------

@@ -34,9 +34,9 @@ _OF_KERAS_HUB |= {f"resnet_v2_{depth}_imagenet": f"resnetv2_{depth}.a1h_in1k" fo
 
 def main():
     """Write the table."""
-    kept = [] if len(sys.argv) > 2 or not published.FILE.exists() else list(_of_library("keras_hub"))
+    kept = [] if len(sys.argv) > 2 or not published.FILE.exists() else list(_of_publisher("keras_hub"))
     if sys.argv[1] == "--rows":
-        tags = [with_row(tag) for library in ("timm", "torchvision") for tag in _of_library(library)]
+        tags = [with_row(tag) for publisher in ("timm", "torchvision") for tag in _of_publisher(publisher)]
     else:
         tags = [*of_timm(_results(sys.argv[1])), *of_torchvision()]
     views = {tag.tag: tag for tag in tags}
@@ -47,10 +47,10 @@ def main():
 
 def with_row(tag):
     """Return a tag of timm or torchvision with the network of this package that takes it now."""
-    if tag.library not in ("timm", "torchvision"):
+    if tag.publisher not in ("timm", "torchvision"):
         return tag
     row = row_of(tag.network)
-    reason = "" if row else f"no network here has the graph of {tag.library}'s {tag.network}"
+    reason = "" if row else f"no network here has the graph of {tag.publisher}'s {tag.network}"
     if tag.network.endswith("_pruned"):
         reason = "its channels are pruned, by another number in each block"
     return dataclasses.replace(tag, row=row, reason=reason)
@@ -66,8 +66,8 @@ def write(tags):
     print(f"{published.FILE}: {len(tags)} tags, {sum(not tag.reason for tag in tags)} of them load")
 
 
-def _of_library(library):
-    return (tag for tag in published.table().values() if tag.library == library)
+def _of_publisher(publisher):
+    return (tag for tag in published.table().values() if tag.publisher == publisher)
 
 
 def _results(path):
@@ -104,7 +104,7 @@ def _of_timm(network, name, facts, results):
     test_crop = facts.test_crop_pct or facts.crop_pct
     scores = dict(results.get((name, test_size), []))
     return with_row(published.Tag(
-        tag=name, library="timm", network=network, row="", hub=facts.hf_hub_id, file="model.safetensors",
+        tag=name, publisher="timm", network=network, row="", hub=facts.hf_hub_id, file="model.safetensors",
         parameters=parameters, gmacs=gmacs, size=size, test_size=test_size, crop=facts.crop_pct, test_crop=test_crop,
         crop_mode=facts.crop_mode, interpolation=facts.interpolation, mean=facts.mean, std=facts.std,
         classes=facts.num_classes, licence=facts.license or "", top1=scores.get(test_crop),
@@ -153,7 +153,7 @@ def of_torchvision():
             facts, transform = weights.meta, weights.transforms()
             size, share = transform.crop_size[0], transform.crop_size[0] / transform.resize_size[0]
             tags.append(with_row(published.Tag(
-                tag=f"torchvision/{name}.{weights.name}", library="torchvision", network=name, row="",
+                tag=f"torchvision/{name}.{weights.name}", publisher="torchvision", network=name, row="",
                 hub="", file=weights.url.rpartition("/")[2], parameters=facts["num_params"], gmacs=facts["_ops"],
                 size=size, test_size=size, crop=share, test_crop=share, crop_mode="center",
                 interpolation=transform.interpolation.value, mean=tuple(transform.mean), std=tuple(transform.std),
@@ -178,7 +178,7 @@ def of_trunks():
     """Return the trunks of ResNet-50 without a head that self-supervised training made; their top-1 needs a head."""
     return [
         published.Tag(
-            tag=f"{name}/resnet50", library="trunk", network="resnet50", row=row_of("resnet50"),
+            tag=f"{name}/resnet50", publisher="trunk", network="resnet50", row=row_of("resnet50"),
             hub=f"facebookresearch/{name}", file=file, parameters=None, gmacs=None, size=224, test_size=224, crop=0.875,
             test_crop=0.875, crop_mode="center", interpolation=scaling, mean=(0.485, 0.456, 0.406),
             std=(0.229, 0.224, 0.225), classes=0, licence=licence, top1=None, reason=reason,
@@ -195,14 +195,14 @@ def of_keras():
         row = architectures.find(f"resnet{depth}_v1")
         assert row.bottleneck and row.stride_in == "1x1"
         tags.append(published.Tag(
-            tag=f"ResNet{depth}", library="keras", network=f"ResNet{depth}", row=f"resnet{depth}_v1", hub="",
+            tag=f"ResNet{depth}", publisher="keras", network=f"ResNet{depth}", row=f"resnet{depth}_v1", hub="",
             file=f"resnet{depth}_weights_tf_dim_ordering_tf_kernels.h5", parameters=None, gmacs=None, size=224,
             test_size=224, crop=0.875, test_crop=0.875, crop_mode="center", interpolation="bilinear", mean=caffe,
             std=(1 / 255,) * 3, classes=1000, licence="", top1=None, reason="",
         ))  # fmt: skip
     for depth in (50, 101, 152):
         tags.append(published.Tag(
-            tag=f"ResNet{depth}V2", library="keras", network=f"ResNet{depth}V2", row="", hub="",
+            tag=f"ResNet{depth}V2", publisher="keras", network=f"ResNet{depth}V2", row="", hub="",
             file=f"resnet{depth}v2_weights_tf_dim_ordering_tf_kernels.h5", parameters=None, gmacs=None, size=224,
             test_size=224, crop=None, test_crop=None, crop_mode="center", interpolation="bilinear", mean=(0.5,) * 3,
             std=(0.5,) * 3, classes=1000, licence="", top1=None,
@@ -237,7 +237,7 @@ def _of_preset(name, facts, views):
                 else f"the shortcut of its first block is a projection, which resnet{depth}_v1d does not have"
             )  # fmt: skip
     return published.Tag(
-        tag=f"keras_hub/{name}", library="keras_hub", network=name, row=source.row,
+        tag=f"keras_hub/{name}", publisher="keras_hub", network=name, row=source.row,
         hub=facts["kaggle_handle"].partition("://")[2], file="model.weights.h5", parameters=None, gmacs=None,
         size=source.size, test_size=source.size, crop=1.0, test_crop=1.0, crop_mode="center",
         interpolation=source.interpolation, mean=source.mean, std=source.std, classes=1000, licence="", top1=None,

@@ -163,7 +163,7 @@ class _EpochClock(keras.callbacks.Callback):
         self.seconds = time.perf_counter() - self._start
 
 
-def name_in_timm(model: configuration.ModelConfig) -> str | None:
+def _name_in_timm(model: configuration.ModelConfig) -> str | None:
     """Return timm's name of a network as it is set; None if timm has no network of that graph."""
     row = architectures.find(model.model)
     if model.shortcut or (architectures.as_in_timm(row).graph != row.graph and model.graph != "timm"):
@@ -173,7 +173,7 @@ def name_in_timm(model: configuration.ModelConfig) -> str | None:
 
 def _timm(task, stack, peer, mode):
     config, settings = task.config, task.config.benchmark
-    name = name_in_timm(config.model)
+    name = _name_in_timm(config.model)
     if not name:
         raise InputError(f"--peers={peer}: timm has no network like --model={config.model.model} as set")
     arguments = [

@@ -54,7 +54,7 @@ def _pretrained(settings, patterns):
     for row in rows:
         numbers = [_cell(row["parameters"], ",", 11), _cell(row["gmacs"], ".3f", 8), _cell(row["size"], "d", 5),
                    _cell(row["test_size"], "d", 5), _cell(row["test_crop"], ".3g", 5)]  # fmt: skip
-        where = f"{row['hub']}/{row['file']}" if row["hub"] else f"{row['file']} ({row['library']})"
+        where = f"{row['hub']}/{row['file']}" if row["hub"] else f"{row['file']} ({row['publisher']})"
         where = f"does not load: {row['reason']}" if row["reason"] else where
         best = " (weights=imagenet)" if row["best"] else ""
         top1 = _cell(row["top1"], ".2f", 6)

@@ -121,17 +121,7 @@ def by_integers(part, sides, start, scaled, offset, size, interpolation: str = "
     levels, which are frequent where an image grows by a simple ratio, would be rounded otherwise now and then, and
     twice, so that one of some million values would differ by two levels.
 
-    Args:
-        part: uint8 [batch, h, w, 3]; this and the other arguments as for `resize_part`.
-        sides: see `resize_part`.
-        start: see `resize_part`.
-        scaled: see `resize_part`.
-        offset: see `resize_part`.
-        size: see `resize_part`.
-        interpolation: see `resize_part`.
-
-    Returns:
-        float32 [batch, size[0], size[1], 3], whole numbers in [0, 255].
+    See `by_kernel` for the arguments; the result is of whole numbers in [0, 255].
     """
     for axis in (1, 0):
         where = (sides[axis], scaled[axis], offset[axis], size[axis], interpolation)

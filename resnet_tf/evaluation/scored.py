@@ -199,10 +199,10 @@ def _with_their_views(section, imported):
     changed = {"normalization": imported.normalization or "imagenet"}
     if expected:
         kind = "caffe" if expected.order == "BGR" else preprocessing.name_of(expected.mean)
-        size = imported.image_size or expected.size
-        changed = {"normalization": imported.normalization or kind, "image_size": size}
+        expected = expected.at(imported.image_size or expected.size)
+        changed = {"normalization": imported.normalization or kind, "image_size": expected.size}
         if imported.dataset not in configuration.SMALL_DATASETS:  # which are held at --image_size
-            changed["resize"] = imported.resize or size * expected.resize // expected.size
+            changed["resize"] = imported.resize or expected.resize
             changed["interpolation"] = imported.interpolation or expected.interpolation
     elif not imported.image_size:
         raise InputError("--image_size is not set, which --network needs")

@@ -6,9 +6,6 @@ from resnet_tf.errors import InputError
 from resnet_tf.models import published
 from resnet_tf.models.weight_files import SUFFIXES, first_line
 
-# What weights="imagenet" takes, by network: (library, repository on the Hugging Face hub, or class of Keras).
-PUBLISHED = {row: (tag.library, tag.hub or tag.tag) for row, tag in published.best().items()}
-
 
 def locate(name: str, source: str | pathlib.Path) -> str | pathlib.Path:
     """Return the path of a file of weights.
@@ -56,15 +53,15 @@ def fetch(tag: published.Tag | str, asked: str = "imagenet") -> str:
     if isinstance(tag, str):
         tag = published.best_of(tag)
     try:
-        return _CLIENTS[tag.library](tag)
+        return _CLIENTS[tag.publisher](tag)
     except ImportError:
-        needed = "kagglehub: pip install kagglehub" if tag.library == "keras_hub" else _NEEDED
+        needed = "kagglehub: pip install kagglehub" if tag.publisher == "keras_hub" else _NEEDED
         raise InputError(f"weights={asked}: needs {needed}") from None
     except Exception as error:  # each client has its own exceptions for a missing network
         source = f"{tag.hub}/{tag.file}" if tag.hub else tag.file
-        what = f"folder of {tag.hub}" if tag.library == "keras_hub" else f"file {tag.file}"
+        what = f"folder of {tag.hub}" if tag.publisher == "keras_hub" else f"file {tag.file}"
         raise InputError(
-            f"weights={asked}: {source} of {_NAMES[tag.library]} cannot be downloaded ({first_line(error)}); without "
+            f"weights={asked}: {source} of {_NAMES[tag.publisher]} cannot be downloaded ({first_line(error)}); without "
             f"a network, copy the {what} from another machine and give its path as weights (--init_from, --source)"
         ) from None
 
@@ -93,7 +90,7 @@ def _from_keras(tag):
 
 
 def _by_hand(tag):
-    if tag.library == "torchvision":
+    if tag.publisher == "torchvision":
         raise OSError("timm's tags tv_in1k and tv2_in1k are the same weights and can be")
     raise OSError("its repository names the address")
 

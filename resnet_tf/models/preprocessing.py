@@ -39,6 +39,10 @@ class Preprocessing:
         """The side of the crop as a share of the shorter side of the scaled image, `crop_pct` in timm."""
         return self.size / self.resize
 
+    def at(self, size: int) -> "Preprocessing":
+        """Return this for a crop of another size, which is the same share of the image."""
+        return dataclasses.replace(self, size=size, resize=size * self.resize // self.size)
+
     def layer(self):
         """Return a Keras layer that normalises images; scaling and cropping are done before it.
 
@@ -92,7 +96,7 @@ def of_published(name: str, tested: bool = False) -> Preprocessing:
     if not crop:
         raise InputError(f"{name}: its source does not say what images it expects")
     mean, std = (tuple(round(255 * value, 3) for value in values) for values in (tag.mean, tag.std))
-    order = "BGR" if tag.library == "keras" and tag.std[0] < 0.1 else "RGB"
+    order = "BGR" if tag.publisher == "keras" and tag.std[0] < 0.1 else "RGB"
     return Preprocessing(mean, std, size, scaled(size, crop), tag.interpolation, order)
 
 

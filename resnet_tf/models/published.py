@@ -28,7 +28,7 @@ class Tag:
         tag: its name. timm's are NETWORK.RECIPE_DATA, such as "resnet50d.ra4_e3600_r224_in1k"; those of torchvision
             and keras-hub begin with the library, those of trunks with the method; those of keras.applications are
             classes, such as "ResNet50".
-        library: "timm", "torchvision", "keras", "keras_hub" or "trunk" for trunks of self-supervised training.
+        publisher: "timm", "torchvision", "keras", "keras_hub" or "trunk" for trunks of self-supervised training.
         network: name of the network in the library.
         row: name of the network of this package that has its graph; "" if none has.
         hub: timm: repository on the Hugging Face hub; keras_hub: handle of the preset; trunk: repository on GitHub.
@@ -50,7 +50,7 @@ class Tag:
     """
 
     tag: str
-    library: str
+    publisher: str
     network: str
     row: str
     hub: str
@@ -121,7 +121,7 @@ def is_tag(text: str) -> bool:
 @functools.cache
 def rows() -> dict[str, str]:
     """Return {name of a network in timm or torchvision: the network of this package with its graph, or ""}."""
-    return {tag.network: tag.row for tag in table().values() if tag.library in ("timm", "torchvision")}
+    return {tag.network: tag.row for tag in table().values() if tag.publisher in ("timm", "torchvision")}
 
 
 def knows_network(name: str) -> bool:
@@ -163,7 +163,7 @@ def best() -> dict[str, Tag]:
     """
     found = {}
     for tag in table().values():
-        if tag.reason or tag.classes != 1000 or "-nc-" in tag.licence or tag.library not in ("timm", "keras"):
+        if tag.reason or tag.classes != 1000 or "-nc-" in tag.licence or tag.publisher not in ("timm", "keras"):
             continue
         if tag.row not in found or _rank(tag) > _rank(found[tag.row]):
             found[tag.row] = tag

@@ -16,8 +16,6 @@ from resnet_tf import files
 from resnet_tf.errors import InputError
 from resnet_tf.models import adaptation, hub, inside, keras_hub, naming, padding, weight_files
 from resnet_tf.models.architectures import as_in_timm, find
-from resnet_tf.models.fetching import PUBLISHED as PUBLISHED
-from resnet_tf.models.fetching import fetch as fetch
 from resnet_tf.models.fetching import locate
 from resnet_tf.models.weight_files import Opened, first_line, open_file
 

@@ -109,8 +109,8 @@ def _preprocessing(settings):
         order = "BGR" if settings.normalization == "caffe" else "RGB"
         mean, std = (tuple(map(float, values)) for values in (kind.mean, kind.std))
         known = preprocessing.Preprocessing(mean, std, settings.image_size, settings.image_size, "", order)
-    size = settings.image_size or known.size
-    resize = settings.resize or size * known.resize // known.size  # the same share of the image at another size
-    if resize < size:
-        raise InputError(f"--resize={resize} is less than --image_size={size}")
-    return dataclasses.replace(known, size=size, resize=resize)
+    known = known.at(settings.image_size or known.size)
+    known = dataclasses.replace(known, resize=settings.resize or known.resize)
+    if known.resize < known.size:
+        raise InputError(f"--resize={known.resize} is less than --image_size={known.size}")
+    return known

@@ -14,7 +14,7 @@ from resnet_tf.data import orientation
 from resnet_tf.data.examples import Examples
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
-from resnet_tf.models import weights
+from resnet_tf.models import fetching, published
 from resnet_tf.runs import devices
 
 _MEASURED = 256  # images whose sizes are looked at first
@@ -114,7 +114,7 @@ def get_published(name: str) -> None:
     """
     if not _can_download(name):
         raise InputError("their server cannot be reached")
-    weights.fetch(name)
+    fetching.fetch(name)
 
 
 def _can_download(name):
@@ -123,10 +123,11 @@ def _can_download(name):
         import huggingface_hub
     except ImportError:
         return True  # `fetch` says what to install
-    library, identifier = weights.PUBLISHED.get(name, ("", ""))
-    if library != "timm" or any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+    tag = published.best().get(name)
+    has_proxy = any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"))
+    if tag is None or tag.publisher != "timm" or has_proxy:
         return True
-    if isinstance(huggingface_hub.try_to_load_from_cache(identifier, "model.safetensors"), str):
+    if isinstance(huggingface_hub.try_to_load_from_cache(tag.hub, tag.file), str):
         return True
     host = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT).hostname
     try:
