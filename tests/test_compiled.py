@@ -11,7 +11,7 @@ from tensorflow.python.eager import context
 from resnet_tf import config, evaluate, export, train
 from resnet_tf.bench import inference as speed
 from resnet_tf.bench import timed
-from resnet_tf.data import colour, images
+from resnet_tf.data import colour, images, resizing
 from resnet_tf.errors import InputError
 from resnet_tf.models import create_model
 from resnet_tf.runs import network, restore
@@ -56,7 +56,12 @@ def test_folded_networks_give_the_same_probabilities(name, left, rng):
 def test_kernels_have_the_precision_of_the_activations():
     folded = folding.fold(drawn("resnet18_v2", "mixed_float16"))
     kinds = {(type(layer).__name__, weight.dtype) for layer in folded.layers for weight in layer.weights}
-    assert kinds == {("Conv2D", "float16"), ("BatchNormalization", "float32"), ("Dense", "float32")}
+    assert kinds == {
+        ("Conv2D", "float16"),
+        ("_Product", "float16"),
+        ("BatchNormalization", "float32"),
+        ("Dense", "float32"),
+    }
 
 
 @pytest.mark.parametrize("device", [0, 1])
@@ -92,20 +97,36 @@ def test_a_compiled_export_answers_as_before_in_every_signature(exported, rng):
                 np.testing.assert_allclose(found[key], values, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("side", [28, 40])  # the central crop alone; scaling
-def test_pixels_stay_on_their_device(exported, side, rng):
-    """The second part of the CPU stands for a GPU; their bytes once travelled to the host to tell their shape."""
-    function = runtimes.load_signature(exported / "xla", "images")
+def sent(function, rng):
+    """Return the types of what travels between devices when pixels on the second part of the CPU are given."""
     with tf.device("/CPU:1"):
-        pixels = tf.identity(rng.integers(0, 256, (2, side, side, 3), np.uint8))
+        pixels = tf.identity(rng.integers(0, 256, (2, 28, 28, 3), np.uint8))
         context.enable_run_metadata()
         try:
             function(images=pixels)
-            graphs = context.context().export_run_metadata().function_graphs
+            (graphs,) = context.context().export_run_metadata().function_graphs
         finally:
             context.disable_run_metadata()
-    sent = [node for one in graphs for part in one.partition_graphs for node in part.node if node.op == "_Send"]
-    assert sent and not [node.name for node in sent if node.attr["T"].type == tf.uint8.as_datatype_enum]
+    nodes = [node for part in graphs.partition_graphs for node in part.node]
+    assert sum(node.device.endswith("CPU:1") for node in nodes) > 20
+    return [tf.as_dtype(node.attr["T"].type) for node in nodes if node.op == "_Send"]
+
+
+def test_nothing_travels_between_devices(exported, rng):
+    """The second part of the CPU stands for a GPU; images of the right height need no scaling."""
+    assert not sent(runtimes.load_signature(exported / "xla", "images"), rng)
+
+
+def test_pixels_stay_on_their_device(rng):
+    """Sizes are computed on the host; the pixels once travelled there to tell their shape."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")])
+    def scaled(images):
+        where = (tf.constant([20, 20], tf.int64), tf.constant([1, 1], tf.int64), [18, 18])
+        return resizing.resize_window(images, *where, on_gpu=True)
+
+    types = sent(scaled, rng)
+    assert types and tf.uint8 not in types
 
 
 def test_a_compiled_export_says_so_and_a_training_starts_from_it(exported):
