@@ -154,7 +154,8 @@ def _model(config, temporary, encoded):
 
 def _write_saved_model(folder, model, card, batch_sizes):
     (folder / versions.CARD).write_text(files.to_json(card | {"batch_sizes": list(batch_sizes)}))
-    served = savedmodel.Served(model, colour.IMAGENET, size=card["image_size"], batch_sizes=batch_sizes)
+    view = {"size": card["image_size"], "batch_sizes": batch_sizes, "resize": card["resize"]}
+    served = savedmodel.Served(model, colour.IMAGENET, **view)
     description = {"flags": {}, "classes": card["classes"], "normalization": {}}
     savedmodel.write(folder, served, description, card["image_size"], card["resize"], 5, False)
 

@@ -86,7 +86,8 @@ def _write_savedmodel(folder, section, run, model, normalization, divisor):
     }
     batch_sizes = section.batch_sizes if section.compile == "xla" else ()
     size, options = evaluation_size(data), (section.top_k, section.ten_crop, data.exif, data.interpolation)
-    served = savedmodel.Served(model, normalization, section.precision, divisor, size, batch_sizes)
+    view = (size, batch_sizes, data.resize, data.interpolation)
+    served = savedmodel.Served(model, normalization, section.precision, divisor, *view)
     return savedmodel.write(folder, served, description, size, data.resize, *options)
 
 

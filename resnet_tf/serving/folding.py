@@ -14,9 +14,6 @@ def fold(model: keras.Model) -> keras.Model:
     and the second becomes the bias of the convolution. BN before the convolution, as in v2, stays. Kernels and biases
     are stored in the precision in which the network computes, since they are never trained again.
 
-    Convolutions of 1x1 pixels become products of matrices, which they are. XLA starts a product and what is fused with
-    it in a third of the time that it needs for cuDNN's convolution, which decides the time of a small batch.
-
     Args:
         model: a functional model of this package with its weights; its outputs may be any.
 
@@ -33,8 +30,7 @@ def fold(model: keras.Model) -> keras.Model:
         if isinstance(layer, keras.layers.Conv2D):
             config |= {"dtype": layer.compute_dtype, "use_bias": layer.use_bias or layer.name in norms}
             config["kernel_initializer"] = "zeros"  # the weights are set below
-        is_product = type(layer) is keras.layers.Conv2D and layer.kernel_size == (1, 1) and layer.groups == 1
-        return (_Product if is_product else type(layer)).from_config(config)
+        return type(layer).from_config(config)
 
     result = keras.models.clone_model(model, clone_function=copy)
     for layer in result.layers:
@@ -47,18 +43,6 @@ def fold(model: keras.Model) -> keras.Model:
         for weight, value in zip(layer.weights, values, strict=True):
             weight.assign(value)
     return result
-
-
-class _Product(keras.layers.Conv2D):
-    """A convolution of 1x1 pixels without padding, as a product of matrices."""
-
-    def call(self, inputs):
-        inputs = inputs[:, :: self.strides[0], :: self.strides[1]]
-        outputs = tf.matmul(tf.reshape(inputs, [-1, inputs.shape[-1]]), self.kernel[0, 0])
-        if self.use_bias:
-            outputs = tf.nn.bias_add(outputs, self.bias)
-        outputs = self.activation(outputs)
-        return tf.reshape(outputs, [-1, *keras.ops.shape(inputs)[1:3], self.filters])
 
 
 def _norms(model):

@@ -24,11 +24,12 @@ fails and the error lists their positions in the batch, such as image_bytes[1, 4
 import pathlib
 import uuid
 
+import keras
 import numpy as np
 import tensorflow as tf
 import yaml
 
-from resnet_tf.data import formats, geometry, images, orientation, processors
+from resnet_tf.data import colour, formats, geometry, images, orientation, processors
 from resnet_tf.errors import InputError
 from resnet_tf.models import builder, find
 from resnet_tf.runs import network
@@ -52,9 +53,21 @@ class Served(tf.Module):
     Attributes:
         weights: list of the `tf.Variable`s in the file.
         paths: tuple of their names in the network.
+        answer: function of uint8 [n, size, size, 3] that returns features and probabilities; any size if not compiled.
+        answer_scaled: the same for images of `resize` pixels each way before their crop, or None.
     """
 
-    def __init__(self, model, normalization, precision="float32", temperature=1.0, size=None, batch_sizes=()):
+    def __init__(
+        self,
+        model: keras.Model,
+        normalization: colour.Normalization,
+        precision: str = "float32",
+        temperature: float = 1.0,
+        size: int = 0,
+        batch_sizes: tuple[int, ...] = (),
+        resize: int = 0,
+        interpolation: str = "",
+    ):
         """Copy the weights.
 
         Args:
@@ -64,9 +77,11 @@ class Served(tf.Module):
             temperature: number by which logits are divided before the softmax.
             size: side of the crop in pixels; only needed with `batch_sizes`.
             batch_sizes: sizes of batches to compile for; empty for a graph that is not compiled.
+            resize: side of images before the crop; only needed with `batch_sizes`, as `interpolation` is.
+            interpolation: see `images.resize_center`.
         """
         super().__init__()
-        self.batch_sizes = tuple(batch_sizes)
+        self.batch_sizes, self.answer_scaled = tuple(batch_sizes), None
         variables = [*model.trainable_variables, *model.non_trainable_variables]
         self.paths = tuple(variable.path for variable in variables)
         self.weights, self._widened = [], []
@@ -79,7 +94,9 @@ class Served(tf.Module):
         outputs = [model.get_layer("pool").output, model.outputs[0]]
         both = builder.close(row, model.inputs[0], outputs, model.name)
         if batch_sizes:
-            self.answer = compiled.make(both, normalization, size, batch_sizes, temperature)
+            options = (batch_sizes, temperature, resize, interpolation)
+            answers = compiled.make(both, normalization, size, *options)
+            self.answer, self.answer_scaled = answers[size], answers.get(resize)
         else:
             self.answer = self._of_variables(both, normalization, temperature, len(model.trainable_variables))
 
@@ -185,8 +202,19 @@ def _signatures(served, classes, size, resize, top_k, ten_crop, exif, interpolat
     def from_bytes(image_bytes):
         return served.answer(decode(image_bytes, center, [size, size, 3]))
 
-    def from_images(pixels):
+    def resized(pixels):
         return served.answer(images.resize_center(pixels, size, resize, interpolation, on_gpu=True))
+
+    def from_images(pixels):
+        if served.answer_scaled is None:
+            return resized(pixels)
+        # Numbers of 32 bits, which are compared on the host; see `compiled`.
+        height, width = (tf.shape(pixels)[axis] - resize for axis in (1, 2))
+        return tf.cond(
+            tf.equal(height * height + width * width, 0),
+            lambda: served.answer_scaled(tf.ensure_shape(pixels, [None, resize, resize, 3])),
+            lambda: compiled.as_one_operation(resized)(pixels),
+        )
 
     def of_ten_crops(image_bytes):
         views = decode(image_bytes, ten, [10, size, size, 3])
