@@ -11,17 +11,18 @@ from resnet_tf.runs import checkpoint, devices
 
 
 @pytest.mark.parametrize(
-    "name, shortcut, loops",
+    "name, shortcut, turn, loops",
     [
-        ("cifar_resnet26_v1", "A", [3, 3, 3]),
-        ("cifar_resnet26_v1", "C", [3, 3, 3]),
-        ("cifar_resnet26_v2", None, [3, 3, 3]),
-        ("cifar_plain26", None, [3, 3, 3]),
-        pytest.param("resnet50_v1d", None, [3, 5], marks=pytest.mark.slow),
+        ("cifar_resnet26_v1", "A", 1, [3, 3, 3]),
+        ("cifar_resnet26_v1", "C", 1, [3, 3, 3]),
+        ("cifar_resnet26_v2", None, 1, [3, 3, 3]),
+        ("cifar_plain38", None, 2, [2, 2, 2]),  # five equal blocks: one before two turns of two
+        pytest.param("resnet50_v1d", None, 1, [3, 5], marks=pytest.mark.slow),
     ],
 )
-def test_loops_compute_the_network(name, shortcut, loops, monkeypatch, rng):
+def test_loops_compute_the_network(name, shortcut, turn, loops, monkeypatch, rng):
     monkeypatch.setattr(repeated, "LEAST", 3)
+    monkeypatch.setattr(repeated, "A_TURN", [turn])
     model = resnet_tf.create_model(name, shortcut=shortcut, input_shape=(32, 32, 3), num_classes=10)
     network = repeated.of(model)
     assert network.loops == loops
@@ -47,6 +48,11 @@ def test_loops_compute_the_network(name, shortcut, loops, monkeypatch, rng):
             np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5 * max(1, np.abs(one).max()))
 
 
+def test_a_turn_has_some_blocks_and_few_are_left_over():
+    """Of the networks of 1,202 and 1,001 layers: 18 turns of 11 blocks and one more, 11 turns of 10."""
+    assert [repeated.blocks_a_turn(count) for count in (199, 110)] == [11, 10]
+
+
 def test_networks_without_enough_equal_blocks_stay_as_they_are():
     model = resnet_tf.create_model("cifar_resnet110_v1")
     assert repeated.of(model) is model
@@ -66,6 +72,7 @@ def test_a_training_with_loops_is_that_without(tmp_path, monkeypatch):
     saved = {}
     for name, least in (("loops", 2), ("none", 99)):
         monkeypatch.setattr(repeated, "LEAST", least)
+        monkeypatch.setattr(repeated, "A_TURN", [1])
         assert train.main([*flags, f"--out={tmp_path}/{name}"]) == 0
         saved[name] = checkpoint.load_latest(tmp_path / name / "checkpoints")
     assert saved["loops"].keys() == saved["none"].keys()

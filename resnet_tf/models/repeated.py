@@ -1,8 +1,9 @@
 """Run the equal blocks of a stage as one loop over their stacked weights, so that a deep network compiles quickly.
 
-The blocks of a stage after its first differ in nothing but their weights. A compiler that sees a loop compiles one of
-them, however many there are. Layers, names and weights of the network stay as they are; only the way in which a step
-computes them changes, up to rounding.
+The blocks of a stage after its first differ in nothing but their weights. A compiler that sees a loop compiles those of
+one turn, however many turns there are. A turn is several blocks, since each costs copies of what the way back needs.
+Layers, names and weights of the network stay as they are; only the way in which a step computes them changes, up to
+rounding.
 """
 
 import itertools
@@ -14,6 +15,7 @@ import tensorflow as tf
 
 _BLOCK = re.compile(r"stage\d+_block\d+_")
 LEAST = 50  # equal blocks that make a loop: those of the networks of 1,001 and 1,202 layers
+A_TURN = range(10, 21)  # blocks of one turn of a loop
 
 
 class Repeated:
@@ -25,7 +27,7 @@ class Repeated:
     Attributes:
         inputs: of the network.
         outputs: of the network.
-        loops: number of blocks in each loop, in the order of the network; empty if no stage has enough equal blocks.
+        loops: number of turns of each loop, in the order of the network; empty if no stage has enough equal blocks.
     """
 
     def __init__(self, model: keras.Model):
@@ -36,9 +38,9 @@ class Repeated:
         start = model.inputs[0]
         for first, last, ends in _runs(model):
             self._parts.append((self._part(start, first), None))
-            blocks = [self._part(begin, end) for begin, end in zip([first, *ends], ends, strict=False)]
-            self._parts.append((blocks[0], blocks))
-            self.loops.append(len(blocks))
+            turns = [self._part(begin, end) for begin, end in zip([first, *ends], ends, strict=False)]
+            self._parts.append((turns[0], turns))
+            self.loops.append(len(turns))
             start = last
         self._parts.append((self._part(start, model.outputs[0]), None))
 
@@ -56,9 +58,9 @@ class Repeated:
     def stateless_call(self, weights: list, statistics: list, inputs, training: bool = False):
         """Compute the network as `keras.Model.stateless_call` does; same arguments and results."""
         values, statistics = inputs, list(statistics)
-        for (part, its_weights, its_statistics), blocks in self._parts:
-            if blocks:
-                values = _loop(blocks, weights, statistics, values, training)
+        for (part, its_weights, its_statistics), turns in self._parts:
+            if turns:
+                values = _loop(turns, weights, statistics, values, training)
                 continue
             values, new = part.stateless_call(
                 [weights[index] for index in its_weights], [statistics[index] for index in its_statistics], values,
@@ -76,11 +78,11 @@ def of(model: keras.Model):
     return Repeated(model)
 
 
-def _loop(blocks, weights, statistics, values, training):
-    """Compute blocks one after another in a loop; `statistics` are replaced in their list."""
-    count, block = len(blocks), blocks[0][0]
-    stacked = [tf.stack([weights[index] for index in alike]) for alike in zip(*(b[1] for b in blocks), strict=True)]
-    places = list(zip(*(b[2] for b in blocks), strict=True))
+def _loop(turns, weights, statistics, values, training):
+    """Compute turns one after another in a loop; `statistics` are replaced in their list."""
+    count, block = len(turns), turns[0][0]
+    stacked = [tf.stack([weights[index] for index in alike]) for alike in zip(*(t[1] for t in turns), strict=True)]
+    places = list(zip(*(t[2] for t in turns), strict=True))
     moving = [tf.stack([statistics[index] for index in alike]) for alike in places]
     shape = values.shape
 
@@ -100,7 +102,10 @@ def _loop(blocks, weights, statistics, values, training):
 
 
 def _runs(model):
-    """Yield (input, output, [outputs of each block]) of each run of at least `LEAST` equal blocks of a stage."""
+    """Yield (input, output, [outputs of each turn]) of each run of at least `LEAST` equal blocks of a stage.
+
+    Blocks that are left over from equal turns stay before the loop.
+    """
     ends, kinds = {}, {}
     for layer in model.layers:
         if match := _BLOCK.match(layer.name):
@@ -110,9 +115,16 @@ def _runs(model):
     runs = itertools.groupby(range(1, len(blocks)), lambda index: (blocks[index].split("_")[0], kinds[blocks[index]]))
     for _, run in runs:
         first, *_ = run = list(run)
-        if len(run) >= LEAST:
-            outputs = [ends[blocks[index]] for index in run]
-            yield ends[blocks[first - 1]], outputs[-1], outputs
+        outputs = [ends[blocks[index]] for index in run]
+        if (count := len(outputs)) >= LEAST:
+            turn = blocks_a_turn(count)
+            turns = outputs[turn + count % turn - 1 :: turn]
+            yield ends[blocks[first + count % turn - 1]], outputs[-1], turns
+
+
+def blocks_a_turn(count: int) -> int:
+    """Return how many of `count` equal blocks make a turn, so that the program has few: those of one and the rest."""
+    return min(A_TURN, key=lambda length: length + count % length)
 
 
 def _kind(layer):
