@@ -106,7 +106,7 @@ class ExportConfig(TransferExportConfig):
     )  # fmt: skip
     normalization: str = setting(
         "", "Normalisation that the weights of a file were trained with, as in `evaluate`.",
-        choices=("", "imagenet", "inception", "caffe"), used_with=_NETWORK,
+        choices=("", "imagenet", "torchvision", "inception", "caffe"), used_with=_NETWORK,
     )  # fmt: skip
     format: tuple[str, ...] = setting(("savedmodel",), "Formats: savedmodel, tflite, onnx, keras.")
     precision: str = setting(

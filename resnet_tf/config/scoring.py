@@ -103,10 +103,10 @@ class ImportedSection:
     normalization: str = setting(
         "",
         "Normalisation that the weights were trained with. imagenet: the constants of Bag of Tricks, which also fit "
-        "most weights of timm and torchvision; inception: mean and deviation 127.5; caffe: BGR minus its mean "
-        "(keras.applications' ResNet50); channel and pixel: statistics of the training split. Unset: that of published "
-        "weights, else imagenet.",
-        choices=("", "imagenet", "inception", "caffe", "channel", "pixel"),
+        "most weights of timm and torchvision; torchvision: the very constants of those; inception: mean and deviation "
+        "127.5; caffe: BGR minus its mean (keras.applications' ResNet50); channel and pixel: statistics of the "
+        "training split. Unset: that of published weights, else imagenet.",
+        choices=("", "imagenet", "torchvision", "inception", "caffe", "channel", "pixel"),
         used_with=_IMPORTED,
     )
 
