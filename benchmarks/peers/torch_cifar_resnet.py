@@ -12,9 +12,8 @@ whole step is one CUDA graph, in TF32, or with --precision=bfloat16 its forward 
 Seeds are trained one after another. Each prints one JSON line, and with --results appends a row in the columns of
 resnet_tf's own. With --state=FILE a training saves itself with every line it prints, to FILE, or of several --seeds to
 FILE with the seed before its suffix, and goes on from there, random views then drawn anew; one whose file says that it
-is finished is not trained again. --time_limit=SECONDS stops at the next such line after that time; the same command goes
-on.
-Needs torch, Pillow for images in files, and nothing of resnet_tf.
+is finished is not trained again. --time_limit=SECONDS stops at the next such line after that time, and the same command
+goes on. Needs torch, Pillow for images in files, and nothing of resnet_tf.
 """
 
 import argparse
@@ -273,7 +272,8 @@ def train(arguments, seed, data, device, deadline):
         if path:
             save(
                 path, arguments, seed, step=number + 1, seconds=time.monotonic() - started, order=order,
-                rate=training.rate, model=training.model.state_dict(), momenta=training.momenta, random=torch.get_rng_state(),
+                rate=training.rate, model=training.model.state_dict(), momenta=training.momenta,
+                random=torch.get_rng_state(),
             )  # fmt: skip
         if time.monotonic() > deadline and number + 1 < arguments.steps:
             print(f"seed {seed}: the time is up after step {number + 1}", flush=True)
