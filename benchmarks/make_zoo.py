@@ -89,6 +89,7 @@ def write(path: pathlib.Path, model, training: zoo.Training) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.writing(path) as partial:
         save_file(stored(model), partial, training.metadata(description))
+        partial.chmod(0o644)  # safetensors writes for the owner alone
 
 
 def make(folder: str, data_dir: str, seed: int, log: str) -> dict:

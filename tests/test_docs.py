@@ -152,7 +152,7 @@ def test_the_site_takes_what_is_linked_and_no_more(repository):
     assert {"README.md", "WORKSPACE.md", "results/README.md", "results/cifar10_originals/curves_top1_error.png"} <= set(
         found
     )
-    assert sum(path.endswith(".ipynb") for path in found) == 10
+    assert sum(path.endswith(".ipynb") for path in found) == 11
     assert not any("/runs/" in path for path in found)
 
 
