@@ -85,6 +85,8 @@ def _content(settings, runs, skipped):
     tests, untested = significance.of_pairs(groups)
     title = settings.title or f"{len(runs)} run{'s' * (len(runs) > 1)} on {runs[0].config.data.dataset}"
     shown = tables.of_report(rows, flags, tests, runs, settings.price_per_hour)
+    over_seeds = significance.of_seeds(groups)
+    shown["significance_seeds"] = tables.over_seeds(over_seeds)
     shown["published"] = tables.beside_published(differences)
     return Content(title, runs, groups, skipped, rows, flags, tests, shown, notes, untested, differences), responses
 
@@ -103,6 +105,7 @@ def _files(content, figures):
         "table.md": content.tables["results"].markdown(),
         "flags.csv": pictures.csv_text(["flag", "changes_result", *(run.name for run in content.runs)], flags),
         **_published(content),
+        **_over_seeds(content),
         "significance.csv": pictures.csv_text(significance.COLUMNS, tests),
         "report.md": markdown(content),
         "report.html": render(content, svgs, figures),
@@ -114,6 +117,12 @@ def _published(content):
     """Return the file of differences from published accuracies, {name: text}; {} where there are none."""
     rows = [row.values() for row in content.differences]
     return {"published.csv": pictures.csv_text(references.DIFFERENCES, rows)} if rows else {}
+
+
+def _over_seeds(content):
+    """Return the file of tests over seeds, {name: text}; {} where fewer than two groups have several."""
+    rows = [[row[name] for name in significance.SEEDS_COLUMNS] for row in content.tables["significance_seeds"].rows]
+    return {"significance_seeds.csv": pictures.csv_text(significance.SEEDS_COLUMNS, rows)} if rows else {}
 
 
 def _check_out(out):
@@ -232,6 +241,11 @@ CURVES = (
     "held-out split with the moving average of the weights. Bands: one sample standard deviation over seeds. The "
     "beginnings of curves may lie above the picture."
 )
+OVER_SEEDS = (
+    "Welch's test, two-sided, of the means over seeds, with the 95% interval of their difference: whether trainings of "
+    "one recipe differ from those of another. Judge by the last column, Holm's adjusted p. The test takes results of "
+    "seeds to be normally distributed, which few seeds cannot show."
+)
 PUBLISHED = (
     "In brackets: our mean less the published accuracy in percentage points, and over the standard error of our mean "
     "(se): the standard deviation over seeds divided by the root of their number n, uncertain itself where they are "
@@ -253,6 +267,8 @@ def _sections(content) -> Iterator[tuple]:
     yield "flags", "Flags that differ", *(([], "flags") if content.flags else (["None."], None))
     if content.tables["seeds"].rows:
         yield "seeds", "Seeds", ["Mean \u00b1 sample standard deviation over runs that differ by seed alone."], "seeds"
+    if content.tables["significance_seeds"].rows:
+        yield "over_seeds", "Significance over seeds", [OVER_SEEDS], "significance_seeds"
     if content.tables["published"].rows:
         yield "published", "Beside published results", [PUBLISHED], "published"
     if content.tests:

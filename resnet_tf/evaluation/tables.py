@@ -134,6 +134,24 @@ def of_report(rows: list[dict], flags: list[dict], tests: list[dict], runs: list
     }
 
 
+def over_seeds(tests: list[dict]) -> Table:
+    """Return the table of tests over seeds, which `significance.of_seeds` returned."""
+    same = {column.key: column for column in _TEST_COLUMNS}
+    distance, interval = (same[key] for key in ("difference_points", "low_points"))
+    return Table(
+        [
+            *(same[key] for key in ("a", "b")),
+            Column("runs_a", "n of A", _text),
+            Column("runs_b", "n of B", _text),
+            distance._replace(header="A - B (points)"),
+            interval,
+            Column("degrees_of_freedom", "Degrees of freedom", _number(1)),
+            *(same[key] for key in ("p", "p_holm")),
+        ],
+        tests,
+    )
+
+
 def beside_published(differences: list[dict]) -> Table:
     """Return the table of groups beside published accuracies: a row a group, a column a source.
 
