@@ -210,6 +210,8 @@ def test_weights_that_are_not_there_or_damaged_are_one_line(drawn, tmp_path, mon
         resnet_tf.create_model("cifar_resnet14_v1", weights="cifar10")
     with pytest.raises(InputError, match=f"^weights=cifar10: none for resnet50_v1b, only for {NET}$"):
         resnet_tf.evaluate(network="resnet50_v1b", init_from="cifar10", data_dir=str(data))
+    with pytest.raises(InputError, match=r"^--init_from=cifar10: say of which network, as MODEL:cifar10$"):
+        resnet_tf.fit(model=NET, init_from="cifar10", dataset="digits", train_steps=1, out=str(tmp_path / "run"))
     whole = (folder / "cifar10" / f"{NET}.safetensors").read_bytes()
     monkeypatch.setattr(zoo, "FOLDER", tmp_path)
     for ask in (resnet_tf.create_model, resnet_tf.create_backbone, resnet_tf.preprocessing_of):
@@ -274,6 +276,7 @@ def test_a_file_is_that_of_its_row_and_loads(name):
     assert (told.seed, told.seed) == (0, int(row["seed"])) and told.steps == int(row["steps"]) == 64000
     assert (told.top1, told.examples) == (float(row["top1"]), int(row["examples"])) and told.examples == 10000
     assert (told.command, told.commit) == (row["command"], row["commit"])
+    assert (ROOT / row["run"] / "manifest.yaml").is_file() and (ROOT / row["run"] / "metrics.csv").is_file()  # its log
     assert abs(float(row["top1"]) - float(row["top1_run"])) <= 0.002  # what float16 and bfloat16 may change
     with safe_open(path, "np") as file:
         assert json.loads(file.metadata()["resnet_tf"])["network"] == name
