@@ -14,6 +14,7 @@ RUN useradd --no-log-init --create-home --uid "$USER_ID" trainer
 WORKDIR /source
 COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE docker/constraints.txt ./
 COPY flags flags
+COPY results/zoo.csv results/zoo.csv
 COPY resnet_tf resnet_tf
 RUN pip install --no-cache-dir --constraint=constraints.txt '.[gpu,convert,demo,detect,heic,plot,serve]'
 

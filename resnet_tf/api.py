@@ -251,9 +251,9 @@ def preprocessing_of(source: Path) -> preprocessing.Preprocessing:
         inputs = expected.layer()(pixels)  # uint8 [batch, 224, 224, 3] -> float32 of the same shape
 
     Args:
-        source: a network with published weights, or their tag, see `preprocessing.of_published`; a folder in the layout
-            of the Hugging Face hub; a run folder of classification; or an exported model: a folder of versions, one
-            version, or a file in it.
+        source: a network with published weights or weights="cifar10", or a tag, see `preprocessing.of_published`; a
+            file of weights that says it, see `models.zoo`; a folder in the layout of the Hugging Face hub; a run
+            folder of classification; or an exported model: a folder of versions, one version, or a file in it.
 
     Returns:
         A frozen dataclass; its `layer` normalises images. An exported .tflite, .onnx or .keras file normalises by
@@ -272,6 +272,8 @@ def preprocessing_of(source: Path) -> preprocessing.Preprocessing:
         if expected := hub.read(path).expected:
             return expected
         raise InputError(f"{path}: does not say what images it expects")
+    if expected := preprocessing.of_file(path):
+        return expected
     card = (versions.locate(path) if path.is_dir() else path.parent) / versions.CARD
     if not path.exists() or not card.exists():
         return preprocessing.of_published(str(source))

@@ -6,6 +6,7 @@ import errno
 import html.parser
 import itertools
 import json
+import math
 import os
 import pathlib
 import re
@@ -161,7 +162,7 @@ def twelve(tmp_path_factory):
 
 def test_every_output_is_there(twelve):
     folders, out, result, lines = twelve
-    assert {path.name for path in out.iterdir()} == OUTPUTS
+    assert {path.name for path in out.iterdir()} == OUTPUTS | {"significance_seeds.csv"}
     assert result["runs"] == [folder.name for folder in folders] and result["skipped"] == []
     assert [(group["name"], group["runs"], group["seeds"]) for group in result["groups"]] == [
         (name, 3, [0, 1, 2]) for name in ("base", "slow", "bf16", "long")
@@ -243,7 +244,7 @@ def test_page_needs_nothing_but_itself(twelve):
     assert len(text.encode()) < 3 << 20
     shown = check_page(text)
     tags = [tag for tag, _ in shown.elements]
-    assert tags.count("table") == tags.count("caption") == 4 and tags.count("figure") == 3
+    assert tags.count("table") == tags.count("caption") == 5 and tags.count("figure") == 3
     assert all("aria-label" in attributes for tag, attributes in shown.elements if tag == "figure")
     assert "Learning & rates" in shown.text and tags.count("h1") == 1
     words = "".join(shown.text)
@@ -251,7 +252,7 @@ def test_page_needs_nothing_but_itself(twelve):
     assert "#ffffff" not in text.split("</style>")[1]  # no white ground in the dark
     report_text = (twelve[1] / "report.md").read_text()
     marks = [line for line in report_text.splitlines() if re.fullmatch(r"[-:| ]+", line)]
-    assert len(marks) == 4 and all(re.fullmatch(r"\|( -+:? \|)+", line) for line in marks)
+    assert len(marks) == 5 and all(re.fullmatch(r"\|( -+:? \|)+", line) for line in marks)
     assert "# Learning &amp; rates" in report_text and "](curves_loss.png)" in report_text
 
 
@@ -614,6 +615,42 @@ def test_mcnemar_by_hand():
 @pytest.mark.parametrize("b, c", [(0, 1), (4, 9), (12, 13), (25, 60), (480, 400), (7000, 6800), (3000, 1000)])
 def test_mcnemar_as_scipy(b, c):
     assert significance.mcnemar(b, c) == pytest.approx(stats.binomtest(b, b + c).pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize("a, b", [
+    ([91.8, 91.2, 91.5, 91.7, 91.4], [90.6, 90.9, 90.2, 90.5, 90.8]), ([85.2, 86.7], [91.8, 91.7, 91.9]),
+    ([1.0, 2.0, 3.0], [2.0, 1.0, 3.5, 2.5]), ([50.0, 50.0], [50.0, 50.1]), ([91.0] * 4 + [91.01], [10.0, 10.2]),
+])  # fmt: skip
+def test_welch_as_scipy(a, b):
+    theirs = stats.ttest_ind(a, b, equal_var=False)
+    apart, low, high, freedom, p = significance.welch(a, b)
+    assert p == pytest.approx(theirs.pvalue, rel=1e-9) and freedom == pytest.approx(theirs.df)
+    assert (low, high) == pytest.approx(tuple(theirs.confidence_interval()), rel=1e-9, abs=1e-9)
+    assert apart == pytest.approx(statistics.mean(a) - statistics.mean(b))
+    assert significance.welch(b, a)[4] == pytest.approx(p) and significance.welch(b, a)[1] == pytest.approx(-high)
+
+
+def test_welch_of_seeds_that_do_not_differ():
+    assert significance.welch([3.0, 3.0], [3.0, 3.0]) == (0, 0, 0, math.inf, 1)
+    assert significance.welch([3.0, 3.0], [2.0, 2.0]) == (1, 1, 1, math.inf, 0)
+
+
+def test_seeds_are_tested_by_group(tmp_path):
+    """Two groups of several seeds and one run alone: one pair; the report has it, and its file."""
+    made = [make_run(tmp_path / f"a{seed}", seed=seed, right=0.9 - 0.01 * seed) for seed in range(3)]
+    made += [make_run(tmp_path / f"b{seed}", seed=seed, right=0.8 - 0.02 * seed, lr=0.2) for seed in range(2)]
+    made.append(make_run(tmp_path / "c", lr=0.3))
+    assert run_command(made, tmp_path / "out") == 0
+    (row,) = read_csv(tmp_path / "out" / "significance_seeds.csv")
+    assert tuple(row) == significance.SEEDS_COLUMNS and (row["runs_a"], row["runs_b"]) == ("3", "2")
+    values = [100 * json.loads((run / "evaluation.json").read_text())["top1"] for run in made]
+    expected = stats.ttest_ind(values[:3], values[3:5], equal_var=False).pvalue
+    assert float(row["p"]) == float(row["p_holm"]) == pytest.approx(expected)
+    assert "## Significance over seeds" in (tmp_path / "out" / "report.md").read_text()
+    check_page((tmp_path / "out" / "report.html").read_text())
+    assert run_command(made[2:], tmp_path / "few") == 0  # one group of several seeds: nothing to test over seeds
+    assert not (tmp_path / "few" / "significance_seeds.csv").exists()
+    assert "Significance over seeds" not in (tmp_path / "few" / "report.md").read_text()
 
 
 def test_holm_by_hand():

@@ -149,10 +149,10 @@ def test_links_are_rewritten_for_the_site(repository, path, text, expected):
 
 def test_the_site_takes_what_is_linked_and_no_more(repository):
     found = repository.outside(ROOT)
-    assert {"README.md", "WORKSPACE.md", "results/README.md", "results/cifar10_depth/curves_top1_error.png"} <= set(
+    assert {"README.md", "WORKSPACE.md", "results/README.md", "results/cifar10_originals/curves_top1_error.png"} <= set(
         found
     )
-    assert sum(path.endswith(".ipynb") for path in found) == 10
+    assert sum(path.endswith(".ipynb") for path in found) == 11
     assert not any("/runs/" in path for path in found)
 
 

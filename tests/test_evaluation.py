@@ -185,6 +185,7 @@ def test_imported_weights_are_scored_as_the_run_they_are_of(streamed, last_json,
     "kind, prepare",
     [
         ("inception", lambda rgb: rgb / 127.5 - 1),
+        ("torchvision", lambda rgb: (rgb / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]),
         ("caffe", lambda rgb: rgb[..., ::-1] - [103.939, 116.779, 123.68]),
     ],
 )

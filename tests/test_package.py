@@ -40,6 +40,12 @@ def wheel(tmp_path_factory):
     copy, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("resnet_tf", "flags"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "results").mkdir()
+    shutil.copy(ROOT / "results" / "zoo.csv", copy / "results")
+    for name in ("cifar_resnet20_v1", "cifar_resnet110_v1", "cifar_resnet164_v2"):  # those that are not there yet
+        path = copy / "resnet_tf" / "models" / "cifar10" / f"{name}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
     for name in SOURCES:
         shutil.copy(ROOT / name, copy)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-index"]
@@ -49,10 +55,15 @@ def wheel(tmp_path_factory):
 
 
 def test_the_wheel_holds_the_package_its_recipes_and_its_licence(wheel):
-    assert wheel.stat().st_size < 1_000_000
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
+        weights = {info.filename: info.compress_size for info in archive.infolist() if "/cifar10/" in info.filename}
         metadata = archive.read(f"resnet_tf-{resnet_tf.__version__}.dist-info/METADATA").decode()
+    # Weights that come with the package, but for those of the deepest networks, beside all else.
+    assert sum(weights.values()) < 10_000_000 and wheel.stat().st_size - sum(weights.values()) < 1_000_000
+    assert "resnet_tf/models/cifar10/cifar_resnet20_v1.safetensors" in weights
+    assert not [name for name in weights if "110" in name or "164" in name]
+    assert "resnet_tf/models/zoo.csv" in held
     package = ROOT / "resnet_tf"
     files = [path for pattern in ("**/*.py", "**/py.typed", "serving/web/*") for path in package.glob(pattern)]
     recipes = [path for path in (ROOT / "flags").rglob("*") if path.is_file()]

@@ -100,7 +100,9 @@ def test_published_normalisations_are_of_no_data():
     split = Split(*data())
     of = {kind: run_data.normalization(kind, split, 16) for kind in colour.PUBLISHED if kind != "caffe"}
     np.testing.assert_allclose(of["inception"](split.images), split.images / 127.5 - 1, atol=1e-6)
-    assert of["imagenet"] is colour.IMAGENET and len(of) == 2
+    assert of["imagenet"] is colour.IMAGENET and len(of) == 3
+    theirs = (split.images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(of["torchvision"](split.images), theirs, atol=1e-5)  # of levels up to 2.6 in float32
 
 
 # --- Teachers and weights to start from ------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import statistics
 
 import pytest
 from test_compare import check_page, make_run, read_csv, run_command
@@ -15,6 +16,7 @@ pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 
 PUBLISHED = pathlib.Path(__file__).parent.parent / "results" / "references" / "published.csv"
 HEADER = ",".join(references.COLUMNS)
+AKAMASTER = "akamaster/pytorch_resnet_cifar10"
 # He et al. 2015, table 6: test error in per cent.
 TABLE_6 = {
     "Maxout": 9.38, "NIN": 8.81, "DSN": 8.22, "FitNet, 19 layers": 8.39, "Highway, 19 layers": 7.54,
@@ -57,18 +59,20 @@ def test_published_rows_stand_below_those_of_runs_and_in_no_test(runs, tmp_path,
     of_runs, published = rows[:5], rows[5:]
     assert {row["kind"] for row in published} == {"published"}
     lines = [line for line in references.read(PUBLISHED) if line["dataset"] == "cifar10"]
-    assert [row["run"] for row in published] == [line["name"] for line in lines] and len(lines) == 25
+    assert [row["run"] for row in published] == [line["name"] for line in lines] and len(lines) == 33
     for row, line in zip(published, lines, strict=True):
         assert float(row["top1"]) == pytest.approx(line["top1_percent"] / 100) and row["source"] == line["source"]
         assert row["steps"] == row["seed"] == row["group"] == row["hardware"] == ""
     # A network by its name, with its own shortcuts.
-    expected = "91.25 (He et al. 2015, table 6); 88.66 (notes that this project began from)"
+    others = ("He et al. 2015, table 6", "notes that this project began from", AKAMASTER, f"{AKAMASTER}, scored here")
+    figures = zip(("91.25", "88.66", "91.73", "91.73"), others, strict=True)
+    expected = "; ".join(f"{figure} ({source})" for figure, source in figures)
     assert [row["published"] for row in of_runs] == [expected] * 3 + ["", ""]
     tests = [read_csv(tmp_path / name / "significance.csv") for name in ("out", "alone")]
     assert tests[0] == tests[1]
 
     page = check_page((tmp_path / "out" / "report.html").read_text())
-    assert [attributes.get("class") for tag, attributes in page.elements if tag == "tr"].count("published") == 25
+    assert [attributes.get("class") for tag, attributes in page.elements if tag == "tr"].count("published") == 33
     for text in ((tmp_path / "out" / name).read_text() for name in ("table.md", "report.md")):
         assert "| FitNet, 19 layers, published " in text and "He et al. 2015, table 6" in text
         (line,) = [line for line in text.splitlines() if "ResNet-110, mean of five" in line]
@@ -76,6 +80,40 @@ def test_published_rows_stand_below_those_of_runs_and_in_no_test(runs, tmp_path,
     for name in ("report.md", "report.html"):
         assert "of no run here, and in no test" in (tmp_path / "out" / name).read_text()
     assert "ublished" not in (tmp_path / "alone" / "table.md").read_text()
+
+
+def test_means_stand_beside_the_papers_with_their_distance(tmp_path):
+    """Two finished groups and a run in progress, of which nothing is said; sources are columns, in the file's order."""
+    of = {"data_dir": "cifar.tar.gz", "dataset": "cifar10"}
+    made = [make_run(tmp_path / f"r20-s{seed}", seed=seed, right=0.9 - 0.01 * seed, **of) for seed in range(3)]
+    made.append(make_run(tmp_path / "r110", model="cifar_resnet110_v1", right=0.8, **of))
+    made.append(make_run(tmp_path / "r32", model="cifar_resnet32_v1", done=2, **of))
+    made.append(make_run(tmp_path / "r20-B", shortcut="B", **of))
+    assert run_command(made, tmp_path / "out", f"--references={PUBLISHED}") == 0
+    top1 = [json.loads((run / "evaluation.json").read_text())["top1"] for run in made]
+    rows = read_csv(tmp_path / "out" / "published.csv")
+    assert tuple(rows[0]) == references.DIFFERENCES
+    assert [(row["architecture"], row["name"]) for row in rows] == [
+        ("cifar_resnet20_v1", "ResNet-20"), ("cifar_resnet110_v1", "ResNet-110, best of five"),
+        ("cifar_resnet110_v1", "ResNet-110, mean of five"), *[("cifar_resnet20_v1", "ResNet-20")] * 3,
+    ]  # fmt: skip
+    mean, sd = 100 * statistics.mean(top1[:3]), 100 * statistics.stdev(top1[:3])
+    numbers = {name: float(rows[0][name]) for name in references.DIFFERENCES[2:6] + references.DIFFERENCES[10:]}
+    assert numbers == pytest.approx({
+        "runs": 3, "top1_percent": mean, "sd_points": sd, "standard_error_points": sd / 3**0.5,
+        "difference_points": mean - 91.25, "difference_in_standard_errors": (mean - 91.25) / (sd / 3**0.5),
+    })  # fmt: skip
+    assert rows[2]["published_sd_points"] == "0.16" and rows[2]["difference_in_standard_errors"] == ""  # one seed
+    check_page((tmp_path / "out" / "report.html").read_text())
+    text = (tmp_path / "out" / "report.md").read_text().split("## Beside published results")[1].split("\n## ")[0]
+    header, _, *lines = [line for line in text.splitlines() if line.startswith("|")]
+    sources = ("He et al. 2015, table 6", "notes that this project began from", AKAMASTER)
+    places = [header.index(f"| {source} (%)") for source in sources]
+    assert places == sorted(places) and len(lines) == 2
+    distance = f"{mean - 91.25:+.2f}, {(mean - 91.25) / (sd / 3**0.5):+.1f} se"
+    assert f" {mean:.2f} ± {sd:.2f} |" in lines[0] and f"91.25 ({distance})" in lines[0]
+    deep = 100 * top1[3]
+    assert f"93.57, best of five ({deep - 93.57:+.2f}); 93.39 ± 0.16, mean of five ({deep - 93.39:+.2f})" in lines[1]
 
 
 @pytest.mark.parametrize(

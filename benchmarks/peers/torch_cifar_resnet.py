@@ -1,13 +1,19 @@
-"""An independent ResNet for CIFAR in PyTorch alone: what the same recipe gives on the same files.
+r"""An independent ResNet for CIFAR in PyTorch alone: what the same recipe gives on the same files.
 
-    python benchmarks/peers/torch_cifar_resnet.py --data=DIR_OR_TAR --depth=20 --seed=0 --results=results/cifar10.csv
+    python benchmarks/peers/torch_cifar_resnet.py --data=cifar10 --depth=20 --seeds=0,1,2,3,4 --decayed=all \
+      --normalization=pixel --precision=bfloat16 --state=r20.pt --results=results/cifar10.csv
 
-The data are a folder or tar of SPLIT/CLASS/IMAGE. He et al. 2015, section 4.2: shortcut A, batch 128, 64,000
-steps, 0.1 divided by 10 at 32k and 48k, momentum 0.9, decay 1e-4 on kernels; pad 4, crop, mirror. On a GPU a
-whole step is one CUDA graph, in TF32, or with --precision=bfloat16 its forward pass under autocast. Prints one JSON
-line, and with --results appends a row in the columns of resnet_tf's own. With --state=FILE it saves itself with every
-line it prints and goes on from there, random views then drawn anew.
-Needs torch and Pillow, and nothing of resnet_tf.
+The data are the folder cifar-10-batches-bin of the official binary version, or one that holds it; or a folder or tar of
+SPLIT/CLASS/IMAGE. He et al. 2015, section 4.2: shortcut A, batch 128, 64,000 steps, 0.1 divided by 10 at 32k and 48k,
+momentum 0.9, decay 1e-4 on kernels, or as in the paper --decayed=all; pad 4, crop, mirror; less the mean of each
+channel, or as in the paper --normalization=pixel. The test images are scored once, after the last step. On a GPU a
+whole step is one CUDA graph, in TF32, or with --precision=bfloat16 its forward pass under autocast.
+
+Seeds are trained one after another. Each prints one JSON line, and with --results appends a row in the columns of
+resnet_tf's own. With --state=FILE a training saves itself with every line it prints, to FILE, or of several --seeds to
+FILE with the seed before its suffix, and goes on from there, random views then drawn anew; one whose file says that it
+is finished is not trained again. --time_limit=SECONDS stops at the next such line after that time, and the same command
+goes on. Needs torch, Pillow for images in files, and nothing of resnet_tf.
 """
 
 import argparse
@@ -26,7 +32,6 @@ import time
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
@@ -34,7 +39,10 @@ COLUMNS = (
     "date", "commit", "command", "hardware", "versions", "seed", "wall_seconds", "model", "recipe", "dataset", "steps",
     "epochs", "examples", "top1", "top5",
 )  # fmt: skip
-SETTINGS = ("depth", "seed", "steps", "decay", "precision")  # that a saved training goes on with
+# That a saved training goes on with, and what files of before have where they do not say it.
+SETTINGS = ("depth", "seed", "steps", "decay", "precision", "decayed", "normalization")
+EARLIER = {"decayed": "kernels", "normalization": "channel"}
+BINARY = "cifar-10-batches-bin"  # official: a byte of label, 3,072 of planes red, green and blue
 
 
 class Block(nn.Module):
@@ -69,9 +77,27 @@ def network(depth, classes):
     return model
 
 
+def is_binary(path):
+    """Return the folder of the official binary version, None for other data."""
+    places = pathlib.Path(path), pathlib.Path(path) / BINARY
+    return next((folder for folder in places if (folder / "test_batch.bin").is_file()), None)
+
+
 def read(path, split):
     """Images uint8 [n, 3, 32, 32] and labels of a split, classes in the order of their names."""
-    path, found = pathlib.Path(path), []
+    path = pathlib.Path(path)
+    if binary := is_binary(path):
+        names = ["test_batch"] if split == "test" else [f"data_batch_{number}" for number in range(1, 6)]
+        rows = np.concatenate([np.fromfile(binary / f"{name}.bin", np.uint8) for name in names]).reshape(-1, 3073)
+        return torch.from_numpy(rows[:, 1:].reshape(-1, 3, 32, 32).copy()), torch.from_numpy(rows[:, 0].astype(int))
+    return read_files(path, split)
+
+
+def read_files(path, split):
+    """See `read`: of a folder or tar of SPLIT/CLASS/IMAGE."""
+    from PIL import Image
+
+    found = []
     if path.is_dir():
         found = [(file.parts[-3:], file.read_bytes()) for file in path.rglob("*/*/*") if file.is_file()]
     else:
@@ -80,130 +106,191 @@ def read(path, split):
                 if member.isfile():
                     found.append((pathlib.PurePosixPath(member.name).parts[-3:], archive.extractfile(member).read()))
     found = sorted((part for part in found if len(part[0]) == 3 and part[0][0] == split), key=lambda part: part[0])
+    if not found:
+        raise SystemExit(f"--data={path}: neither {BINARY} nor images as {split}/CLASS/IMAGE")
     names = sorted({name for (_, name, _), _ in found})
     images = np.stack([np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for _, data in found])
     labels = np.array([names.index(name) for (_, name, _), _ in found])
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)
 
 
-def train(arguments):
-    """Train and test; returns the result."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(arguments.seed)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
-    (images, labels), test = read(arguments.data, "train"), read(arguments.data, "test")
-    pixels = images.double()
-    mean = pixels.mean((0, 2, 3)).float().view(1, 3, 1, 1).to(device)
-    std = pixels.std((0, 2, 3)).float().view(1, 3, 1, 1).to(device)
-    del pixels
-    images, labels = images.to(device), labels.to(device)
-    model = network(arguments.depth, int(labels.max()) + 1).to(device, memory_format=torch.channels_last)
-    weights = list(model.parameters())
-    momenta = [torch.zeros_like(weight) for weight in weights]
-    kernels = [index for index, weight in enumerate(weights) if weight.ndim > 1]
-    decayed, decayed_momenta = ([values[index] for index in kernels] for values in (weights, momenta))
-    lower = arguments.precision == "bfloat16"
-    rate = torch.tensor(0.1, device=device)
-    chosen = torch.zeros(128, dtype=torch.long, device=device)
-    total = torch.zeros(2, device=device)
-    grid = torch.arange(32, device=device)
+class Data:
+    """Training images on the device, test images beside it, and what is subtracted and divided by.
 
-    def step():
-        x, y = (images[chosen].float() - mean) / std, labels[chosen]
-        x = F.pad(x, (4, 4, 4, 4))
+    "channel": mean and deviation of each channel. "pixel": the mean image, and one deviation of what remains.
+    """
+
+    def __init__(self, path, normalization, device):
+        (images, labels), self.test = read(path, "train"), read(path, "test")
+        pixels = images.double()
+        if normalization == "pixel":
+            mean = pixels.mean(0, keepdim=True)
+            std = ((pixels - mean) ** 2).mean().sqrt()
+        else:
+            mean, std = (value.view(1, 3, 1, 1) for value in (pixels.mean((0, 2, 3)), pixels.std((0, 2, 3))))
+        self.mean, self.std = mean.float().to(device), std.float().to(device)
+        self.images, self.labels = images.to(device), labels.to(device)
+        self.classes = int(labels.max()) + 1
+
+
+class Training:
+    """A network, its momenta and one step of it: `run()` trains on the images of the indices in `chosen`."""
+
+    def __init__(self, arguments, seed, data, device):
+        torch.manual_seed(seed)
+        self.data, self.device, self.lower = data, device, arguments.precision == "bfloat16"
+        self.decay = arguments.decay
+        self.model = network(arguments.depth, data.classes).to(device, memory_format=torch.channels_last)
+        self.weights = list(self.model.parameters())
+        self.momenta = [torch.zeros_like(weight) for weight in self.weights]
+        chosen = [number for number, weight in enumerate(self.weights) if arguments.decayed == "all" or weight.ndim > 1]
+        self.decayed, self.decayed_momenta = (
+            [values[number] for number in chosen] for values in (self.weights, self.momenta)
+        )
+        self.rate = torch.tensor(0.1, device=device)
+        self.chosen = torch.zeros(128, dtype=torch.long, device=device)
+        self.total = torch.zeros(2, device=device)  # loss and share of right ones, summed over steps
+        self.run = self._captured() if device.type == "cuda" else self._step
+
+    def _views(self):
+        """Normalised images of the batch, padded by 4, cropped at random, and mirrored every other time."""
+        device = self.device
+        x = F.pad((self.data.images[self.chosen].float() - self.data.mean) / self.data.std, (4, 4, 4, 4))
         top, left = (torch.randint(0, 9, (128, 1), device=device) for _ in range(2))
+        grid = torch.arange(32, device=device)
         columns = torch.where(torch.rand(128, 1, device=device) < 0.5, grid, 31 - grid) + left
         rows = grid + top
         first = torch.arange(128, device=device).view(-1, 1, 1, 1)
         channel = torch.arange(3, device=device).view(1, -1, 1, 1)
-        x = x[first, channel, rows[:, None, :, None], columns[:, None, None, :]]
-        with torch.autocast(device.type, torch.bfloat16, enabled=lower, cache_enabled=False):
-            logits = model(x.contiguous(memory_format=torch.channels_last)).float()
+        return x[first, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+    def _step(self):
+        x, y = self._views(), self.data.labels[self.chosen]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.lower, cache_enabled=False):
+            logits = self.model(x.contiguous(memory_format=torch.channels_last)).float()
         loss = F.cross_entropy(logits, y)
-        gradients = torch.autograd.grad(loss, weights)
+        gradients = torch.autograd.grad(loss, self.weights)
         with torch.no_grad():
             # All weights by few kernels: momentum <- 0.9 momentum + gradient + decay weight.
-            torch._foreach_mul_(momenta, 0.9)
-            torch._foreach_add_(momenta, gradients)
-            torch._foreach_add_(decayed_momenta, decayed, alpha=arguments.decay)
-            torch._foreach_sub_(weights, torch._foreach_mul(momenta, rate))
-            total.add_(torch.stack([loss.detach(), (logits.argmax(1) == y).float().mean()]))
+            torch._foreach_mul_(self.momenta, 0.9)
+            torch._foreach_add_(self.momenta, gradients)
+            torch._foreach_add_(self.decayed_momenta, self.decayed, alpha=self.decay)
+            torch._foreach_sub_(self.weights, torch._foreach_mul(self.momenta, self.rate))
+            self.total.add_(torch.stack([loss.detach(), (logits.argmax(1) == y).float().mean()]))
 
-    run = step
-    if device.type == "cuda":
-        kept = [value.clone() for value in model.state_dict().values()]
+    def _captured(self):
+        """Return a function that replays a step as one CUDA graph."""
+        kept = [value.clone() for value in self.model.state_dict().values()]
         stream = torch.cuda.Stream()
         with torch.cuda.stream(stream):
             for _ in range(3):
-                step()
+                self._step()
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            step()
+            self._step()
         with torch.no_grad():  # the warm-up counts for nothing
-            for value, old in zip(model.state_dict().values(), kept, strict=True):
+            for value, old in zip(self.model.state_dict().values(), kept, strict=True):
                 value.copy_(old)
-            for momentum in momenta:
+            for momentum in self.momenta:
                 momentum.zero_()
-        total.zero_()
-        run = graph.replay
-    order, begin, before = torch.empty(0, dtype=torch.long), 0, 0.0
-    if arguments.state and arguments.state.exists():
-        saved = torch.load(arguments.state, weights_only=True)
-        other = [name for name in SETTINGS if saved[name] != getattr(arguments, name)]
-        if other:
-            raise SystemExit(f"--state={arguments.state}: of another training: --{other[0]}={saved[other[0]]} there")
-        begin, before, order = saved["step"], saved["seconds"], saved["order"]
-        model.load_state_dict(saved["model"])
+        self.total.zero_()
+        return graph.replay
+
+    def restore(self, saved):
+        """Take weights, momenta and rate from a saved state."""
+        self.model.load_state_dict(saved["model"])
         with torch.no_grad():
-            for momentum, value in zip(momenta, saved["momenta"], strict=True):
+            for momentum, value in zip(self.momenta, saved["momenta"], strict=True):
                 momentum.copy_(value)
-        rate.copy_(saved["rate"])
-        torch.manual_seed(arguments.seed + begin)
+        self.rate.copy_(saved["rate"])
+
+    def score(self):
+        """Shares of the test images whose label is the likeliest, and among the five likeliest."""
+        self.model.eval()
+        right, (images, labels) = torch.zeros(2, dtype=torch.long), self.data.test
+        with torch.no_grad():
+            for x, y in zip(images.split(1000), labels.split(1000), strict=True):
+                x = (x.to(self.device).float() - self.data.mean) / self.data.std
+                hits = self.model(x).topk(5, dim=1).indices.cpu() == y[:, None]
+                right += torch.stack([hits[:, 0].sum(), hits.sum()])
+        return [count.item() / len(labels) for count in right]
+
+
+def state_of(arguments, seed):
+    """The file of a seed and what it holds, None for nothing; refuses that of another training."""
+    if not arguments.state:
+        return None, None
+    path = arguments.state
+    if arguments.seeds:
+        path = path.with_name(f"{path.stem}-{seed}{path.suffix}")
+    if not path.exists():
+        return path, None
+    saved = torch.load(path, weights_only=True, map_location="cpu")
+    for name in SETTINGS:
+        theirs, ours = saved.get(name, EARLIER.get(name)), seed if name == "seed" else getattr(arguments, name)
+        if theirs != ours:
+            raise SystemExit(f"--state={path}: of another training: --{name}={theirs} there")
+    return path, saved
+
+
+def save(path, arguments, seed, **values):
+    """Write the state of a seed, whole or not at all."""
+    unfinished = path.with_suffix(".part")
+    torch.save({**{name: getattr(arguments, name) for name in SETTINGS}, "seed": seed, **values}, unfinished)
+    unfinished.replace(path)
+
+
+def train(arguments, seed, data, device, deadline):
+    """Train and test one seed; returns the result, or None where the time was up or it was finished before."""
+    path, saved = state_of(arguments, seed)
+    if saved and saved.get("finished"):
+        print(f"seed {seed} is finished: {path}", flush=True)
+        return None
+    training = Training(arguments, seed, data, device)
+    order, begin, before = torch.empty(0, dtype=torch.long), 0, 0.0
+    if saved:
+        begin, before, order = saved["step"], saved["seconds"], saved["order"]
+        training.restore(saved)
+        torch.manual_seed(seed + begin)
         torch.set_rng_state(saved["random"])
-        print(f"goes on from step {begin}", flush=True)
+        print(f"seed {seed} goes on from step {begin}", flush=True)
     started = time.monotonic() - before
     for number in range(begin, arguments.steps):
         if len(order) < 128:
-            order = torch.cat([order, torch.randperm(len(images))])
-        chosen.copy_(order[:128])
+            order = torch.cat([order, torch.randperm(len(data.images))])
+        training.chosen.copy_(order[:128])
         order = order[128:]
         if number in (arguments.steps // 2, arguments.steps * 3 // 4):
-            rate.mul_(0.1)
-        run()
-        if (number + 1) % arguments.log_every == 0:
-            loss, top1 = (total / arguments.log_every).tolist()
-            total.zero_()
-            print(f"step {number + 1}  loss {loss:.4f}  top-1 {top1:.4f}", flush=True)
-            if arguments.state:
-                state = {
-                    **{name: getattr(arguments, name) for name in SETTINGS},
-                    "step": number + 1, "seconds": time.monotonic() - started, "order": order, "rate": rate,
-                    "model": model.state_dict(), "momenta": momenta, "random": torch.get_rng_state(),
-                }  # fmt: skip
-                unfinished = arguments.state.with_suffix(".part")
-                torch.save(state, unfinished)
-                unfinished.replace(arguments.state)
+            training.rate.mul_(0.1)
+        training.run()
+        if (number + 1) % arguments.log_every and number + 1 < arguments.steps:
+            continue
+        loss, top1 = (training.total / (number % arguments.log_every + 1)).tolist()
+        training.total.zero_()
+        print(f"seed {seed}  step {number + 1}  loss {loss:.4f}  top-1 {top1:.4f}", flush=True)
+        if path:
+            save(
+                path, arguments, seed, step=number + 1, seconds=time.monotonic() - started, order=order,
+                rate=training.rate, model=training.model.state_dict(), momenta=training.momenta,
+                random=torch.get_rng_state(),
+            )  # fmt: skip
+        if time.monotonic() > deadline and number + 1 < arguments.steps:
+            print(f"seed {seed}: the time is up after step {number + 1}", flush=True)
+            return None
     if device.type == "cuda":
         torch.cuda.synchronize()
     seconds = time.monotonic() - started
-    model.eval()
-    right = torch.zeros(2, dtype=torch.long)  # among the best one, and the best five
-    with torch.no_grad():
-        for x, y in zip(test[0].split(1000), test[1].split(1000), strict=True):
-            x = (x.to(device).float() - mean) / std
-            hits = model(x).topk(5, dim=1).indices.cpu() == y[:, None]
-            right += torch.stack([hits[:, 0].sum(), hits.sum()])
+    top1, top5 = training.score()
     return {
         "system": f"torch {torch.__version__}",
         "depth": arguments.depth,
-        "seed": arguments.seed,
+        "seed": seed,
         "steps": arguments.steps,
-        "epochs": round(arguments.steps * 128 / len(labels), 2),
-        "examples": len(test[1]),
-        "top1": right[0].item() / len(test[1]),
-        "top5": right[1].item() / len(test[1]),
+        "epochs": round(arguments.steps * 128 / len(data.labels), 2),
+        "examples": len(data.test[1]),
+        "top1": top1,
+        "top5": top5,
         "seconds": round(seconds, 1),
     }
 
@@ -232,8 +319,9 @@ def append(path, arguments, result):
         "seed": result["seed"],
         "wall_seconds": result["seconds"],
         "model": f"torch cifar_resnet{result['depth']}_v1",
-        "recipe": f"sgd lr 0.1 x0.1 at {falls} batch 128 decay {arguments.decay} kernels {precision}",
-        "dataset": f"folder:{pathlib.Path(arguments.data).name}",
+        "recipe": f"sgd lr 0.1 x0.1 at {falls} batch 128 decay {arguments.decay} {arguments.decayed} {precision}"
+        + (" mean image" if arguments.normalization == "pixel" else ""),
+        "dataset": "cifar10" if is_binary(arguments.data) else f"folder:{pathlib.Path(arguments.data).name}",
         **{name: result[name] for name in ("steps", "epochs", "examples", "top1", "top5")},
     }
     new = not path.exists()
@@ -245,25 +333,43 @@ def append(path, arguments, result):
 
 
 def main():
-    """Parse the command line and print the result."""
+    """Parse the command line, train the seeds and print their results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--depth", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", help="several, such as 0,1,2, one after another, instead of --seed")
     parser.add_argument("--steps", type=int, default=64000)
     parser.add_argument("--decay", type=float, default=1e-4)
+    parser.add_argument("--decayed", choices=("kernels", "all"), default="kernels")
+    parser.add_argument("--normalization", choices=("channel", "pixel"), default="channel")
     parser.add_argument("--precision", choices=("tf32", "bfloat16"), default="tf32")
     parser.add_argument("--log_every", type=int, default=4000)
-    parser.add_argument("--state", type=pathlib.Path, help="file to save to and to go on from")
+    parser.add_argument("--state", type=pathlib.Path, help="file to save to and to go on from, one for each seed")
+    parser.add_argument("--time_limit", type=float, help="seconds after which to stop, to go on later from --state")
     parser.add_argument("--results", type=pathlib.Path, help="CSV file to append a row to")
     arguments = parser.parse_args()
     table = arguments.results
     if table and table.exists() and table.read_text().split("\n", 1)[0] != ",".join(COLUMNS):
         parser.error(f"--results={table}: it has other columns")
-    result = train(arguments)
-    if table:
-        append(table, arguments, result)
-    print(json.dumps(result))
+    if arguments.time_limit and not arguments.state:
+        parser.error("--time_limit needs --state, or what was trained is lost")
+    deadline = time.monotonic() + (arguments.time_limit or float("inf"))
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data = Data(arguments.data, arguments.normalization, device)
+    for seed in map(int, (arguments.seeds or str(arguments.seed)).split(",")):
+        if time.monotonic() > deadline:
+            print(f"seed {seed}: the time is up", flush=True)
+            break
+        result = train(arguments, seed, data, device, deadline)
+        if result:
+            if table:
+                append(table, arguments, result)
+            if arguments.state:
+                save(state_of(arguments, seed)[0], arguments, seed, finished=True, result=result)
+            print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """List the networks and their costs: `python -m resnet_tf.models [PATTERN]`; published weights with --pretrained."""
 
 import dataclasses
+import fnmatch
 import sys
 
 from resnet_tf import command, config
@@ -35,16 +36,20 @@ def _row(name):
 
 
 def _pretrained(settings, patterns):
-    """List published weights by their tags, or by the network of this package that takes them."""
-    from resnet_tf.models import published
+    """List published weights by their tags, or by the network of this package that takes them, and those of the zoo."""
+    from resnet_tf.models import published, zoo
 
-    tags = {}
+    tags, own = {}, {}
     for pattern in patterns or ["*"]:
         found = [published.find(name) for name in published.names(pattern)] or published.of_row(pattern)
-        if not found:
+        ours = {name: row for name, row in zoo.table().items() if fnmatch.fnmatchcase(name, pattern)}
+        if not found and not ours:
             published.find(pattern)  # raises an error that names the nearest tags
         tags |= {tag.tag: tag for tag in found}
+        own |= ours
     rows = [dataclasses.asdict(tag) | {"best": published.best().get(tag.row) == tag} for tag in tags.values()]
+    rows = [row | {"weights": "imagenet" if row["best"] else row["tag"]} for row in rows]
+    rows += [_of_zoo(name, row) for name, row in own.items()]
     if settings.json:
         return {"pretrained": rows}
     print(
@@ -56,11 +61,28 @@ def _pretrained(settings, patterns):
                    _cell(row["test_size"], "d", 5), _cell(row["test_crop"], ".3g", 5)]  # fmt: skip
         where = f"{row['hub']}/{row['file']}" if row["hub"] else f"{row['file']} ({row['publisher']})"
         where = f"does not load: {row['reason']}" if row["reason"] else where
-        best = " (weights=imagenet)" if row["best"] else ""
+        best = f" (weights={row['weights']})" if row["weights"] != row["tag"] else ""
         top1 = _cell(row["top1"], ".2f", 6)
         print(f"{row['tag']:44} {row['row']:22} {' '.join(numbers)} {row['interpolation']:9} {top1} "
               f"{row['licence']:13} {where}{best}")  # fmt: skip
     return {"pretrained": len(rows)}
+
+
+def _of_zoo(name, row):
+    """Return a row of the zoo under the columns of published weights; its accuracy is of CIFAR-10, on its test images.
+
+    Mean and deviation are those of `preprocessing_of`, a mean image perhaps, and are left out here.
+    """
+    from resnet_tf.models import cost_by_name, find, published, zoo
+
+    size, cost = find(name).input_size, cost_by_name(name)
+    facts = published.Tag(
+        tag=f"{name}:{zoo.NAME}", publisher="resnet_tf", network=name, row=name, hub="", file=row["file"],
+        parameters=cost.trainable_parameters, gmacs=cost.gmacs, size=size, test_size=size, crop=1.0, test_crop=1.0,
+        crop_mode="center", interpolation="bilinear", mean=(), std=(), classes=len(zoo.CLASSES), licence="apache-2.0",
+        top1=100 * float(row["top1"]), reason="",
+    )  # fmt: skip
+    return dataclasses.asdict(facts) | {"best": False, "weights": zoo.NAME}
 
 
 def _cell(value, form, width):

@@ -86,23 +86,27 @@ class ExportConfig(TransferExportConfig):
 
     network: str = setting("", "Name of a network to export instead of a run, with the weights of --init_from.")
     init_from: str = setting(
-        "", "Weights: a file that `convert` reads, or imagenet to download them.", used_with=_NETWORK
+        "",
+        "Weights: a file that `convert` reads; imagenet to download them; or cifar10 for those of this package.",
+        used_with=_NETWORK,
     )
     classes_file: str = setting(
         "", "Text file of the names of the classes, a line each in the order of the outputs. Unset: ImageNet's, for "
-        "weights of 1,000 classes.", used_with=_NETWORK,
+        "weights of 1,000 classes, and CIFAR-10's, for cifar10.", used_with=_NETWORK,
     )  # fmt: skip
     image_size: int = setting(
-        0, "Height and width of the network's input in pixels. 0, for --init_from=imagenet: as published.", low=0,
+        0,
+        "Height and width of the network's input in pixels. 0, for --init_from=imagenet and cifar10: as published.",
+        low=0,
         used_with=_NETWORK,
-    )  # fmt: skip
+    )
     resize: int = setting(
         0, "Shorter image side in pixels before the central crop. 0: as published, or the side of the crop.", low=0,
         used_with=_NETWORK,
     )  # fmt: skip
     normalization: str = setting(
         "", "Normalisation that the weights of a file were trained with, as in `evaluate`.",
-        choices=("", "imagenet", "inception", "caffe"), used_with=_NETWORK,
+        choices=("", "imagenet", "torchvision", "inception", "caffe"), used_with=_NETWORK,
     )  # fmt: skip
     format: tuple[str, ...] = setting(("savedmodel",), "Formats: savedmodel, tflite, onnx, keras.")
     precision: str = setting(
@@ -244,7 +248,7 @@ class ConvertConfig(Checked):
     source: str = setting(
         "",
         "Weights: a .safetensors; .pth, .pt, .th, .pth.tar, .ckpt or .bin of PyTorch; .h5 of Keras or of resnet_tf; a "
-        "folder of config.json and model.safetensors; or a published tag.",
+        "folder of config.json and model.safetensors; a published tag; or cifar10 for those of this package.",
     )
     run: str = setting(
         "", "Run folder to write, instead of --model and --source.", used_with={"format": ("hub",), "model": UNSET}
@@ -278,9 +282,11 @@ class ModelsConfig(Checked):
 
     json: bool = setting(False, "Print all columns in the JSON line instead of a table.")
     pretrained: bool = setting(
-        False, "List published weights instead: [PATTERN] is of their tags, such as resnet50*.a1_in1k.",
+        False,
+        "List published weights, and those of this package, instead: [PATTERN] is of their tags, such as "
+        "resnet50*.a1_in1k, or of networks.",
         used_with={"diagram": UNSET},
-    )  # fmt: skip
+    )
     diagram: tuple[str, ...] = setting((), "Networks to draw block by block instead; NAME:timm for timm's graph.")
     out: str = setting(
         "", "Image file to write, .png or .svg. Unset: named after the networks.", used_with={"diagram": SET}

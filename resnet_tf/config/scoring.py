@@ -75,10 +75,15 @@ class ImportedSection:
     init_from: str = setting(
         "",
         "Weights: a file that `convert` reads; a folder of config.json and model.safetensors; a published tag, see "
-        "python -m resnet_tf.models --pretrained; or imagenet for the best of those.",
+        "python -m resnet_tf.models --pretrained; imagenet for the best of those; or cifar10 for this package's own.",
         used_with=_IMPORTED,
     )
-    dataset: str = setting("", "Source of the images, as in `train`.", choices=("", *DATASETS), used_with=_IMPORTED)
+    dataset: str = setting(
+        "",
+        "Source of the images, as in `train`. Unset: cifar10, for --init_from=cifar10.",
+        choices=("", *DATASETS),
+        used_with=_IMPORTED,
+    )
     tfds_name: str = setting(
         "", "TFDS name of the data set, as in `train`.", used_with=_IMPORTED | {"dataset": ("tfds",)}
     )
@@ -98,10 +103,10 @@ class ImportedSection:
     normalization: str = setting(
         "",
         "Normalisation that the weights were trained with. imagenet: the constants of Bag of Tricks, which also fit "
-        "most weights of timm and torchvision; inception: mean and deviation 127.5; caffe: BGR minus its mean "
-        "(keras.applications' ResNet50); channel and pixel: statistics of the training split. Unset: that of published "
-        "weights, else imagenet.",
-        choices=("", "imagenet", "inception", "caffe", "channel", "pixel"),
+        "most weights of timm and torchvision; torchvision: the very constants of those; inception: mean and deviation "
+        "127.5; caffe: BGR minus its mean (keras.applications' ResNet50); channel and pixel: statistics of the "
+        "training split. Unset: that of published weights, else imagenet.",
+        choices=("", "imagenet", "torchvision", "inception", "caffe", "channel", "pixel"),
         used_with=_IMPORTED,
     )
 
@@ -136,7 +141,8 @@ class EvaluateConfig:
             raise InputError(f"--scales={listed(scales)}: not rising numbers of at least 8 pixels")
         if scored == ["network"]:
             for name in ("init_from", "dataset"):
-                if not getattr(self.imported, name):
+                is_known = name == "dataset" and self.imported.init_from == "cifar10"
+                if not getattr(self.imported, name) and not is_known:
                     raise InputError(f"--{name} is not set, which --network needs")
 
 

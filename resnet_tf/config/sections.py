@@ -332,7 +332,7 @@ class LossConfig:
     teacher: str = setting(
         "",
         "Network to distil: a run, an exported model, or MODEL:FILE, a network name and its weights "
-        "(resnet152_v1d:imagenet downloads them).",
+        "(resnet152_v1d:imagenet downloads them, cifar_resnet56_v1:cifar10 comes with this package).",
         used_with={"loss": ("softmax",)},  # a teacher gives one distribution over the classes
     )
     temperature: float = setting(20.0, "Temperature of distillation (Bag of Tricks 5.3).", low=0.1, used_with=_TAUGHT)

@@ -54,6 +54,9 @@ IMAGENET = Normalization(  # of Bag of Tricks (arXiv 1812.01187)
 # order BGR; the code that loads them must reorder the channels of the first kernel.
 PUBLISHED = {
     "imagenet": IMAGENET,
+    "torchvision": Normalization(  # half a level from the former in green and blue
+        255 * np.array([0.485, 0.456, 0.406], np.float32), 255 * np.array([0.229, 0.224, 0.225], np.float32)
+    ),
     "inception": Normalization(np.full(3, 127.5, np.float32), np.full(3, 127.5, np.float32)),
     "caffe": Normalization(IMAGENET.mean, np.ones(3, np.float32)),
 }

@@ -69,8 +69,9 @@ def _content(settings, runs, skipped):
     """Return the `Content` of the report and the picture of layer responses, None without --responses."""
     groups = comparing.groups(runs)
     rows = comparing.table(groups, settings.price_per_hour)
-    notes, responses = _notes(runs, groups), None
+    notes, responses, differences = _notes(runs, groups), None, []
     if settings.references:
+        differences = references.differences(rows, groups, settings.references)
         rows = references.beside(rows, groups, settings.references)
         notes.append(
             "Published: accuracies that others report for networks on the original data, with their sources. They are "
@@ -84,7 +85,10 @@ def _content(settings, runs, skipped):
     tests, untested = significance.of_pairs(groups)
     title = settings.title or f"{len(runs)} run{'s' * (len(runs) > 1)} on {runs[0].config.data.dataset}"
     shown = tables.of_report(rows, flags, tests, runs, settings.price_per_hour)
-    return Content(title, runs, groups, skipped, rows, flags, tests, shown, notes, untested), responses
+    over_seeds = significance.of_seeds(groups)
+    shown["significance_seeds"] = tables.over_seeds(over_seeds)
+    shown["published"] = tables.beside_published(differences)
+    return Content(title, runs, groups, skipped, rows, flags, tests, shown, notes, untested, differences), responses
 
 
 def _files(content, figures):
@@ -100,11 +104,25 @@ def _files(content, figures):
         "table.csv": pictures.csv_text(content.rows[0], [row.values() for row in content.rows]),
         "table.md": content.tables["results"].markdown(),
         "flags.csv": pictures.csv_text(["flag", "changes_result", *(run.name for run in content.runs)], flags),
+        **_published(content),
+        **_over_seeds(content),
         "significance.csv": pictures.csv_text(significance.COLUMNS, tests),
         "report.md": markdown(content),
         "report.html": render(content, svgs, figures),
     }
     return contents | {name: text.encode(errors="replace") for name, text in texts.items()}
+
+
+def _published(content):
+    """Return the file of differences from published accuracies, {name: text}; {} where there are none."""
+    rows = [row.values() for row in content.differences]
+    return {"published.csv": pictures.csv_text(references.DIFFERENCES, rows)} if rows else {}
+
+
+def _over_seeds(content):
+    """Return the file of tests over seeds, {name: text}; {} where fewer than two groups have several."""
+    rows = [[row[name] for name in significance.SEEDS_COLUMNS] for row in content.tables["significance_seeds"].rows]
+    return {"significance_seeds.csv": pictures.csv_text(significance.SEEDS_COLUMNS, rows)} if rows else {}
 
 
 def _check_out(out):
@@ -175,6 +193,7 @@ class Content:
         tables: {name: `tables.Table`}, the tables for people.
         notes: sentences on the results.
         untested: sentences on pairs without a test.
+        differences: what `references.differences` returned; [] without references.
     """
 
     title: str
@@ -187,6 +206,7 @@ class Content:
     tables: dict
     notes: list
     untested: list
+    differences: list
 
     @property
     def metrics(self) -> dict:
@@ -221,6 +241,17 @@ CURVES = (
     "held-out split with the moving average of the weights. Bands: one sample standard deviation over seeds. The "
     "beginnings of curves may lie above the picture."
 )
+OVER_SEEDS = (
+    "Welch's test, two-sided, of the means over seeds, with the 95% interval of their difference: whether trainings of "
+    "one recipe differ from those of another. Judge by the last column, Holm's adjusted p. The test takes results of "
+    "seeds to be normally distributed, which few seeds cannot show."
+)
+PUBLISHED = (
+    "In brackets: our mean less the published accuracy in percentage points, and over the standard error of our mean "
+    "(se): the standard deviation over seeds divided by the root of their number n, uncertain itself where they are "
+    "few. A published accuracy of one training, or of the best of several, has a spread of its own, which this does "
+    "not count."
+)
 TESTS = (
     "McNemar's test, exact and two-sided, on the predictions of the first run of each group for the same examples; the "
     "interval is that of Bonett and Price (2012). Some of many tests give a small p by chance: judge by the last "
@@ -236,6 +267,10 @@ def _sections(content) -> Iterator[tuple]:
     yield "flags", "Flags that differ", *(([], "flags") if content.flags else (["None."], None))
     if content.tables["seeds"].rows:
         yield "seeds", "Seeds", ["Mean \u00b1 sample standard deviation over runs that differ by seed alone."], "seeds"
+    if content.tables["significance_seeds"].rows:
+        yield "over_seeds", "Significance over seeds", [OVER_SEEDS], "significance_seeds"
+    if content.tables["published"].rows:
+        yield "published", "Beside published results", [PUBLISHED], "published"
     if content.tests:
         yield "significance", "Significance", [TESTS, *content.untested], "significance"
     else:

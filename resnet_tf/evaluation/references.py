@@ -90,12 +90,58 @@ def beside(rows: list[dict], groups: list[Group], path: str) -> list[dict]:
     return rows + [dict.fromkeys(rows[0]) | _row(line) for line in lines]
 
 
+DIFFERENCES = (
+    "group", "architecture", "runs", "top1_percent", "sd_points", "standard_error_points", "source", "name",
+    "published_percent", "published_sd_points", "difference_points", "difference_in_standard_errors",
+)  # fmt: skip
+
+
+def differences(rows: list[dict], groups: list[Group], path: str) -> list[dict]:
+    """Return how far the groups are from each published accuracy of their networks.
+
+    Args:
+        rows: what `compare.table` returned for the groups.
+        groups: list of `compare.Group`, all of one data set.
+        path: file of published accuracies; see `read`.
+
+    Returns:
+        {one of `DIFFERENCES`: value} for each line and each finished group of its network, in their orders. "runs": n.
+        "standard_error_points": of the mean over seeds, their standard deviation over the root of n.
+        "difference_points": ours less theirs, in percentage points; "difference_in_standard_errors": over our standard
+        error. Both errors are None for one seed.
+    """
+    lines = [line for line in read(path) if line["dataset"] == groups[0].runs[0].config.data.dataset]
+    first, found = {}, []
+    for row in rows:  # the mean of several seeds stands before them
+        first.setdefault(row["group"], row)
+    for line in lines:
+        for group in groups:
+            if _lines_of(group.runs[0].config.model, [line]) and all(run.finished for run in group.runs):
+                found.append(_difference(first[group.name], line))
+    return found
+
+
+def _difference(row, line):
+    spread = None if row["top1_sd"] is None else 100 * row["top1_sd"]
+    error = None if spread is None else spread / math.sqrt(row["runs"])
+    points = 100 * row["top1"] - line["top1_percent"]
+    values = (
+        row["group"], row["architecture"], row["runs"], 100 * row["top1"], spread, error, line["source"], line["name"],
+        line["top1_percent"], line["sd_points"], points, points / error if error else None,
+    )  # fmt: skip
+    return dict(zip(DIFFERENCES, values, strict=True))
+
+
+def _lines_of(model, lines):
+    """Return the lines of a network with its default shortcuts."""
+    is_default = not model.shortcut or model.shortcut == find(model.model).shortcut
+    return [line for line in lines if is_default and line["model"] == model.model]
+
+
 def _of_model(model, lines):
     """Return the published accuracies of a network with its default shortcuts as text; None if there are none."""
-    is_default = not model.shortcut or model.shortcut == find(model.model).shortcut
-    lines = [line for line in lines if is_default and line["model"] == model.model]
     texts = []
-    for line in lines:
+    for line in _lines_of(model, lines):
         spread = "" if line["sd_points"] is None else f" \u00b1 {line['sd_points']:.2f}"
         texts.append(f"{line['top1_percent']:.2f}{spread} ({line['source']})")
     return "; ".join(texts) or None

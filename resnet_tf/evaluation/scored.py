@@ -13,7 +13,7 @@ from resnet_tf.data import colour, images
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation.logits import SplitLogits
-from resnet_tf.models import adaptation, create_model, hub, imagenet, preprocessing, published, weights
+from resnet_tf.models import adaptation, create_model, hub, imagenet, preprocessing, published, weights, zoo
 from resnet_tf.runs import devices, network, restore, run_data, versions
 from resnet_tf.runs.runner import Runner
 from resnet_tf.serving import runtimes
@@ -191,6 +191,8 @@ def _with_their_views(section, imported):
         InputError: no such weights, or --image_size is not set and not known.
     """
     origin = f"{section.network}:{imported.init_from}"
+    if imported.init_from == zoo.NAME:
+        imported = dataclasses.replace(imported, dataset=imported.dataset or zoo.NAME)
     if imported.init_from != "imagenet":  # check the file before reading the data
         network.locate("init_from", origin)
         if published.is_tag(imported.init_from) or hub.is_folder(imported.init_from):
@@ -199,6 +201,7 @@ def _with_their_views(section, imported):
     changed = {"normalization": imported.normalization or "imagenet"}
     if expected:
         kind = "caffe" if expected.order == "BGR" else preprocessing.name_of(expected.mean)
+        kind = "" if network.trained_as("init_from", origin) else kind  # that of the training, to the bit
         expected = expected.at(imported.image_size or expected.size)
         changed = {"normalization": imported.normalization or kind, "image_size": expected.size}
         if imported.dataset not in configuration.SMALL_DATASETS:  # which are held at --image_size
@@ -211,7 +214,8 @@ def _with_their_views(section, imported):
 
 def _imported(config):
     section, imported = config.evaluation, _with_their_views(config.evaluation, config.imported)
-    known = imported.normalization in colour.PUBLISHED
+    training = network.trained_as("init_from", f"{section.network}:{imported.init_from}")
+    known = imported.normalization in ("", *colour.PUBLISHED)
     in_memory = imported.dataset in configuration.SMALL_DATASETS
     settings = configuration.TrainConfig(
         model=configuration.ModelConfig(model=section.network),
@@ -225,6 +229,8 @@ def _imported(config):
         optimizer=configuration.OptimizerConfig(train_steps=1),
     )  # fmt: skip
     _check_views(section, settings, f"--dataset={imported.dataset}")
+    if section.views == "multi_scale" and training and np.ndim(training.mean) > 1:
+        raise InputError(f"--views=multi_scale: the weights expect images less a mean image of {training.size} pixels")
 
     @functools.cache
     def opened():
@@ -255,7 +261,9 @@ def _imported(config):
             if imported.normalization == "caffe":
                 stem = next(variable for variable in model.variables if variable.path.startswith("stem_conv"))
                 stem.assign(np.asarray(stem)[:, :, ::-1])  # BGR to RGB
-            if known:
+            if not imported.normalization:
+                normalization = network.normalization_as(training)
+            elif known:
                 normalization = colour.PUBLISHED[imported.normalization]
             else:
                 normalization = run_data.normalization_of(settings, source.splits["train"])
@@ -263,15 +271,19 @@ def _imported(config):
 
     identity = {"network": section.network, "init_from": imported.init_from}
     row = {"recipe": f"weights {imported.init_from}", "steps": "", "epochs": ""}
-    labels = _labels(imported)
+    labels = _labels(imported, training)
     return Target(identity, settings, labels, f"--network={section.network}", members, row, outputs=outputs)
 
 
-def _labels(imported):
-    """Return the names of the classes of a folder of the hub, for images in folders; None if they are not known.
+def _labels(imported, training):
+    """Return the names of the classes that weights have, for images in folders; None if they are not known.
+
+    Those of a training of the zoo are known for its own data too.
 
     Those of ImageNet are found by `outputs`, also for images of some of them.
     """
+    if training and imported.dataset in ("folder", training.dataset) and not imported.classes:
+        return list(training.classes)
     if imported.dataset != "folder" or imported.classes or not hub.is_folder(imported.init_from):
         return None
     labels = list(hub.read(imported.init_from).labels)

@@ -1,4 +1,4 @@
-"""Tests of whether runs differ by more than chance, paired by their predictions for the same examples."""
+"""Tests of whether runs differ by more than chance: by their predictions for the same examples, and over seeds."""
 
 import itertools
 import math
@@ -14,6 +14,20 @@ COLUMNS = (
     "a", "b", "evaluated_a", "evaluated_b", "examples", "a_only", "b_only", "difference_points", "low_points",
     "high_points", "p", "p_holm",
 )  # fmt: skip
+
+# Columns of significance_seeds.csv.
+SEEDS_COLUMNS = (
+    "a",
+    "b",
+    "runs_a",
+    "runs_b",
+    "difference_points",
+    "low_points",
+    "high_points",
+    "degrees_of_freedom",
+    "p",
+    "p_holm",
+)
 
 
 def mcnemar(a_only: int, b_only: int) -> float:
@@ -62,6 +76,69 @@ def holm(p_values: list[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = largest
     return adjusted
+
+
+def welch(a: list[float], b: list[float]) -> tuple[float, float, float, float, float]:
+    """Return Welch's test of whether two means differ, of samples whose spreads may differ.
+
+    Args:
+        a: two values or more.
+        b: two values or more.
+
+    Returns:
+        Difference of the means, a less b; ends of its 95% interval; degrees of freedom (Welch and Satterthwaite),
+        infinite where no value differs within its sample; p, two-sided.
+    """
+    shares = [statistics.variance(values) / len(values) for values in (a, b)]
+    apart, variance = statistics.fmean(a) - statistics.fmean(b), sum(shares)
+    if not variance:
+        return apart, apart, apart, math.inf, float(not apart)
+    freedom = variance**2 / sum(share**2 / (len(values) - 1) for share, values in zip(shares, (a, b), strict=True))
+    error = math.sqrt(variance)
+    low, high = 0.0, 1e6  # between which the quantile lies: of one degree of freedom it is 12.7
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if student(middle, freedom) > 0.05 else (low, middle)
+    return apart, apart - high * error, apart + high * error, freedom, student(abs(apart) / error, freedom)
+
+
+def student(t: float, freedom: float) -> float:
+    """Return the probability of a value beyond -t or t under Student's t; t is 0 or above."""
+    return _beta(freedom / (freedom + t * t), freedom / 2, 0.5)
+
+
+def _beta(x, a, b):
+    """Return the regularised incomplete beta function by its continued fraction (Abramowitz and Stegun 26.5.8)."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly
+        return 1 - _beta(1 - x, b, a)
+    tail = 1.0
+    for m in range(200, 0, -1):  # from its end; 200 terms are many times those that double precision needs
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        tail = 1 + even / (1 + odd / tail)
+    tail = 1 - (a + b) * x / (a + 1) / tail
+    scale = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    return math.exp(scale) / (a * tail)
+
+
+def of_seeds(groups: list[Group]) -> list[dict]:
+    """Test every pair of groups of several seeds by the first metric of their runs; see `welch`.
+
+    Returns:
+        List of {column of `SEEDS_COLUMNS`: value}, where "a" and "b" are names of groups.
+    """
+    several = [group for group in groups if len(group.runs) > 1]
+    rows = []
+    for pair in itertools.combinations(several, 2):
+        metric = next(iter(pair[0].runs[0].metrics))
+        values = [[100 * run.evaluation[metric] for run in group.runs] for group in pair]
+        names, counts = (group.name for group in pair), map(len, values)
+        rows.append(dict(zip(SEEDS_COLUMNS, (*names, *counts, *welch(*values)), strict=False)))  # p_holm follows
+    for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = adjusted
+    return rows
 
 
 def of_pairs(groups: list[Group]) -> tuple[list[dict], list[str]]:

@@ -134,6 +134,63 @@ def of_report(rows: list[dict], flags: list[dict], tests: list[dict], runs: list
     }
 
 
+def over_seeds(tests: list[dict]) -> Table:
+    """Return the table of tests over seeds, which `significance.of_seeds` returned."""
+    same = {column.key: column for column in _TEST_COLUMNS}
+    distance, interval = (same[key] for key in ("difference_points", "low_points"))
+    return Table(
+        [
+            *(same[key] for key in ("a", "b")),
+            Column("runs_a", "n of A", _text),
+            Column("runs_b", "n of B", _text),
+            distance._replace(header="A - B (points)"),
+            interval,
+            Column("degrees_of_freedom", "Degrees of freedom", _number(1)),
+            *(same[key] for key in ("p", "p_holm")),
+        ],
+        tests,
+    )
+
+
+def beside_published(differences: list[dict]) -> Table:
+    """Return the table of groups beside published accuracies: a row a group, a column a source.
+
+    Args:
+        differences: what `references.differences` returned.
+    """
+    rows, sources = {}, {}
+    for each in differences:
+        key = sources.setdefault(each["source"], len(sources))
+        row = rows.setdefault(each["group"], dict(each))
+        row[key] = [*row.get(key, []), _beside(each)]
+    columns = [
+        Column("group", "Group", _text, words=True),
+        Column("runs", "n", _text),
+        Column("top1_percent", "Top-1, mean ± sd (%)", _mean_of_seeds),
+        Column("standard_error_points", "Two standard errors (points)", lambda value, _: f"{2 * value:.2f}"),
+        *(Column(key, f"{source} (%)", _joined, words=True) for source, key in sources.items()),
+    ]
+    return Table(columns, [dict.fromkeys(sources.values()) | row for row in rows.values()])
+
+
+def _joined(values, _):
+    return "; ".join(values)
+
+
+def _mean_of_seeds(value, row):
+    spread = row["sd_points"]
+    return f"{value:.2f}" + ("" if spread is None else f" \u00b1 {spread:.2f}")
+
+
+def _beside(each):
+    """Return a published accuracy with our distance from it, such as 93.39 ± 0.16, mean of five (-0.12, -1.1 se)."""
+    spread, errors = each["published_sd_points"], each["difference_in_standard_errors"]
+    published = f"{each['published_percent']:.2f}" + ("" if spread is None else f" \u00b1 {spread:.2f}")
+    _, _, more = each["name"].partition(", ")
+    distance = f"{each['difference_points']:+.2f}" + ("" if errors is None else f", {errors:+.1f} se")
+    return f"{published}{f', {more}' if more else ''} ({distance})"
+
+
 def _result_columns(metrics, price):
     return [
         Column("run", "Run", _name, brief=True, words=True),

@@ -66,8 +66,8 @@ def create_model(
         dtype: Keras policy: "float32", "mixed_bfloat16", "mixed_float16"; or "float64", in which implementations can be
             compared without the rounding of float32.
         seed: seed of the initial weights.
-        weights: None; a file (.weights.h5 of this network, or any file that `convert` reads); or "imagenet" for
-            published weights.
+        weights: None; a file (.weights.h5 of this network, or any file that `convert` reads); "imagenet" for published
+            weights; or "cifar10" for those of a CIFAR net that come with this package, see `zoo`.
         head: "keep" to take the logits of `weights`, or "new" to start them anew. None for a new head, with a warning,
             where the weights have none, or have another number of classes than a `num_classes` that is given.
         pooling: without a classifier, "avg" or "max" over height and width; None for the last features themselves. As

@@ -3,7 +3,7 @@
 import pathlib
 
 from resnet_tf.errors import InputError
-from resnet_tf.models import published
+from resnet_tf.models import published, zoo
 from resnet_tf.models.weight_files import SUFFIXES, first_line
 
 
@@ -12,8 +12,8 @@ def locate(name: str, source: str | pathlib.Path) -> str | pathlib.Path:
 
     Args:
         name: the network that is to take them.
-        source: "imagenet" for the best published weights of the network; a published tag, with or without "timm/"; or
-            a path, which is returned as it is. A file of the name of a tag comes first.
+        source: "imagenet" for the best published weights of the network; "cifar10" for those of `zoo`; a published tag,
+            with or without "timm/"; or a path, which is returned as it is. A file of the name of a tag comes first.
 
     Raises:
         InputError: no such weights, weights of another network, or a file that cannot be had.
@@ -21,6 +21,8 @@ def locate(name: str, source: str | pathlib.Path) -> str | pathlib.Path:
     text = str(source)
     if text == "imagenet":
         return fetch(published.best_of(name), text)
+    if text == zoo.NAME:
+        return zoo.path_of(name)
     if pathlib.Path(text).exists() or not looks_like_tag(text):
         return source
     tag = published.find(text)

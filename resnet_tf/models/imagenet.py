@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from resnet_tf.errors import InputError
+from resnet_tf.models import zoo
 
 # A line a class in the order of labels: WordNet's identifier, a tab, its words. Identifiers are in alphabetical order;
 # the words are those of TensorFlow Datasets (Apache License 2.0), which tell cranes and maillots apart.
@@ -68,8 +69,10 @@ def labels_of(names: Sequence[str]) -> list[int]:
     return labels
 
 
-def decode_predictions(probabilities: np.ndarray, top: int = 5) -> list[list[tuple[str, str, float]]]:
-    """Name the most likely classes of ImageNet-1k, as `keras.applications.imagenet_utils.decode_predictions` does.
+def decode_predictions(
+    probabilities: np.ndarray, top: int = 5, weights: str = "imagenet"
+) -> list[list[tuple[str, str, float]]]:
+    """Name the most likely classes, as `keras.applications.imagenet_utils.decode_predictions` does.
 
         model = resnet_tf.create_model("resnet50_v1d", weights="imagenet")
         probabilities = keras.ops.softmax(model(images))
@@ -77,23 +80,29 @@ def decode_predictions(probabilities: np.ndarray, top: int = 5) -> list[list[tup
             print(f"{probability:.0%} {words}")
 
     Args:
-        probabilities: [batch, 1000] in [0, 1], a NumPy array or a tensor.
-        top: number of classes to name, 1 to 1,000.
+        probabilities: [batch, classes] in [0, 1], a NumPy array or a tensor.
+        top: number of classes to name, from 1 to all of them.
+        weights: "imagenet" for the 1,000 classes of ImageNet-1k, or "cifar10" for the ten of CIFAR-10, as for
+            `create_model`.
 
     Returns:
-        For each image [(WordNet identifier, words, probability), ...], most likely class first.
+        For each image [(WordNet identifier, words, probability), ...], most likely class first. Classes of CIFAR-10
+        have one name, which is in both places.
 
     Raises:
-        InputError: another shape, values that are not probabilities, or `top` out of range.
+        InputError: another shape, values that are not probabilities, or another argument out of range.
     """
+    if weights not in ("imagenet", zoo.NAME):
+        raise InputError(f"weights={weights}: not one of imagenet, {zoo.NAME}, whose classes are known")
+    of, names = ("ImageNet-1k", classes()) if weights == "imagenet" else ("CIFAR-10", [(n, n) for n in zoo.CLASSES])
     values = np.asarray(probabilities)
-    if values.ndim != 2 or values.shape[1] != len(classes()):
-        raise InputError(f"probabilities: shape {list(values.shape)}, not [batch, {len(classes())}] as of ImageNet-1k")
+    if values.ndim != 2 or values.shape[1] != len(names):
+        raise InputError(f"probabilities: shape {list(values.shape)}, not [batch, {len(names)}] as of {of}")
     if not ((values >= 0) & (values <= 1)).all():  # logits, or NaN
         raise InputError(
             "probabilities: not in [0, 1]; networks return logits, which keras.ops.softmax turns into them"
         )
-    if not 1 <= top <= len(classes()):
-        raise InputError(f"top={top}: not in the range 1 to {len(classes())}")
+    if not 1 <= top <= len(names):
+        raise InputError(f"top={top}: not in the range 1 to {len(names)}")
     order = np.argsort(-values, axis=1, kind="stable")[:, :top]
-    return [[(*classes()[label], float(row[label])) for label in best] for row, best in zip(values, order, strict=True)]
+    return [[(*names[label], float(row[label])) for label in best] for row, best in zip(values, order, strict=True)]

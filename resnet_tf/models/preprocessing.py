@@ -1,12 +1,13 @@
 """What images a network expects: the preprocessing of published weights, as data and as a Keras layer."""
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from resnet_tf.errors import InputError
-from resnet_tf.models import published
+from resnet_tf.models import published, zoo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,15 @@ class Preprocessing:
         return self.size / self.resize
 
     def at(self, size: int) -> "Preprocessing":
-        """Return this for a crop of another size, which is the same share of the image."""
+        """Return this for a crop of another size, which is the same share of the image.
+
+        Raises:
+            InputError: a mean image is subtracted, which has one size.
+        """
+        if size != self.size and np.ndim(self.mean) > 1:
+            raise InputError(
+                f"image_size={size}: the weights expect images less a mean image of {self.size} pixels, and no others"
+            )
         return dataclasses.replace(self, size=size, resize=size * self.resize // self.size)
 
     def layer(self):
@@ -74,14 +83,17 @@ def of_published(name: str, tested: bool = False) -> Preprocessing:
     scaling, so that its views are those of the authors of these weights (KaimingHe/deep-residual-networks).
 
     Args:
-        name: a network with published weights, as for `create_model(name, weights="imagenet")`; or a published tag,
-            such as "timm/resnet50d.ra2_in1k", without "timm/" too, or "ResNet50" of keras.applications.
+        name: a network with published weights, as for `create_model(name, weights="imagenet")`; a published tag, such
+            as "timm/resnet50d.ra2_in1k", without "timm/" too, or "ResNet50" of keras.applications; or a network with
+            weights="cifar10".
         tested: whether to return the size and the crop at which the published accuracy was measured, not those of
             training.
 
     Raises:
         InputError: no such weights, or their source does not say.
     """
+    if name in zoo.table():
+        return of_training(zoo.read(zoo.path_of(name)))
     if name in published.best():
         tag = published.best()[name]
     elif published.is_tag(name):
@@ -100,6 +112,24 @@ def of_published(name: str, tested: bool = False) -> Preprocessing:
     return Preprocessing(mean, std, size, scaled(size, crop), tag.interpolation, order)
 
 
+def of_training(training: zoo.Training) -> Preprocessing:
+    """Return the preprocessing of weights that say how they were trained: the image is scaled to the size of the crop.
+
+    Means and deviations are the very numbers of the training.
+    """
+    return Preprocessing(training.mean, training.std, training.size, training.size)
+
+
+def of_file(path: str | pathlib.Path) -> Preprocessing | None:
+    """Return the preprocessing that a file of weights has in its header, see `zoo`; None if it has none.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    training = zoo.read(path)
+    return of_training(training) if training else None
+
+
 def scaled(size: int, crop: float) -> int:
     """Return the shorter side in pixels of the image of which a crop of `size` is the share `crop`, as timm does.
 
@@ -109,6 +139,10 @@ def scaled(size: int, crop: float) -> int:
     return int(size / crop)
 
 
-def name_of(mean: Sequence[float]) -> str:
-    """Return the --normalization that is nearest to means in levels: "imagenet", or "inception" for 127.5."""
+def name_of(mean: Sequence) -> str:
+    """Return the --normalization that is nearest to means in levels: "imagenet", or "inception" for 127.5.
+
+    Of a mean image, its means over all pixels count.
+    """
+    mean = np.reshape(mean, (-1, 3)).mean(0)
     return "inception" if abs(mean[0] - 127.5) < 1 and abs(mean[2] - 127.5) < 1 else "imagenet"

@@ -97,11 +97,8 @@ def first_line(error: Exception) -> str:
 
 
 def _read_safetensors(path, ema):
-    try:
-        from safetensors import deserialize, safe_open
-    except ImportError:
-        raise InputError(f"{path}: reading it needs safetensors: pip install 'resnet_tf[convert]'") from None
     import ml_dtypes  # a part of TensorFlow
+    from safetensors import deserialize, safe_open
 
     kinds = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": ml_dtypes.bfloat16}
     arrays = {}

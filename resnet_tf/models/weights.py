@@ -41,7 +41,8 @@ def open_source(name: str, source: str | pathlib.Path | Opened, ema: bool = True
     Args:
         name: name of the network.
         source: a file; a folder in the layout of the Hugging Face hub or of keras-hub, see `hub`; a published tag, such
-            as "resnet50.a1_in1k", or "imagenet" for the best published weights, see `published`.
+            as "resnet50.a1_in1k", or "imagenet" for the best published weights, see `published`; "cifar10" for those
+            that come with this package, see `zoo`.
         ema: see `load`.
 
     Raises:

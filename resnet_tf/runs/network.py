@@ -12,7 +12,7 @@ import yaml
 from resnet_tf import config as configuration
 from resnet_tf.data import colour
 from resnet_tf.errors import InputError
-from resnet_tf.models import create_model, fetching, find, hub, inside, preprocessing, published
+from resnet_tf.models import create_model, fetching, find, hub, inside, preprocessing, published, zoo
 from resnet_tf.models.layers import BatchNormalization
 from resnet_tf.runs import checkpoint, record, versions
 
@@ -107,6 +107,8 @@ def locate(flag: str, origin: str, model: str = "") -> str:
         raise InputError(f"--{flag}={origin}: weights of {name}, not of --model={model}")
     if fetching.looks_like_tag(weights) and not pathlib.Path(weights).exists():
         published.check_row(published.find(weights), name, f"--{flag}")
+    elif weights == zoo.NAME:
+        zoo.path_of(name)
     elif weights not in ("random", "imagenet") and not (pathlib.Path(weights).is_file() or hub.is_folder(weights)):
         raise InputError(f"--{flag}={origin}: there is no file {weights}")
     return "weights"
@@ -120,6 +122,8 @@ def _named(flag, origin):
         tag = published.find(origin)
         published.check_row(tag, tag.row, f"--{flag}")
         return tag.row, origin
+    if origin in ("imagenet", zoo.NAME) and not pathlib.Path(origin).exists():
+        raise InputError(f"--{flag}={origin}: say of which network, as MODEL:{origin}")
     name, _, weights = origin.partition(":")
     if pathlib.Path(origin).exists() or not weights:
         raise InputError(
@@ -136,7 +140,7 @@ def name_of(flag: str, origin: str) -> str:
 
 
 def expected_of(flag: str, origin: str, tested: bool = False) -> preprocessing.Preprocessing | None:
-    """Return the preprocessing that travels with weights: of published ones, and of folders of the hub's layout.
+    """Return the preprocessing that travels with weights: of published ones, of folders of the hub's layout, of `zoo`.
 
     Args:
         flag: flag to name in errors.
@@ -150,6 +154,8 @@ def expected_of(flag: str, origin: str, tested: bool = False) -> preprocessing.P
         InputError: no such weights.
     """
     name, weights = _named(flag, origin)
+    if training := trained_as(flag, origin):
+        return preprocessing.of_training(training)
     if hub.is_folder(weights):
         folder = hub.read(weights)
         return folder.tested if tested else folder.expected
@@ -157,6 +163,21 @@ def expected_of(flag: str, origin: str, tested: bool = False) -> preprocessing.P
         return preprocessing.of_published(name, tested) if name in published.best() else None
     is_tag = published.is_tag(weights) and not pathlib.Path(weights).exists()
     return preprocessing.of_published(weights, tested) if is_tag else None
+
+
+def trained_as(flag: str, origin: str) -> zoo.Training | None:
+    """Return how weights were trained, where their file says it: that of "cifar10", or a copy of one; see `zoo`.
+
+    Raises:
+        InputError: no such weights.
+    """
+    name, weights = _named(flag, origin)
+    return zoo.read(zoo.path_of(name) if weights == zoo.NAME else weights)
+
+
+def normalization_as(training: zoo.Training) -> colour.Normalization:
+    """Return the normalisation of a training of the zoo, to the bit."""
+    return colour.Normalization(np.asarray(training.mean, np.float32), np.asarray(training.std, np.float32))
 
 
 def load(flag: str, origin: str, config, classes: int | None = None) -> Trained:
@@ -184,11 +205,14 @@ def load(flag: str, origin: str, config, classes: int | None = None) -> Trained:
         return _exported(flag, origin, path, config)
     name, weights = _named(flag, origin)
     expected = None if weights == "random" else expected_of(flag, origin)
+    training = trained_as(flag, origin)
     size = config.data.image_size
+    if training and flag == "teacher":
+        expected.at(size)  # refuses what its mean image does not fit
     dtype = configuration.PRECISIONS[config.device.precision].policy
     head = None if flag == "init_from" else "keep"  # a teacher needs the head, a start does not
     pretrained = {} if weights == "random" else {"weights": weights}
-    count, labels = _outputs_of(weights)
+    count, labels = (len(training.classes), list(training.classes)) if training else _outputs_of(weights)
     is_same = flag == "init_from" and name == config.model.model
     shortcut = config.model.shortcut if is_same else ""  # such as chenyaofo's B for CIFAR
     model = create_model(
@@ -196,6 +220,7 @@ def load(flag: str, origin: str, config, classes: int | None = None) -> Trained:
         head=head, **pretrained,
     )  # fmt: skip
     normalization = colour.PUBLISHED[preprocessing.name_of(expected.mean) if expected else "imagenet"]
+    normalization = normalization_as(training) if training else normalization
     return Trained(origin, model, normalization, labels)
 
 

@@ -29,7 +29,8 @@ def load(settings: configuration.ExportConfig) -> tuple:
         InputError: no such network or weights; or the names of the classes or the preprocessing are not known.
     """
     opened = weights.open_source(settings.network, settings.init_from)
-    names = _classes(settings, adaptation.classes_of(opened.arrays or {}))
+    training = network.trained_as("init_from", f"{settings.network}:{settings.init_from}")
+    names = _classes(settings, adaptation.classes_of(opened.arrays or {}), training)
     expected = _preprocessing(settings)
     graph = weights.graph_of(settings.network, opened)
     model = create_model(
@@ -40,14 +41,16 @@ def load(settings: configuration.ExportConfig) -> tuple:
         stem = model.weights[0]
         stem.assign(np.asarray(stem)[:, :, ::-1])  # so that the network takes RGB, as all models of this package
     normalization = Normalization(np.asarray(expected.mean, np.float32), np.asarray(expected.std, np.float32))
+    # The data of the zoo are known, so that its exports can be scored on them.
+    is_own = training is not None and expected.resize == expected.size
     config = configuration.TrainConfig(
         model=configuration.ModelConfig(model=settings.network, graph=graph or ""),
         data=configuration.DataConfig(
-            dataset="folder", data_dir=_UNKNOWN, image_size=expected.size,
+            dataset=training.dataset if is_own else "folder", data_dir=_UNKNOWN, image_size=expected.size,
             resize=0 if expected.resize == expected.size else expected.resize, normalization="imagenet",
-            interpolation=expected.interpolation,
+            interpolation="" if is_own else expected.interpolation,
         ),
-        views=configuration.ViewConfig(view="random_resized_crop"),
+        views=configuration.ViewConfig(view="pad_crop" if is_own else "random_resized_crop"),
         optimizer=configuration.OptimizerConfig(train_steps=1),
     )  # fmt: skip
     manifest = {
@@ -63,7 +66,7 @@ def load(settings: configuration.ExportConfig) -> tuple:
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
-def _classes(settings, count):
+def _classes(settings, count, training):
     """Return the names of the classes in the order of the outputs."""
     origin = f"--init_from={settings.init_from}"
     if count is None:
@@ -73,6 +76,8 @@ def _classes(settings, count):
         )
     if settings.classes_file:
         return _read(settings.classes_file, count, origin)
+    if training:
+        return list(training.classes)
     if count != len(imagenet.classes()):
         raise InputError(f"{origin}: has {count:,} classes, whose names are not known; --classes_file names them")
     return [words for _, words in imagenet.classes()]

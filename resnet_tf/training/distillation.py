@@ -42,7 +42,7 @@ class Teacher:
         if not self._same and max(np.ndim(self._scale), np.ndim(self._shift)) > 1:
             raise InputError(
                 f"--teacher={trained.origin}: its normalisation or --normalization=pixel differs from pixel to pixel, "
-                "and views have moved the pixels; normalise both by channel"
+                "and views have moved the pixels; normalise both by channel, or by one mean image"
             )
 
     def logits(self, values: list[tf.Tensor], images: tf.Tensor) -> tf.Tensor:

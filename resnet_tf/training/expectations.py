@@ -3,6 +3,7 @@
 import numpy as np
 
 from resnet_tf import config as configuration
+from resnet_tf.data import colour
 from resnet_tf.models import preprocessing
 from resnet_tf.runs import network
 
@@ -35,17 +36,18 @@ def warning(config, normalization, was_chosen: bool = False) -> str:
 
 
 def _of_levels(config, normalization, expected):
-    mean = np.reshape(normalization.mean, (-1, 3)).mean(0)  # of a mean image too
+    mean, theirs = (np.reshape(one.mean, (-1, 3)).mean(0) for one in (normalization, expected))  # of mean images too
     std = np.broadcast_to(normalization.std, 3)
-    shift = np.abs(mean - expected.mean) / expected.std
+    shift = np.abs(mean - theirs) / expected.std
     factor = np.exp(np.abs(np.log(std / np.asarray(expected.std))))
     if shift.max() <= _MEANS and factor.max() <= _DEVIATIONS:
         return ""
-    told = f"mean {_levels(expected.mean)} and deviation {_levels(expected.std)}"
+    told = f"mean {_levels(theirs)} and deviation {_levels(expected.std)}"
     told += f", not {_levels(mean)} and {_levels(std)}"
     kind = preprocessing.name_of(expected.mean)
     known = configuration.fields_of(type(config))["normalization"].metadata["choices"]
-    has_flag = kind in known and kind != config.data.normalization
+    shares_constants = np.abs(theirs - colour.PUBLISHED[kind].mean).max() < 1
+    has_flag = shares_constants and kind in known and kind != config.data.normalization
     return f"--normalization={kind} ({told})" if has_flag else f"{told}, which no --normalization gives"
 
 
