@@ -146,6 +146,32 @@ def test_constant_rate_is_constant():
     assert rate(plan, 0) == rate(plan, 10**6) == pytest.approx(0.3)
 
 
+# torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.4, total_steps=20, pct_start=0.3, cycle_momentum=False), PyTorch 2.13.
+ONE_CYCLE = (
+    *(0.016, 0.05266874, 0.1486687, 0.2673313, 0.3633313, 0.4, 0.3949856, 0.3801939, 0.3563665, 0.3246983),
+    *(0.2867772, 0.2445048, 0.2000008, 0.1554968, 0.1132244, 0.07530334, 0.04363513, 0.01980775, 0.005015998, 1.6e-06),
+)
+
+
+def test_one_cycle_equals_pytorch():
+    rates = [rate(plan_of(lr=0.4, schedule="one_cycle", total=20), step) for step in range(20)]
+    np.testing.assert_allclose(rates, ONE_CYCLE, rtol=1e-4, atol=1e-7)  # float32 cosines
+    longer = plan_of(lr=0.4, schedule="one_cycle", warmup_epochs=1, total=20)  # ten steps up
+    rates = [rate(longer, step) for step in range(20)]
+    assert rates[0] == pytest.approx(0.016) and np.argmax(rates) == 9 and rates[9] == pytest.approx(0.4)
+    assert np.all(np.diff(rates[:10]) > 0) and np.all(np.diff(rates[9:]) < 0) and rates[19] == pytest.approx(1.6e-6)
+
+
+def test_flat_cosine_equals_its_formula():
+    plan = plan_of(lr=0.2, schedule="flat_cosine", total=40)
+    # fastai's combined_cos(0.75, lr, lr, lr / 1e5), by the share of the training that is done.
+    done = np.maximum(0, (np.arange(40) / 40 - 0.75) / 0.25)
+    expected = 0.2 + (1 + np.cos(np.pi * (1 - done))) * (0.2 / 1e5 - 0.2) / 2
+    np.testing.assert_allclose([rate(plan, step) for step in range(40)], expected, rtol=1e-4)
+    warm = plan_of(lr=0.2, schedule="flat_cosine", warmup_epochs=1, total=40)
+    assert [rate(warm, step) for step in (0, 4, 9, 29)] == pytest.approx([0.02, 0.1, 0.2, 0.2])
+
+
 def test_step_schedule_at_its_corners():
     plan = plan_of(lr=0.1, lr_steps=(32_000, 48_000))
     for step, expected in [(0, 0.1), (31_999, 0.1), (32_000, 0.01), (47_999, 0.01), (48_000, 0.001), (64_000, 0.001)]:

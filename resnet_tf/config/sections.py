@@ -281,8 +281,10 @@ class ScheduleConfig:
     schedule: str = setting(
         "steps",
         "steps: multiply by --lr_factor at --lr_steps or --lr_epochs; cosine: fall to 0 (Bag of Tricks 5.1); poly: "
-        "fall to 0 as (1 - t)^0.9 (DeepLab); plateau: multiply by --lr_factor when the error stays; constant.",
-        choices=("steps", "cosine", "poly", "plateau", "constant"),
+        "fall to 0 as (1 - t)^0.9 (DeepLab); plateau: multiply by --lr_factor when the error stays; constant; one_cycle: "
+        "rise from 1/25 over --warmup_epochs, or 30% of the steps, and fall (Smith 2018), both as half a cosine; "
+        "flat_cosine: fall as half a cosine over the last quarter (fastai).",
+        choices=("steps", "cosine", "poly", "plateau", "constant", "one_cycle", "flat_cosine"),
     )
     lr_steps: tuple[int, ...] = setting(
         (), "Steps at which the learning rate is multiplied by --lr_factor.", used_with=_STEPPED
