@@ -146,7 +146,7 @@ def test_constant_rate_is_constant():
     assert rate(plan, 0) == rate(plan, 10**6) == pytest.approx(0.3)
 
 
-# torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.4, total_steps=20, pct_start=0.3, cycle_momentum=False), PyTorch 2.13.
+# torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.4, total_steps=20, pct_start=0.3, cycle_momentum=False) of 2.13.
 ONE_CYCLE = (
     *(0.016, 0.05266874, 0.1486687, 0.2673313, 0.3633313, 0.4, 0.3949856, 0.3801939, 0.3563665, 0.3246983),
     *(0.2867772, 0.2445048, 0.2000008, 0.1554968, 0.1132244, 0.07530334, 0.04363513, 0.01980775, 0.005015998, 1.6e-06),

@@ -170,6 +170,13 @@ def check_views(views: ViewConfig, data: DataConfig, batch: int) -> None:
             raise InputError(f"--scale={listed(views.scale)}: --view={views.view} takes {count} rising number(s)")
         if views.scale[0] < data.image_size:
             raise InputError(f"--scale={listed(views.scale)} is less than --image_size={data.image_size}")
+    if any(not 8 <= size <= data.image_size for size in views.progressive):
+        raise InputError(f"--progressive={listed(views.progressive)}: not from 8 to --image_size={data.image_size}")
+    if (views.mirroring, views.view, data.normalization) == ("alternate", "pad_crop", "pixel"):
+        raise InputError(
+            "--mirroring=alternate is not used by --view=pad_crop with --normalization=pixel: the mean image is taken "
+            "off images that are not mirrored yet"
+        )
     check_jitter(views.color_jitter)
     randaugment = views.randaugment
     if randaugment:

@@ -200,6 +200,19 @@ class ViewConfig:
         used_with={"view": ("scale_jitter", "resize_crop")},
     )  # fmt: skip
     mirror: bool = setting(True, "Mirror training images with probability 0.5.")
+    mirroring: str = setting(
+        "random",
+        "Which images --mirror mirrors. random: each view with probability 0.5; alternate: each image in every other "
+        "epoch, half of the images in the first one (Jordan 2024).",
+        choices=("random", "alternate"),
+        used_with={"mirror": (True,)},
+    )
+    progressive: tuple[int, ...] = setting(
+        (),
+        "Sides in pixels of training views before --image_size, for equal parts of the training: 96,112 trains a third "
+        "of the epochs at each of 96, 112 and --image_size (fastai).",
+        used_with=_DECODED,
+    )
     repeats: int = setting(
         1, "Views of each image in a batch; an epoch has as many times fewer images (Hoffer 2020).", low=1,
         used_with=_DECODED,
@@ -208,6 +221,10 @@ class ViewConfig:
     randaugment: tuple[float, ...] = setting(
         (), "RandAugment: operations, magnitude in 0 to 10, and optionally its deviation (timm's rand-m6-mstd0.5: "
         "2,6,0.5).",
+    )  # fmt: skip
+    trivialaugment: bool = setting(
+        False, "TrivialAugment Wide: one operation of random strength for each image (Müller 2021).",
+        used_with={"randaugment": UNSET},
     )  # fmt: skip
     lighting: float = lighting_setting()
     erasing: float = setting(0.0, "Probability of erasing a random rectangle (Zhong 2017).", low=0.0, high=1.0)
@@ -281,9 +298,9 @@ class ScheduleConfig:
     schedule: str = setting(
         "steps",
         "steps: multiply by --lr_factor at --lr_steps or --lr_epochs; cosine: fall to 0 (Bag of Tricks 5.1); poly: "
-        "fall to 0 as (1 - t)^0.9 (DeepLab); plateau: multiply by --lr_factor when the error stays; constant; one_cycle: "
-        "rise from 1/25 over --warmup_epochs, or 30% of the steps, and fall (Smith 2018), both as half a cosine; "
-        "flat_cosine: fall as half a cosine over the last quarter (fastai).",
+        "fall to 0 as (1 - t)^0.9 (DeepLab); plateau: multiply by --lr_factor when the error stays; constant; "
+        "one_cycle: rise from 1/25 over --warmup_epochs, or 30% of the steps, and fall (Smith 2018), both as half a "
+        "cosine; flat_cosine: fall as half a cosine over the last quarter (fastai).",
         choices=("steps", "cosine", "poly", "plateau", "constant", "one_cycle", "flat_cosine"),
     )
     lr_steps: tuple[int, ...] = setting(

@@ -136,6 +136,11 @@ def training_view(config) -> geometry.View | None:
     return geometry.View(views.view, size, views.area, views.aspect, views.scale, views.mirror)
 
 
+def alternates(config) -> bool:
+    """Return whether a training of any task mirrors each image in every other epoch."""
+    return getattr(config.views, "mirroring", "random") == "alternate"
+
+
 def normalization(kind: str, split, size: int, resize: int = 0, interpolation: str = "") -> colour.Normalization:
     """Return the normalization of a training split, estimated on 4,096 examples if the split is streamed.
 

@@ -41,6 +41,8 @@ def consequence(config, step: int, before, after) -> str:
     """
     if config.optimizer.precise_bn and step >= before.total > 0:
         return "its BN statistics are those of --precise_bn at the old end: not the same as a run of the new length"
+    if getattr(config.views, "progressive", ()):
+        return "the sizes of --progressive depend on the length: not the same as a run of the new length"
     if after.kind in schedule.DEPEND_ON_LENGTH:
         return (
             f"--schedule={after.kind} depends on the length: not the same as a run of the new length. The learning "

@@ -44,6 +44,7 @@ def shrink(config: TrainConfig) -> TrainConfig:
         data = replace(data, image_size=_SIZE, eval_size=_SIZE + 8 if data.eval_size else 0)
         data = replace(data, resize=_SIZE + 16 if data.resize else 0)
         scale = (_SIZE + 8, _SIZE + 16)[: len(views.scale)]
+        views = replace(views, progressive=(_SIZE - 8,) if views.progressive else ())
         views = replace(views, scale=scale if views.view in ("scale_jitter", "resize_crop") else views.scale)
     loss = config.loss
     if loss.teacher:
