@@ -102,7 +102,7 @@ def fit(
     normalization: Literal["channel", "pixel", "imagenet", "inception"]
     | Literal["imagenet", "channel", "inception"] = ...,
     num_workers: int = ...,
-    optimizer: Literal["sgd", "nesterov", "adam", "adamw", "lamb"] = ...,
+    optimizer: Literal["sgd", "nesterov", "adam", "adamw", "lamb", "muon"] = ...,
     out: Path = ...,
     output: Path = ...,
     output_dir: Path = ...,

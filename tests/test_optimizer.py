@@ -75,6 +75,43 @@ def test_lamb_equals_its_formula(rng):
     assert not np.any(still)  # and no 0 / 0
 
 
+def orthogonal(matrix):
+    """The Newton-Schulz iteration of Jordan et al. 2024 (Muon, listing 2) in float64."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / np.linalg.norm(x)
+    for _ in range(5):
+        x = a * x + (b * x @ x.T + c * x @ x.T @ x @ x.T) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 4, 5), (1, 1, 4, 9)])
+def test_muon_equals_its_formula(shape, rng):
+    muon = optimizer.Muon(0.9, 0.2, (True, False), matrices=(True, False), momentum=0.95)
+    ours, gradients, weights = three_steps(muon, rng, shape)
+    weight, momentum = weights[0].astype(np.float64).reshape(-1, shape[-1]), 0.0
+    for step in gradients:
+        gradient = step[0].astype(np.float64).reshape(weight.shape)
+        momentum = 0.95 * momentum + gradient
+        update = orthogonal(gradient + 0.95 * momentum)
+        sizes = np.linalg.svd(update, compute_uv=False)
+        assert sizes.min() > 0.6 and sizes.max() < 1.3  # about orthonormal, by design of its coefficients
+        weight = weight - 0.1 * 0.2 * weight - 0.1 * 0.2 * np.sqrt(max(weight.shape)) * update
+    np.testing.assert_allclose(ours[0].reshape(weight.shape), weight, rtol=1e-4, atol=1e-5)
+    adamw = adam(weights[::-1], [step[::-1] for step in gradients], 0.0, False, 1e-7)
+    np.testing.assert_allclose(ours[1], adamw[0], rtol=1e-4, atol=1e-5)
+
+
+def test_muon_is_for_convolutions_after_the_stem():
+    model = resnet_tf.create_model("cifar_resnet8_v1", shortcut="B")
+    chosen = optimizer.matrices(model)
+    left = {variable.path for variable, one in zip(model.trainable_variables, chosen, strict=True) if not one}
+    kernels = {path for path in left if path.endswith("/kernel")}
+    assert sum(chosen) == 8 and kernels == {"stem_conv/kernel", "logits/kernel"}
+    made = optimizer.from_config(OptimizerConfig(optimizer="muon", momentum=0.95), model)
+    assert made.matrices == tuple(chosen) and made.momentum == 0.95 and made.beta1 == 0.9
+
+
 def test_clip_keeps_direction_and_what_is_short():
     gradients = [tf.constant([3.0, 0.0]), tf.constant([4.0])]
     norm = tf.linalg.global_norm(gradients)

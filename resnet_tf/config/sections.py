@@ -261,12 +261,13 @@ class OptimizerConfig:
     )
     optimizer: str = setting(
         "sgd",
-        "sgd and nesterov use momentum; adam adds L2 to the gradient; adamw and lamb decouple weight decay.",
-        choices=("sgd", "nesterov", "adam", "adamw", "lamb"),
+        "sgd and nesterov use momentum; adam adds L2 to the gradient; adamw and lamb decouple weight decay; muon: for "
+        "convolutions after the stem, and adamw for the rest (Jordan 2024).",
+        choices=("sgd", "nesterov", "adam", "adamw", "lamb", "muon"),
     )
-    momentum: float = setting(0.9, "Momentum of SGD; beta 1 of Adam and LAMB.", low=0.0, high=1.0)
+    momentum: float = setting(0.9, "Momentum of SGD and Muon (0.95); beta 1 of Adam and LAMB.", low=0.0, high=1.0)
     weight_decay: float = setting(
-        1e-4, "Lambda of lambda/2 |w|^2 in the loss; adamw and lamb subtract lambda times learning rate times w.",
+        1e-4, "Lambda of lambda/2 |w|^2 in the loss; adamw, lamb and muon subtract lambda times learning rate times w.",
         low=0.0,
     )  # fmt: skip
     decay: str = setting(
