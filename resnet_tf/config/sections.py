@@ -2,9 +2,9 @@
 
 import dataclasses
 import re
-from typing import NamedTuple
 
 from resnet_tf.config.fields import SET, UNSET, setting
+from resnet_tf.config.precision import PRECISIONS
 from resnet_tf.config.shared import (
     color_jitter_setting,
     exif_setting,
@@ -28,30 +28,6 @@ _FILED = {"dataset": ("folder", "records")}
 
 # Networks that used timm's graph before --graph existed.
 _TWO_GRAPHS = re.compile(r"(cifar_resnet\d+|resnet18|resnet34)_v2")
-
-
-class Precision(NamedTuple):
-    """A value of --precision; weights and logits are float32 in all of them.
-
-    Attributes:
-        policy: Keras dtype policy of the layers.
-        bits: bits of an activation.
-        tf32: whether float32 products are rounded to 10 bits on GPUs.
-        is_scaled: whether training needs a loss scale.
-    """
-
-    policy: str
-    bits: int
-    tf32: bool = False
-    is_scaled: bool = False
-
-
-PRECISIONS = {
-    "float32": Precision("float32", 32),
-    "tf32": Precision("float32", 32, tf32=True),
-    "bfloat16": Precision("mixed_bfloat16", 16),
-    "float16": Precision("mixed_float16", 16, is_scaled=True),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +97,8 @@ class DataConfig:
         used_with={"dataset": _ENCODED},
     )  # fmt: skip
     labels: str = setting(
-        "", "CSV file of labels, and optionally splits, of the images in --data_dir; see docs/photos.md.",
+        "", "CSV file of labels, and optionally splits, of the images in --data_dir (docs/photos.md). FILE:COLUMN: "
+        "other labels of its training images, such as noisy ones (docs/noisy_labels.md).",
         used_with={"dataset": ("folder",)}, changes_result=False,
     )  # fmt: skip
     val_is: str = setting(
