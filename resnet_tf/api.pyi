@@ -66,6 +66,7 @@ def fit(
     exif: Literal["apply", "ignore"] = ...,
     extend: bool = ...,
     finish_on: Literal["last", "best"] = ...,
+    fold: Path = ...,
     freeze: Sequence[str] | str = ...,
     gpus: Sequence[int] | str = ...,
     graph: Literal["", "paper", "timm"] = ...,

@@ -238,6 +238,7 @@ USED = {
         "gradients": {"csv", "data_dir", "dataset", "image_size", "batch_size", "seeds", "zero_gamma"},
         "activations": {"run", "weights", "channels"},
         "grad_cam": {"run", "weights", "class_name"},
+        "label_errors": {"weights", "data_dir"},
     },
 }
 ALWAYS = {"benchmark": set(), "analyze": {"out"}}

@@ -1,4 +1,4 @@
-"""Other labels of the training images: a column of a table, of which nothing may be wrong."""
+"""Other labels of the training images, and the order in which cross-validation suspects them."""
 
 import csv
 import hashlib
@@ -9,9 +9,11 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from resnet_tf import evaluate, train
-from resnet_tf.data import sources
+from resnet_tf import analyze, evaluate, relabel, train
+from resnet_tf.data import holding_out, sources
+from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
+from resnet_tf.evaluation import cross_validation
 from resnet_tf.runs import restore, run_data
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
@@ -143,3 +145,114 @@ def test_the_public_table_has_the_names_of_the_public_images(real_data):
         "train/n02979186/n02979186_9036.JPEG", "train/n02979186/n02979186_11957.JPEG",
         "train/n02979186/n02979186_9715.JPEG", "train/n02979186/n02979186_21736.JPEG",
     } <= names  # fmt: skip
+
+
+# --- Cross-validation ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_folds_are_parts_that_do_not_overlap(count):
+    labels = np.random.default_rng(0).choice(4, 103, p=[0.5, 0.3, 0.15, 0.05]).astype(np.int32)
+    split = Split(np.arange(103, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3), labels)
+    seen = np.zeros(256, int)
+    for index in range(1, count + 1):
+        splits, said = holding_out.by_fold({"train": split}, f"{index}/{count}")
+        held = splits["validation"]
+        assert len(held) + len(splits["train"]) == 103 and said == [f"part {index} of {count} held out for validation"]
+        seen[held.images[..., 0].ravel()] += 1
+        per_class = np.bincount(held.labels, minlength=4) - np.bincount(labels, minlength=4) / count
+        assert np.abs(per_class).max() < 1 and abs(len(held) - 103 / count) < 1
+        assert not set(held.images.ravel()) & set(splits["train"].images.ravel())
+    assert (seen[:103] == 1).all()
+
+
+@pytest.mark.parametrize("fold", ["0/5", "6/5", "1/1", "2", "1/104", "a/b"])
+def test_folds_that_are_none_are_refused(fold):
+    split = Split(np.zeros((103, 1, 1, 3), np.uint8), np.zeros(103, np.int32))
+    with pytest.raises(InputError, match=f"--fold={fold}: say I/N"):
+        holding_out.by_fold({"train": split}, fold)
+    with pytest.raises(InputError, match="--fold=1/5: the data already have a validation split"):
+        holding_out.by_fold({"train": split, "validation": split}, "1/5")
+
+
+def test_scores_equal_their_definitions(rng):
+    """Self-confidence, normalized margin and the confident joint of Northcutt et al. 2021, an image at a time."""
+    probabilities = rng.dirichlet(np.full(4, 0.3), 200)
+    given = np.array([rng.choice(4, p=row) for row in probabilities])
+    scores = cross_validation.scored(probabilities, given)
+    thresholds = [np.mean([row[k] for row, label in zip(probabilities, given, strict=True) if label == k])
+                  for k in range(4)]  # fmt: skip
+    for index, (row, label) in enumerate(zip(probabilities, given, strict=True)):
+        others = [row[k] for k in range(4) if k != label]
+        assert scores.wrong[index] == pytest.approx(1 - row[label])
+        assert scores.margin[index] == pytest.approx(row[label] - max(others))
+        assert row[scores.suggested[index]] == max(others) and scores.suggested[index] != label
+        confident = [k for k in range(4) if row[k] >= thresholds[k]]
+        counted = max(confident, key=lambda k: row[k], default=label)
+        assert scores.suspected[index] == (counted != label and row[counted] > row[label])
+    assert 0 < scores.suspected.sum() < 200
+
+
+def test_recall_of_a_list():
+    found = cross_validation.found(np.array([1, 0, 1, 1] + [0] * 15 + [1], bool))
+    assert found["wrong"] == 4 and found["recall_at_wrong"] == 0.75
+    assert found["recall"] == {"0.01": 0.25, "0.05": 0.25, "0.1": 0.25, "0.25": 0.75, "0.5": 0.75}
+    assert found["average_precision"] == pytest.approx((1 + 2 / 3 + 3 / 4 + 4 / 20) / 4)
+
+
+@pytest.fixture(scope="module")
+def folds(folder, tmp_path_factory):
+    root = tmp_path_factory.mktemp("folds")
+    table = write(root / "noisy.csv", rows_of(folder))
+    flags = ["--dataset=folder", f"--data_dir={folder}", f"--labels={table}:noisy_labels_50", "--val_is=test"]
+    flags += ["--image_size=16", "--pad=1", "--model=cifar_resnet8_v1", "--batch_size=6", "--train_steps=1"]
+    for index in (1, 2):
+        assert train.main([*flags, f"--fold={index}/2", f"--out={root}/{index}"]) == 0
+    return root
+
+
+def test_runs_of_all_folds_score_every_image_once(folds, folder, tmp_path, last_json):
+    out = tmp_path / "errors.csv"
+    assert analyze.main(["label_errors", f"{folds}/1", f"{folds}/2", f"--out={out}"]) == 0
+    result = last_json()
+    assert result["examples"] == 18 and result["unscored"] == 0 and result["kind"] == "label_errors"
+    rows = list(csv.DictReader(out.open()))
+    public = {row[0]: (row[5], row[1]) for row in rows_of(folder) if row[0].startswith("train")}
+    assert {row["file"]: (row["label"], row["truth"]) for row in rows} == public
+    wrong = [row["label"] != row["truth"] for row in rows]
+    assert result["wrong"] == sum(wrong) and result["recall_at_wrong"] == sum(wrong[: sum(wrong)]) / sum(wrong)
+    scores = [float(row["score"]) for row in rows]
+    assert scores == sorted(scores, reverse=True) and sum(int(row["suspected"]) for row in rows) == result["suspected"]
+    # The probabilities are those of the run that has not seen the image.
+    assert evaluate.main([f"--run={folds}/2", "--split=validation", f"--examples={tmp_path}/e.csv"]) == 0
+    seen = {row["name"]: row for row in csv.DictReader((tmp_path / "e.csv").open())}
+    assert len(seen) == 9
+    for row in rows:
+        if row["file"] in seen:
+            answers = seen[row["file"]]
+            shares = {answers[f"class{n}"]: float(answers[f"probability{n}"]) for n in (1, 2, 3)}
+            assert float(row["score"]) == pytest.approx(1 - shares[row["label"]], abs=1e-4)
+    header, *lines = csv.reader(out.open())
+    lines[0][header.index("new_label")] = rows[0]["truth"]  # as a person would, for `relabel`
+    write(tmp_path / "edited.csv", lines, header)
+    write(tmp_path / "labels.csv", [(row["file"], row["label"]) for row in rows], ("file", "label"))
+    flags = [f"--labels={tmp_path}/labels.csv", f"--edits={tmp_path}/edited.csv", f"--out={tmp_path}/new.csv"]
+    is_wrong = rows[0]["label"] != rows[0]["truth"]
+    assert relabel.main(flags) == (0 if is_wrong else 1)
+    assert not is_wrong or last_json()["relabelled"] == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        (["FOLDS/1", "FOLDS/2", "--out=errors.txt"], "--out=errors.txt: does not end in .csv"),
+        (["FOLDS/1", "--out=e.csv"], "name two runs or more"),
+        (["FOLDS/1", "FOLDS/1", "--out=e.csv"], "another run held "),
+        (["FOLDS/1", "FOLDS/none", "--out=e.csv"], "none: no such folder"),
+    ],
+)
+def test_runs_that_do_not_fit_are_refused(arguments, named, folds, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert analyze.main(["label_errors", *(one.replace("FOLDS", str(folds)) for one in arguments)]) == 1
+    captured = capsys.readouterr()
+    assert named in captured.err.strip().splitlines()[-1] and not list(tmp_path.iterdir())

@@ -140,6 +140,12 @@ class DataConfig:
         earlier="random",
         changes_result=False,  # the checksum of the data covers the held-out examples
     )
+    fold: str = setting(
+        "", "I/N: hold out part I of N of the training images, such as 1/5, for cross-validation; the parts do not "
+        "overlap.",
+        used_with={"dataset": DATASETS, "validation_examples": UNSET, "validation_share": UNSET},
+        changes_result=False,  # the checksum of the data covers the held-out examples
+    )  # fmt: skip
     skip_bad_images: int = setting(
         0, "Most images that may be skipped because they cannot be decoded; skipped ones are listed.", low=0,
         used_with={"dataset": _ENCODED} | _DECODED,

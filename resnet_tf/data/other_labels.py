@@ -29,30 +29,15 @@ def applied(source: Source, data_dir: str, path: str, column: str) -> Source:
     """Return a source whose training images have the labels of a column; `relabelled` says which and how many.
 
     Args:
-        source: of a folder or archive; "train" is a `Split` with names or an `Examples` of files.
+        source: of a folder or archive.
         data_dir: path of the folder or archive.
         path: CSV or TSV with a column of files, such as path, that names every training image.
         column: name of the column of classes.
 
     Raises:
-        InputError: see `labels.read_column`; a label is no class of the images; or a training image has no row.
+        InputError: see `of_split`.
     """
-    where = f"--labels={path}:{column}"
-    names = {split: examples.names for split, examples in source.splits.items()}
-    every = [name for of_split in names.values() for name in of_split]
-    rows = labels.read_column(where, Path(path), column, Path(data_dir), every)
-    train, numbers = source.splits["train"], {name: number for number, name in enumerate(source.classes)}
-    lacking = [name for name in names["train"] if name not in rows]
-    if lacking:
-        raise InputError(
-            f"{where}: {len(lacking):,} of {len(train):,} training images have no row: {listed(lacking, _SHOWN)}"
-        )
-    for line, label in map(rows.get, names["train"]):
-        if label not in numbers:
-            raise InputError(
-                f"{where}, line {line}: {label!r} is no class of the images, which are {listed(source.classes)}"
-            )
-    new = np.array([numbers[rows[name][1]] for name in names["train"]], np.int32)
+    train, new = source.splits["train"], of_split(source, "train", data_dir, path, column)
     changed = int((new != train.labels).sum())
     said = f"training labels from {Path(path).name}, column {column}: {changed:,} of {len(train):,} differ"
     record = {"file": path, "column": column, "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
@@ -62,3 +47,27 @@ def applied(source: Source, data_dir: str, path: str, column: str) -> Source:
         how="; ".join(filter(None, (source.how, said))),
         relabelled=record | {"changed": changed},
     )
+
+
+def of_split(source: Source, split: str, data_dir: str, path: str, column: str) -> np.ndarray:
+    """Return the labels that a column of a table gives the images of a split, int32 [n]; see `applied`.
+
+    Raises:
+        InputError: see `labels.read_column`; a label is no class of the images; or an image of the split has no row.
+    """
+    where = f"--labels={path}:{column}"
+    every = [name for examples in source.splits.values() for name in examples.names]
+    rows = labels.read_column(where, Path(path), column, Path(data_dir), every)
+    names, numbers = source.splits[split].names, {name: number for number, name in enumerate(source.classes)}
+    lacking = [name for name in names if name not in rows]
+    if lacking:
+        kind = "training" if split == "train" else split
+        raise InputError(
+            f"{where}: {len(lacking):,} of {len(names):,} {kind} images have no row: {listed(lacking, _SHOWN)}"
+        )
+    for line, label in map(rows.get, names):
+        if label not in numbers:
+            raise InputError(
+                f"{where}, line {line}: {label!r} is no class of the images, which are {listed(source.classes)}"
+            )
+    return np.array([numbers[rows[name][1]] for name in names], np.int32)

@@ -42,6 +42,7 @@ def index(
     test_share: float = 0.0,
     split_seed: int = 0,
     val_is: str = "validation",
+    fold: str = "",
 ) -> Source:
     """Find the images of a data set, which stay encoded where they are and are decoded when they are used.
 
@@ -72,6 +73,7 @@ def index(
         split_seed: number that chooses the examples of the shares.
         val_is: "validation", or "test" to make a folder val the test split if there is no other one, as earlier
             releases did; for "folder" and "records".
+        fold: I/K to hold out part I of K of the training examples; see `holding_out.by_fold`.
 
     Returns:
         The data set, whose splits are non-empty `Examples`: always "train", and "test" and "validation" if the data
@@ -94,8 +96,9 @@ def index(
     asked = _Asked(data_dir, tuple(classes), tfds_name, exif, table, val_is)
     names, splits = _named(_index, dataset, asked)
     splits = holding_out.by_count(splits, validation_examples, validation_sampling)
+    splits, folded = holding_out.by_fold(splits, fold)
     shared, said = holding_out.by_share(splits, validation_share, test_share, split_seed, names)
-    source = _source(dataset, names, shared, asked, said, len(shared) > len(splits))
+    source = _source(dataset, names, shared, asked, folded + said, len(shared) > len(splits))
     return other_labels.applied(source, data_dir, *other) if other else source
 
 
@@ -149,6 +152,7 @@ def load(
     test_share: float = 0.0,
     split_seed: int = 0,
     val_is: str = "validation",
+    fold: str = "",
 ) -> Source:
     """Load a data set into memory, with all images resized to `image_size` x `image_size`.
 
@@ -173,6 +177,7 @@ def load(
         test_share: see `index`.
         split_seed: see `index`.
         val_is: see `index`.
+        fold: see `index`.
 
     Returns:
         The data set, whose splits are non-empty `Split`s; see `index`.
@@ -195,11 +200,12 @@ def load(
         names, splits = _named(_index, dataset, asked)
         _named(check_total, sum(map(len, splits.values())), image_size, f"{Path(data_dir)}")
     splits = holding_out.by_count(splits, validation_examples, validation_sampling)
+    splits, folded = holding_out.by_fold(splits, fold)
     shared, said = holding_out.by_share(splits, validation_share, test_share, split_seed, names)
     was_split = len(shared) > len(splits)
     if dataset not in _LOADERS:
         shared = _named(_decoded, shared, image_size)
-    source = _source(dataset, names, shared, asked, said, was_split)
+    source = _source(dataset, names, shared, asked, folded + said, was_split)
     return other_labels.applied(source, data_dir, *other) if other else source
 
 

@@ -42,7 +42,7 @@ def load(config) -> tuple:
     refuse_given(data)
     names = (
         "dataset", "data_dir", "classes", "validation_examples", "validation_sampling", "tfds_name", "exif", "labels",
-        "validation_share", "test_share", "split_seed", "val_is",
+        "validation_share", "test_share", "split_seed", "val_is", "fold",
     )  # fmt: skip
     common = {name: getattr(data, name) for name in names}
     if config.views.view == "pad_crop":
