@@ -86,7 +86,7 @@ def fit(
     lighting: float = ...,
     linear_scaling: bool = ...,
     log_every: int = ...,
-    loss: Literal["softmax", "bce"] = ...,
+    loss: Literal["softmax", "bce", "bootstrap_hard", "bootstrap_soft", "gce", "sce"] = ...,
     lr: float = ...,
     lr_epochs: Sequence[float] | str = ...,
     lr_factor: float = ...,

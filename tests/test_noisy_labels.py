@@ -230,7 +230,7 @@ def test_runs_of_all_folds_score_every_image_once(folds, folder, tmp_path, last_
     for row in rows:
         if row["file"] in seen:
             answers = seen[row["file"]]
-            shares = {answers[f"class{n}"]: float(answers[f"probability{n}"]) for n in (1, 2, 3)}
+            shares = {answers[f"class_{n}"]: float(answers[f"probability_{n}"]) for n in (1, 2, 3)}
             assert float(row["score"]) == pytest.approx(1 - shares[row["label"]], abs=1e-4)
     header, *lines = csv.reader(out.open())
     lines[0][header.index("new_label")] = rows[0]["truth"]  # as a person would, for `relabel`

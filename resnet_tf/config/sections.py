@@ -19,6 +19,8 @@ _ENCODED = ("folder", "records", "tfds", "voc")
 DATASETS = (*SMALL_DATASETS, *_ENCODED)
 _DECODING = ("random_resized_crop", "scale_jitter", "resize_crop")  # views that decode every image in every epoch
 
+_BEARING_NOISE = ("bootstrap_hard", "bootstrap_soft", "gce", "sce")
+
 # Values of `used_with` that several flags share.
 _DECODED = {"view": _DECODING}
 _BOXED = {"view": ("random_resized_crop",)}
@@ -319,12 +321,13 @@ class LossConfig:
     loss: str = setting(
         "softmax",
         "softmax: cross-entropy; bce: binary cross-entropy of each class, with targets above 0.2 set to 1 (Wightman "
-        "2021).",
-        choices=("softmax", "bce"),
+        "2021). For wrong labels: bootstrap_hard and bootstrap_soft (Reed 2014), gce: generalized (Zhang 2018), sce: "
+        "symmetric cross-entropy (Wang 2019).",
+        choices=("softmax", "bce", *_BEARING_NOISE),
     )
     label_smoothing: float = setting(
         0.0, "Target probability spread over all classes (Szegedy 2016; Bag of Tricks: 0.1).", low=0.0, high=0.9,
-        used_with={"loss": ("softmax",)},
+        used_with={"loss": ("softmax", *_BEARING_NOISE)},
     )  # fmt: skip
     class_weights: str = setting(
         "none",
