@@ -175,6 +175,12 @@ def test_folds_that_are_none_are_refused(fold):
         holding_out.by_fold({"train": split, "validation": split}, "1/5")
 
 
+def test_a_fold_and_a_share_are_refused_together(folder, tmp_path, capsys):
+    flags = ["--dataset=folder", f"--data_dir={folder}", "--fold=1/2", "--validation_share=0.2", "--train_steps=1"]
+    assert train.main([*flags, f"--out={tmp_path}/run"]) == 1
+    assert "--fold=1/2 and --validation_share are two ways" in capsys.readouterr().err
+
+
 def test_scores_equal_their_definitions(rng):
     """Self-confidence, normalized margin and the confident joint of Northcutt et al. 2021, an image at a time."""
     probabilities = rng.dirichlet(np.full(4, 0.3), 200)

@@ -141,6 +141,10 @@ def check_data(data: DataConfig) -> None:
     """Refuse combinations of data settings that cannot work."""
     if data.dataset not in ("digits", "synthetic", GIVEN) and not data.data_dir:
         raise InputError(f"--dataset={data.dataset} needs --data_dir: the folder or archive of the images")
+    if data.fold and data.validation_share:
+        raise InputError(
+            f"--fold={data.fold} and --validation_share are two ways to hold images out: unset one of them"
+        )
     if data.resize and data.resize < evaluation_size(data):
         crop = f"--eval_size={data.eval_size}" if data.eval_size else f"--image_size={data.image_size}"
         raise InputError(f"--resize={data.resize} is less than {crop}")

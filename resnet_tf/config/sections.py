@@ -145,7 +145,7 @@ class DataConfig:
     fold: str = setting(
         "", "I/N: hold out part I of N of the training images, such as 1/5, for cross-validation; the parts do not "
         "overlap.",
-        used_with={"dataset": DATASETS, "validation_examples": UNSET, "validation_share": UNSET},
+        used_with={"dataset": DATASETS, "validation_examples": UNSET},
         changes_result=False,  # the checksum of the data covers the held-out examples
     )  # fmt: skip
     skip_bad_images: int = setting(
