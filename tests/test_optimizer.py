@@ -1,13 +1,15 @@
 """The papers' SGD and schedules, at their corners."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import resnet_tf
-from resnet_tf.config import OptimizerConfig, ScheduleConfig
+from resnet_tf.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainConfig, ViewConfig
 from resnet_tf.evaluation import metrics
-from resnet_tf.training import optimizer, schedule
+from resnet_tf.training import extension, optimizer, schedule
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -207,6 +209,16 @@ def test_flat_cosine_equals_its_formula():
     np.testing.assert_allclose([rate(plan, step) for step in range(40)], expected, rtol=1e-4)
     warm = plan_of(lr=0.2, schedule="flat_cosine", warmup_epochs=1, total=40)
     assert [rate(warm, step) for step in (0, 4, 9, 29)] == pytest.approx([0.02, 0.1, 0.2, 0.2])
+
+
+def test_lengthening_says_what_depends_on_the_length():
+    plain = TrainConfig(data=DataConfig(dataset="synthetic"), optimizer=OptimizerConfig(train_steps=40))
+    for kind, exact in (("constant", True), ("one_cycle", False), ("flat_cosine", False), ("cosine", False)):
+        before, after = (plan_of(lr=0.2, schedule=kind, total=total) for total in (20, 40))
+        said = extension.consequence(plain, 20, before, after)
+        assert said.startswith("exactly as a run of the new length") == exact and f"--schedule={kind}" in said
+    grown = dataclasses.replace(plain, views=ViewConfig(view="random_resized_crop", progressive=(16,)))
+    assert "the sizes of --progressive depend on the length" in extension.consequence(grown, 20, before, after)
 
 
 def test_step_schedule_at_its_corners():
