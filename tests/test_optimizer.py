@@ -201,6 +201,30 @@ def test_one_cycle_equals_pytorch():
     assert np.all(np.diff(rates[:10]) > 0) and np.all(np.diff(rates[9:]) < 0) and rates[19] == pytest.approx(1.6e-6)
 
 
+# The momentum of torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.4, total_steps=20, pct_start=0.3) of 2.13.
+CYCLED = (
+    *(0.95, 0.9404508, 0.9154508, 0.8845492, 0.8595492, 0.85, 0.8512536, 0.8549516, 0.8609084, 0.8688255),
+    *(0.8783058, 0.888874, 0.9, 0.911126, 0.9216942, 0.9311745, 0.9390916, 0.9450484, 0.9487464, 0.95),
+)
+
+
+def test_momentum_cycles_as_in_pytorch():
+    plan = plan_of(lr=0.4, schedule="one_cycle", total=20)
+    shifts = [plan.momentum_shift(tf.constant(step, tf.int64)) for step in range(20)]
+    for made, name in (
+        (optimizer.SGD(0.95, True, 0.0, ()), "momentum"),
+        (optimizer.Adam(0.95, 0.0, ()), "beta1"),
+        (optimizer.LAMB(0.95, 0.0, ()), "beta1"),
+        (optimizer.Muon(0.9, 0.0, (), momentum=0.95), "momentum"),
+    ):
+        seen = [float(getattr(made.shifted(shift), name)) for shift in shifts]
+        np.testing.assert_allclose(seen, CYCLED, atol=2e-7)
+        assert type(made.shifted(shifts[0])) is type(made)
+    assert float(optimizer.SGD(0.05, False, 0.0, ()).shifted(shifts[5]).momentum) == 0
+    for kind in ("steps", "cosine", "poly", "plateau", "constant", "flat_cosine"):
+        assert plan_of(schedule=kind, total=20).momentum_shift(tf.constant(3, tf.int64)) is None
+
+
 def test_flat_cosine_equals_its_formula():
     plan = plan_of(lr=0.2, schedule="flat_cosine", total=40)
     # fastai's combined_cos(0.75, lr, lr, lr / 1e5), by the share of the training that is done.

@@ -286,7 +286,8 @@ class ScheduleConfig:
         "steps: multiply by --lr_factor at --lr_steps or --lr_epochs; cosine: fall to 0 (Bag of Tricks 5.1); poly: "
         "fall to 0 as (1 - t)^0.9 (DeepLab); plateau: multiply by --lr_factor when the error stays; constant; "
         "one_cycle: rise from 1/25 over --warmup_epochs, or 30% of the steps, and fall (Smith 2018), both as half a "
-        "cosine; flat_cosine: fall as half a cosine over the last quarter (fastai).",
+        "cosine, with a momentum 0.1 lower at the highest rate; flat_cosine: fall as half a cosine over the last "
+        "quarter (fastai).",
         choices=("steps", "cosine", "poly", "plateau", "constant", "one_cycle", "flat_cosine"),
     )
     lr_steps: tuple[int, ...] = setting(

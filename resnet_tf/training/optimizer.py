@@ -76,6 +76,10 @@ class SGD:
     slots = ("momentum",)
     elementwise = True
 
+    def shifted(self, shift: tf.Tensor) -> "SGD":
+        """Return the optimizer with another momentum, from 0: `shift`, a float32 scalar tensor, is added to it."""
+        return dataclasses.replace(self, momentum=tf.maximum(self.momentum + shift, 0.0))
+
     def update(
         self, weights: list, slots: dict, gradients: list, lr: tf.Tensor, applied: tf.Tensor
     ) -> tuple[list, dict]:
@@ -127,6 +131,10 @@ class Adam:
 
     slots = ("mean", "square")
     elementwise = True
+
+    def shifted(self, shift: tf.Tensor) -> "Adam":
+        """Return the optimizer with another beta 1; see `SGD.shifted`."""
+        return dataclasses.replace(self, beta1=tf.maximum(self.beta1 + shift, 0.0))
 
     def update(
         self, weights: list, slots: dict, gradients: list, lr: tf.Tensor, applied: tf.Tensor
@@ -203,16 +211,23 @@ class Muon(Adam):
         beta1: of AdamW's steps.
         matrices: for each weight, whether it takes Muon's step; "mean" is then its v, and "square" stays 0.
         momentum: m, in [0, 1]; 0.95 in the source.
+        functions: Keras' optimizer, for its methods. It has variables, which a compiled step cannot create: None to
+            create it here.
     """
 
     decoupled: bool = True
     epsilon: float = 1e-7  # Keras'
     matrices: tuple[bool, ...] = ()
     momentum: float = 0.95
+    functions: keras.optimizers.Muon | None = None
 
     def __post_init__(self):
-        """Create Keras' optimizer, for its methods; it has variables, which a compiled step cannot create."""
-        object.__setattr__(self, "_keras", keras.optimizers.Muon())
+        """Create Keras' optimizer."""
+        object.__setattr__(self, "functions", self.functions or keras.optimizers.Muon())
+
+    def shifted(self, shift: tf.Tensor) -> "Muon":
+        """Return the optimizer with another momentum of matrices; see `SGD.shifted`."""
+        return dataclasses.replace(self, momentum=tf.maximum(self.momentum + shift, 0.0))
 
     def update(
         self, weights: list, slots: dict, gradients: list, lr: tf.Tensor, applied: tf.Tensor
@@ -225,8 +240,8 @@ class Muon(Adam):
             if is_matrix:
                 mean, square = self.momentum * old_mean + gradient, old_square
                 matrix = tf.reshape(gradient + self.momentum * mean, [-1, weight.shape[-1]])
-                matrix = self._keras.zeropower_via_newtonschulz5(matrix, self._keras.ns_steps)
-                direction = tf.reshape(self._keras.lr_adjust(matrix), weight.shape)
+                matrix = self.functions.zeropower_via_newtonschulz5(matrix, self.functions.ns_steps)
+                direction = tf.reshape(self.functions.lr_adjust(matrix), weight.shape)
             if decay:
                 direction = direction + self.weight_decay * weight
             new_weights.append(weight - own_lr * direction)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from resnet_tf.config import OptimizerConfig, ScheduleConfig
 
 _POWER = 0.9  # of poly
+_CYCLED = 0.1  # of the momentum in one cycle
 _MEMORY = 0.98  # of the running training error: about 50 steps
 
 
@@ -47,8 +48,9 @@ class Schedule:
                 fastai, by Mikhail Grankin)
 
     The paper's one-cycle policy is linear, with a third phase down to nearly 0. Two phases of cosines are what fastai
-    and PyTorch's OneCycleLR made of it, whose shares and divisors these are. The momentum does not cycle here: it stays
-    `--momentum`, as with cycle_momentum=False of OneCycleLR.
+    and PyTorch's OneCycleLR made of it, whose shares and divisors these are. The momentum goes the other way, as in
+    both: it is that of the optimizer at the ends, and 0.1 less where the learning rate is highest (the paper's 0.95 and
+    0.85); see `momentum_shift`.
 
     Linear warm-up (Goyal et al. 2017; Bag of Tricks, section 3.1): of its m steps the i-th, i from 1, has i / m of
     the learning rate. Warm-up of ResNet-110 (He et al. 2015): another learning rate until the training error is below
@@ -91,7 +93,7 @@ class Schedule:
         """
         lr = tf.constant(self.lr, tf.float32)
         if self.kind in ANNEALED:
-            lr *= self._annealed(tf.cast(step, tf.float32))
+            lr *= self._annealed(step, ANNEALED[self.kind].first, 1.0, ANNEALED[self.kind].last)
         elif self.kind in ("cosine", "poly"):
             done = tf.cast(step - self.warmup, tf.float32) / max(1, self.total - self.warmup)
             done = tf.clip_by_value(done, 0.0, 1.0)
@@ -105,9 +107,20 @@ class Schedule:
             lr *= tf.minimum(1.0, tf.cast(step + 1, tf.float32) / self.warmup)
         return tf.where(state["warming"] > 0, self.warmup_lr, lr) if self.warmup_until_error else lr
 
-    def _annealed(self, step):
-        """Return the share of the highest learning rate at a step, of the kinds of `ANNEALED`."""
-        anneal = ANNEALED[self.kind]
+    def momentum_shift(self, step: tf.Tensor) -> tf.Tensor | None:
+        """Return what to add to the optimizer's momentum at a step, float32 from -0.1 to 0; None where it is constant.
+
+        Args:
+            step: int64 scalar tensor, from 0.
+        """
+        return self._annealed(step, 0.0, -_CYCLED, 0.0) if self.kind == "one_cycle" else None
+
+    def _annealed(self, step, first, highest, last):
+        """Return a value at a step that goes by half cosines as the learning rate does, of the kinds of `ANNEALED`.
+
+        It is `first` at the first step, `highest` before the fall of the learning rate, and `last` at the end.
+        """
+        anneal, step = ANNEALED[self.kind], tf.cast(step, tf.float32)
         if self.kind == "one_cycle":  # the highest and the last rate are those of a step, as in OneCycleLR
             top, end = (self.warmup or anneal.share * self.total) - 1, self.total - 1
         else:
@@ -117,7 +130,7 @@ class Schedule:
             done = tf.clip_by_value((step - start) / max(1e-9, stop - start), 0.0, 1.0)
             return last + (first - last) * 0.5 * (1 + tf.cos(math.pi * done))
 
-        return tf.where(step < top, between(0, top, anneal.first, 1.0), between(top, end, 1.0, anneal.last))
+        return tf.where(step < top, between(0, top, first, highest), between(top, end, highest, last))
 
     def advance(self, state: dict, error: tf.Tensor) -> dict:
         """Return the state after a step whose training error, in [0, 1], is given."""
