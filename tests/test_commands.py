@@ -266,9 +266,10 @@ def test_commands_are_modules_of_the_package_wherever_python_runs(tmp_path):
 
 
 def test_flags_are_few_and_have_help(capsys):
-    # What makes a result what it is; how a process runs and records comes besides.
+    # What makes a result what it is; how a process runs and records comes besides. Three more than 75: recipes that
+    # published results need (--trivialaugment, --mirroring, --progressive), no value of another flag.
     fields = config.fields_of(config.TrainConfig).values()
-    assert sum(field.metadata["changes_result"] for field in fields) < 75
+    assert sum(field.metadata["changes_result"] for field in fields) < 78
     for name, command in COMMANDS.items():
         assert command.main(["--help"]) == 0
         text = capsys.readouterr().out

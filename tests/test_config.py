@@ -82,6 +82,8 @@ def holds(config_type, other, wanted, values):
 
 def allowed(config_type, other):
     choices = config.fields_of(config_type)[other].metadata["choices"]
+    if isinstance(config.fields_of(config_type)[other].default, bool):
+        return (True, False)
     if other == "format" and not choices:  # that of export, a list; that of convert has choices
         return FORMATS
     given = (GIVEN,) * (other == "dataset" and issubclass(config_type, config.TrainConfig))  # by Python, not by a flag
@@ -236,6 +238,7 @@ USED = {
         "gradients": {"csv", "data_dir", "dataset", "image_size", "batch_size", "seeds", "zero_gamma"},
         "activations": {"run", "weights", "channels"},
         "grad_cam": {"run", "weights", "class_name"},
+        "label_errors": {"weights", "data_dir"},
     },
 }
 ALWAYS = {"benchmark": set(), "analyze": {"out"}}

@@ -1,13 +1,15 @@
 """The papers' SGD and schedules, at their corners."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import resnet_tf
-from resnet_tf.config import OptimizerConfig, ScheduleConfig
+from resnet_tf.config import DataConfig, OptimizerConfig, ScheduleConfig, TrainConfig, ViewConfig
 from resnet_tf.evaluation import metrics
-from resnet_tf.training import optimizer, schedule
+from resnet_tf.training import extension, optimizer, schedule
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -73,6 +75,43 @@ def test_lamb_equals_its_formula(rng):
         [tf.zeros(3)], {"mean": [tf.zeros(3)], "square": [tf.zeros(3)]}, [tf.zeros(3)], tf.constant(0.1), tf.constant(0)
     )[0]
     assert not np.any(still)  # and no 0 / 0
+
+
+def orthogonal(matrix):
+    """The Newton-Schulz iteration of Jordan et al. 2024 (Muon, listing 2) in float64."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / np.linalg.norm(x)
+    for _ in range(5):
+        x = a * x + (b * x @ x.T + c * x @ x.T @ x @ x.T) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 4, 5), (1, 1, 4, 9)])
+def test_muon_equals_its_formula(shape, rng):
+    muon = optimizer.Muon(0.9, 0.2, (True, False), matrices=(True, False), momentum=0.95)
+    ours, gradients, weights = three_steps(muon, rng, shape)
+    weight, momentum = weights[0].astype(np.float64).reshape(-1, shape[-1]), 0.0
+    for step in gradients:
+        gradient = step[0].astype(np.float64).reshape(weight.shape)
+        momentum = 0.95 * momentum + gradient
+        update = orthogonal(gradient + 0.95 * momentum)
+        sizes = np.linalg.svd(update, compute_uv=False)
+        assert sizes.min() > 0.6 and sizes.max() < 1.3  # about orthonormal, by design of its coefficients
+        weight = weight - 0.1 * 0.2 * weight - 0.1 * 0.2 * np.sqrt(max(weight.shape)) * update
+    np.testing.assert_allclose(ours[0].reshape(weight.shape), weight, rtol=1e-4, atol=1e-5)
+    adamw = adam(weights[::-1], [step[::-1] for step in gradients], 0.0, False, 1e-7)
+    np.testing.assert_allclose(ours[1], adamw[0], rtol=1e-4, atol=1e-5)
+
+
+def test_muon_is_for_convolutions_after_the_stem():
+    model = resnet_tf.create_model("cifar_resnet8_v1", shortcut="B")
+    chosen = optimizer.matrices(model)
+    left = {variable.path for variable, one in zip(model.trainable_variables, chosen, strict=True) if not one}
+    kernels = {path for path in left if path.endswith("/kernel")}
+    assert sum(chosen) == 8 and kernels == {"stem_conv/kernel", "logits/kernel"}
+    made = optimizer.from_config(OptimizerConfig(optimizer="muon", momentum=0.95), model)
+    assert made.matrices == tuple(chosen) and made.momentum == 0.95 and made.beta1 == 0.9
 
 
 def test_clip_keeps_direction_and_what_is_short():
@@ -144,6 +183,66 @@ def test_plateau_falls_after_patience_and_never_without_reason():
 def test_constant_rate_is_constant():
     plan = plan_of(lr=0.3, schedule="constant")
     assert rate(plan, 0) == rate(plan, 10**6) == pytest.approx(0.3)
+
+
+# torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.4, total_steps=20, pct_start=0.3, cycle_momentum=False) of 2.13.
+ONE_CYCLE = (
+    *(0.016, 0.05266874, 0.1486687, 0.2673313, 0.3633313, 0.4, 0.3949856, 0.3801939, 0.3563665, 0.3246983),
+    *(0.2867772, 0.2445048, 0.2000008, 0.1554968, 0.1132244, 0.07530334, 0.04363513, 0.01980775, 0.005015998, 1.6e-06),
+)
+
+
+def test_one_cycle_equals_pytorch():
+    rates = [rate(plan_of(lr=0.4, schedule="one_cycle", total=20), step) for step in range(20)]
+    np.testing.assert_allclose(rates, ONE_CYCLE, rtol=1e-4, atol=1e-7)  # float32 cosines
+    longer = plan_of(lr=0.4, schedule="one_cycle", warmup_epochs=1, total=20)  # ten steps up
+    rates = [rate(longer, step) for step in range(20)]
+    assert rates[0] == pytest.approx(0.016) and np.argmax(rates) == 9 and rates[9] == pytest.approx(0.4)
+    assert np.all(np.diff(rates[:10]) > 0) and np.all(np.diff(rates[9:]) < 0) and rates[19] == pytest.approx(1.6e-6)
+
+
+# The momentum of torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.4, total_steps=20, pct_start=0.3) of 2.13.
+CYCLED = (
+    *(0.95, 0.9404508, 0.9154508, 0.8845492, 0.8595492, 0.85, 0.8512536, 0.8549516, 0.8609084, 0.8688255),
+    *(0.8783058, 0.888874, 0.9, 0.911126, 0.9216942, 0.9311745, 0.9390916, 0.9450484, 0.9487464, 0.95),
+)
+
+
+def test_momentum_cycles_as_in_pytorch():
+    plan = plan_of(lr=0.4, schedule="one_cycle", total=20)
+    shifts = [plan.momentum_shift(tf.constant(step, tf.int64)) for step in range(20)]
+    for made, name in (
+        (optimizer.SGD(0.95, True, 0.0, ()), "momentum"),
+        (optimizer.Adam(0.95, 0.0, ()), "beta1"),
+        (optimizer.LAMB(0.95, 0.0, ()), "beta1"),
+        (optimizer.Muon(0.9, 0.0, (), momentum=0.95), "momentum"),
+    ):
+        seen = [float(getattr(made.shifted(shift), name)) for shift in shifts]
+        np.testing.assert_allclose(seen, CYCLED, atol=2e-7)
+        assert type(made.shifted(shifts[0])) is type(made)
+    assert float(optimizer.SGD(0.05, False, 0.0, ()).shifted(shifts[5]).momentum) == 0
+    for kind in ("steps", "cosine", "poly", "plateau", "constant", "flat_cosine"):
+        assert plan_of(schedule=kind, total=20).momentum_shift(tf.constant(3, tf.int64)) is None
+
+
+def test_flat_cosine_equals_its_formula():
+    plan = plan_of(lr=0.2, schedule="flat_cosine", total=40)
+    # fastai's combined_cos(0.75, lr, lr, lr / 1e5), by the share of the training that is done.
+    done = np.maximum(0, (np.arange(40) / 40 - 0.75) / 0.25)
+    expected = 0.2 + (1 + np.cos(np.pi * (1 - done))) * (0.2 / 1e5 - 0.2) / 2
+    np.testing.assert_allclose([rate(plan, step) for step in range(40)], expected, rtol=1e-4)
+    warm = plan_of(lr=0.2, schedule="flat_cosine", warmup_epochs=1, total=40)
+    assert [rate(warm, step) for step in (0, 4, 9, 29)] == pytest.approx([0.02, 0.1, 0.2, 0.2])
+
+
+def test_lengthening_says_what_depends_on_the_length():
+    plain = TrainConfig(data=DataConfig(dataset="synthetic"), optimizer=OptimizerConfig(train_steps=40))
+    for kind, exact in (("constant", True), ("one_cycle", False), ("flat_cosine", False), ("cosine", False)):
+        before, after = (plan_of(lr=0.2, schedule=kind, total=total) for total in (20, 40))
+        said = extension.consequence(plain, 20, before, after)
+        assert said.startswith("exactly as a run of the new length") == exact and f"--schedule={kind}" in said
+    grown = dataclasses.replace(plain, views=ViewConfig(view="random_resized_crop", progressive=(16,)))
+    assert "the sizes of --progressive depend on the length" in extension.consequence(grown, 20, before, after)
 
 
 def test_step_schedule_at_its_corners():

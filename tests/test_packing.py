@@ -12,6 +12,8 @@ DECAY = (True, False, True, False, True)
 MAKE = {
     "sgd": lambda scales: optimizer.SGD(0.9, True, 0.1, DECAY, scales),
     "adamw": lambda scales: optimizer.Adam(0.9, 0.1, DECAY, decoupled=True, scales=scales),
+    "muon": lambda scales: optimizer.Muon(0.9, 0.1, DECAY, scales=scales, matrices=(True, *[False] * 4)),
+    "plain muon": lambda scales: optimizer.Muon(0.9, 0.0, (False,) * 5, scales=scales, matrices=(True, *[False] * 4)),
     "lamb": lambda scales: optimizer.LAMB(0.9, 0.1, DECAY, scales=scales),
 }
 
@@ -27,6 +29,8 @@ def draw(shapes, seed):
         ("sgd", (), {"large", "undecayed", "decayed"}),
         ("adamw", (), {"large", "undecayed", "decayed"}),
         ("lamb", (), {"kernel", "large", "dense", "undecayed"}),  # it scales each weight's step by that weight's norm
+        ("muon", (), {"kernel", "large", "undecayed", "decayed"}),  # its matrix stays whole, whether it decays
+        ("plain muon", (), {"kernel", "large", "undecayed"}),
         ("sgd", (1.0, 0.5, 1.0, 0.5, 0.1), set(SHAPES)),
     ],
 )

@@ -71,6 +71,55 @@ def test_operation_equals_pillow(name, images):
         assert (different > 0).mean() < 0.02, (level, sign)
 
 
+def pillow_wide(name, image, strength, sign):
+    """What torchvision's TrivialAugmentWide does with Pillow, strength in 0 to 30 (its _augmentation_space)."""
+    factor, shift = 1 + sign * 0.99 * strength / 30, sign * int(32 * strength / 30)
+    bits, threshold = 8 - round(strength / 5), 255 - 8.5 * strength
+    return {
+        "shear_x": lambda: affine(image, 1, sign * 0.99 * strength / 30, 0, 0, 1, 0),
+        "shear_y": lambda: affine(image, 1, 0, 0, sign * 0.99 * strength / 30, 1, 0),
+        "translate_x": lambda: affine(image, 1, 0, shift, 0, 1, 0),
+        "translate_y": lambda: affine(image, 1, 0, 0, 0, 1, shift),
+        "rotate": lambda: image.rotate(sign * 4.5 * strength, Image.Resampling.BILINEAR, fillcolor=randaugment._FILL),
+        "brightness": lambda: ImageEnhance.Brightness(image).enhance(factor),
+        "color": lambda: ImageEnhance.Color(image).enhance(factor),
+        "contrast": lambda: ImageEnhance.Contrast(image).enhance(factor),
+        "sharpness": lambda: ImageEnhance.Sharpness(image).enhance(factor),
+        "posterize": lambda: ImageOps.posterize(image, bits),
+        "solarize": lambda: ImageOps.solarize(image, threshold),
+        "autocontrast": lambda: ImageOps.autocontrast(image),
+        "equalize": lambda: ImageOps.equalize(image),
+    }[name]()
+
+
+@pytest.mark.parametrize("name", list(randaugment.WIDE))
+def test_wide_operation_equals_pillow(name, images):
+    for strength, sign in ((0, 1.0), (7, -1.0), (13, 1.0), (21, -1.0), (29, 1.0), (30, 1.0), (30, -1.0)):
+        choice = np.full(4, list(randaugment.WIDE).index(name), np.int32)
+        levels, signs = np.full(4, strength / 30, np.float32), np.full(4, sign, np.float32)
+        seen = randaugment.carry_out(images, choice, levels, signs, "trivialaugment").numpy().astype(int)
+        expected = np.stack([np.array(pillow_wide(name, Image.fromarray(image), strength, sign)) for image in images])
+        different = np.abs(seen - expected)
+        assert (different > 1).any(axis=3).mean() < 0.002, (strength, sign, different.max())  # as above
+        assert (different > 0).mean() < 0.02, (strength, sign)
+
+
+def test_trivial_draws_are_as_likely():
+    choices, levels, signs = (values.numpy() for values in randaugment.draw_trivially(keys(28_000)))
+    counts = np.bincount(choices + 1, minlength=14)
+    assert len(counts) == 14 and np.abs(counts - 2000).max() < 216  # binomial: five deviations of 43
+    strengths = np.bincount(np.rint(levels * 30).astype(int))
+    np.testing.assert_allclose(levels * 30, np.rint(levels * 30), atol=1e-5)
+    assert len(strengths) == 31 and np.abs(strengths - 28_000 / 31).max() < 148  # five deviations of 29.6
+    assert abs(signs.mean()) < 5 / math.sqrt(28_000)
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 20, 3), np.uint8)
+    augmentation = Augmentation(trivialaugment=True)
+    seen = augmentation.colour(pixels, keys(16), None).numpy()
+    assert (seen != pixels).any(axis=(1, 2, 3)).sum() > 8
+    alone = np.concatenate([augmentation.colour(pixels[i : i + 2], keys(16)[i : i + 2], None) for i in range(0, 16, 2)])
+    np.testing.assert_array_equal(alone, seen)
+
+
 def test_operations_are_as_likely_and_half_are_carried_out():
     count = 20_000
     choices, levels, signs = randaugment.draw(keys(count), 2, 6.0, 0.5)

@@ -61,9 +61,10 @@ def check(row, look):
     assert np.abs(look.pixels[..., 1] - np.broadcast_to(rows[:, None], [size, size]))[good].max() <= 1.1
 
 
+@pytest.mark.parametrize("mirroring", ["random", "alternate"])
 @pytest.mark.parametrize("view", VIEWS)
-def test_boxes_are_what_the_views_show(view, folder):
-    more = [f"--view={view}", *VIEWS[view], "--examples=6", "--epochs=3"]
+def test_boxes_are_what_the_views_show(view, mirroring, folder):
+    more = [f"--view={view}", *VIEWS[view], "--examples=6", "--epochs=3", f"--mirroring={mirroring}"]
     if view == "pad_crop":  # the set is held at one size: one of squares
         folder = folder.parent / "squares"
         for index in range(9):

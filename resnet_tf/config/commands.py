@@ -344,19 +344,19 @@ class AnalyzeConfig:
     """Analysis."""
 
     command: ClassVar[str] = "analyze"
-    kinds: ClassVar[tuple[str, ...]] = ("responses", "gradients", "activations", "grad_cam")
+    kinds: ClassVar[tuple[str, ...]] = ("responses", "gradients", "activations", "grad_cam", "label_errors")
 
-    out: str = setting("", "Image file to write, .png or .svg.")
+    out: str = setting("", "Image file to write, .png or .svg; of label_errors a .csv file.")
     csv: str = setting(
         "",
         "CSV file of the plotted values. Unset: --out with the suffix .csv.",
         used_with={KIND: ("responses", "gradients")},
     )
     run: str = setting("", "Run folder.", used_with={KIND: ("activations", "grad_cam")})
-    weights: str = weights_setting({KIND: ("responses", "activations", "grad_cam")})
+    weights: str = weights_setting({KIND: ("responses", "activations", "grad_cam", "label_errors")})
     data_dir: str = setting(
-        "", "Folder of the data. Unset, for responses: the one recorded in training.",
-        used_with={KIND: ("responses", "gradients")},
+        "", "Folder of the data. Unset, for responses and label_errors: the one recorded in training.",
+        used_with={KIND: ("responses", "gradients", "label_errors")},
     )  # fmt: skip
     examples: int = setting(
         0, "Test images, evenly spaced in the split. 0: all of a data set in memory, 1,024 of others.", low=0,

@@ -141,6 +141,10 @@ def check_data(data: DataConfig) -> None:
     """Refuse combinations of data settings that cannot work."""
     if data.dataset not in ("digits", "synthetic", GIVEN) and not data.data_dir:
         raise InputError(f"--dataset={data.dataset} needs --data_dir: the folder or archive of the images")
+    if data.fold and data.validation_share:
+        raise InputError(
+            f"--fold={data.fold} and --validation_share are two ways to hold images out: unset one of them"
+        )
     if data.resize and data.resize < evaluation_size(data):
         crop = f"--eval_size={data.eval_size}" if data.eval_size else f"--image_size={data.image_size}"
         raise InputError(f"--resize={data.resize} is less than {crop}")
@@ -170,6 +174,13 @@ def check_views(views: ViewConfig, data: DataConfig, batch: int) -> None:
             raise InputError(f"--scale={listed(views.scale)}: --view={views.view} takes {count} rising number(s)")
         if views.scale[0] < data.image_size:
             raise InputError(f"--scale={listed(views.scale)} is less than --image_size={data.image_size}")
+    if any(not 8 <= size <= data.image_size for size in views.progressive):
+        raise InputError(f"--progressive={listed(views.progressive)}: not from 8 to --image_size={data.image_size}")
+    if (views.mirroring, views.view, data.normalization) == ("alternate", "pad_crop", "pixel"):
+        raise InputError(
+            "--mirroring=alternate is not used by --view=pad_crop with --normalization=pixel: the mean image is taken "
+            "off images that are not mirrored yet"
+        )
     check_jitter(views.color_jitter)
     randaugment = views.randaugment
     if randaugment:

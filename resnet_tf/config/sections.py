@@ -2,9 +2,9 @@
 
 import dataclasses
 import re
-from typing import NamedTuple
 
 from resnet_tf.config.fields import SET, UNSET, setting
+from resnet_tf.config.precision import PRECISIONS
 from resnet_tf.config.shared import (
     color_jitter_setting,
     exif_setting,
@@ -19,6 +19,8 @@ _ENCODED = ("folder", "records", "tfds", "voc")
 DATASETS = (*SMALL_DATASETS, *_ENCODED)
 _DECODING = ("random_resized_crop", "scale_jitter", "resize_crop")  # views that decode every image in every epoch
 
+_BEARING_NOISE = ("bootstrap_hard", "bootstrap_soft", "gce", "sce")
+
 # Values of `used_with` that several flags share.
 _DECODED = {"view": _DECODING}
 _BOXED = {"view": ("random_resized_crop",)}
@@ -28,30 +30,6 @@ _FILED = {"dataset": ("folder", "records")}
 
 # Networks that used timm's graph before --graph existed.
 _TWO_GRAPHS = re.compile(r"(cifar_resnet\d+|resnet18|resnet34)_v2")
-
-
-class Precision(NamedTuple):
-    """A value of --precision; weights and logits are float32 in all of them.
-
-    Attributes:
-        policy: Keras dtype policy of the layers.
-        bits: bits of an activation.
-        tf32: whether float32 products are rounded to 10 bits on GPUs.
-        is_scaled: whether training needs a loss scale.
-    """
-
-    policy: str
-    bits: int
-    tf32: bool = False
-    is_scaled: bool = False
-
-
-PRECISIONS = {
-    "float32": Precision("float32", 32),
-    "tf32": Precision("float32", 32, tf32=True),
-    "bfloat16": Precision("mixed_bfloat16", 16),
-    "float16": Precision("mixed_float16", 16, is_scaled=True),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +99,8 @@ class DataConfig:
         used_with={"dataset": _ENCODED},
     )  # fmt: skip
     labels: str = setting(
-        "", "CSV file of labels, and optionally splits, of the images in --data_dir; see docs/photos.md.",
+        "", "CSV file of labels, and optionally splits, of the images in --data_dir (docs/photos.md). FILE:COLUMN: "
+        "other labels of its training images, such as noisy ones (docs/noisy_labels.md).",
         used_with={"dataset": ("folder",)}, changes_result=False,
     )  # fmt: skip
     val_is: str = setting(
@@ -163,6 +142,12 @@ class DataConfig:
         earlier="random",
         changes_result=False,  # the checksum of the data covers the held-out examples
     )
+    fold: str = setting(
+        "", "I/N: hold out part I of N of the training images, such as 1/5, for cross-validation; the parts do not "
+        "overlap.",
+        used_with={"dataset": DATASETS, "validation_examples": UNSET},
+        changes_result=False,  # the checksum of the data covers the held-out examples
+    )  # fmt: skip
     skip_bad_images: int = setting(
         0, "Most images that may be skipped because they cannot be decoded; skipped ones are listed.", low=0,
         used_with={"dataset": _ENCODED} | _DECODED,
@@ -200,6 +185,19 @@ class ViewConfig:
         used_with={"view": ("scale_jitter", "resize_crop")},
     )  # fmt: skip
     mirror: bool = setting(True, "Mirror training images with probability 0.5.")
+    mirroring: str = setting(
+        "random",
+        "Which images --mirror mirrors. random: each view with probability 0.5; alternate: each image in every other "
+        "epoch, half of the images in the first one (Jordan 2024).",
+        choices=("random", "alternate"),
+        used_with={"mirror": (True,)},
+    )
+    progressive: tuple[int, ...] = setting(
+        (),
+        "Sides in pixels of training views before --image_size, for equal parts of the training: 96,112 trains a third "
+        "of the epochs at each of 96, 112 and --image_size (fastai).",
+        used_with=_DECODED,
+    )
     repeats: int = setting(
         1, "Views of each image in a batch; an epoch has as many times fewer images (Hoffer 2020).", low=1,
         used_with=_DECODED,
@@ -208,6 +206,10 @@ class ViewConfig:
     randaugment: tuple[float, ...] = setting(
         (), "RandAugment: operations, magnitude in 0 to 10, and optionally its deviation (timm's rand-m6-mstd0.5: "
         "2,6,0.5).",
+    )  # fmt: skip
+    trivialaugment: bool = setting(
+        False, "TrivialAugment Wide: one operation of random strength for each image (Müller 2021).",
+        used_with={"randaugment": UNSET},
     )  # fmt: skip
     lighting: float = lighting_setting()
     erasing: float = setting(0.0, "Probability of erasing a random rectangle (Zhong 2017).", low=0.0, high=1.0)
@@ -244,12 +246,13 @@ class OptimizerConfig:
     )
     optimizer: str = setting(
         "sgd",
-        "sgd and nesterov use momentum; adam adds L2 to the gradient; adamw and lamb decouple weight decay.",
-        choices=("sgd", "nesterov", "adam", "adamw", "lamb"),
+        "sgd and nesterov use momentum; adam adds L2 to the gradient; adamw and lamb decouple weight decay; muon: for "
+        "convolutions after the stem, and adamw for the rest (Jordan 2024).",
+        choices=("sgd", "nesterov", "adam", "adamw", "lamb", "muon"),
     )
-    momentum: float = setting(0.9, "Momentum of SGD; beta 1 of Adam and LAMB.", low=0.0, high=1.0)
+    momentum: float = setting(0.9, "Momentum of SGD and Muon (0.95); beta 1 of Adam and LAMB.", low=0.0, high=1.0)
     weight_decay: float = setting(
-        1e-4, "Lambda of lambda/2 |w|^2 in the loss; adamw and lamb subtract lambda times learning rate times w.",
+        1e-4, "Lambda of lambda/2 |w|^2 in the loss; adamw, lamb and muon subtract lambda times learning rate times w.",
         low=0.0,
     )  # fmt: skip
     decay: str = setting(
@@ -281,8 +284,11 @@ class ScheduleConfig:
     schedule: str = setting(
         "steps",
         "steps: multiply by --lr_factor at --lr_steps or --lr_epochs; cosine: fall to 0 (Bag of Tricks 5.1); poly: "
-        "fall to 0 as (1 - t)^0.9 (DeepLab); plateau: multiply by --lr_factor when the error stays; constant.",
-        choices=("steps", "cosine", "poly", "plateau", "constant"),
+        "fall to 0 as (1 - t)^0.9 (DeepLab); plateau: multiply by --lr_factor when the error stays; constant; "
+        "one_cycle: rise from 1/25 over --warmup_epochs, or 30% of the steps, and fall (Smith 2018), both as half a "
+        "cosine, with a momentum 0.1 lower at the highest rate; flat_cosine: fall as half a cosine over the last "
+        "quarter (fastai).",
+        choices=("steps", "cosine", "poly", "plateau", "constant", "one_cycle", "flat_cosine"),
     )
     lr_steps: tuple[int, ...] = setting(
         (), "Steps at which the learning rate is multiplied by --lr_factor.", used_with=_STEPPED
@@ -316,12 +322,13 @@ class LossConfig:
     loss: str = setting(
         "softmax",
         "softmax: cross-entropy; bce: binary cross-entropy of each class, with targets above 0.2 set to 1 (Wightman "
-        "2021).",
-        choices=("softmax", "bce"),
+        "2021). For wrong labels: bootstrap_hard and bootstrap_soft (Reed 2014), gce: generalized (Zhang 2018), sce: "
+        "symmetric cross-entropy (Wang 2019).",
+        choices=("softmax", "bce", *_BEARING_NOISE),
     )
     label_smoothing: float = setting(
         0.0, "Target probability spread over all classes (Szegedy 2016; Bag of Tricks: 0.1).", low=0.0, high=0.9,
-        used_with={"loss": ("softmax",)},
+        used_with={"loss": ("softmax", *_BEARING_NOISE)},
     )  # fmt: skip
     class_weights: str = setting(
         "none",

@@ -12,8 +12,8 @@ from resnet_tf.data import colour, mixing, randaugment, resident
 class Augmentation:
     """The random changes of a batch. A change of strength 0 is skipped.
 
-    The order is that of the papers' code: RandAugment on uint8 pixels, jitter and PCA noise in [0, 255], normalisation,
-    erasing, and mixing last, so that both partners are augmented.
+    The order is that of the papers' code: RandAugment or TrivialAugment on uint8 pixels, jitter and PCA noise in
+    [0, 255], normalisation, erasing, and mixing last, so that both partners are augmented.
 
     Attributes:
         color_jitter: strengths of brightness, contrast, saturation and hue; see `colour.jitter`.
@@ -26,6 +26,7 @@ class Augmentation:
         erasing_area: smallest and largest fraction of the image area that is erased.
         erasing_fill: value of erased pixels. "mean": 0, which is the mean colour after normalisation. "black": the
             normalised value of black, as if erasing came before normalisation (torchvision's usual order).
+        trivialaugment: whether to apply TrivialAugment Wide; see `randaugment.augment_trivially`.
     """
 
     color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
@@ -36,9 +37,10 @@ class Augmentation:
     randaugment: tuple[float, ...] = ()
     erasing_area: tuple[float, float] = (0.02, 0.4)
     erasing_fill: str = "mean"
+    trivialaugment: bool = False
 
     def colour(self, pixels: tf.Tensor, keys: tf.Tensor, normalization) -> tf.Tensor:
-        """Apply RandAugment, jitter, PCA noise and normalisation.
+        """Apply RandAugment or TrivialAugment, jitter, PCA noise and normalisation.
 
         Args:
             pixels: uint8 [n, height, width, 3].
@@ -50,6 +52,8 @@ class Augmentation:
         """
         if self.randaugment:
             pixels = randaugment.augment(pixels, keys, *self.randaugment)
+        if self.trivialaugment:
+            pixels = randaugment.augment_trivially(pixels, keys)
         matrix = offset = None
         if any(self.color_jitter):
             matrix, offset = colour.jitter(pixels, keys, self.color_jitter)

@@ -16,7 +16,19 @@ plain = tf.autograph.experimental.do_not_convert  # autograph is not needed here
 
 
 def training(
-    examples, view, *, batch, seed=0, first_step=0, repeats=1, threads=0, replica=0, replicas=1, servers=(), held=()
+    examples,
+    view,
+    *,
+    batch,
+    seed=0,
+    first_step=0,
+    repeats=1,
+    threads=0,
+    replica=0,
+    replicas=1,
+    servers=(),
+    held=(),
+    alternate=False,
 ):
     """Make endless batches of random views.
 
@@ -37,6 +49,7 @@ def training(
             batches 0, n, 2n ..., so order and views do not depend on the servers. () decodes in this process.
         held: height and width of all images if the device holds them decoded, else (). Then nothing is decoded here,
             and a batch says which pixels of the held images its views are made of.
+        alternate: whether each image is mirrored in every other epoch, instead of at random; see `draws.alternating`.
 
     Returns:
         Dataset of {"pixels": uint8 [n, size, size, 3], "labels": int32 [n], "keys": int64 [n]} with n = batch /
@@ -58,7 +71,7 @@ def training(
         position = step * batch + replica * part + tf.range(part, dtype=tf.int64)
         epoch, inside = position // count, position % count
         example = shuffled(inside // repeats, seed, epoch, count)
-        return example, *drawn(seed, epoch, example * repeats + inside % repeats)
+        return example, *drawn(seed, epoch, example * repeats + inside % repeats, alternate)
 
     if held:
         return _located(tf.data.Dataset.range(first_step, tf.int64.max), draw, view, held, examples.labels, threads)
@@ -102,16 +115,21 @@ def _located(steps, draw, view, sides, labels, threads):
     return views.with_options(processors.dataset_options(threads or processors.count()))
 
 
-def drawn(seed: int, epoch: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def drawn(seed: int, epoch: tf.Tensor, position: tf.Tensor, alternate: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
     """Return the keys of some views, int64 [n], and the random numbers of their geometry, float32 [n, geometry.DRAWS].
 
     Args:
         seed: seed of the run.
         epoch: int64 [n].
         position: int64 [n], the index of the example times `repeats` plus the index of its view.
+        alternate: see `training`.
     """
     keys = draws.keys(seed, epoch, position)
-    return keys, draws.uniform(keys, draws.Stream.GEOMETRY, geometry.DRAWS)
+    numbers = draws.uniform(keys, draws.Stream.GEOMETRY, geometry.DRAWS)
+    if not alternate:
+        return keys, numbers
+    mirrored = draws.alternating(seed, epoch, position)[:, None]
+    return keys, tf.concat([numbers[:, : geometry.MIRROR], mirrored, numbers[:, geometry.MIRROR + 1 :]], axis=1)
 
 
 def shuffled(index: tf.Tensor, seed: int, epoch: tf.Tensor, count: int) -> tf.Tensor:

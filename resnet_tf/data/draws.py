@@ -30,6 +30,7 @@ class Stream(enum.IntEnum):
     DROPOUT = 9
     ANCHORS = 10
     REGIONS = 11
+    MIRRORING = 12
 
 
 def keys(seed: int, epoch, example) -> tf.Tensor:
@@ -61,6 +62,26 @@ def uniform(keys: tf.Tensor, stream: int, count: int) -> tf.Tensor:
     bits = _mix(state[..., None], tf.bitcast(tf.range(1, count + 1, dtype=tf.int64), tf.uint64))
     # Cast to int32 first, which holds the 24 bits: not every device can cast uint64 to floats.
     return tf.cast(tf.cast(tf.bitwise.right_shift(bits, _constant(40)), tf.int32), tf.float32) * 2.0**-24
+
+
+def alternating(seed: int, epoch: tf.Tensor, example: tf.Tensor) -> tf.Tensor:
+    """Return numbers that mirror each example in every other epoch, where numbers below 0.5 mirror.
+
+    The number of an example is a hash of the seed and its index, half a turn on in each epoch: half of the examples
+    are mirrored in the first epoch, and every pair of epochs shows both sides of each (Jordan 2024, arXiv 2404.00498,
+    section 3.6).
+
+    Args:
+        seed: seed of the run.
+        epoch: int64 [n], from 0.
+        example: int64 [n].
+
+    Returns:
+        float32 [n] in [0, 1).
+    """
+    first = uniform(keys(seed, tf.zeros_like(epoch), example), Stream.MIRRORING, 1)[..., 0]
+    turned = first + 0.5 * tf.cast(epoch % 2, tf.float32)
+    return tf.where(turned < 1, turned, turned - 1)
 
 
 def normal(keys: tf.Tensor, stream: int, count: int) -> tf.Tensor:

@@ -116,6 +116,11 @@ class View:
             columns = tf.where(draws[MIRROR] < 0.5, columns[::-1], columns)
         return rows, columns
 
+    def resized(self, size: int) -> "View":
+        """Return the view with another side in pixels, which shows the same parts of images."""
+        scale = tuple(round(side * size / self.size) for side in self.scale)
+        return dataclasses.replace(self, size=size, scale=scale)
+
     def shrinks(self, height: int, width: int) -> bool:
         """Return whether a view may shrink the image so much that `__call__` averages pixels."""
         if VIEWS[self.kind] is random_resized_crop:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -45,6 +46,40 @@ def by_count(splits: dict, count: int, sampling: str) -> dict:
     is_held_out = np.zeros(len(train), bool)
     is_held_out[indices] = True
     return {**splits, "train": train.take(~is_held_out), "validation": train.take(is_held_out)}
+
+
+def by_fold(splits: dict, fold: str) -> tuple[dict, list[str]]:
+    """Hold out one of K parts of the training examples as the split "validation", for cross-validation.
+
+    The parts do not overlap, are together all training examples, and have the same share of each class, to within one
+    example. They are the same for every seed, and do not keep near-duplicates together.
+
+    Args:
+        splits: the splits that the data have, with "train" and without "validation".
+        fold: I/K for part I, from 1, of K; "" for none.
+
+    Returns:
+        The splits, whose examples keep their order; and what was done, in sentences, none if nothing was.
+
+    Raises:
+        InputError: `fold` is no part of at least two, or the data have a validation split.
+    """
+    if not fold:
+        return splits, []
+    parts, train = re.fullmatch(r"(\d+)/(\d+)", fold), splits["train"]
+    index, count = map(int, parts.groups()) if parts else (0, 0)
+    if not 1 <= index <= count or not 2 <= count <= len(train):
+        raise InputError(f"--fold={fold}: say I/N for part I of N of the training images, such as 1/5")
+    if "validation" in splits:
+        raise InputError(
+            f"--fold={fold}: the data already have a validation split; --val_is=test makes a folder val the test split"
+        )
+    order = np.random.default_rng(0).permutation(len(train))
+    by_class = order[np.argsort(train.labels[order], kind="stable")]
+    is_held_out = np.zeros(len(train), bool)
+    is_held_out[by_class[index - 1 :: count]] = True
+    held = {"train": train.take(~is_held_out), "validation": train.take(is_held_out)}
+    return {**splits, **held}, [f"part {index} of {count} held out for validation"]
 
 
 def _quotas(sizes: np.ndarray, count: int, most: np.ndarray) -> np.ndarray:

@@ -72,6 +72,51 @@ def read(path: Path, root: Path, images: list[str]) -> Table:
             two labels; or a split has an unknown name. It begins with "--labels".
     """
     where = f"--labels: {path}"
+    data = _contents(where, path)
+    relative = os.path.relpath(path.resolve(), root.resolve()).replace(os.sep, "/")
+    member = "" if relative.startswith("../") or not root.is_dir() else relative
+    return _matched(where, path.name, member, data, _Finder(images, root, relative.rpartition("/")[0]))
+
+
+def read_column(where: str, path: Path, column: str, root: Path, images: list[str]) -> dict[str, tuple[int, str]]:
+    """Read one column of a table whose rows name images.
+
+    Args:
+        where: the flag and the file, to begin an error with.
+        path: a CSV whose delimiter is a comma, semicolon or tab, with a header.
+        column: name of the column.
+        root: the folder or archive of the data set.
+        images: names of the images in the data set.
+
+    Returns:
+        {name of an image: (line number, cell)}; images may be without a row.
+
+    Raises:
+        InputError: the table cannot be read, or lacks the column or one of files; a cell is empty; or a file is
+            missing, ambiguous, or in two rows.
+    """
+    header, rows = _parsed(where, _contents(where, path))
+    file = _columns(header)[0]
+    if file is None or column not in header:
+        lacking = "of files, such as path" if file is None else column
+        raise InputError(f"{where}: there is no column {lacking}, only {listed(_shown(header))}")
+    relative = os.path.relpath(path.resolve(), root.resolve()).replace(os.sep, "/")
+    finder, at, found = _Finder(images, root, relative.rpartition("/")[0]), header.index(column), {}
+    for line, row in rows:
+        if max(file, at) >= len(row) or not row[at].strip():
+            raise InputError(f"{where}, line {line}: no {column}")
+        meant = finder.find(row[file])
+        if len(meant) != 1:
+            what = f"means several images: {listed(sorted(meant), 3)}" if meant else "is no image of the data"
+            raise InputError(f"{where}, line {line}: {_shown([row[file]])[0]} {what}")
+        if meant[0] in found:
+            raise InputError(f"{where}: {meant[0]} is in line {found[meant[0]][0]} and again in line {line}")
+        found[meant[0]] = line, row[at].strip()
+    return found
+
+
+def _contents(where: str, path: Path) -> bytes:
+    """Return the bytes of a table that the user names."""
     try:
         size = path.stat().st_size
         data = path.read_bytes() if size <= _LARGEST else b""
@@ -79,9 +124,7 @@ def read(path: Path, root: Path, images: list[str]) -> Table:
         raise InputError(f"{where}: {error.strerror}") from error
     if size > _LARGEST:
         raise InputError(f"{where}: {size:,} bytes, too many for a table of labels")
-    relative = os.path.relpath(path.resolve(), root.resolve()).replace(os.sep, "/")
-    member = "" if relative.startswith("../") or not root.is_dir() else relative
-    return _matched(where, path.name, member, data, _Finder(images, root, relative.rpartition("/")[0]))
+    return data
 
 
 def beside(root: Path, images: list[str]) -> Table | None:

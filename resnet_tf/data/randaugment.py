@@ -1,5 +1,8 @@
 """RandAugment (Cubuk et al. 2019, arXiv 1909.13719) with timm's operations of increasing severity, on the device.
 
+TrivialAugment Wide (Müller and Hutter 2021, arXiv 2103.10158) is beside it: the same operations with wider ranges, one
+for each image, of a random strength.
+
 The operations of an example depend on its key, like all other random numbers. An operation on a batch has three passes,
 a warp, a look-up table and a blend. Each image is changed by one of them at most.
 
@@ -144,6 +147,66 @@ OPERATIONS = {  # in timm's order; numbers are arguments at the largest magnitud
 }
 
 
+def _wide(name, argument, apply=None):
+    """Return an operation of `OPERATIONS` with the range of TrivialAugment Wide."""
+    return dataclasses.replace(OPERATIONS[name], argument=argument, apply=apply or OPERATIONS[name].apply)
+
+
+def _wide_factor(level, sign):
+    return 1 + sign * 0.99 * level
+
+
+WIDE = {  # in torchvision's order, after identity; numbers are those of the paper's table 1 at the largest strength
+    "shear_x": _wide("shear_x", _signed(0.99)),
+    "shear_y": _wide("shear_y", _signed(0.99)),
+    # In whole pixels, however large the image is. At strength 15 it is 16, as in the paper's code; torchvision rounds
+    # 15.999999 down to 15.
+    "translate_x": _wide(
+        "translate_x", lambda level, sign: sign * tf.floor(level * 32), lambda shift, *_: _affine(1, 0, shift, 0, 1, 0)
+    ),
+    "translate_y": _wide(
+        "translate_y", lambda level, sign: sign * tf.floor(level * 32), lambda shift, *_: _affine(1, 0, 0, 0, 1, shift)
+    ),
+    "rotate": _wide("rotate", _signed(math.radians(135))),
+    "brightness": _wide("brightness", _wide_factor),
+    "color": _wide("color", _wide_factor),
+    "contrast": _wide("contrast", _wide_factor),
+    "sharpness": _wide("sharpness", _wide_factor),
+    "posterize": _wide("posterize", lambda level, _: 8 - tf.round(level * 6)),
+    "solarize": _wide("solarize", lambda level, _: tf.math.ceil(255 - level * 255)),
+    "autocontrast": OPERATIONS["autocontrast"],
+    "equalize": OPERATIONS["equalize"],
+}
+_STRENGTHS = 31  # of TrivialAugment Wide: 0 to 30
+_POLICIES = {"randaugment": OPERATIONS, "trivialaugment": WIDE}
+
+
+def augment_trivially(images: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+    """Apply one random operation of random strength to each image: TrivialAugment Wide.
+
+    The operation is the identity or one of `WIDE`, all with the same probability; its strength is one of 31, all with
+    the same probability; its direction, where it has one, is random. Operations compute what torchvision's
+    TrivialAugmentWide does with Pillow's bilinear interpolation, where `WIDE` draws the same; pixels from outside have
+    ImageNet's mean colour.
+
+    Args:
+        images: uint8 [n, height, width, 3], at least 3 x 3 pixels.
+        keys: int64 [n]; see `draws.keys`.
+
+    Returns:
+        uint8 of the same shape.
+    """
+    return carry_out(images, *draw_trivially(keys), policy="trivialaugment")
+
+
+def draw_trivially(keys: tf.Tensor) -> tuple:
+    """Draw the operation of each image: its index in `WIDE` or -1 for identity, strength in [0, 1], sign; each [n]."""
+    choice, strength, sign = tf.unstack(draws.uniform(keys, draws.Stream.OPERATIONS, 3), axis=1)
+    index = tf.minimum(tf.cast(choice * (len(WIDE) + 1), tf.int32), len(WIDE)) - 1
+    level = tf.minimum(tf.floor(strength * _STRENGTHS), _STRENGTHS - 1) / (_STRENGTHS - 1)
+    return index, level, tf.where(sign < 0.5, -1.0, 1.0)
+
+
 def augment(images: tf.Tensor, keys: tf.Tensor, operations: int, magnitude: float, deviation: float = 0.0) -> tf.Tensor:
     """Apply random operations to each image, one after the other.
 
@@ -189,26 +252,29 @@ def draw(keys: tf.Tensor, operations: int, magnitude: float, deviation: float = 
     return choices, tf.unstack(levels, axis=1), signs
 
 
-def carry_out(images: tf.Tensor, choice: tf.Tensor, level: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+def carry_out(
+    images: tf.Tensor, choice: tf.Tensor, level: tf.Tensor, sign: tf.Tensor, policy: str = "randaugment"
+) -> tf.Tensor:
     """Apply one operation to each image.
 
     Args:
         images: uint8 [n, height, width, 3].
-        choice: int32 [n], indices into `OPERATIONS`; -1 for none.
+        choice: int32 [n], indices into the table of operations; -1 for none.
         level: float32 [n], magnitude in [0, 1].
         sign: float32 [n], 1 or -1.
+        policy: "randaugment" for `OPERATIONS`, "trivialaugment" for `WIDE`.
 
     Returns:
         uint8 of the same shape.
     """
     for apply in (_warp, _look_up, _blend):
-        images = apply(images, choice, level, sign)
+        images = apply(images, choice, level, sign, policy)
     return images
 
 
-def _operations_of(kind, choice, level, sign):
+def _operations_of(kind, choice, level, sign, policy):
     """Yield (images with the operation, bool [n]; argument, float32 [n]; function) for each operation of a kind."""
-    for index, operation in enumerate(OPERATIONS.values()):
+    for index, operation in enumerate(_POLICIES[policy].values()):
         if operation.kind == kind:
             yield choice == index, operation.argument(level, sign), operation.apply
 
@@ -216,11 +282,11 @@ def _operations_of(kind, choice, level, sign):
 # XLA is also used on CPUs, where it makes warps and blends five times faster. They are compiled separately, since XLA
 # would recompute the pixels of one pass for each use in the next. Sums and gathers of tables are faster without XLA.
 @tf.function(jit_compile=True, autograph=False)
-def _warp(images, choice, level, sign):
+def _warp(images, choice, level, sign, policy):
     height, width = images.shape[1:3]
     size, zeros = tf.shape(images)[0], tf.zeros_like(level)
     matrix = [[zeros + value for value in row] for row in _affine(1, 0, 0, 0, 1, 0)]
-    for is_used, argument, make_matrix in _operations_of("warp", choice, level, sign):
+    for is_used, argument, make_matrix in _operations_of("warp", choice, level, sign, policy):
         for row, new in zip(matrix, make_matrix(argument, height, width), strict=True):
             row[:] = [tf.where(is_used, zeros + b, a) for a, b in zip(row, new, strict=True)]
 
@@ -248,24 +314,24 @@ def _warp(images, choice, level, sign):
     return tf.cast(tf.where(inside[..., None], moved, tf.constant(_FILL)), tf.uint8)
 
 
-def _look_up(images, choice, level, sign):
+def _look_up(images, choice, level, sign, policy):
     values = tf.range(256)
     table = tf.broadcast_to(values, [tf.shape(images)[0], 3, 256])
     index = 256 * (3 * tf.range(tf.shape(images)[0])[:, None, None, None] + tf.range(3)) + tf.cast(images, tf.int32)
     ones = tf.ones_like(tf.reshape(index, [-1]))
     histogram = tf.math.unsorted_segment_sum(ones, tf.reshape(index, [-1]), tf.size(table))
     histogram = tf.reshape(histogram, tf.shape(table))
-    for is_used, argument, make_table in _operations_of("table", choice, level, sign):
+    for is_used, argument, make_table in _operations_of("table", choice, level, sign, policy):
         other = make_table(tf.cast(argument, tf.int32)[:, None, None], values, histogram)
         table = tf.where(is_used[:, None, None], other, table)
     return tf.gather(tf.reshape(tf.cast(table, tf.uint8), [-1]), index)
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _blend(images, choice, level, sign):
+def _blend(images, choice, level, sign, policy):
     images = tf.cast(images, tf.int32)
     factor, other = tf.ones_like(level), tf.zeros_like(images)
-    for is_used, argument, make_images in _operations_of("blend", choice, level, sign):
+    for is_used, argument, make_images in _operations_of("blend", choice, level, sign, policy):
         factor = tf.where(is_used, argument, factor)
         other = tf.where(is_used[:, None, None, None], make_images(images), other)
     factor = tf.cast(tf.round(factor * 2**_FACTOR), tf.int32)[:, None, None, None]

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_tf.data import boxes as annotations
-from resnet_tf.data import cifar, folder, holding_out, images, processors, records, tfds, verify, voc
+from resnet_tf.data import cifar, folder, holding_out, images, other_labels, processors, records, tfds, verify, voc
 from resnet_tf.data.examples import TENSORFLOW_ERRORS, Examples, Memory
 from resnet_tf.data.ignored import Ignored
 from resnet_tf.data.splits import (
@@ -42,6 +42,7 @@ def index(
     test_share: float = 0.0,
     split_seed: int = 0,
     val_is: str = "validation",
+    fold: str = "",
 ) -> Source:
     """Find the images of a data set, which stay encoded where they are and are decoded when they are used.
 
@@ -64,13 +65,15 @@ def index(
         validation_sampling: see `load`.
         exif: "apply" turns images upright as their orientation tags say, "ignore" uses them as they are stored.
         labels: path of a CSV of files, labels and, optionally, splits, for "folder"; see `labels.read`. The table of
-            `splits.write_table` is one.
+            `splits.write_table` is one. FILE:COLUMN replaces the labels of the training images alone; see
+            `other_labels.applied`.
         validation_share: part of the training examples to hold out as "validation", if the data have no such split;
             see `holding_out.by_share`.
         test_share: the same for "test".
         split_seed: number that chooses the examples of the shares.
         val_is: "validation", or "test" to make a folder val the test split if there is no other one, as earlier
             releases did; for "folder" and "records".
+        fold: I/K to hold out part I of K of the training examples; see `holding_out.by_fold`.
 
     Returns:
         The data set, whose splits are non-empty `Examples`: always "train", and "test" and "validation" if the data
@@ -89,12 +92,14 @@ def index(
         raise InputError(f"--dataset: {dataset!r} is not one of {', '.join(DATASETS)}")
     if classes and dataset == "synthetic":
         raise InputError(f"--classes is not used by --dataset={dataset}")
-    _check_labels(dataset, labels)
-    asked = _Asked(data_dir, tuple(classes), tfds_name, exif, labels, val_is)
+    table, other = _check_labels(dataset, labels, classes)
+    asked = _Asked(data_dir, tuple(classes), tfds_name, exif, table, val_is)
     names, splits = _named(_index, dataset, asked)
     splits = holding_out.by_count(splits, validation_examples, validation_sampling)
+    splits, folded = holding_out.by_fold(splits, fold)
     shared, said = holding_out.by_share(splits, validation_share, test_share, split_seed, names)
-    return _source(dataset, names, shared, asked, said, len(shared) > len(splits))
+    source = _source(dataset, names, shared, asked, folded + said, len(shared) > len(splits))
+    return other_labels.applied(source, data_dir, *other) if other else source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,9 +127,14 @@ def _source(
     return Source(dataset, tuple(names), splits, str(asked.ignored), "; ".join([*asked.how, *said]), was_split)
 
 
-def _check_labels(dataset: str, labels: str) -> None:
+def _check_labels(dataset: str, labels: str, classes: Sequence[str]) -> tuple:
+    """Return a table of labels and other labels of the training images; see `other_labels.parted`."""
     if labels and dataset != "folder":
         raise InputError(f"--labels is for --dataset=folder, not for {dataset}")
+    table, other = other_labels.parted(labels)
+    if other and classes:
+        raise InputError(f"--labels={labels}: other labels of the training images are not used with --classes")
+    return table, other
 
 
 def load(
@@ -142,6 +152,7 @@ def load(
     test_share: float = 0.0,
     split_seed: int = 0,
     val_is: str = "validation",
+    fold: str = "",
 ) -> Source:
     """Load a data set into memory, with all images resized to `image_size` x `image_size`.
 
@@ -166,6 +177,7 @@ def load(
         test_share: see `index`.
         split_seed: see `index`.
         val_is: see `index`.
+        fold: see `index`.
 
     Returns:
         The data set, whose splits are non-empty `Split`s; see `index`.
@@ -178,8 +190,8 @@ def load(
         raise InputError(f"--dataset: {dataset!r} is not one of {', '.join(DATASETS)}")
     if image_size < 1:
         raise InputError(f"--image_size: {image_size} is not positive")
-    _check_labels(dataset, labels)
-    asked = _Asked(data_dir, tuple(classes), tfds_name, exif, labels, val_is)
+    table, other = _check_labels(dataset, labels, classes)
+    asked = _Asked(data_dir, tuple(classes), tfds_name, exif, table, val_is)
     if dataset in _LOADERS:
         if classes:
             raise InputError(f"--classes is not used by --dataset={dataset}")
@@ -188,11 +200,13 @@ def load(
         names, splits = _named(_index, dataset, asked)
         _named(check_total, sum(map(len, splits.values())), image_size, f"{Path(data_dir)}")
     splits = holding_out.by_count(splits, validation_examples, validation_sampling)
+    splits, folded = holding_out.by_fold(splits, fold)
     shared, said = holding_out.by_share(splits, validation_share, test_share, split_seed, names)
     was_split = len(shared) > len(splits)
     if dataset not in _LOADERS:
         shared = _named(_decoded, shared, image_size)
-    return _source(dataset, names, shared, asked, said, was_split)
+    source = _source(dataset, names, shared, asked, folded + said, was_split)
+    return other_labels.applied(source, data_dir, *other) if other else source
 
 
 def scored_folder(
@@ -224,6 +238,8 @@ def scored_folder(
 
 def _scored_folder(data_dir: str, classes: tuple[str, ...], labels: str, exif: str, split: str) -> Source:
     ignored, root = Ignored(), existing(data_dir, "folder")
+    if other_labels.parted(labels)[1]:
+        raise InputError(f"--labels={labels}: other labels are of training images, and these are scored by their own")
     layout = folder.find(root, labels, ignored, classes)
     split = split or ("validation" if "test" not in layout.members and "validation" in layout.members else "test")
     wanted = ANY_SPLIT_NAMES.get(split.lower(), split) if layout.is_split else "train"

@@ -87,6 +87,8 @@ class Source:
         ignored: the files that are not used, in words; "" if there are none.
         how: how the data were split or labelled, in words; "" if the data themselves say all of it.
         was_split: whether a share of the training images was held out, which `write_table` records.
+        relabelled: where other labels of the training images are from, {"file", "column", "sha256", "changed": number
+            of images}; None if they have their own.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Source:
     ignored: str = ""
     how: str = ""
     was_split: bool = False
+    relabelled: dict | None = None
 
     def __str__(self) -> str:
         """Return the numbers of images and classes, how they were split, and the ignored files in one line."""

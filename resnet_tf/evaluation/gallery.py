@@ -83,7 +83,8 @@ def training_rows(config: ShowConfig) -> list[Row]:
     labels = split.labels[examples]
     rows = [Row(image, source.classes[label], []) for (image, _), label in zip(originals, labels, strict=True)]
     for epoch in range(config.gallery.epochs):
-        keys, numbers = batches.drawn(settings["seed"], np.full(len(examples), epoch), examples * config.views.repeats)
+        epochs, alternate = np.full(len(examples), epoch), run_data.alternates(config)
+        keys, numbers = batches.drawn(settings["seed"], epochs, examples * config.views.repeats, alternate)
         if view:
             pixels = tf.stack(
                 [view(split.read(i), row, _box(split, i)) for i, row in zip(examples, numbers, strict=True)]
@@ -91,8 +92,13 @@ def training_rows(config: ShowConfig) -> list[Row]:
             boxes = [view.box(*box[2:], row) for (_, box), row in zip(originals, numbers.numpy(), strict=True)]
         else:
             pixels, pad = split.images[examples], config.views.pad
-            offsets, mirrored = resident.draw_views(keys, pad, config.views.mirror)
-            corners = (offsets.numpy() - pad).tolist()
+            offsets, mirrored = resident.draw_views(keys, pad, settings["pad_crop"].mirror)
+            corners = offsets.numpy() - pad
+            if alternate:  # before the crop, which is then from the other side of the original
+                mirrored = numbers[:, geometry.MIRROR].numpy() < 0.5
+                pixels = np.where(mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
+                corners[:, 1] *= np.where(mirrored, -1, 1)
+            corners = corners.tolist()
             boxes = [([*c, *pixels.shape[1:3]], bool(m)) for c, m in zip(corners, mirrored, strict=True)]
         targets = losses.Loss(config.loss.loss, config.loss.label_smoothing).targets(labels, len(source.classes))
         seen, targets = settings["augmentation"].finish(pixels, targets, keys, normalization, settings["pad_crop"])

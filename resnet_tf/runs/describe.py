@@ -30,9 +30,10 @@ def classification_recipe(config) -> str:
     """Return a short description of the recipe of a `TrainConfig`; see `in_words`."""
     views, loss = config.views, config.loss
     return in_words(config, {
-        "smoothing": loss.label_smoothing, "bce": loss.loss == "bce", "distilled": bool(loss.teacher),
+        "smoothing": loss.label_smoothing, loss.loss: loss.loss != "softmax", "distilled": bool(loss.teacher),
         "mixup": views.mixup, "cutmix": views.cutmix, "erasing": views.erasing,
-        "black": views.erasing_fill == "black",
+        "black": views.erasing_fill == "black", "trivialaugment": views.trivialaugment,
+        "alternating": views.mirroring == "alternate", "progressive": bool(views.progressive),
     })  # fmt: skip
 
 

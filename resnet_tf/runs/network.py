@@ -30,7 +30,7 @@ def build(config, classes: int, replicas: int = 1, any_size: bool = False) -> ke
         any_size: accept images of any size, even if training and evaluation use one size.
     """
     size = config.data.image_size
-    if any_size or configuration.evaluation_size(config.data) != size:
+    if any_size or config.views.progressive or configuration.evaluation_size(config.data) != size:
         size = None
     model = create(config.model, classes, size, config.device.precision, replicas, config.optimizer.seed)
     freeze(model, config.model)

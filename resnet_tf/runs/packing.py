@@ -18,7 +18,7 @@ class Packing:
     """
 
     def __init__(self, weights, statistics, optimizer):
-        """Choose the tensors to pack: not weights with learning rates of their own, and only float32.
+        """Choose the tensors to pack: not weights with learning rates of their own or `Muon`'s matrices; only float32.
 
         `weights` and `statistics` are {path: variable}, in order; `optimizer` is that of the weights.
         """
@@ -26,7 +26,8 @@ class Packing:
         variables = weights | statistics
         self._shapes = {path: variable.shape for path, variable in variables.items()
                         if variable.dtype == tf.float32 and variable.shape.num_elements() <= SMALL}  # fmt: skip
-        free = [path for path in weights if path in self._shapes and not optimizer.scales]
+        matrices = {path for path, one in zip(weights, getattr(optimizer, "matrices", ()), strict=False) if one}
+        free = [path for path in weights if path in self._shapes and not optimizer.scales and path not in matrices]
         packs = {
             "undecayed": [path for path in free if not decays[path]],
             "decayed": [path for path in free if decays[path] and optimizer.elementwise],
@@ -38,6 +39,9 @@ class Packing:
         left = [decays[path] for path in weights if path not in self._packed]
         decay = (*left, *(name == "decayed" for name in self._packs if name != "statistics"))
         self.optimizer = dataclasses.replace(optimizer, decay=decay)
+        if matrices:
+            left = [path in matrices for path in weights if path not in self._packed]
+            self.optimizer = dataclasses.replace(self.optimizer, matrices=(*left, *[False] * (len(decay) - len(left))))
 
     def pack(self, state: dict) -> dict:
         """Return a state of `State.read`, packed."""

@@ -288,7 +288,11 @@ def create(folder, config, source, model_summary: dict, chosen: dict[str, str] |
         "hardware": devices.hardware(),
         "versions": versions(),
         "model": model_summary,
-        "data": {"examples": {name: len(one) for name, one in source.splits.items()}, "checksum": source.checksum()},
+        "data": {
+            "examples": {name: len(one) for name, one in source.splits.items()},
+            "checksum": source.checksum(),
+            **({"labels": source.relabelled} if source.relabelled else {}),
+        },
         "classes": list(source.classes),
         "task": config.task,
         **({"chosen": chosen} if chosen else {}),

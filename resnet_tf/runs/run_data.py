@@ -42,7 +42,7 @@ def load(config) -> tuple:
     refuse_given(data)
     names = (
         "dataset", "data_dir", "classes", "validation_examples", "validation_sampling", "tfds_name", "exif", "labels",
-        "validation_share", "test_share", "split_seed", "val_is",
+        "validation_share", "test_share", "split_seed", "val_is", "fold",
     )  # fmt: skip
     common = {name: getattr(data, name) for name in names}
     if config.views.view == "pad_crop":
@@ -134,6 +134,11 @@ def training_view(config) -> geometry.View | None:
     if views.view == "pad_crop":
         return None
     return geometry.View(views.view, size, views.area, views.aspect, views.scale, views.mirror)
+
+
+def alternates(config) -> bool:
+    """Return whether a training of any task mirrors each image in every other epoch."""
+    return getattr(config.views, "mirroring", "random") == "alternate"
 
 
 def normalization(kind: str, split, size: int, resize: int = 0, interpolation: str = "") -> colour.Normalization:

@@ -34,6 +34,12 @@ class Classification(Task):
         """The value of --repeats."""
         return self.config.views.repeats
 
+    @property
+    def sizes(self):
+        """The values of --progressive, and --image_size last."""
+        smaller = self.config.views.progressive
+        return (*smaller, self.config.data.image_size) if smaller else ()
+
     def load(self):
         """Read the data; see `run_data.load`."""
         return run_data.load(self.config)

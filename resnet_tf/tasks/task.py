@@ -62,6 +62,11 @@ class Task:
         """The columns of metrics.csv."""
         return record.metrics_columns(self.name)
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sides in pixels of training views in equal parts of the training; () where all are of --image_size."""
+        return ()
+
     # --- Training -----------------------------------------------------------------------------------------------------
 
     @classmethod

@@ -5,6 +5,7 @@ import tensorflow as tf
 from resnet_tf import config as configuration
 from resnet_tf.errors import InputError
 from resnet_tf.runs import record
+from resnet_tf.training import schedule
 
 
 def lengthened(run, config) -> str:
@@ -40,7 +41,9 @@ def consequence(config, step: int, before, after) -> str:
     """
     if config.optimizer.precise_bn and step >= before.total > 0:
         return "its BN statistics are those of --precise_bn at the old end: not the same as a run of the new length"
-    if after.kind in ("cosine", "poly"):
+    if getattr(config.views, "progressive", ()):
+        return "the sizes of --progressive depend on the length: not the same as a run of the new length"
+    if after.kind in schedule.DEPEND_ON_LENGTH:
         return (
             f"--schedule={after.kind} depends on the length: not the same as a run of the new length. The learning "
             f"rate of the last step was {_lr(before, max(step - 1, 0)):.3g} and the next one is {_lr(after, step):.3g}"

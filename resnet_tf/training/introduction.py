@@ -21,7 +21,9 @@ def _network(config, model):
     count = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     size = config.data.image_size
     seen = getattr(config.data, "eval_size", 0) and evaluation_size(config.data)
-    views = f"{size} x {size} pixels" + (f", {seen} x {seen} in evaluation" if seen and seen != size else "")
+    smaller = ", ".join(map(str, getattr(config.views, "progressive", ())))
+    views = (f"{smaller} and then " if smaller else "") + f"{size} x {size} pixels"
+    views += f", {seen} x {seen} in evaluation" if seen and seen != size else ""
     weights = f"starts from {config.model.init_from}" if config.model.init_from else "starts from scratch"
     frozen = f", {', '.join(config.model.freeze)} frozen" if config.model.freeze else ""
     return f"{config.network}, {count:,} trainable weights, {views}; {weights}{frozen}"

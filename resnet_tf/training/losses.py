@@ -13,6 +13,11 @@ from resnet_tf.errors import InputError
 
 _PRESENT = 0.2  # the target above which bce takes a class for present; --bce-target-thresh of timm's A recipes
 
+# Of the losses that bear wrong labels, as their papers have them for CIFAR-10.
+_TRUSTED = {"bootstrap_hard": 0.8, "bootstrap_soft": 0.95}  # beta: weight of the targets
+_POWER = 0.7  # q of gce
+_CE_WEIGHT, _RCE_WEIGHT, _LOG_OF_ZERO = 0.1, 1.0, -4.0  # alpha, beta and A of sce
+
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
@@ -21,8 +26,20 @@ class Loss:
     softmax: the cross-entropy of the targets. bce: the mean over classes of binary cross-entropies; a class counts as
     present where its target is above 0.2 (ResNet strikes back, Wightman et al. 2021).
 
+    Four bear wrong labels. With p the probabilities and t the targets, summed over the classes:
+
+    kind            loss
+    bootstrap_hard  -(0.8 t + 0.2 z) log p, with z 1 for the likeliest class (Reed et al. 2014, equation 7)
+    bootstrap_soft  -(0.95 t + 0.05 p) log p, also where p is differentiated (equation 6)
+    gce             t (1 - p^0.7) / 0.7 (generalized cross-entropy, Zhang and Sabuncu 2018, equation 6)
+    sce             -0.1 t log p - p log t, where log t is at least -4 (symmetric cross-entropy, Wang et al. 2019,
+                    equations 5 to 7)
+
+    The numbers are the papers' for CIFAR-10. Targets that are smoothed, or mixed by mixup and CutMix, are put into the
+    same formulas; gce and the bootstrapping losses are then the mean over the labels, weighted by the targets.
+
     Attributes:
-        kind: "softmax" or "bce".
+        kind: "softmax", "bce", or one of the table.
         smoothing: e. The label's target is 1 - e + e/K, that of every other class e/K. Bag of Tricks, equation 4,
             writes e/(K - 1) for the others; its code in GluonCV and Keras have e/K, as here.
         temperature: T of distillation.
@@ -55,6 +72,8 @@ class Loss:
         if self.kind == "bce":
             present = tf.cast(targets > _PRESENT, tf.float32)
             losses = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(present, logits), axis=1)
+        elif self.kind != "softmax":
+            losses = _bearing_noise(self.kind, logits, targets)
         elif self.class_weights:
             # Written out, since the gradient of TensorFlow's operation holds only for targets with the sum 1.
             losses = -tf.reduce_sum(targets * self.class_weights * tf.nn.log_softmax(logits), axis=1)
@@ -78,6 +97,19 @@ class Loss:
         """
         ranks = rank(logits, labels)
         return {"top1": tf.cast(ranks < 2, tf.float32), "top5": tf.cast(ranks < 6, tf.float32)}
+
+
+def _bearing_noise(kind: str, logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    """Return the losses of a kind that bears wrong labels, float32 [n]; see `Loss`."""
+    logs = tf.nn.log_softmax(logits)
+    if kind == "gce":
+        return tf.reduce_sum(targets * (1 - tf.exp(_POWER * logs)), axis=1) / _POWER
+    if kind == "sce":
+        reverse = -tf.reduce_sum(tf.exp(logs) * tf.math.log(tf.maximum(targets, math.exp(_LOG_OF_ZERO))), axis=1)
+        return -_CE_WEIGHT * tf.reduce_sum(targets * logs, axis=1) + _RCE_WEIGHT * reverse
+    trusted, classes = _TRUSTED[kind], logits.shape[-1]
+    own = tf.exp(logs) if kind == "bootstrap_soft" else tf.one_hot(tf.argmax(logits, axis=1), classes)
+    return -tf.reduce_sum((trusted * targets + (1 - trusted) * own) * logs, axis=1)
 
 
 def rank(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

@@ -76,6 +76,10 @@ class SGD:
     slots = ("momentum",)
     elementwise = True
 
+    def shifted(self, shift: tf.Tensor) -> "SGD":
+        """Return the optimizer with another momentum, from 0: `shift`, a float32 scalar tensor, is added to it."""
+        return dataclasses.replace(self, momentum=tf.maximum(self.momentum + shift, 0.0))
+
     def update(
         self, weights: list, slots: dict, gradients: list, lr: tf.Tensor, applied: tf.Tensor
     ) -> tuple[list, dict]:
@@ -127,6 +131,10 @@ class Adam:
 
     slots = ("mean", "square")
     elementwise = True
+
+    def shifted(self, shift: tf.Tensor) -> "Adam":
+        """Return the optimizer with another beta 1; see `SGD.shifted`."""
+        return dataclasses.replace(self, beta1=tf.maximum(self.beta1 + shift, 0.0))
 
     def update(
         self, weights: list, slots: dict, gradients: list, lr: tf.Tensor, applied: tf.Tensor
@@ -188,6 +196,76 @@ class LAMB(Adam):
 
 
 @dataclasses.dataclass(frozen=True)
+class Muon(Adam):
+    """Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) for matrices, and AdamW for other weights.
+
+    Matrices: v <- m v + g; w <- w - lr decay w - lr 0.2 sqrt(max(rows, columns)) O(g + m v), where O takes five steps
+    of a quintic Newton-Schulz iteration towards the nearest matrix with orthonormal rows or columns. The factor makes
+    a step as large as AdamW's (Liu et al. 2025, arXiv 2502.16982, equation 4), so that both share learning rate and
+    decay. The kernel of a convolution is a matrix of [height x width x inputs, filters]; see `matrices`.
+
+    The mathematics is `keras.optimizers.Muon` of Keras 3.15. That class as it is takes AdamW's step for all variables
+    that have not two dimensions (`_should_use_adamw`): for all convolutions, and Muon's for the classifier.
+
+    Attributes:
+        beta1: of AdamW's steps.
+        matrices: for each weight, whether it takes Muon's step; "mean" is then its v, and "square" stays 0.
+        momentum: m, in [0, 1]; 0.95 in the source.
+        functions: Keras' optimizer, for its methods. It has variables, which a compiled step cannot create: None to
+            create it here.
+    """
+
+    decoupled: bool = True
+    epsilon: float = 1e-7  # Keras'
+    matrices: tuple[bool, ...] = ()
+    momentum: float = 0.95
+    functions: keras.optimizers.Muon | None = None
+
+    def __post_init__(self):
+        """Create Keras' optimizer."""
+        object.__setattr__(self, "functions", self.functions or keras.optimizers.Muon())
+
+    def shifted(self, shift: tf.Tensor) -> "Muon":
+        """Return the optimizer with another momentum of matrices; see `SGD.shifted`."""
+        return dataclasses.replace(self, momentum=tf.maximum(self.momentum + shift, 0.0))
+
+    def update(
+        self, weights: list, slots: dict, gradients: list, lr: tf.Tensor, applied: tf.Tensor
+    ) -> tuple[list, dict]:
+        """Return the weights and slots after one step; see `SGD.update`."""
+        new_weights, means, squares = [], [], []
+        directions = self._directions(weights, slots, gradients, applied)
+        rows = zip(directions, self.matrices, gradients, slots["mean"], slots["square"], _lrs(self, lr), strict=True)
+        for (weight, decay, direction, mean, square), is_matrix, gradient, old_mean, old_square, own_lr in rows:
+            if is_matrix:
+                mean, square = self.momentum * old_mean + gradient, old_square
+                matrix = tf.reshape(gradient + self.momentum * mean, [-1, weight.shape[-1]])
+                matrix = self.functions.zeropower_via_newtonschulz5(matrix, self.functions.ns_steps)
+                direction = tf.reshape(self.functions.lr_adjust(matrix), weight.shape)
+            if decay:
+                direction = direction + self.weight_decay * weight
+            new_weights.append(weight - own_lr * direction)
+            means.append(mean)
+            squares.append(square)
+        return new_weights, {"mean": means, "square": squares}
+
+
+def matrices(model: keras.Model) -> list[bool]:
+    """Return which variables take the step of `Muon`: kernels of convolutions after the stem.
+
+    The source keeps the first and the last layer out, and all vectors.
+
+    Args:
+        model: of `create_model`.
+
+    Returns:
+        A list of bool, one for each of `model.trainable_variables`.
+    """
+    kernels = {id(layer.kernel) for layer in model.layers if isinstance(layer, keras.layers.Conv2D)}
+    return [id(variable) in kernels and inside.part(variable.path) != "stem" for variable in model.trainable_variables]
+
+
+@dataclasses.dataclass(frozen=True)
 class LossScale:
     """Dynamic loss scale of float16 training, decided on the gradients summed over replicas.
 
@@ -223,7 +301,7 @@ class LossScale:
         }
 
 
-def from_config(config: OptimizerConfig, model: keras.Model) -> SGD | Adam | LAMB:
+def from_config(config: OptimizerConfig, model: keras.Model) -> SGD | Adam | LAMB | Muon:
     """Return the optimizer that an `OptimizerConfig` describes, for the weights of `model`."""
     decay, penalty = tuple(decayed(model, config.decay)), config.weight_decay
     scales = tuple(scaled(model, config.layer_decay))
@@ -233,6 +311,9 @@ def from_config(config: OptimizerConfig, model: keras.Model) -> SGD | Adam | LAM
         "adam": lambda: Adam(config.momentum, penalty, decay, scales=scales),
         "adamw": lambda: Adam(config.momentum, penalty, decay, decoupled=True, scales=scales),
         "lamb": lambda: LAMB(config.momentum, penalty, decay, scales=scales),
+        "muon": lambda: Muon(
+            0.9, penalty, decay, scales=scales, matrices=tuple(matrices(model)), momentum=config.momentum
+        ),
     }
     return kinds[config.optimizer]()
 

@@ -45,11 +45,12 @@ class Recipe:
 
 def from_views(views: ViewConfig, seed: int) -> dict:
     """Return the fields of a `Recipe` that a `ViewConfig` describes, {name: value}."""
+    mirror = views.mirror and views.mirroring == "random"  # `supply.Resident` mirrors alternately
     return {
-        "pad_crop": resident.PadCrop(views.pad, views.mirror) if views.view == "pad_crop" else None,
+        "pad_crop": resident.PadCrop(views.pad, mirror) if views.view == "pad_crop" else None,
         "augmentation": Augmentation(
             views.color_jitter or (0.0,) * 4, views.lighting, views.erasing, views.mixup, views.cutmix,
-            views.randaugment, views.erasing_area, views.erasing_fill,
+            views.randaugment, views.erasing_area, views.erasing_fill, views.trivialaugment,
         ),
         "seed": seed,
     }  # fmt: skip

@@ -3,13 +3,33 @@
 import dataclasses
 import fractions
 import math
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from resnet_tf.config import OptimizerConfig, ScheduleConfig
 
 _POWER = 0.9  # of poly
+_CYCLED = 0.1  # of the momentum in one cycle
 _MEMORY = 0.98  # of the running training error: about 50 steps
+
+
+class Anneal(NamedTuple):
+    """A schedule that is flat or rises, and then falls by half a cosine: shares of the steps and of the highest rate.
+
+    Attributes:
+        share: share of the steps before the fall.
+        first: learning rate of the first step over the highest one; 1 for a flat start, else it rises by half a cosine.
+        last: learning rate of the end over the highest one.
+    """
+
+    share: float
+    first: float
+    last: float
+
+
+ANNEALED = {"one_cycle": Anneal(0.3, 1 / 25, 1 / 250_000), "flat_cosine": Anneal(0.75, 1.0, 1e-5)}
+DEPEND_ON_LENGTH = ("cosine", "poly", *ANNEALED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +42,15 @@ class Schedule:
     poly        (1 - t / T)^0.9 lr (DeepLab, Chen et al. 2016, section 4.1)
     plateau     lr, multiplied by `factor` where evaluations no longer get better; see `after_plateau`
     constant    lr
+    one_cycle   half a cosine up from lr / 25 to lr over the first 30% of the steps, or over the warm-up where there is
+                one, then half a cosine down to lr / 250,000 at the last step (Smith & Topin 2018, arXiv 1708.07120)
+    flat_cosine lr for 75% of the steps, warm-up included, then half a cosine down to lr / 100,000 (fit_flat_cos of
+                fastai, by Mikhail Grankin)
+
+    The paper's one-cycle policy is linear, with a third phase down to nearly 0. Two phases of cosines are what fastai
+    and PyTorch's OneCycleLR made of it, whose shares and divisors these are. The momentum goes the other way, as in
+    both: it is that of the optimizer at the ends, and 0.1 less where the learning rate is highest (the paper's 0.95 and
+    0.85); see `momentum_shift`.
 
     Linear warm-up (Goyal et al. 2017; Bag of Tricks, section 3.1): of its m steps the i-th, i from 1, has i / m of
     the learning rate. Warm-up of ResNet-110 (He et al. 2015): another learning rate until the training error is below
@@ -29,11 +58,11 @@ class Schedule:
 
     Attributes:
         lr: the highest learning rate.
-        kind: "steps", "cosine", "poly", "plateau" or "constant".
+        kind: "steps", "cosine", "poly", "plateau", "constant", "one_cycle" or "flat_cosine".
         boundaries: for steps: the steps at which the learning rate falls.
         factor: for steps and plateau: what each fall multiplies the learning rate by.
-        total: for cosine and poly: steps of the training.
-        warmup: steps of the linear warm-up.
+        total: for kinds of `DEPEND_ON_LENGTH`: steps of the training.
+        warmup: steps of the linear warm-up; for one_cycle: of the rise.
         warmup_lr: learning rate of the other warm-up.
         warmup_until_error: top-1 error in [0, 1] that ends the other warm-up; 0 for none.
     """
@@ -63,7 +92,9 @@ class Schedule:
             float32 scalar tensor.
         """
         lr = tf.constant(self.lr, tf.float32)
-        if self.kind in ("cosine", "poly"):
+        if self.kind in ANNEALED:
+            lr *= self._annealed(step, ANNEALED[self.kind].first, 1.0, ANNEALED[self.kind].last)
+        elif self.kind in ("cosine", "poly"):
             done = tf.cast(step - self.warmup, tf.float32) / max(1, self.total - self.warmup)
             done = tf.clip_by_value(done, 0.0, 1.0)
             lr *= 0.5 * (1 + tf.cos(math.pi * done)) if self.kind == "cosine" else tf.pow(1 - done, _POWER)
@@ -72,9 +103,34 @@ class Schedule:
         else:
             falls = tf.add_n([tf.cast(step >= boundary, tf.float32) for boundary in self.boundaries] or [tf.zeros([])])
             lr *= tf.pow(tf.constant(self.factor, tf.float32), falls)
-        if self.warmup:
+        if self.warmup and self.kind != "one_cycle":
             lr *= tf.minimum(1.0, tf.cast(step + 1, tf.float32) / self.warmup)
         return tf.where(state["warming"] > 0, self.warmup_lr, lr) if self.warmup_until_error else lr
+
+    def momentum_shift(self, step: tf.Tensor) -> tf.Tensor | None:
+        """Return what to add to the optimizer's momentum at a step, float32 from -0.1 to 0; None where it is constant.
+
+        Args:
+            step: int64 scalar tensor, from 0.
+        """
+        return self._annealed(step, 0.0, -_CYCLED, 0.0) if self.kind == "one_cycle" else None
+
+    def _annealed(self, step, first, highest, last):
+        """Return a value at a step that goes by half cosines as the learning rate does, of the kinds of `ANNEALED`.
+
+        It is `first` at the first step, `highest` before the fall of the learning rate, and `last` at the end.
+        """
+        anneal, step = ANNEALED[self.kind], tf.cast(step, tf.float32)
+        if self.kind == "one_cycle":  # the highest and the last rate are those of a step, as in OneCycleLR
+            top, end = (self.warmup or anneal.share * self.total) - 1, self.total - 1
+        else:
+            top, end = anneal.share * self.total, self.total
+
+        def between(start, stop, first, last):
+            done = tf.clip_by_value((step - start) / max(1e-9, stop - start), 0.0, 1.0)
+            return last + (first - last) * 0.5 * (1 + tf.cos(math.pi * done))
+
+        return tf.where(step < top, between(0, top, first, highest), between(top, end, highest, last))
 
     def advance(self, state: dict, error: tf.Tensor) -> dict:
         """Return the state after a step whose training error, in [0, 1], is given."""

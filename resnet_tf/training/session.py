@@ -157,7 +157,10 @@ def prepare(task, source, callbacks, choice=None) -> Session:
     run, values = _open_run(task, context, source, engine, choice.reasons if choice else {})
     step = engine.step
     steps_per_call = config.device.steps_per_call or (1000 if engine.on_gpu else 10)
-    batches = supply.make(engine, config, training, step, steps_per_call, task.view(normalization), held, task.repeats)
+    progression = supply.Progression(task.sizes, total) if task.sizes else None
+    batches = supply.make(
+        engine, config, training, step, steps_per_call, task.view(normalization), held, task.repeats, progression
+    )
     del held  # the devices have their own copy now
 
     macs, peak = task.macs(len(source.classes)), devices.peak_flops(config.device.precision)
@@ -165,7 +168,7 @@ def prepare(task, source, callbacks, choice=None) -> Session:
         total, batch_size, len(training) / batch_size, config.record.log_every, steps_per_call,
         is_scaled=engine.recipe.loss_scale is not None, is_streamed=not isinstance(batches, supply.Resident),
         # A step on one image: forward, and twice that backward.
-        mfu_of_rate=6 * macs / (peak * engine.replicas) if macs and peak else None,
+        mfu_of_rate=6 * macs / (peak * engine.replicas) if macs and peak and not progression else None,
         eval_every=config.record.eval_every or round(config.record.eval_epochs * len(training) / batch_size),
     )  # fmt: skip
     if context.is_chief and not config.record.debug_step:  # which writes nothing

@@ -37,13 +37,14 @@ def shrink(config: TrainConfig) -> TrainConfig:
     streamed = config.views.view != "pad_crop"
     data = config.data
     if not data.data_dir and data.dataset not in ("digits", GIVEN):
-        data = replace(data, dataset="synthetic", tfds_name="", classes=(), skip_bad_images=0)
+        data = replace(data, dataset="synthetic", tfds_name="", classes=(), skip_bad_images=0, labels="")
     data = replace(data, validation_examples=min(data.validation_examples, _EXAMPLES))
     views = replace(config.views, hold_images=False)  # views this small cannot be cut from held images
     if streamed:
         data = replace(data, image_size=_SIZE, eval_size=_SIZE + 8 if data.eval_size else 0)
         data = replace(data, resize=_SIZE + 16 if data.resize else 0)
         scale = (_SIZE + 8, _SIZE + 16)[: len(views.scale)]
+        views = replace(views, progressive=(_SIZE - 8,) if views.progressive else ())
         views = replace(views, scale=scale if views.view in ("scale_jitter", "resize_crop") else views.scale)
     loss = config.loss
     if loss.teacher:

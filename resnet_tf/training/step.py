@@ -143,7 +143,9 @@ def _updated(recipe, state, sums, gradients, norm, lr):
     applied = scalars["step"]
     if recipe.loss_scale:
         applied -= tf.cast(scalars["skipped_steps"], tf.int64)
-    new_weights, new_slots = recipe.optimizer.update(weights, slots, clipped, lr, applied)
+    shift = recipe.schedule.momentum_shift(scalars["step"])
+    rule = recipe.optimizer if shift is None else recipe.optimizer.shifted(shift)
+    new_weights, new_slots = rule.update(weights, slots, clipped, lr, applied)
     new_weights = dict(zip(state["weights"], new_weights, strict=True))
     new_statistics = dict(zip(state["statistics"], sums["statistics"], strict=True))
     network = new_weights | new_statistics

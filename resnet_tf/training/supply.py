@@ -42,6 +42,33 @@ class Part(NamedTuple):
     waited: float = 0.0
 
 
+class Progression(NamedTuple):
+    """Sides of training views that change in equal parts of a training (progressive resizing, Howard 2018, fastai).
+
+    The first use of a size compiles the step for it.
+
+    Attributes:
+        sizes: sides in pixels, one for each part of the training.
+        total: steps of the training.
+    """
+
+    sizes: tuple[int, ...]
+    total: int
+
+    def part(self, step: int) -> int:
+        """Return the index of the part that a step, from 0, is in; the last one after the end."""
+        return min(step * len(self.sizes) // self.total, len(self.sizes) - 1)
+
+    def size(self, step: int) -> int:
+        """Return the side of the views of a step."""
+        return self.sizes[self.part(step)]
+
+    def ahead(self, step: int) -> int:
+        """Return the number of steps from `step` to the end of its part; of the last part, which has no end, many."""
+        part = self.part(step)
+        return 2**31 if part == len(self.sizes) - 1 else -(-(part + 1) * self.total // len(self.sizes)) - step
+
+
 class Resident:
     """A set that lives whole on every device; the step crops and mirrors.
 
@@ -49,7 +76,7 @@ class Resident:
         capacity: most steps in one call.
     """
 
-    def __init__(self, engine, images, labels, batch_size, seed, capacity):
+    def __init__(self, engine, images, labels, batch_size, seed, capacity, alternate=False):
         """Copy the set to the devices.
 
         Args:
@@ -59,8 +86,9 @@ class Resident:
             batch_size: examples of a global batch.
             seed: of the order and of random changes.
             capacity: most steps in one call.
+            alternate: whether to mirror each image in every other epoch; see `draws.alternating`.
         """
-        self.capacity = capacity
+        self.capacity, self._alternate = capacity, alternate
         self._engine, self._count, self._batch_size, self._seed = engine, len(labels), batch_size, seed
         self._data = engine.place(images, labels)
         self._order = np.zeros((capacity, batch_size), np.int32)
@@ -93,8 +121,12 @@ class Resident:
         first = (self._engine.first_replica + replica) * size
         indices = order[index][first : first + size]
         positions = step * self._batch_size + tf.range(first, first + size, dtype=tf.int64)
-        keys = draws.keys(self._seed, positions // images.shape[0], tf.cast(indices, tf.int64))
-        return Batch(tf.gather(images, indices), tf.gather(labels, indices), keys)
+        epochs, examples = positions // images.shape[0], tf.cast(indices, tf.int64)
+        pixels, keys = tf.gather(images, indices), draws.keys(self._seed, epochs, examples)
+        if self._alternate:
+            mirrored = draws.alternating(self._seed, epochs, examples) < 0.5
+            pixels = tf.where(mirrored[:, None, None, None], tf.reverse(pixels, [2]), pixels)
+        return Batch(pixels, tf.gather(labels, indices), keys)
 
     def peek(self, step: int, count: int) -> Iterator[list[Batch]]:
         """Yield the batches of some steps without training on them: lists of `Batch` over this machine's replicas."""
@@ -110,7 +142,7 @@ class Streamed:
         capacity: most steps in one call.
     """
 
-    def __init__(self, engine, config, split, first_step, view, repeats=1, sides=()):
+    def __init__(self, engine, config, split, first_step, view, repeats=1, sides=(), progression=None):
         """Start the stream.
 
         Args:
@@ -121,12 +153,14 @@ class Streamed:
             view: a `geometry.View`, or another function that decodes a random view of an example.
             repeats: views of each example in an epoch.
             sides: height and width of images that are on the devices; () where the stream has the images.
+            progression: a `Progression` of a `geometry.View`; None for views of one size.
         """
         service.check(config.device.data_service)
         if config.device.data_service and isinstance(split.storage, Memory):
             raise InputError("--data_service cannot send images that are held in memory: unpack the archive")
         self._engine, self._config, self._split = engine, config, split
-        self._view, self._repeats, self._sides = view, repeats, sides
+        self._view, self._repeats, self._sides, self._progression = view, repeats, sides, progression
+        self._part = None
         size = 0 if sides else config.data.image_size
         self.capacity = batches_per_call(engine, config.optimizer.batch_size, size)
         self.restart(first_step)
@@ -135,10 +169,15 @@ class Streamed:
         """Go on from another step."""
         self._iterators = self._stream(step, _STACKS_AHEAD * self.capacity)
         self._stack, self._done = None, 0
+        self._part = self._progression and self._progression.part(step)
 
     def take(self, step: int, count: int) -> Part:
         """Return the data of at most `count` steps from `step` on; waits for them. Steps must follow one another."""
         waited = 0.0
+        if self._progression:
+            count = min(count, self._progression.ahead(step))
+            if self._progression.part(step) != self._part:
+                self.restart(step)
         if self._stack is None:
             begun = time.perf_counter()
             self._stack = [tuple(next(iterator) for _ in range(self.capacity)) for iterator in self._iterators]
@@ -172,13 +211,14 @@ class Streamed:
 
     def _stream(self, first_step, ahead=2):
         config, engine = self._config, self._engine
+        view = self._view.resized(self._progression.size(first_step)) if self._progression else self._view
 
         def part(replica):
             return batches.training(
-                self._split, self._view, batch=config.optimizer.batch_size, seed=config.optimizer.seed,
+                self._split, view, batch=config.optimizer.batch_size, seed=config.optimizer.seed,
                 first_step=first_step, repeats=self._repeats, threads=config.views.threads,
                 replica=engine.first_replica + replica, replicas=engine.replicas,
-                servers=config.device.data_service, held=self._sides,
+                servers=config.device.data_service, held=self._sides, alternate=run_data.alternates(config),
             )  # fmt: skip
 
         return [iter(dataset) for dataset in engine.streams(part, ahead)]
@@ -187,7 +227,7 @@ class Streamed:
 class Held(Streamed):
     """Decoded images of one size on the devices; the stream says only where the views of each batch lie in them."""
 
-    def __init__(self, engine, config, split, first_step, view, repeats, images):
+    def __init__(self, engine, config, split, first_step, view, repeats, images, progression=None):
         """Copy the images to the devices and start the stream.
 
         Args:
@@ -198,9 +238,10 @@ class Held(Streamed):
             view: a `geometry.View`.
             repeats: views of each example in an epoch.
             images: uint8 [n, height, width, 3], NumPy; from `held_images`.
+            progression: see `Streamed`.
         """
         self._images = engine.place(images)
-        super().__init__(engine, config, split, first_step, view, repeats, images.shape[1:3])
+        super().__init__(engine, config, split, first_step, view, repeats, images.shape[1:3], progression)
 
     def prepare(self, data):
         """Stack where the views of a call lie; see `Resident.prepare`."""
@@ -236,15 +277,17 @@ def held_images(config: TrainConfig, split: Examples) -> np.ndarray | None:
         return None
     images = sources.decoded(split)
     height, width = images.shape[1:3]
-    if run_data.training_view(config).shrinks(height, width):
+    smallest = min((*config.views.progressive, config.data.image_size))
+    if run_data.training_view(config).resized(smallest).shrinks(height, width):
+        flag = "image_size" if smallest == config.data.image_size else "progressive"
         raise InputError(
-            f"--hold_images: views of --image_size={config.data.image_size} shrink images of {height} x {width} pixels "
+            f"--hold_images: views of --{flag}={smallest} shrink images of {height} x {width} pixels "
             "so much that pixels must be averaged, which held ones are not: prepare smaller ones"
         )
     return images
 
 
-def make(engine, config, split, first_step, capacity, view=None, held=None, repeats=1):
+def make(engine, config, split, first_step, capacity, view=None, held=None, repeats=1, progression=None):
     """Return the supply of a training split.
 
     Args:
@@ -256,13 +299,16 @@ def make(engine, config, split, first_step, capacity, view=None, held=None, repe
         view: for streamed examples, a function that decodes a random view; see `tasks.task.Task.view`.
         held: from `held_images`.
         repeats: views of each streamed example in an epoch.
+        progression: a `Progression` of streamed examples; None for none.
     """
     if isinstance(split, Split):
         part = config.optimizer
-        return Resident(engine, split.images, split.labels, part.batch_size, part.seed, capacity)
+        return Resident(
+            engine, split.images, split.labels, part.batch_size, part.seed, capacity, run_data.alternates(config)
+        )
     if held is not None:
-        return Held(engine, config, split, first_step, view, repeats, held)
-    return Streamed(engine, config, split, first_step, view, repeats)
+        return Held(engine, config, split, first_step, view, repeats, held, progression)
+    return Streamed(engine, config, split, first_step, view, repeats, progression=progression)
 
 
 def batches_per_call(engine, batch_size: int, image_size: int) -> int:
