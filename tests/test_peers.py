@@ -148,3 +148,36 @@ def test_pairs_of_other_images_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["paired.py", f"--pairs={tmp_path}/a:{tmp_path}/c"])
     with pytest.raises(SystemExit, match="other images"):
         script["main"]()
+
+
+FAKE = """
+import pathlib, torch
+data = torch.load("cifar10/test.pt")
+assert data["images"].shape == (3, 32, 32, 3) and data["labels"].tolist() == [2, 2, 2], data["labels"]
+assert data["images"][0, 0, 1].tolist() == [1, 1, 1]
+print("|  run     |  epoch  |  val_acc  |  tta_val_acc  |  total_time_seconds  |")
+for run in range(9):
+    print(f"|  {run}  |  0  |  0.5000  |    |  1.0  |")
+    print(f"|    |  1  |  0.9{run}00  |    |  2.0  |")
+    print(f"|    |  eval  |  0.9{run}00  |  0.9{run}50  |  {run}.5  |")
+"""
+
+
+def test_a_file_of_airbench_runs_on_the_official_files(peers, tmp_path, monkeypatch, capsys):
+    import airbench
+
+    folder = tmp_path / "data"
+    folder.mkdir()
+    pixels = np.tile(np.arange(32, dtype=np.uint8), 3 * 32)
+    for name in (*airbench.TRAIN, *airbench.TEST):
+        (folder / name).write_bytes((bytes([2]) + pixels.tobytes()) * 3)
+    (tmp_path / "fake.py").write_text(FAKE)
+    command = ["airbench.py", f"--file={tmp_path / 'fake.py'}", f"--data_dir={folder}", f"--work={tmp_path / 'work'}"]
+    monkeypatch.setattr(sys, "argv", [*command, "--runs=3"])
+    airbench.main()
+    result = json.loads(capsys.readouterr().out)
+    assert result["runs"] == 3 and result["seconds"] == 2.5  # runs 1, 2, 3; 0 is the warm-up
+    assert result["each_top1"] == [0.91, 0.92, 0.93] and result["each_top1_mirrored"] == [0.915, 0.925, 0.935]
+    (folder / airbench.TRAIN[0]).write_bytes(b"short")
+    with pytest.raises(SystemExit, match="cut short"):
+        airbench.main()
