@@ -135,12 +135,13 @@ def restore(path: pathlib.Path, parts: dict, device: torch.device) -> tuple[int,
     """Restore a saved state if there is one; return the number of steps done and the seconds that they took."""
     if not path.exists():
         return 0, 0.0
-    state = torch.load(path, map_location=device, weights_only=True)
+    # From the host: the parts copy to the device what belongs there, and optimizers count their steps on the host.
+    state = torch.load(path, map_location="cpu", weights_only=True)
     for name, part in parts.items():
         part.load_state_dict(state[name])
-    torch.set_rng_state(state["random"].cpu())
+    torch.set_rng_state(state["random"])
     if device.type == "cuda":
-        torch.cuda.set_rng_state(state["random_device"].cpu())
+        torch.cuda.set_rng_state(state["random_device"])
     print(f"{path}: goes on from step {state['step']}", flush=True)
     return state["step"], state["seconds"]
 

@@ -131,4 +131,5 @@ class Lookahead:
         """Take the state of an earlier training."""
         self.optimizer.load_state_dict(state["inner"])
         self.count = state["count"]
-        torch._foreach_copy_(self.slow, state["slow"])
+        for slow, value in zip(self.slow, state["slow"], strict=True):
+            slow.copy_(value)
