@@ -105,6 +105,9 @@ def test_a_peer_trains_goes_on_and_resnet_tf_reads_its_predictions(peers, photos
     assert run("out", table) == result  # a finished seed is not repeated
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 2
 
+    with pytest.raises(SystemExit, match=r"--lr=0\.008 there, 0\.1 here"):
+        run("out", "--lr=0.1")
+
     class Stopped(Exception):
         """The training is interrupted."""
 

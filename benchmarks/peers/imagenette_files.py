@@ -4,6 +4,7 @@ import concurrent.futures
 import csv
 import datetime
 import io
+import json
 import os
 import pathlib
 import platform
@@ -118,6 +119,20 @@ def write_predictions(path: pathlib.Path, logits: torch.Tensor, labels: torch.Te
             numbers = f"{probabilities[row, best].item():.6g}", f"{losses[row].item():.6g}"
             writer.writerow([row, names[row], labels[row].item(), best, *numbers])
     unfinished.replace(path)
+
+
+def claim(folder: pathlib.Path, settings: dict) -> None:
+    """Create the folder of a training, or check that the one that is there is of the same settings."""
+    path = folder / "settings.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings) + "\n")
+        return
+    theirs = json.loads(path.read_text())
+    other = [f"--{name}={theirs.get(name)} there, {value} here" for name, value in settings.items()
+             if theirs.get(name) != value]  # fmt: skip
+    if other:
+        raise SystemExit(f"--out: {folder} is of other settings: {'; '.join(other)}")
 
 
 def save(path: pathlib.Path, parts: dict, step: int, seconds: float, device: torch.device) -> None:

@@ -22,8 +22,9 @@ on mixup of 0.2 and jitter of 0.4 in brightness, contrast and saturation. Flags 
 With --validation_examples=N training holds out those N images that resnet_tf holds out, and scores them; the test
 images (val) are scored only without it, once, at the end. A folder OUT/MODEL_RECIPE_SIZE_EPOCHS_SEED gets examples.csv,
 the predictions in the form of resnet_tf's, which benchmarks/peers/paired.py compares, and result.json; a finished seed
-is not repeated. --save_every=EPOCHS writes state.pt there, from which an interrupted training goes on. Seconds are of
-one GPU and count from the second step of the first seed on, so that compilation is counted apart.
+is not repeated, and a folder of other settings is refused. --save_every=EPOCHS writes state.pt there, from which an
+interrupted training goes on. Seconds are of one GPU and count from the second step of the first seed on, so that
+compilation is counted apart.
 Needs torch, numpy and Pillow, and timm for its networks; nothing of resnet_tf.
 """
 
@@ -63,6 +64,7 @@ RECIPES = {
     "sgd": Recipe("sgd", 0.05, 5e-4, "cosine", 0.2, 0.4, warmup=0.1),
 }
 _FLAT, _LAST = 0.75, 1e-5  # of flat_cos: share of the steps at the full rate, and the last rate over it
+_ALSO_SETTINGS = ("validation_examples", "precision", "steps", "limit")  # that no name of a folder says
 PRECISIONS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -112,6 +114,8 @@ class Training:
         self.dtype = PRECISIONS[arguments.precision]
         self.is_warm, self.compile_seconds = False, 0.0
         self.per_epoch = len(self.images) // recipe.batch
+        if not self.per_epoch:
+            raise SystemExit(f"--batch={recipe.batch}: more than the {len(self.images)} training images")
         self.total = min(self.per_epoch * arguments.epochs, arguments.steps or 10**9)
 
     def _autocast(self):
@@ -246,10 +250,10 @@ def main() -> None:
         name = f"{arguments.model}_{arguments.recipe}_{arguments.size}_{arguments.epochs}_{seed}"
         folder = arguments.out / name
         done = folder / "result.json"
+        files.claim(folder, dataclasses.asdict(recipe) | {name: getattr(arguments, name) for name in _ALSO_SETTINGS})
         if done.exists():
             print(done.read_text().strip(), flush=True)
             continue
-        folder.mkdir(parents=True, exist_ok=True)
         training = training or Training(
             arguments, recipe, files.read(arguments.data, arguments.validation_examples, arguments.limit)
         )
