@@ -167,3 +167,41 @@ def test_a_matrix_is_measured_side_by_side_and_goes_on(share, most, tmp_path, mo
     with pytest.raises(SystemExit, match=r"error: .*resnet19"):
         matrix.main()
     assert not (tmp_path / "none.csv").exists()
+
+
+def test_a_race_repeats_a_seed_and_compiles_once(monkeypatch, capsys, tmp_path):
+    speedrun = script("speedrun")
+    monkeypatch.setattr("sys.argv", [
+        "speedrun.py", "--runs=2", "--target=0", f"--out={tmp_path / 'race.json'}", "--dataset=digits", "--seed=3",
+        "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=64", "--train_steps=6", "--pad=1",
+    ])  # fmt: skip
+    _, config = speedrun.parsed()
+    race, found = speedrun.Race(config), []
+    for seed in (3, 4, 3):
+        race.restart(seed)
+        race.run(race.total)
+        found.append(race.engine.state.get_all())
+    calls = race.engine._call.experimental_get_tracing_count()
+    assert calls == 1 and found[0]["state/step"] == race.total == 6
+
+    def equal(first, second):
+        return [name for name in first if name.endswith("kernel") and (first[name] == second[name]).all()]
+
+    assert equal(found[0], found[2]) and not equal(found[0], found[1])
+    assert len(equal(found[0], found[2])) == sum(name.endswith("kernel") for name in found[0])
+    # The random views are of the seed too, not only the weights and the order.
+    batches = []
+    for seed in (3, 4):
+        race.supply.seed = seed
+        part = race.supply.take(0, 1)
+        batches.append(race.supply.batch(0, part.data[0], 0, race.engine.step).keys.numpy())
+    assert not set(batches[0]) & set(batches[1])
+    result = speedrun.summary(race, 0.0, [1.0, 2.0, 3.0], [(0.5, 0.6)] * 3, 9.0)
+    assert result["seconds"] == 2.0 and result["share_at_target_top1"] == 1 and result["top1_mirrored"] == 0.6
+
+
+def test_a_race_of_streamed_images_is_refused(monkeypatch, tmp_path):
+    speedrun = script("speedrun")
+    monkeypatch.setattr("sys.argv", ["speedrun.py", "--dataset=synthetic", "--view=random_resized_crop"])
+    with pytest.raises(SystemExit):
+        speedrun.main()
