@@ -1,6 +1,6 @@
 """Write weights for `create_model(NAME, weights="cifar10")` from runs of CIFAR-10, and their rows of results/zoo.csv.
 
-    python benchmarks/make_zoo.py runs/cifar_resnet20_v1-seed0 runs/cifar_resnet32_v1-seed0 --data_dir=cifar10
+    python benchmarks/make_zoo.py runs/cifar_resnet20_v1-seed4 runs/cifar_resnet32_v1-seed4 --data_dir=cifar10
 
 A run has a checkpoint, is finished, and has the seed --seed: the zoo has one seed, chosen before the results are known.
 Its newest weights, or those that the run finished on, become resnet_tf/models/cifar10/NAME.safetensors: kernels in
@@ -148,8 +148,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders with checkpoints")
     parser.add_argument("--data_dir", required=True, help="folder of CIFAR-10's original files")
-    parser.add_argument("--seed", type=int, default=0, help="seed that all runs must have")
-    parser.add_argument("--log", default="results/cifar10/runs", help="folder of the repository that has their logs")
+    parser.add_argument("--seed", type=int, default=4, help="seed that all runs must have")
+    parser.add_argument(
+        "--log", default="results/cifar10_originals/runs", help="folder of the repository that has their logs"
+    )
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     made = {}
