@@ -212,6 +212,8 @@ def test_weights_that_are_not_there_or_damaged_are_one_line(drawn, tmp_path, mon
         resnet_tf.create_model("cifar_resnet14_v1", weights="cifar10")
     with pytest.raises(InputError, match=f"^weights=cifar10: none for resnet50_v1b, only for {NET}$"):
         resnet_tf.evaluate(network="resnet50_v1b", init_from="cifar10", data_dir=str(data))
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("cifar10").mkdir()  # a folder of data, which has no weights
     with pytest.raises(InputError, match=r"^--init_from=cifar10: say of which network, as MODEL:cifar10$"):
         resnet_tf.fit(model=NET, init_from="cifar10", dataset="digits", train_steps=1, out=str(tmp_path / "run"))
     whole = (folder / "cifar10" / f"{NET}.safetensors").read_bytes()

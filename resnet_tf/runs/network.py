@@ -122,7 +122,7 @@ def _named(flag, origin):
         tag = published.find(origin)
         published.check_row(tag, tag.row, f"--{flag}")
         return tag.row, origin
-    if origin in ("imagenet", zoo.NAME) and not pathlib.Path(origin).exists():
+    if origin in ("imagenet", zoo.NAME):
         raise InputError(f"--{flag}={origin}: say of which network, as MODEL:{origin}")
     name, _, weights = origin.partition(":")
     if pathlib.Path(origin).exists() or not weights:
