@@ -50,7 +50,7 @@ def binary(folder, splits):
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
+def made(tmp_path_factory):
     """Data, two runs of two steps, and the zoo that the script made of the first one."""
     folder = tmp_path_factory.mktemp("drawn")
     rng = np.random.default_rng(0)
@@ -65,11 +65,23 @@ def drawn(tmp_path_factory):
         resnet_tf.fit(**shared, seed=seed, normalization=kind, out=str(folder / f"seed{seed}"))
     make = script()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(zoo, "FOLDER", folder / "cifar10")
-        patch.setattr(zoo, "_TABLES", (folder / "zoo.csv",))
-        patch.setattr(make, "RESULTS", folder / "zoo.csv")
+        in_use(patch, folder, make)
         make.main([str(folder / "seed0"), f"--data_dir={data}", "--seed=0", "--log=results/some/runs"])
-        yield folder, data, sets, make
+    return folder, data, sets, make
+
+
+def in_use(patch, folder, make):
+    """Let the package and the script use the drawn zoo."""
+    patch.setattr(zoo, "FOLDER", folder / "cifar10")
+    patch.setattr(zoo, "_TABLES", (folder / "zoo.csv",))
+    patch.setattr(make, "RESULTS", folder / "zoo.csv")
+
+
+@pytest.fixture
+def drawn(made, monkeypatch):
+    """`made`, whose zoo is in use for one test; the repository's is for others."""
+    in_use(monkeypatch, made[0], made[3])
+    return made
 
 
 def expected_logits(folder, images):
