@@ -3,17 +3,21 @@
 import concurrent.futures
 import json
 import os
+import pathlib
 import signal
 import socket
 import time
 
 import pytest
+import yaml
+from absl import flags
 from forks import ends, free_ports, start_cluster, wait_for
 
-from resnet_tf import train
+from resnet_tf import config, train
 from resnet_tf.errors import InputError
-from resnet_tf.runs import cluster, record
+from resnet_tf.runs import cluster, record, signals
 
+ROOT = pathlib.Path(__file__).parents[1]
 FLAGS = (
     "--dataset=synthetic", "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=32", "--lr=0.01", "--pad=2",
     "--train_steps=4", "--log_every=1", "--bn=sync", "--eval_every=0",
@@ -184,3 +188,39 @@ def test_tasks_of_slurm_train_together(start, tmp_path):
     for task in tasks:
         ends(task, 0)
     assert len(losses(tmp_path / "run")) == 4
+
+
+# --- Kubernetes ------------------------------------------------------------------------------------------------------
+
+
+def test_the_manifest_of_kubernetes_holds_together(environment):
+    """Names that must agree, exit codes as commands have them, and flags that the command knows."""
+    service, job = yaml.safe_load_all((ROOT / "docker" / "train-job.yaml").read_text())
+    assert (service["apiVersion"], service["kind"]) == ("v1", "Service")
+    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
+    spec = job["spec"]
+    assert set(spec) == {"completions", "parallelism", "completionMode", "backoffLimit", "podFailurePolicy", "template"}
+    assert spec["completions"] == spec["parallelism"] and spec["completionMode"] == "Indexed"
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["restartPolicy"] == "Never"  # which podFailurePolicy needs
+    rules = {rule["action"]: rule["onExitCodes"] for rule in spec["podFailurePolicy"]["rules"]}
+    assert rules["Ignore"]["values"] == [signals.EXIT_CODE] and rules["FailJob"]["values"] == [1, 2]
+    assert {rule["containerName"] for rule in rules.values()} == {container["name"]}
+    assert service["spec"]["clusterIP"] == "None" and service["spec"]["publishNotReadyAddresses"] is True
+    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    port = service["spec"]["ports"][0]["port"]
+    assert container["ports"] == [{"containerPort": port}]
+    names = [f"{job['metadata']['name']}-{index}.{pod['subdomain']}:{port}" for index in range(spec["completions"])]
+    assert pod["subdomain"] == service["metadata"]["name"]
+    variables = {one["name"]: one["value"] for one in container["env"]}
+    for index, _ in enumerate(names):
+        environment(variables | {"JOB_COMPLETION_INDEX": str(index)})
+        assert cluster.parse(cluster.configure()) == (tuple(names), index)
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    command, *arguments = container["args"]  # of the program `resnet-tf`, the entry point of the Dockerfile
+    values = flags.FlagValues()
+    config.define_flags(config.TrainConfig, values)
+    values([command, *config.recipes.expanded(arguments)])
+    assert command == "train"
+    assert config.read_flags(config.TrainConfig, values).record.out.startswith("/shared/")
