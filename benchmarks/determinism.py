@@ -124,7 +124,8 @@ def compared(arguments, network, part):
         rows.append([[row[key] for key in keys] for row in record.read_metrics(folder / "metrics.csv")])
     first, second = ends
     equal = [name for name in first if np.array_equal(first[name], second[name], equal_nan=True)]
-    largest = max(float(np.max(np.abs(first[name].astype(np.float64) - second[name]), initial=0.0)) for name in first)
+    apart = (np.abs(first[name].astype(np.float64) - second[name]) for name in first)
+    largest = max(float(np.nanmax(one, initial=0.0)) for one in apart)
     return {"arrays": len(first), "equal": len(equal), "largest": largest, "rows_equal": rows[0] == rows[1]}
 
 
