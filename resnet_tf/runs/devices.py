@@ -144,16 +144,20 @@ def use_precision(precision: str) -> None:
 
 
 def use_determinism(wanted: bool) -> None:
-    """Have XLA compile, for the whole process, programs that give the same bits in every run on the same GPUs.
+    """Have programs be compiled, for the whole process, that give the same bits in every run on the same devices.
 
-    All else repeats by itself: images, their changes and dropout are drawn by seed and step, and a CPU adds in a fixed
-    order.
+    On GPUs this is up to XLA. On a CPU, TensorFlow makes one sum of several additions, in an order that differs from
+    one graph to the next: of momentum, gradient and decayed weight, for one. All else repeats by itself: images, their
+    changes and dropout are drawn by seed and step.
 
     Raises:
         InputError: XLA has compiled for a GPU in this process already, without this.
     """
+    if not wanted:
+        return
+    tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
     flags = os.environ.get("XLA_FLAGS", "").split()
-    if not wanted or _DETERMINISTIC in flags:
+    if _DETERMINISTIC in flags:
         return
     if _gpus_are_used.is_set():
         raise InputError(
