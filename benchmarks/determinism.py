@@ -60,6 +60,7 @@ def training_flags(arguments, network):
         data = [f"--data_dir={arguments.photos}"] if arguments.photos else []
         flags += [f"--dataset={'folder' if data else 'synthetic'}", *data, f"--image_size={size}"]
         flags += [f"--batch_size={batch}", f"--train_steps={arguments.r50_steps}", "--log_every=10", *AUGMENTED]
+    flags += ["--log_every=1", "--steps_per_call=1"] if arguments.smoke else []  # else it ends before it is cut
     return [*flags, f"--replicas={arguments.gpus}"]
 
 
@@ -72,6 +73,8 @@ def trained(arguments, network, part):
     while True:
         cut_at = total / 3 if part == "cut" and not checkpoint.steps(folder / "checkpoints") else None
         code, last = run(flags, folder, cut_at, deadline)
+        if code == 0 and cut_at is not None:
+            raise InputError(f"{network} {part}: it ended before it was cut; train more steps")
         if code == 0:
             rows = [row for row in record.read_metrics(folder / "metrics.csv") if row["split"] == "train"]
             return rows[-1]["step"], rows[-1]["wall_seconds"]
