@@ -98,7 +98,9 @@ def ours(arguments, gpus, cards, count, folder):
         if count > 1:
             task = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
             environment["TF_CONFIG"] = json.dumps(task)
-        started.append(peers.Process(f"{gpus} GPUs, process {index} of {count}", command, environment))
+        started.append(
+            peers.Process(f"{gpus} GPUs, process {index} of {count}", command, environment, arguments.seconds)
+        )
     return started
 
 
