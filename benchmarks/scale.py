@@ -118,7 +118,7 @@ def ddp(arguments, gpus, cards):
         together["CUDA_VISIBLE_DEVICES"] = ",".join(cards[:gpus])
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(gpus)]
     return [
-        peers.Process(f"ddp, process {rank['RANK']} of {gpus}", command, environment | together | rank)
+        peers.Process(f"ddp {rank['RANK']} of {gpus}", command, environment | together | rank, arguments.seconds)
         for rank in ranks
     ]
 
