@@ -3,6 +3,8 @@
 python benchmarks/scaling.py
 """
 
+import csv
+import itertools
 import math
 import pathlib
 import textwrap
@@ -15,6 +17,7 @@ DOC = pathlib.Path(__file__).parents[1] / "docs" / "scaling.md"
 STEP_RATE = 6242.0  # images/s: steps of resnet50_v1b at 224 pixels, float16, batch 256, one H100 80GB HBM3
 FROM_FILES = 0.99  # of such a rate where the images came from JPEG files, on an H200 with 32 cores
 TWO_GPUS = 0.0015  # seconds that a step of two H200 took longer than that of one with the same images each
+ONE_H200 = 7400.0  # images/s of one H200 beside which the two were measured: 14,143 / 1.911
 MFU = 6 * 4.089e9 * STEP_RATE / 989e12
 VIEWS = {"ImageNet's files": (725.0, 115e3), "prepared with `--shorter_side=288`": (1216.0, 30e3)}
 # Random resized crops a second of one core, and bytes of a mean image: of the training archive's 147.9 GB, and of 100
@@ -38,6 +41,20 @@ def crossing(members):
     return 2 * (members - 1) / members
 
 
+def measured():
+    """Images/s over those of one GPU in the last `scale.py` rows of results/speed.csv: {(GPUs, kind): "1.91"}."""
+    last = {(2, "mirrored"): "1.91"}  # by `benchmark train --replicas=2 --peers=one_replica`, docs/performance.md
+    with (DOC.parents[1] / "results" / "speed.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["benchmark"] == "scale" and row["model"] == "resnet50_v1b"]
+    rates = {row["strategy"]: float(row["images_per_second"]) for row in rows}
+    for gpus, (kind, one) in itertools.product(
+        (2, 4, 8), (("mirrored", "mirrored x1"), ("processes", "mirrored x1"), ("ddp", "one device"))
+    ):
+        if f"{kind} x{gpus}" in rates and one in rates:
+            last[gpus, kind] = f"{rates[f'{kind} x{gpus}'] / rates[one]:.2f}"
+    return last
+
+
 def summing(gpus):
     """Seconds a step of an all-reduce in one host, from that between two."""
     return TWO_GPUS * crossing(gpus) / crossing(2)
@@ -51,7 +68,7 @@ def table(header, rows):
 
 def wrapped(part):
     """A paragraph in lines of 120 characters; what is no prose as it is."""
-    return part if part[:1] in ("", "#", "|", "-") else textwrap.fill(part, 120, break_on_hyphens=False)
+    return part if part[:1] in ("", "#", "|", "-", "`") else textwrap.fill(part, 120, break_on_hyphens=False)
 
 
 def main():
@@ -59,7 +76,7 @@ def main():
     one, cost = rate(), cost_by_name(STUDENT)
     packed = 4 * (cost.trainable_parameters + (cost.parameters - cost.trainable_parameters))
     images = EPOCHS * EXAMPLES
-    hours, network, hosts = [], [], []
+    hours, network, hosts, scaled = [], [], [], measured()
     for gpus, batch in BATCHES.items():
         step = batch / gpus / one
         steps = images / batch
@@ -87,15 +104,35 @@ def main():
             ])  # fmt: skip
     lines = f"""# The full ImageNet recipe on 1, 8 and 64 GPUs
 
-These numbers are computed by `python benchmarks/scaling.py`, not measured, from the rate of one H100 (80GB HBM3), the
-costs of the networks, and the speed of reading. The only measurement with several GPUs is a training step on two. The
-recipe is `flags/imagenet_r50d_distil.cfg`, with which Bag of Tricks reports 79.29%: ResNet-50-D distilled from
+The hours, images and rates below are computed by `python benchmarks/scaling.py`, not measured, from the rate of one
+H100 (80GB HBM3), the costs of the networks, and the speed of reading. What was measured with several GPUs stands first.
+The recipe is `flags/imagenet_r50d_distil.cfg`, with which Bag of Tricks reports 79.29%: ResNet-50-D distilled from
 ResNet-152-D, {EPOCHS} epochs, float16, mixup, cosine.
 
 One GPU trains resnet50_v1b at {STEP_RATE:,.0f} images/s, {100 * MFU:.0f}% of the dense peak of its tensor cores
 (6 x 4.089 GMACs per image). With the same utilisation, student and teacher
 (6 x {cost.macs / 1e9:.2f} + 2 x {cost_by_name(TEACHER).macs / 1e9:.2f} GMACs) reach {one:,.0f} images/s. The hours
 include {EPOCHS} evaluations of {VALIDATION:,} images, each with a third of the FLOPs of training.
+
+## Prediction and measurement
+
+A step of resnet50_v1b with 256 images on each GPU, float16, images held on the GPUs. The prediction adds the all-reduce
+of a ring, extrapolated from that of two GPUs, to the step of one (H200, {ONE_H200:,.0f} images/s); the first line is
+therefore no test of it.
+""".splitlines()
+    lines += table(["GPUs", "predicted, times one GPU", "measured: one process", "one process a GPU", "PyTorch DDP"], [
+        [str(gpus), f"{gpus / (1 + summing(gpus) / (256 / ONE_H200)):.2f}",
+         *(scaled.get((gpus, kind), "not measured") for kind in ("mirrored", "processes", "ddp"))]
+        for gpus in (2, 4, 8)
+    ])  # fmt: skip
+    lines += """
+The measurements are made by this command, whose rows go to [results/speed.csv](../results/speed.csv) as benchmark
+`scale`; `strategy` has the number of replicas. The table is filled from there when `python benchmarks/scaling.py` runs
+again. `scale.py` also tells what the all-reduce, the input and the host cost, by runs with and without each of them:
+
+```
+python benchmarks/scale.py --gpus=1,2,4,8 --data_dir=imagenette192.tar --results=results/speed.csv --picture=scale.png
+```
 
 ## Hours
 """.splitlines()

@@ -56,6 +56,15 @@ def rewritten_graphs(graphs_as_they_are):
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Function that starts a training, or another command, as a process."""
+    import forks
+
+    folder = tmp_path_factory.mktemp("started")
+    return lambda *flags, module="train", **environment: forks.Process(module, flags, environment, folder)
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)

@@ -1,12 +1,15 @@
 """Commands as processes, forked from one that has TensorFlow imported, which takes longer than a short training."""
 
 import atexit
+import json
 import multiprocessing
 import os
 import pathlib
 import runpy
+import socket
 import sys
 import tempfile
+import time
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["resnet_tf.training.loop", "resnet_tf.data.service"])
@@ -64,3 +67,40 @@ def _run(module, flags, environment, output, errors):
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         atexit._run_exitfuncs()  # which multiprocessing leaves out
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("localhost", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def start_cluster(start, folder, *flags, count=2):
+    """Trainings of `count` processes that train together, started by the fixture `start`."""
+    workers = [f"localhost:{port}" for port in free_ports(count)]
+    return [
+        start(
+            *flags, f"--out={folder}",
+            TF_CONFIG=json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}),
+        )
+        for index in range(count)
+    ]  # fmt: skip
+
+
+def wait_for(condition, process, seconds=300):
+    begun = time.monotonic()
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() - begun < seconds, "nothing happened"
+        time.sleep(0.02)
+
+
+def ends(process, code, seconds=300):
+    """What it printed to stderr, once it has ended as it should."""
+    _, errors = process.communicate(timeout=seconds)
+    assert process.returncode == code, errors
+    return errors

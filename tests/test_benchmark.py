@@ -227,7 +227,7 @@ def test_peer_script_ends_with_its_stdin(tmp_path):
     arguments = ["--model=x", "--classes=2", "--image_size=8", "--batch_size=2", "--steps=1", "--precision=float32",
                  "--mode=eager", "--device=cpu"]  # fmt: skip
     process = subprocess.Popen(
-        [sys.executable, peers._SCRIPT, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        [sys.executable, peers.SCRIPT, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     assert "torch 0; timm 0" in json.loads(process.stdout.readline())["versions"]

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 
-import forks
 import numpy as np
 import pytest
 import tensorflow as tf
+from forks import ends, free_ports, start_cluster, wait_for
 
 from resnet_tf import train
 from resnet_tf.runs import checkpoint, record
@@ -25,34 +25,12 @@ FLAGS = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    """Function that starts a training, or another command, as a process."""
-    folder = tmp_path_factory.mktemp("started")
-    return lambda *flags, module="train", **environment: forks.Process(module, flags, environment, folder)
-
-
 def start_anew(*flags):
     """A training as a person starts it."""
     return subprocess.Popen(
         [sys.executable, "-m", "resnet_tf.train", *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         cwd=pathlib.Path(__file__).parent.parent,
     )  # fmt: skip
-
-
-def wait_for(condition, process, seconds=300):
-    begun = time.monotonic()
-    while not condition():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() - begun < seconds, "nothing happened"
-        time.sleep(0.02)
-
-
-def ends(process, code, seconds=300):
-    """What it printed to stderr, once it has ended as it should."""
-    _, errors = process.communicate(timeout=seconds)
-    assert process.returncode == code, errors
-    return errors
 
 
 def rows_of(folder):
@@ -97,31 +75,10 @@ def test_stopped_and_killed_runs_end_as_the_unbroken_one(start, tmp_path):
 # --- Several machines ------------------------------------------------------------------------------------------------
 
 
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("localhost", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
-def start_cluster(start, folder, *flags):
-    workers = [f"localhost:{port}" for port in free_ports(2)]
-    return [
-        start(
-            *flags, f"--out={folder}",
-            TF_CONFIG=json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}),
-        )
-        for index in range(2)
-    ]  # fmt: skip
-
-
 @pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.slow)])  # the first keeps the run's folder
 def test_two_machines_train_as_one_and_survive_the_death_of_either(killed, start, tmp_path):
     flags = [*FLAGS, "--bn=sync", "--checkpoint_every=20", "--optimizer=sgd", "--warmup_epochs=0", "--schedule=steps"]
-    flags += ["--log_every=2"]
+    flags += ["--log_every=2", "--deterministic"]
     one, whole, broken = tmp_path / "one", tmp_path / "whole", tmp_path / "broken"
     workers = start_cluster(start, whole, *flags)
     assert train.main([*flags, "--train_steps=4", f"--out={one}"]) == 0

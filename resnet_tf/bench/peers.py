@@ -27,7 +27,7 @@ from resnet_tf.models import architectures
 from resnet_tf.models.layers import KERAS
 
 PATIENCE = 900.0  # seconds to wait for a process to answer; torch.compile may take minutes
-_SCRIPT = pathlib.Path(__file__).with_name("torch_train.py")
+SCRIPT = pathlib.Path(__file__).with_name("torch_train.py")
 
 
 @dataclasses.dataclass
@@ -183,7 +183,7 @@ def _timm(task, stack, peer, mode):
     ]  # fmt: skip
     if tf.config.experimental.tensor_float_32_execution_enabled():
         arguments.append("--tf32")
-    process = Process(f"--peers={peer}", [other_python(), _SCRIPT, *arguments], other_environment())
+    process = Process(f"--peers={peer}", [other_python(), SCRIPT, *arguments], other_environment())
     stack.callback(process.close)
     system = System(None, process.answer("versions")["versions"])
     if settings.lock:  # all processes prepare together, so this one may begin while ours is compiled
@@ -210,10 +210,11 @@ class Process:
         label: name in errors, such as --peers=NAME.
         command: list of the program and its arguments.
         environment: environment variables, a dict.
+        patience: seconds to wait for an answer; None for `PATIENCE`.
     """
 
-    def __init__(self, label, command, environment):
-        self._label, self._buffer, self._asked = label, b"", False
+    def __init__(self, label, command, environment, patience=None):
+        self._label, self._buffer, self._asked, self.patience = label, b"", False, patience
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (open for the life of the process)
         try:
             self._process = subprocess.Popen(
@@ -242,12 +243,13 @@ class Process:
         """Wait for an answer that has `key`, and return it.
 
         Raises:
-            InputError: the process reports an error, ends, answers without `key`, or needs over `PATIENCE` seconds.
+            InputError: the process reports an error, ends, answers without `key`, or needs more time than its patience.
         """
-        out, deadline = self._process.stdout.fileno(), time.monotonic() + PATIENCE
+        patience = PATIENCE if self.patience is None else self.patience
+        out, deadline = self._process.stdout.fileno(), time.monotonic() + patience
         while b"\n" not in self._buffer:
             if not select.select([out], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise InputError(f"{self._label}: no answer in {PATIENCE:g} s; leave it out")
+                raise InputError(f"{self._label}: no answer in {patience:g} s; leave it out")
             more = os.read(out, 65536)
             if not more:
                 raise InputError(f"{self._label}: its process ended: {self._last_error()}")

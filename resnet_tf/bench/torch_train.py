@@ -4,6 +4,9 @@ It needs only torch and timm. It first prints {"versions": "..."}. For each line
 and prints {"seconds", "peak_memory_mib"}. It prints an error as {"error": "..."} and ends when stdin ends. Examples are
 synthetic and on the device, in channels_last. SGD has momentum and weight decay in one fused kernel. Mixed precision is
 automatic (float16 with a scaled loss). cuDNN chooses its algorithms by trial.
+
+Where $WORLD_SIZE is more than 1, this is one of as many processes of one GPU each, joined as `torchrun` joins them
+($RANK, $LOCAL_RANK, $MASTER_ADDR, $MASTER_PORT), which train by DistributedDataParallel; --batch_size is that of one.
 """
 
 import argparse
@@ -66,6 +69,9 @@ def trainer(torch, timm, arguments: argparse.Namespace) -> Callable:
     on_gpu = arguments.device == "cuda"
     if on_gpu and not torch.cuda.is_available():
         raise RuntimeError("this torch finds no GPU")
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = arguments.tf32
     torch.set_float32_matmul_precision("high" if arguments.tf32 else "highest")
@@ -73,6 +79,10 @@ def trainer(torch, timm, arguments: argparse.Namespace) -> Callable:
     dtype = getattr(torch, arguments.precision)
     model = timm.create_model(arguments.model, num_classes=arguments.classes)
     model = model.to(arguments.device, memory_format=torch.channels_last).train()
+    if processes > 1:
+        torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
+        # Moving statistics of BN stay with each process, as torchvision's and timm's recipes have it: nothing is sent.
+        model = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True, broadcast_buffers=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True)
     scaler = torch.amp.GradScaler(arguments.device, enabled=dtype is torch.float16)
     size = arguments.image_size
@@ -92,6 +102,8 @@ def trainer(torch, timm, arguments: argparse.Namespace) -> Callable:
     def wait():
         if on_gpu:
             torch.cuda.synchronize()
+        if processes > 1:
+            torch.distributed.barrier()
 
     step()
     if on_gpu:  # the trials of cuDNN and the compiler are over

@@ -98,7 +98,7 @@ def _network(config, classes, replicas=1):
     return network.create(config.model, classes, config.benchmark.image_size, config.device.precision, replicas)
 
 
-def _engine(config, strategy, classes, normalization):
+def _engine(config, strategy, classes, normalization, engine_type=Engine):
     with strategy.scope():
         model = _network(config, classes, strategy.num_replicas_in_sync)
         recipe = Recipe(
@@ -106,16 +106,27 @@ def _engine(config, strategy, classes, normalization):
             loss_scale=optimizer.loss_scale_of(config.device.precision),
             pad_crop=resident.PadCrop(pad=_pad(config), mirror=True),
         )  # fmt: skip
-        return Engine(strategy, model, normalization, recipe)
+        return engine_type(strategy, model, normalization, recipe)
 
 
 def _pad(config):
     return 4 if config.benchmark.image_size < _LARGE else 0
 
 
-def _ours(task, strategy):
+def steps_from_device(config: configuration.BenchmarkConfig, strategy, engine_type: type = Engine) -> peers.System:
+    """Return our training steps on images that the devices of a strategy hold, as `benchmark_train` measures them.
+
+    Args:
+        config: a `config.BenchmarkConfig`; --batch_size is that of all replicas on all machines.
+        strategy: of `devices.make_strategy`.
+        engine_type: an `Engine`, or a subclass that leaves out a part of the step.
+    """
+    return _ours(_task(config, devices.on_gpu(strategy)), strategy, engine_type)
+
+
+def _ours(task, strategy, engine_type=Engine):
     settings = task.config.benchmark
-    engine = _engine(task.config, strategy, task.classes, task.normalization)
+    engine = _engine(task.config, strategy, task.classes, task.normalization, engine_type)
     supply = Resident(engine, task.images, task.labels, settings.batch_size, seed=0, capacity=settings.steps)
     return peers.System(measure.timed_training(engine, supply, settings.steps))
 

@@ -361,7 +361,7 @@ class DeviceConfig:
     deterministic: bool = setting(
         False,
         "Compute the same bits when the same command runs again on the same devices, resumed or not. GPUs take some 7% "
-        "longer for it; a CPU does it always.",
+        "longer for it.",
     )
     gpus: tuple[int, ...] = setting((), "Indices of the GPUs to use. Unset: the first ones.", changes_result=False)
     steps_per_call: int = setting(

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import logging
 import os
 import platform
@@ -13,6 +12,7 @@ import tensorflow as tf
 from resnet_tf.config import PRECISIONS
 from resnet_tf.data import processors
 from resnet_tf.errors import InputError
+from resnet_tf.runs import cluster
 
 SHARED_BY = "RESNET_TF_SHARED_BY"  # environment variable: trainings that a sweep runs on one GPU or machine
 # XLA leaves out kernels that add in no fixed order, and takes no kernel for having been the fastest in a trial.
@@ -21,7 +21,7 @@ _gpus_are_used = threading.Event()  # in this process; XLA reads its flags once,
 
 
 def make_strategy(replicas: int = 0, gpus=()) -> tf.distribute.Strategy:
-    """Return a MirroredStrategy, or a MultiWorkerMirroredStrategy if $TF_CONFIG names several workers.
+    """Return a MirroredStrategy, or a MultiWorkerMirroredStrategy for several machines, which then meet; see `cluster`.
 
     Args:
         replicas: replicas on this machine; 0 for every GPU, or one without GPUs.
@@ -31,15 +31,16 @@ def make_strategy(replicas: int = 0, gpus=()) -> tf.distribute.Strategy:
         InputError: more replicas than devices, or an invalid TF_CONFIG. The CPU can be split only before TensorFlow is
             first used.
     """
-    return _make_strategy(replicas, tuple(gpus), os.environ.get("TF_CONFIG", ""))
+    return _make_strategy(replicas, tuple(gpus), cluster.configure())
 
 
 # One strategy for the same devices: a second one would number its collectives from the start again, and TensorFlow
 # confuses collectives of equal number ("Shape mismatch in the collective instance").
 @functools.cache
-def _make_strategy(replicas, indices, cluster):
+def _make_strategy(replicas, indices, tf_config):
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    workers = _workers(cluster)
+    machines = cluster.parse(tf_config)
+    workers = max(1, len(machines.addresses))
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         for gpu in gpus:
@@ -57,18 +58,9 @@ def _make_strategy(replicas, indices, cluster):
     if workers > 1:
         if gpus:
             tf.config.set_visible_devices([gpus[index] for index in indices or range(count)], "GPU")
+        cluster.meet(machines)
         return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.MirroredStrategy([f"/{kind}:{index}" for index in indices or range(count)])
-
-
-def _workers(cluster):
-    if not cluster:
-        return 1
-    try:
-        parsed = json.loads(cluster)
-        return len(parsed["cluster"].get("worker", ())) + len(parsed["cluster"].get("chief", ()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"TF_CONFIG={cluster}: not JSON with a cluster and a task") from None
 
 
 def workers(strategy: tf.distribute.Strategy) -> int:
@@ -152,16 +144,20 @@ def use_precision(precision: str) -> None:
 
 
 def use_determinism(wanted: bool) -> None:
-    """Have XLA compile, for the whole process, programs that give the same bits in every run on the same GPUs.
+    """Have programs be compiled, for the whole process, that give the same bits in every run on the same devices.
 
-    All else repeats by itself: images, their changes and dropout are drawn by seed and step, and a CPU adds in a fixed
-    order.
+    On GPUs this is up to XLA. On a CPU, TensorFlow makes one sum of several additions, in an order that differs from
+    one graph to the next: of momentum, gradient and decayed weight, for one. All else repeats by itself: images, their
+    changes and dropout are drawn by seed and step.
 
     Raises:
         InputError: XLA has compiled for a GPU in this process already, without this.
     """
+    if not wanted:
+        return
+    tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
     flags = os.environ.get("XLA_FLAGS", "").split()
-    if not wanted or _DETERMINISTIC in flags:
+    if _DETERMINISTIC in flags:
         return
     if _gpus_are_used.is_set():
         raise InputError(

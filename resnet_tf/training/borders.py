@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from resnet_tf.runs import checkpoint, record, signals
+from resnet_tf.runs import checkpoint, cluster, record, signals
 from resnet_tf.training import schedule
 from resnet_tf.training.precise_bn import precise_bn
 
@@ -49,7 +49,8 @@ class Borders:
             return 0
         wanted = min(session.window.steps_ahead(), session.plan.steps_per_call)
         reason = session.engine.stop_reason
-        ahead, halt, ends = session.engine.sum_over_machines([wanted, bool(stop.name), bool(reason)])
+        with cluster.together(session.context.folder):
+            ahead, halt, ends = session.engine.sum_over_machines([wanted, bool(stop.name), bool(reason)])
         if halt:
             raise signals.StopRequested(stop.name or "a signal to another machine")
         if ends:
@@ -111,7 +112,8 @@ class Borders:
         """Score the held-out split, write rows, advance a plateau schedule, and keep the best weights."""
         session, config, step = self._session, self._session.task.config, self.step
         if step == session.plan.total and config.optimizer.precise_bn:
-            precise_bn(session.engine, session.supply, step, config.optimizer.precise_bn)
+            with cluster.together(session.context.folder):
+                precise_bn(session.engine, session.supply, step, config.optimizer.precise_bn)
         self._score()
         for split, metrics in self._metrics.items():
             session.recorder.write(step, step / session.plan.steps_per_epoch, split, **_without_count(metrics))

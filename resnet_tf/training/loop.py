@@ -3,15 +3,13 @@
 import time
 from collections.abc import Sequence
 
-import tensorflow as tf
-
 from resnet_tf.data.splits import Source
-from resnet_tf.runs import run_data, signals
+from resnet_tf.runs import cluster, run_data, signals
 from resnet_tf.training import debug
 from resnet_tf.training.borders import Borders
 from resnet_tf.training.choices import Choice
 from resnet_tf.training.recorder import Profile
-from resnet_tf.training.session import prepare
+from resnet_tf.training.session import prepare, run_folder
 
 
 class Callback:
@@ -56,7 +54,9 @@ def train(task, source: Source | None = None, callbacks: Sequence[Callback] = ()
         InputError: bad flags, files or data; or the loss is not finite.
         signals.Stopped: a signal came and the checkpoint is written; or another machine of the cluster is gone.
     """
-    session = prepare(task, source, callbacks, choice)
+    folder = run_folder(task.config)
+    with cluster.together(folder):
+        session = prepare(task, source, callbacks, choice)
     engine, supply, plan, run = session.engine, session.supply, session.plan, session.run
     settings, context = task.config.record, session.context
     if settings.debug_step:
@@ -75,7 +75,7 @@ def train(task, source: Source | None = None, callbacks: Sequence[Callback] = ()
                 count = min(distance, profile.steps_until_border(step))
                 begun = time.monotonic()
                 split, servers = session.source.splits["train"], task.config.device.data_service
-                with run_data.named_errors(split, servers), profile.step(step):
+                with cluster.together(folder), run_data.named_errors(split, servers), profile.step(step):
                     session.window.collect(engine.run(supply, step, step + count), step, begun)
                 borders.reach(step + count)
             result = borders.finish()
@@ -87,12 +87,10 @@ def train(task, source: Source | None = None, callbacks: Sequence[Callback] = ()
             ) from None
         except debug.NotFinite as failure:
             raise debug.explain(failure, engine, supply, run, context.is_chief, session.normalization) from None
-        except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError):
+        except cluster.ERRORS:
             if context.machines == 1:
                 raise
-            raise signals.Stopped(
-                f"another machine of the cluster is gone; start all of them again to go on in {context.folder}"
-            ) from None
+            raise signals.Stopped(cluster.GONE.format("", folder)) from None
     for callback in callbacks:
         callback.on_end(result)
     return result
