@@ -118,7 +118,7 @@ def test_data_server_decodes_and_may_be_replaced(start, tmp_path, rng):
     flags = [
         "--dataset=folder", f"--data_dir={tmp_path}/data", "--view=random_resized_crop", "--image_size=16",
         "--model=cifar_resnet8_v1", "--batch_size=32", "--lr=0.01", f"--train_steps={STEPS}", "--log_every=40",
-        "--checkpoint_every=20", "--normalization=imagenet",
+        "--checkpoint_every=20", "--normalization=imagenet", "--deterministic",
     ]  # fmt: skip
     whole, served = tmp_path / "whole", tmp_path / "served"
     assert train.main([*flags, f"--out={whole}"]) == 0

@@ -109,8 +109,8 @@ def test_profile_opens_in_tensorboard(seen):
 NEIGHBOURS = {
     "ade20k_fcn_r50d", "imagenet_plain18", "imagenet_plain34", "imagenet_r34_b", "imagenet_r34_c",
     "imagenet_r50_baseline", "imagenet_r50_efficient", "imagenet_r101", "imagenet_r101_v2", "imagenet_resnetrs50",
-    "imagenet_resnext50", "imagenet_seresnet50", "imagenette_r50d", "cifar10_wrn28_10", "voc0712_r101",
-    "voc_faster_rcnn_r101",
+    "imagenet_resnext50", "imagenet_seresnet50", "imagenette_r50d", "imagenette_short", "imagenette_long",
+    "cifar10_wrn28_10", "voc0712_r101", "voc_faster_rcnn_r101",
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ SHARED_BY = "RESNET_TF_SHARED_BY"  # environment variable: trainings that a swee
 # XLA leaves out kernels that add in no fixed order, and takes no kernel for having been the fastest in a trial.
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 _gpus_are_used = threading.Event()  # in this process; XLA reads its flags once, before it compiles
+_sums_are_kept = threading.Event()  # in the order of the source, by `use_determinism`
 
 
 def make_strategy(replicas: int = 0, gpus=()) -> tf.distribute.Strategy:
@@ -144,18 +145,20 @@ def use_precision(precision: str) -> None:
 
 
 def use_determinism(wanted: bool) -> None:
-    """Have programs be compiled, for the whole process, that give the same bits in every run on the same devices.
+    """Have programs be compiled that give the same bits in every run on the same devices, if wanted.
 
-    On GPUs this is up to XLA. On a CPU, TensorFlow makes one sum of several additions, in an order that differs from
-    one graph to the next: of momentum, gradient and decayed weight, for one. All else repeats by itself: images, their
-    changes and dropout are drawn by seed and step.
+    On GPUs this is up to XLA, and for the whole process. On a CPU, TensorFlow makes one sum of several additions, in an
+    order that differs from one graph to the next: of momentum, gradient and decayed weight, for one. All else repeats by
+    itself: images, their changes and dropout are drawn by seed and step.
 
     Raises:
         InputError: XLA has compiled for a GPU in this process already, without this.
     """
+    if wanted != _sums_are_kept.is_set():
+        tf.config.optimizer.set_experimental_options({"arithmetic_optimization": not wanted})
+        _sums_are_kept.set() if wanted else _sums_are_kept.clear()
     if not wanted:
         return
-    tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
     flags = os.environ.get("XLA_FLAGS", "").split()
     if _DETERMINISTIC in flags:
         return

@@ -37,7 +37,9 @@ def shrink(config: TrainConfig) -> TrainConfig:
     streamed = config.views.view != "pad_crop"
     data = config.data
     if not data.data_dir and data.dataset not in ("digits", GIVEN):
-        data = replace(data, dataset="synthetic", tfds_name="", classes=(), skip_bad_images=0, labels="")
+        data = replace(
+            data, dataset="synthetic", tfds_name="", classes=(), skip_bad_images=0, labels="", val_is="validation"
+        )
     data = replace(data, validation_examples=min(data.validation_examples, _EXAMPLES))
     views = replace(config.views, hold_images=False)  # views this small cannot be cut from held images
     if streamed:
