@@ -148,8 +148,8 @@ def use_determinism(wanted: bool) -> None:
     """Have programs be compiled that give the same bits in every run on the same devices, if wanted.
 
     On GPUs this is up to XLA, and for the whole process. On a CPU, TensorFlow makes one sum of several additions, in an
-    order that differs from one graph to the next: of momentum, gradient and decayed weight, for one. All else repeats by
-    itself: images, their changes and dropout are drawn by seed and step.
+    order that differs from one graph to the next: of momentum, gradient and decayed weight, for one. All else repeats
+    by itself: images, their changes and dropout are drawn by seed and step.
 
     Raises:
         InputError: XLA has compiled for a GPU in this process already, without this.
