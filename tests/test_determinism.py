@@ -77,7 +77,8 @@ class Cut(loop.Callback):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("replicas", [pytest.param(1, marks=pytest.mark.slow), 2])  # test_faults has one, too
+@pytest.mark.slow  # test_faults has one replica and two machines
+@pytest.mark.parametrize("replicas", [1, 2])
 def test_two_runs_and_one_that_is_cut_end_alike(replicas, tmp_path):
     """From JPEG files with changes of colour, whose random numbers follow from seed and step."""
 

@@ -320,6 +320,7 @@ def test_gradients_reach_every_variable_of_deep_cifar_nets(name):
     assert_all_trained(resnet_tf.create_model(name))
 
 
+@pytest.mark.slow
 def test_the_deepest_net_builds_within_pythons_recursion():
     model = resnet_tf.create_model("cifar_resnet1202_v1")
     assert sum(math.prod(variable.shape) for variable in model.trainable_variables) == 19_421_274
