@@ -41,7 +41,6 @@ from resnet_tf.runs import checkpoint, devices, record, signals
 ROOT = pathlib.Path(__file__).parents[1]
 PARTS = ("whole", "again", "cut", "free", "cost")
 NETWORKS = ("r20", "r50")
-DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 AUGMENTED = (
     "--view=random_resized_crop", "--normalization=imagenet", "--color_jitter=0.4,0,0.4,0.4", "--lighting=0.1",
     "--mixup=0.2", "--erasing=0.25", "--label_smoothing=0.1",
@@ -147,7 +146,7 @@ def cost(arguments, network):
         for kind in seconds:
             environment = dict(os.environ) | {"PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}".rstrip(":")}
             if kind == "deterministic":
-                environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
+                environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {devices.DETERMINISTIC}".strip()
             processes[kind] = peers.Process(f"{network} cost, {kind}", command, environment, arguments.seconds)
             stack.callback(processes[kind].close)
             processes[kind].answer("versions")

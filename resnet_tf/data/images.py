@@ -291,7 +291,7 @@ def resize_center(
     if is_static:
         return crop() if min(sides) == resize else scale()
     if on_gpu:  # one operation, where a graph for a GPU would walk over those of `scale` for images that are cropped
-        scale = tf.function(scale, autograph=False, experimental_attributes={"_noinline": True})
+        scale = resizing.as_one_operation(scale)
     view = tf.cond(tf.equal(tf.reduce_min(sides), resize), crop, scale)
     return tf.ensure_shape(view, [*image.shape[:-3], size, size, 3])
 

@@ -8,6 +8,7 @@ bilinear rounds between the axes too, which changes a value by one level at most
 """
 
 import contextlib
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -19,6 +20,15 @@ _BITS = 22  # after the point of Pillow's weights
 def on_host(wanted: bool) -> contextlib.AbstractContextManager:
     """Return a context in which sizes are computed on the host, if wanted; each that a GPU computes is waited for."""
     return tf.device("/CPU:0") if wanted else contextlib.nullcontext()
+
+
+def as_one_operation(function: Callable, signature=None):
+    """Return a function that stays one operation in a graph which calls it.
+
+    TensorFlow walks over all operations of branches that are not taken, if these are parts of the graph.
+    """
+    whole = {"_noinline": True}
+    return tf.function(function, input_signature=signature, autograph=False, experimental_attributes=whole)
 
 
 def source_window(sides, scaled, offset, size, interpolation: str = "bilinear") -> tuple[tf.Tensor, tf.Tensor]:

@@ -16,7 +16,7 @@ from resnet_tf.runs import cluster
 
 SHARED_BY = "RESNET_TF_SHARED_BY"  # environment variable: trainings that a sweep runs on one GPU or machine
 # XLA leaves out kernels that add in no fixed order, and takes no kernel for having been the fastest in a trial.
-_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 _gpus_are_used = threading.Event()  # in this process; XLA reads its flags once, before it compiles
 _sums_are_kept = threading.Event()  # in the order of the source, by `use_determinism`
 
@@ -160,14 +160,14 @@ def use_determinism(wanted: bool) -> None:
     if not wanted:
         return
     flags = os.environ.get("XLA_FLAGS", "").split()
-    if _DETERMINISTIC in flags:
+    if DETERMINISTIC in flags:
         return
     if _gpus_are_used.is_set():
         raise InputError(
-            f"--deterministic: this process has used a GPU without it; set XLA_FLAGS={_DETERMINISTIC} before, or train "
+            f"--deterministic: this process has used a GPU without it; set XLA_FLAGS={DETERMINISTIC} before, or train "
             "in a process of its own"
         )
-    os.environ["XLA_FLAGS"] = " ".join([*flags, _DETERMINISTIC])
+    os.environ["XLA_FLAGS"] = " ".join([*flags, DETERMINISTIC])
 
 
 def note_use_of_gpus() -> None:

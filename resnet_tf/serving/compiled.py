@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from resnet_tf.data import images
+from resnet_tf.data import images, resizing
 from resnet_tf.data.colour import Normalization
 from resnet_tf.serving import folding
 
@@ -79,9 +79,9 @@ def _batched(network: Callable, side: int, sizes: list[int]):
     """Return a function of a batch: on a GPU, the network compiled for the next of `sizes`; on a CPU, as it is."""
     signature, last = _signature(side), 2 * len(sizes)
     compiled = tf.function(network, input_signature=signature, autograph=False, jit_compile=True)
-    whole = as_one_operation(network, signature)
+    whole = resizing.as_one_operation(network, signature)
     branches = [compiled] * len(sizes) + [functools.partial(_padded, compiled, size) for size in sizes]
-    branches += [as_one_operation(_refusal(whole, sizes[-1]), signature), whole]
+    branches += [resizing.as_one_operation(_refusal(whole, sizes[-1]), signature), whole]
 
     @tf.function(input_signature=signature, autograph=False)
     def answer(pixels):
@@ -121,12 +121,3 @@ def _refusal(network, largest):
             return {name: tf.zeros([count, one.shape[1]], one.dtype) for name, one in outputs.items()}
 
     return refuse
-
-
-def as_one_operation(function: Callable, signature=None):
-    """Return a function that stays one operation in a graph which calls it.
-
-    TensorFlow walks over all operations of branches that are not taken, if these are parts of the graph.
-    """
-    whole = {"_noinline": True}
-    return tf.function(function, input_signature=signature, autograph=False, experimental_attributes=whole)

@@ -29,7 +29,7 @@ import numpy as np
 import tensorflow as tf
 import yaml
 
-from resnet_tf.data import colour, formats, geometry, images, orientation, processors
+from resnet_tf.data import colour, formats, geometry, images, orientation, processors, resizing
 from resnet_tf.errors import InputError
 from resnet_tf.models import builder, find
 from resnet_tf.runs import network
@@ -213,7 +213,7 @@ def _signatures(served, classes, size, resize, top_k, ten_crop, exif, interpolat
         return tf.cond(
             tf.equal(height * height + width * width, 0),
             lambda: served.answer_scaled(tf.ensure_shape(pixels, [None, resize, resize, 3])),
-            lambda: compiled.as_one_operation(resized)(pixels),
+            lambda: resizing.as_one_operation(resized)(pixels),
         )
 
     def of_ten_crops(image_bytes):
