@@ -66,7 +66,7 @@ def test_any_declared_batch_answers_alike_on_every_device(device, rng, monkeypat
     monkeypatch.setattr(tf.raw_ops, "DeviceIndex", lambda device_names: tf.constant(device))
     model = drawn("cifar_resnet8_v1")
     both = tf.keras.Model(model.inputs, [model.get_layer("pool").output, model.output])
-    answers = compiled.make(both, colour.IMAGENET, 32, (6, 1, 4), 2.0, 37, "bilinear")
+    answers = compiled.make(both, colour.IMAGENET, 32, (6, 1, 4), 2.0, 37, "bilinear", 3)
     assert sorted(answers) == [32, 37]
     whole = rng.integers(0, 256, (6, 37, 37, 3), np.uint8)
     cropped = images.resize_center(whole, 32, 37, "bilinear").numpy()
@@ -76,6 +76,9 @@ def test_any_declared_batch_answers_alike_on_every_device(device, rng, monkeypat
             found = answer(tf.constant(pixels[:count]))
             np.testing.assert_allclose(found["features"], features[:count], rtol=1e-4, atol=1e-5)
             np.testing.assert_allclose(found["probabilities"], tf.nn.softmax(logits / 2)[:count], atol=1e-5)
+            scores, indices = tf.math.top_k(found["probabilities"], 3)
+            np.testing.assert_array_equal(found["scores"], scores)
+            np.testing.assert_array_equal(found["indices"], indices)
         for count, words in ((0, "an empty batch"), (7, "a batch of 7 images; the largest declared is 6")):
             with pytest.raises(tf.errors.InvalidArgumentError, match=words):
                 answer(tf.zeros([count, *pixels.shape[1:]], tf.uint8))
@@ -115,6 +118,15 @@ def sent(function, rng):
 def test_nothing_travels_between_devices(exported, rng):
     """The second part of the CPU stands for a GPU; images of the right height need no scaling."""
     assert not sent(runtimes.load_signature(exported / "xla", "images"), rng)
+
+
+def test_of_an_answer_a_gpu_sends_only_indices_of_classes(exported):
+    """Names are looked up on the host, by numbers that the compiled network returns."""
+    signature = runtimes.load_signature(exported / "xla", "images")
+    nodes = [node for function in signature.graph.as_graph_def().library.function for node in function.node_def]
+    (names,) = (node for node in nodes if node.op == "GatherV2" and node.attr["Tparams"].type == tf.string)
+    assert names.attr["Tindices"].type == tf.int64
+    assert sum(node.op == "TopKV2" for node in nodes) == 1  # of the network that all branches call
 
 
 def test_pixels_stay_on_their_device(rng):

@@ -157,7 +157,7 @@ def _write_saved_model(folder, model, card, batch_sizes):
     view = {"size": card["image_size"], "batch_sizes": batch_sizes, "resize": card["resize"]}
     served = savedmodel.Served(model, colour.IMAGENET, **view)
     description = {"flags": {}, "classes": card["classes"], "normalization": {}}
-    savedmodel.write(folder, served, description, card["image_size"], card["resize"], 5, False)
+    savedmodel.write(folder, served, description, card["image_size"], card["resize"], False)
 
 
 def _formats(settings, model):

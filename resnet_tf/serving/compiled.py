@@ -32,6 +32,7 @@ def make(
     temperature: float = 1.0,
     resize: int = 0,
     interpolation: str = "",
+    top_k: int = 5,
 ) -> dict[int, tf.types.experimental.GenericFunction]:
     """Return a network as functions of pixels.
 
@@ -43,11 +44,12 @@ def make(
         temperature: number by which logits are divided before the softmax.
         resize: side of images before their central crop; 0 for `size`.
         interpolation: see `images.resize_center`.
+        top_k: see `ranked`.
 
     Returns:
         {side: a function of uint8 [n, side, side, 3]} for the sides `size` and `resize`. The functions return
-        {"features": float32 [n, channels], "probabilities": float32 [n, classes]}. They raise InvalidArgumentError for
-        n = 0 and for n above the largest of `batch_sizes`.
+        {"features": float32 [n, channels]} and what `ranked` returns. They raise InvalidArgumentError for n = 0 and for
+        n above the largest of `batch_sizes`.
     """
     folded = folding.fold(model)
     values = [
@@ -61,7 +63,7 @@ def make(
         constants = [[tf.constant(value) for value in group] for group in values]
         (features, logits), _ = folded.stateless_call(*constants, normalization(pixels), training=False)
         logits = tf.cast(logits, tf.float32) / temperature
-        return {"features": tf.cast(features, tf.float32), "probabilities": tf.nn.softmax(logits)}
+        return {"features": tf.cast(features, tf.float32)} | ranked(tf.nn.softmax(logits), top_k)
 
     def cropped(pixels):
         return network(images.resize_center(pixels, size, resize, interpolation))
@@ -69,6 +71,18 @@ def make(
     sizes = sorted(set(batch_sizes))
     ways = {size: network} | ({resize: cropped} if resize > size else {})
     return {side: _batched(way, side, sizes) for side, way in ways.items()}
+
+
+def ranked(probabilities: tf.Tensor, top_k: int) -> dict[str, tf.Tensor]:
+    """Return {"probabilities"} and, of the likeliest classes, {"scores": float32 [n, k], "indices": int64 [n, k]}.
+
+    Args:
+        probabilities: float32 [n, classes].
+        top_k: number of classes; all if there are fewer.
+    """
+    scores, indices = tf.math.top_k(probabilities, min(top_k, probabilities.shape[-1]))
+    # TensorFlow moves integers of 32 bits between a GPU and the host at every operation.
+    return {"probabilities": probabilities, "scores": scores, "indices": tf.cast(indices, tf.int64)}
 
 
 def _signature(side):

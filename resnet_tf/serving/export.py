@@ -85,8 +85,8 @@ def _write_savedmodel(folder, section, run, model, normalization, divisor):
         "normalization": {name: getattr(normalization, name).tolist() for name in ("mean", "std")},
     }
     batch_sizes = section.batch_sizes if section.compile == "xla" else ()
-    size, options = evaluation_size(data), (section.top_k, section.ten_crop, data.exif, data.interpolation)
-    view = (size, batch_sizes, data.resize, data.interpolation)
+    size, options = evaluation_size(data), (section.ten_crop, data.exif, data.interpolation)
+    view = (size, batch_sizes, data.resize, data.interpolation, section.top_k)
     served = savedmodel.Served(model, normalization, section.precision, divisor, *view)
     return savedmodel.write(folder, served, description, size, data.resize, *options)
 

@@ -53,7 +53,7 @@ class Served(tf.Module):
     Attributes:
         weights: list of the `tf.Variable`s in the file.
         paths: tuple of their names in the network.
-        answer: function of uint8 [n, size, size, 3] that returns features and probabilities; any size if not compiled.
+        answer: function of uint8 [n, size, size, 3], of any size if not compiled; returns what `compiled.make` says.
         answer_scaled: the same for images of `resize` pixels each way before their crop, or None.
     """
 
@@ -67,6 +67,7 @@ class Served(tf.Module):
         batch_sizes: tuple[int, ...] = (),
         resize: int = 0,
         interpolation: str = "",
+        top_k: int = 5,
     ):
         """Copy the weights.
 
@@ -79,9 +80,10 @@ class Served(tf.Module):
             batch_sizes: sizes of batches to compile for; empty for a graph that is not compiled.
             resize: side of images before the crop; only needed with `batch_sizes`, as `interpolation` is.
             interpolation: see `images.resize_center`.
+            top_k: number of classes per prediction; all classes if there are fewer.
         """
         super().__init__()
-        self.batch_sizes, self.answer_scaled = tuple(batch_sizes), None
+        self.batch_sizes, self.answer_scaled, self.top_k = tuple(batch_sizes), None, top_k
         variables = [*model.trainable_variables, *model.non_trainable_variables]
         self.paths = tuple(variable.path for variable in variables)
         self.weights, self._widened = [], []
@@ -94,7 +96,7 @@ class Served(tf.Module):
         outputs = [model.get_layer("pool").output, model.outputs[0]]
         both = builder.close(row, model.inputs[0], outputs, model.name)
         if batch_sizes:
-            options = (batch_sizes, temperature, resize, interpolation)
+            options = (batch_sizes, temperature, resize, interpolation, top_k)
             answers = compiled.make(both, normalization, size, *options)
             self.answer, self.answer_scaled = answers[size], answers.get(resize)
         else:
@@ -106,14 +108,14 @@ class Served(tf.Module):
 
         @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)], autograph=False)
         def answer(pixels):
-            """Compute features and probabilities of a batch of images, uint8 [n, height, width, 3]."""
+            """Compute features and ranked probabilities of a batch of images, uint8 [n, height, width, 3]."""
             values = [read() for read in reads]
             # Without this check, an empty batch fails in oneDNN's convolutions with an incomprehensible message.
             with tf.control_dependencies([tf.debugging.Assert(tf.shape(pixels)[0] > 0, ["an empty batch"])]):
                 inputs = normalization(pixels)
             (features, logits), _ = both.stateless_call(values[:trainable], values[trainable:], inputs, training=False)
             logits = logits if temperature == 1 else logits / temperature
-            return {"features": tf.cast(features, tf.float32), "probabilities": tf.nn.softmax(logits)}
+            return {"features": tf.cast(features, tf.float32)} | compiled.ranked(tf.nn.softmax(logits), self.top_k)
 
         return answer
 
@@ -148,7 +150,6 @@ def write(
     description: dict,
     size: int,
     resize: int,
-    top_k: int,
     ten_crop: bool,
     exif: str = "apply",
     interpolation: str = "",
@@ -162,7 +163,6 @@ def write(
             `network.describe_exported`.
         size: side of the crop in evaluation, in pixels.
         resize: length of the shorter side before the crop; 0 for `size`.
-        top_k: number of classes per prediction; all classes if there are fewer.
         ten_crop: whether to add a signature for ten crops.
         exif: treatment of orientation tags; see `orientation.treated`.
         interpolation: see `images.resize_center`.
@@ -173,7 +173,7 @@ def write(
     Raises:
         InputError: TensorFlow cannot write the files.
     """
-    signatures = _signatures(served, description["classes"], size, resize, top_k, ten_crop, exif, interpolation)
+    signatures = _signatures(served, description["classes"], size, resize, ten_crop, exif, interpolation)
     try:
         tf.saved_model.save(served, str(folder), signatures=signatures)
     except tf.errors.OpError as error:  # TensorFlow's error for a full disk, for instance
@@ -186,12 +186,14 @@ def write(
     return list(signatures)
 
 
-def _signatures(served, classes, size, resize, top_k, ten_crop, exif, interpolation):
+def _signatures(served, classes, size, resize, ten_crop, exif, interpolation):
     names, treated = tf.constant(classes), orientation.treated(exif)
 
-    def named(probabilities):
-        scores, indices = tf.math.top_k(probabilities, k=min(top_k, len(classes)))
-        return {"classes": tf.gather(names, indices), "scores": scores, "probabilities": probabilities}
+    def named(answer):
+        # Names are on the host; nothing but the indices travels there from a GPU (docs/performance.md).
+        return {"classes": tf.gather(names, answer["indices"])} | {
+            key: answer[key] for key in ("scores", "probabilities")
+        }
 
     def center(data):
         return images.resize_center(images.decode_tensor(treated(data)), size, resize, interpolation)
@@ -219,13 +221,14 @@ def _signatures(served, classes, size, resize, top_k, ten_crop, exif, interpolat
     def of_ten_crops(image_bytes):
         views = decode(image_bytes, ten, [10, size, size, 3])
         answers = served.answer(tf.reshape(views, [-1, size, size, 3]))["probabilities"]
-        return tf.reduce_mean(tf.reshape(answers, [-1, 10, len(classes)]), axis=1)
+        means = tf.reduce_mean(tf.reshape(answers, [-1, 10, len(classes)]), axis=1)
+        return compiled.ranked(means, served.top_k)
 
     text = tf.TensorSpec([None], tf.string, name="image_bytes")
     pixels = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
     functions = {
-        "serving_default": (text, lambda image_bytes: named(from_bytes(image_bytes)["probabilities"])),
-        "images": (pixels, lambda images: named(from_images(images)["probabilities"])),
+        "serving_default": (text, lambda image_bytes: named(from_bytes(image_bytes))),
+        "images": (pixels, lambda images: named(from_images(images))),
         "features": (text, lambda image_bytes: {"features": from_bytes(image_bytes)["features"]}),
         "images_features": (pixels, lambda images: {"features": from_images(images)["features"]}),
     }
