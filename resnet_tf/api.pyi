@@ -77,7 +77,7 @@ def fit(
     img_size: int = ...,
     imgsz: int = ...,
     init_from: Path = ...,
-    initializer: Literal["he", "xavier"] = ...,
+    initializer: Literal["he", "he_fan_in", "xavier"] = ...,
     interpolation: Literal["", "bilinear", "bicubic"] = ...,
     label_smoothing: float = ...,
     labels: Path = ...,

@@ -348,6 +348,15 @@ def test_zero_gamma_starts_as_the_shortcuts_alone_and_trains(name):
     assert all(np.any(gradient) for gradient in tape.gradient(loss, chosen))
 
 
+def test_fan_in_changes_only_the_scale_of_kernels_whose_channels_change():
+    out, inwards = (resnet_tf.create_model("cifar_resnet8_v1", initializer=name) for name in ("he", "he_fan_in"))
+    for ours, theirs in zip(out.trainable_variables, inwards.trainable_variables, strict=True):
+        ratio = 1.0
+        if len(ours.shape) == 4:
+            ratio = math.sqrt(ours.shape[3] / ours.shape[2])  # standard deviations: sqrt(2 / 9 in) and sqrt(2 / 9 out)
+        np.testing.assert_allclose(theirs, ratio * ours.numpy(), rtol=1e-6)
+
+
 def test_xavier_is_uniform_in_the_stated_range():
     kernel = resnet_tf.create_model("resnet18_v1b", initializer="xavier").get_layer("stage2_block1_conv1").kernel
     limit = math.sqrt(6 / (9 * 64 + 9 * 128))
@@ -409,7 +418,7 @@ def test_dropout_is_in_training_alone():
     [
         ({"name": "resnet18_v1", "input_shape": (31, 64, 3)}, "32 pixels"),
         ({"name": "cifar_resnet20_v1", "input_shape": (3, 3, 3)}, "4 pixels"),
-        ({"name": "resnet18_v1", "initializer": "zeros"}, "he, xavier"),
+        ({"name": "resnet18_v1", "initializer": "zeros"}, "he, he_fan_in, xavier"),
         ({"name": "resnet18_v1", "dropout": 1.5}, "dropout"),
         ({"name": "resnet50_v1", "shortcut": "A"}, "bottleneck"),
         ({"name": "resnet50"}, "resnet50_v"),

@@ -52,9 +52,10 @@ class ModelConfig:
     zero_gamma: bool = setting(False, "Start every residual branch at zero (Bag of Tricks, section 3.1).")
     initializer: str = setting(
         "he",
-        "he: Gaussian, fan-out (He et al. 2015); xavier: uniform in +-sqrt(6 / (fan-in + fan-out)), where fans are "
-        "channels times kernel area (Glorot 2010), not channels alone as in the formula of Bag of Tricks.",
-        choices=("he", "xavier"),
+        "he: Gaussian, fan-out (He et al. 2015); he_fan_in: the same, fan-in; xavier: uniform in "
+        "+-sqrt(6 / (fan-in + fan-out)), where fans are channels times kernel area (Glorot 2010), not channels alone "
+        "as in the formula of Bag of Tricks.",
+        choices=("he", "he_fan_in", "xavier"),
     )
     drop_path: float = setting(
         0.0,

@@ -12,7 +12,7 @@ from resnet_tf.models import blocks, naming
 from resnet_tf.models.architectures import Architecture, as_in_timm, find
 from resnet_tf.models.layers import Layers, close
 
-INITIALIZERS = ("he", "xavier")
+INITIALIZERS = ("he", "he_fan_in", "xavier")
 GRAPHS = ("paper", "timm")
 POOLINGS = ("avg", "max", None)
 HEADS = ("keep", "new", None)
@@ -56,7 +56,7 @@ def create_model(
         graph: "paper" or "timm", for a v2 whose graph in timm differs from the paper's; see `architectures`. None for
             the graph that `weights` belong to, or the paper's if they do not say.
         zero_gamma: start every residual branch at zero (Bag of Tricks, section 3.1); see `blocks`.
-        initializer: "he" or "xavier"; see `layers.Layers.initializer_of`.
+        initializer: "he", "he_fan_in" or "xavier"; see `layers.Layers.initializer_of`.
         dropout: rate in (0, 1) of the dropout before the logits; None for no dropout, as in the papers.
         drop_path: probability in (0, 1) with which training drops the residual branch of the last block, for each image
             anew; of block l of L it is l / L of that (stochastic depth, Huang et al. 2016, arXiv 1603.09382). None for

@@ -172,7 +172,7 @@ class Layers:
         dtype: a Keras dtype policy, such as "float32" or "mixed_bfloat16".
         sync_bn: whether batch statistics are computed over all replicas.
         zero_gamma: whether every residual branch starts at zero.
-        initializer: "he" or "xavier"; see `initializer_of`.
+        initializer: "he", "he_fan_in" or "xavier"; see `initializer_of`.
         seed: seed of the initial weights. Each kernel is drawn from (seed, its name), so that it does not depend on
             the other layers of the network.
         drop_path: probability that the branch of the last block is dropped; None for no stochastic depth.
@@ -417,6 +417,8 @@ class Layers:
 
         - he: Gaussian with standard deviation sqrt(2 / fan_out), fan_out = kernel^2 filters (He et al. 2015b, arXiv
           1502.01852, and the ResNet authors' code); sqrt(1 / fan_in) for the dense layer, which no ReLU follows.
+        - he_fan_in: the same with fan_in = kernel^2 channels, which keeps the variance forward instead of backward. It
+          is larger by 2.3 in the first layer of the networks for CIFAR.
         - xavier: uniform in +-sqrt(6 / (fan_in + fan_out)), with fans of channels times kernel^2 (Glorot and Bengio
           2010, Keras, MXNet). The formula in Bag of Tricks, section 2.1, counts channels only, which triples the range
           of a 3x3.
@@ -424,7 +426,9 @@ class Layers:
         seed = zlib.crc32(f"{self.seed}/{name}".encode())
         if self.initializer == "xavier":
             return keras.initializers.GlorotUniform(seed=seed)
-        return HeNormal(1.0, "fan_in", seed) if dense else HeNormal(2.0, "fan_out", seed)
+        if dense:
+            return HeNormal(1.0, "fan_in", seed)
+        return HeNormal(2.0, "fan_in" if self.initializer == "he_fan_in" else "fan_out", seed)
 
 
 def close(row, inputs, outputs, name, model_type=keras.Model):
