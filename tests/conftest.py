@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import pathlib
+import threading
 
 import numpy as np
 import pytest
@@ -13,6 +14,11 @@ import resnet_tf  # noqa: F401  (sets the environment that TensorFlow reads)
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import tensorflow as tf
+
+from resnet_tf.models import fusible
+from resnet_tf.runs import devices
+
+pytest.register_assert_rewrite("compared")  # its assertions say what they found, as those of tests do
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
@@ -26,6 +32,9 @@ def pytest_collection_finish():
     """The modules that are imported by now stay: to look for garbage in them again and again is a tenth of the time."""
     gc.collect()
     gc.freeze()
+    # Python looks through all that lives anew with each quarter more. Of few objects, that are left after the freeze, a
+    # graph is a quarter already: without this a twentieth of the time.
+    gc.set_threshold(10_000, 10, 10)
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +72,18 @@ def start(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("started")
     return lambda *flags, module="train", **environment: forks.Process(module, flags, environment, folder)
+
+
+@pytest.fixture
+def as_on_gpus(monkeypatch):
+    """Function from whose call on all is compiled as for GPUs; that the process used some is forgotten afterwards."""
+
+    def compile_for_gpus():
+        monkeypatch.setattr(devices, "on_gpu", lambda _: True)
+        monkeypatch.setattr(fusible, "on_gpu", lambda: True)
+
+    monkeypatch.setattr(devices, "_gpus_are_used", threading.Event())
+    return compile_for_gpus
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from resnet_tf.data.augmentation import Augmentation
 from resnet_tf.data.examples import Examples, Memory
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation.logits import COMBINE, SplitLogits
-from resnet_tf.models import fusible
 from resnet_tf.runs import checkpoint, devices, restore, run_data, runner
 from resnet_tf.training import smoke, supply
 
@@ -423,25 +422,25 @@ def test_groups_of_batches_change_nothing(unbroken, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "data",
+    "data, accumulate",
     [
-        pytest.param(STREAMED, marks=pytest.mark.slow),  # the step of the others, without changes of images in it
-        (*STREAMED, "--image_size=65", "--hold_images", "--batch_size=8"),  # 65: less would average 96 x 128 pixels
-        ("--dataset=synthetic", "--image_size=16", "--batch_size=32", "--pad=2"),
+        pytest.param(STREAMED, 2, marks=pytest.mark.slow),  # the step of the others, without changes of images in it
+        # 65: less would average 96 x 128 pixels. One part, of as many images: what parts are compiled to, "small" sees.
+        ((*STREAMED, "--image_size=65", "--hold_images", "--batch_size=4"), 1),
+        (("--dataset=synthetic", "--image_size=16", "--batch_size=32", "--pad=2"), 2),
     ],
     ids=["streamed", "held", "small"],
 )
-def test_programs_of_a_gpu_compute_what_a_cpu_computes(data, tmp_path, monkeypatch):
+def test_programs_of_a_gpu_compute_what_a_cpu_computes(data, accumulate, tmp_path, as_on_gpus):
     """All that a GPU compiles, compiled by XLA for the CPU."""
     flags = [
         *data,
-        "--model=cifar_resnet8_v1", "--normalization=imagenet", "--lr=0.01", "--train_steps=4", "--accumulate=2",
-        "--ema=0.9", "--clip=1", "--loss=bce", "--optimizer=lamb", "--schedule=cosine", "--precise_bn=2",
-        "--log_every=3", "--randaugment=",
+        "--model=cifar_resnet8_v1", "--normalization=imagenet", "--lr=0.01", "--train_steps=4",
+        f"--accumulate={accumulate}", "--ema=0.9", "--clip=1", "--loss=bce", "--optimizer=lamb", "--schedule=cosine",
+        "--precise_bn=2", "--log_every=3", "--randaugment=",
     ]  # fmt: skip
     assert train.main([*flags, f"--out={tmp_path}/cpu"]) == 0
-    monkeypatch.setattr(devices, "on_gpu", lambda _: True)
-    monkeypatch.setattr(fusible, "on_gpu", lambda: True)
+    as_on_gpus()
     assert train.main([*flags, f"--out={tmp_path}/gpu"]) == 0
     one, two = (checkpoint.load_latest(tmp_path / name / "checkpoints") for name in ("cpu", "gpu"))
     assert one.keys() == two.keys()

@@ -1,12 +1,9 @@
-"""Comparing runs: what is read, what is refused, the statistics, and the files that come of it."""
+"""Comparing runs: what is read, what is refused, and the tables and pictures that come of it."""
 
-import csv
 import dataclasses
 import errno
-import html.parser
 import itertools
 import json
-import math
 import os
 import pathlib
 import re
@@ -19,6 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from browser import browser
+from compared import EXAMPLES, TRAINING, Page, check_page, make_run, read_csv, run_command
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -27,13 +25,11 @@ from scipy import stats
 
 from resnet_tf import analyze, compare, config, files, train
 from resnet_tf.errors import InputError
-from resnet_tf.evaluation import answers, curves, page, responses, significance, trained
+from resnet_tf.evaluation import answers, curves, page, responses, trained
 from resnet_tf.evaluation import compare as comparing
-from resnet_tf.runs import record
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 
-EXAMPLES, TRAINING = 1000, 5000
 SCRIPT = "<script>alert(1)</script>"
 OUTPUTS = {
     "report.html", "report.md", "table.csv", "table.md", "flags.csv", "significance.csv",
@@ -41,97 +37,9 @@ OUTPUTS = {
 }  # fmt: skip
 
 
-def make_run(folder, seed=0, right=0.9, epochs=4, done=None, changes=(), hard=None, **flags):
-    """Write a run's folder as training leaves it, without checkpoints and events; returns the folder.
-
-    Args:
-        folder: path.
-        seed: of the run.
-        right: part of the test examples that it has right, the easiest ones but for some that the seed chooses.
-        epochs: as planned.
-        done: epochs behind it; all where None.
-        changes: of the manifest: {key: value}.
-        hard: how hard each test example is; by number where None.
-        **flags: of the run.
-    """
-    settings = {"model": "cifar_resnet20_v1", "dataset": "synthetic", "batch_size": 50, "train_epochs": float(epochs)}
-    chosen = config.from_settings(config.TrainConfig, settings | {"seed": seed} | flags, "test")
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in config.settings_of(chosen).items()}
-    manifest = {
-        "command": "python -m resnet_tf.train", "commit": "0123456789ab", "created": "2026-01-01T00:00:00+00:00",
-        "hardware": "NVIDIA H100 80GB HBM3 x2", "versions": "python 3.12", "model": {},
-        "data": {"examples": {"train": TRAINING, "test": EXAMPLES}, "checksum": "00ff"},
-        "classes": [f"class{i}" for i in range(10)], "flags": plain,
-    }  # fmt: skip
-    folder.mkdir(parents=True)
-    (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest | dict(changes), sort_keys=False))
-    rng, done = np.random.default_rng(seed), epochs if done is None else done
-    wrong = np.argsort(np.arange(EXAMPLES) if hard is None else hard)[round(right * EXAMPLES) :]
-    labels = np.arange(EXAMPLES) % 10
-    logits = rng.normal(0, 0.1, (EXAMPLES, 10)) + 5.0 * np.eye(10)[labels]
-    logits[wrong, (labels[wrong] + 1) % 10] += 9.0
-    given_answers = answers.of_logits(logits, labels)
-    answers.write(folder / answers.FILE, given_answers)
-    top1 = float((given_answers["predicted"] == labels).mean())
-    with open(folder / "metrics.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, record.METRICS_COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        for epoch in range(1, done + 1):
-            error = (1 - top1) * (1 + 4 * (1 - epoch / done)) + rng.normal(0, 0.002)
-            for part, split in ((0.5, "train"), (1, "train"), (1, "test")):
-                row = {"step": round((epoch - 1 + part) * 100), "epoch": epoch - 1 + part, "split": split}
-                row |= {"wall_seconds": 36 * (epoch - 1 + part), "loss": round(3 * error, 6), "top5": 0.99}
-                row["top1"] = top1 if split == "test" and epoch == done else round(1 - error, 6)
-                writer.writerow(row | ({"images_per_second": 1000 + epoch} if split == "train" else {}))
-    evaluation = {"run": str(folder), "steps": 100 * done, "split": "test", "examples": EXAMPLES, "top1": top1}
-    (folder / "evaluation.json").write_text(json.dumps(evaluation | {"top5": 0.99, "loss": 0.3}))
-    return folder
-
-
 @pytest.fixture
 def two(tmp_path):
     return [make_run(tmp_path / "a", right=0.9), make_run(tmp_path / "b", right=0.88, lr=0.2)]
-
-
-def run_command(folders, out, *flags):
-    return compare.main([*map(str, folders), f"--out={out}", *flags])
-
-
-def read_csv(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-class Page(html.parser.HTMLParser):
-    """The elements and the text of a page."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.text = [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-    def attributes(self, name):
-        return [attributes[name] for _, attributes in self.elements if name in attributes]
-
-
-def check_page(text):
-    """Nothing is fetched, nothing runs, ids are unique."""
-    shown = Page(text)
-    assert not {"script", "img", "iframe", "object", "embed", "form", "base"} & {tag for tag, _ in shown.elements}
-    links = [*shown.attributes("src"), *shown.attributes("href"), *shown.attributes("xlink:href")]
-    ids = shown.attributes("id")
-    assert all(link == "data:," or link.removeprefix("#") in ids for link in links)
-    assert all(target in ids for target in re.findall(r"url\(#([^)]*)\)", text))
-    assert text.count("url(") == text.count("url(#") and "@import" not in text
-    assert len(set(ids)) == len(ids)
-    assert not any(name.startswith("on") for _, attributes in shown.elements for name in attributes)
-    return shown
 
 
 # --- Twelve runs -----------------------------------------------------------------------------------------------------
@@ -533,29 +441,6 @@ def test_names_from_files_are_only_text(tmp_path, last_json):
 # --- Reading ---------------------------------------------------------------------------------------------------------
 
 
-def test_answers_that_do_not_belong_to_the_evaluation_are_not_tested(two, last_json):
-    other = answers.read(two[1] / "examples.csv")
-    other["predicted"] = (other["label"] + 1) % 10
-    answers.write(two[1] / "examples.csv", other)
-    assert trained.read(two[1]).unanswered.endswith("of another evaluation")
-    (two[0] / "examples.csv").write_text("a,b\n1,2\n")
-    assert "its columns are" in trained.read(two[0]).unanswered
-    assert run_command(two, two[0].parent / "out") == 0 and last_json()["pairs"] == 0
-    text = (two[0].parent / "out" / "report.md").read_text()
-    assert "a: not tested: " in text and "b: not tested: " in text
-    assert len(read_csv(two[0].parent / "out" / "significance.csv")) == 0
-
-
-def test_only_answers_to_the_same_examples_are_compared(two):
-    a, b = map(trained.read, two)
-    moved = dataclasses.replace(b, answers={**b.answers, "label": np.roll(b.answers["label"], 1)})
-    rows, notes = significance.of_pairs(comparing.groups([a, moved]))
-    assert rows == [] and notes == ["a and b: not tested: other examples"]
-    other = dataclasses.replace(b, evaluation={**b.evaluation, "split": "train"})
-    assert significance.of_pairs(comparing.groups([a, other]))[0] == []
-    assert len(significance.of_pairs(comparing.groups([a, b]))[0]) == 1
-
-
 def test_an_earlier_network_of_a_finished_run(two):
     run = trained.read(two[0])
     run = dataclasses.replace(run, evaluation={**run.evaluation, "steps": 200, "weights": "best"})
@@ -601,78 +486,6 @@ def test_mean_curve_takes_the_steps_that_all_have(tmp_path):
     values = np.array([run.curve("test", "top1")[2][-3:] for run in runs])
     np.testing.assert_allclose(means, values.mean(axis=0))
     np.testing.assert_allclose(spread, [statistics.stdev(pair) for pair in values.T])
-
-
-# --- Statistics ------------------------------------------------------------------------------------------------------
-
-
-def test_mcnemar_by_hand():
-    assert significance.mcnemar(0, 0) == 1 and significance.mcnemar(3, 3) == 1
-    assert significance.mcnemar(1, 8) == significance.mcnemar(8, 1) == 2 * (1 + 9) / 2**9
-    assert significance.mcnemar(0, 6) == 2 / 2**6
-
-
-@pytest.mark.parametrize("b, c", [(0, 1), (4, 9), (12, 13), (25, 60), (480, 400), (7000, 6800), (3000, 1000)])
-def test_mcnemar_as_scipy(b, c):
-    assert significance.mcnemar(b, c) == pytest.approx(stats.binomtest(b, b + c).pvalue, rel=1e-9)
-
-
-@pytest.mark.parametrize("a, b", [
-    ([91.8, 91.2, 91.5, 91.7, 91.4], [90.6, 90.9, 90.2, 90.5, 90.8]), ([85.2, 86.7], [91.8, 91.7, 91.9]),
-    ([1.0, 2.0, 3.0], [2.0, 1.0, 3.5, 2.5]), ([50.0, 50.0], [50.0, 50.1]), ([91.0] * 4 + [91.01], [10.0, 10.2]),
-])  # fmt: skip
-def test_welch_as_scipy(a, b):
-    theirs = stats.ttest_ind(a, b, equal_var=False)
-    apart, low, high, freedom, p = significance.welch(a, b)
-    assert p == pytest.approx(theirs.pvalue, rel=1e-9) and freedom == pytest.approx(theirs.df)
-    assert (low, high) == pytest.approx(tuple(theirs.confidence_interval()), rel=1e-9, abs=1e-9)
-    assert apart == pytest.approx(statistics.mean(a) - statistics.mean(b))
-    assert significance.welch(b, a)[4] == pytest.approx(p) and significance.welch(b, a)[1] == pytest.approx(-high)
-
-
-def test_welch_of_seeds_that_do_not_differ():
-    assert significance.welch([3.0, 3.0], [3.0, 3.0]) == (0, 0, 0, math.inf, 1)
-    assert significance.welch([3.0, 3.0], [2.0, 2.0]) == (1, 1, 1, math.inf, 0)
-
-
-def test_seeds_are_tested_by_group(tmp_path):
-    """Two groups of several seeds and one run alone: one pair; the report has it, and its file."""
-    made = [make_run(tmp_path / f"a{seed}", seed=seed, right=0.9 - 0.01 * seed) for seed in range(3)]
-    made += [make_run(tmp_path / f"b{seed}", seed=seed, right=0.8 - 0.02 * seed, lr=0.2) for seed in range(2)]
-    made.append(make_run(tmp_path / "c", lr=0.3))
-    assert run_command(made, tmp_path / "out") == 0
-    (row,) = read_csv(tmp_path / "out" / "significance_seeds.csv")
-    assert tuple(row) == significance.SEEDS_COLUMNS and (row["runs_a"], row["runs_b"]) == ("3", "2")
-    values = [100 * json.loads((run / "evaluation.json").read_text())["top1"] for run in made]
-    expected = stats.ttest_ind(values[:3], values[3:5], equal_var=False).pvalue
-    assert float(row["p"]) == float(row["p_holm"]) == pytest.approx(expected)
-    assert "## Significance over seeds" in (tmp_path / "out" / "report.md").read_text()
-    check_page((tmp_path / "out" / "report.html").read_text())
-    assert run_command(made[2:], tmp_path / "few") == 0  # one group of several seeds: nothing to test over seeds
-    assert not (tmp_path / "few" / "significance_seeds.csv").exists()
-    assert "Significance over seeds" not in (tmp_path / "few" / "report.md").read_text()
-
-
-def test_holm_by_hand():
-    # Holm 1979: sorted, times 4, 3, 2, 1, never falling: 0.005 x 4, 0.01 x 3, 0.03 x 2, then max(0.06, 0.04 x 1).
-    assert significance.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert significance.holm([0.9, 0.8]) == [1, 1] and significance.holm([]) == []
-
-
-def test_interval_of_a_difference():
-    points, low, high = significance.difference(7, 1, 21)
-    # By hand: proportions 8/23 and 2/23, variance (10/23 - (6/23)^2) / 23, 1.959964 of its roots to each side.
-    assert points == pytest.approx(100 * 6 / 21)
-    assert (low, high) == (pytest.approx(1.338, abs=0.001), pytest.approx(50.836, abs=0.001))
-    assert significance.difference(0, 0, 50)[1] < 0 < significance.difference(0, 0, 50)[2]
-
-
-def test_interval_covers(rng):
-    true = 0.03 - 0.05
-    counts = rng.multinomial(300, [0.03, 0.05, 0.92], 4000)
-    held = [low <= 100 * true <= high for _, low, high in (significance.difference(b, c, 300) for b, c, _ in counts)]
-    # 95% with a standard error of 0.34 points; the adjustment makes the interval a little wide.
-    assert 0.935 < np.mean(held) < 0.985
 
 
 # --- Pictures --------------------------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def test_cost_needs_a_size():
 # --- Parity ----------------------------------------------------------------------------------------------------------
 
 
-def deepest_slow(names, depths="152|200"):
+def deepest_slow(names, depths="101|152|200"):
     """The deepest ImageNet networks have no other layers than the rest, and take the longest: they are slow."""
     for name in names:
         yield pytest.param(name, marks=[pytest.mark.slow] if re.match(rf"resnet({depths})_", name) else [])
@@ -296,7 +296,7 @@ OTHERS = re.compile(r"cifar_(resnet1|seresnet|wrn|resnext)")
     [
         *deepest_slow(
             (row for row in architectures.TABLE if row not in architectures.names_of_timm() and not OTHERS.match(row)),
-            "101|152|200",
+            "34|101|152|200",
         ),
         *TRAINED,
     ],
@@ -460,7 +460,7 @@ def test_backbone_shares_weights_with_the_classifier(tmp_path):
     [
         "resnet18_v1",
         "resnet50_v1",
-        "resnet50_v1b",
+        pytest.param("resnet50_v1b", marks=pytest.mark.slow),  # resnext50_32x4d but for its groups
         "resnet50_v1d",
         "resnet50_v2",
         "cifar_resnet8_v1",

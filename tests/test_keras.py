@@ -35,10 +35,8 @@ KINDS = {
     "float16": ("model", "cifar_resnet8_v2", {"dtype": "mixed_float16"}),
     "cifar_backbone": ("backbone", "cifar_resnet8_v2", {"levels": (0, 2)}),
     "plain18": ("model", "plain18", {}),
-    "v1_c": ("model", "resnet18_v1", {"shortcut": "C"}),
     "v1d": ("model", "resnet18_v1d", {}),
     "v2_18": ("model", "resnet18_v2", {}),
-    "v1c_18": ("model", "resnet18_v1c", {}),
     "named": ("model", "cifar_resnet8_v2", {"name": "student", "graph": "timm"}),
     "named_backbone": ("backbone", "cifar_resnet8_v1", {"name": "trunk", "levels": (1,)}),
     "dilated_backbone": ("backbone", "resnet18_v1d", {"levels": (2, 5), "output_stride": 8}),
@@ -50,8 +48,11 @@ KINDS = {
     "tiered": ("model", "resnet10t", {}),
     "mixed": ("model", "test_resnet", {}),
 }
-# The kinds of the table that only deep networks have, of the same layers: for releases.
+# The kinds of the table that only deep networks have, of the same layers, and two of which other networks above have
+# each part, C's shortcuts and a deep stem: for releases.
 DEEP = {
+    "v1_c": ("model", "resnet18_v1", {"shortcut": "C"}),
+    "v1c_18": ("model", "resnet18_v1c", {}),
     "v1_50": ("model", "resnet50_v1", {}),
     "v1b_50": ("model", "resnet50_v1b", {}),
     "v1c_50": ("model", "resnet50_v1c", {}),
@@ -194,7 +195,14 @@ def test_names_of_models_that_cannot_be_are_refused():
             create()
 
 
-@pytest.mark.parametrize("before", ["import tensorflow, resnet_tf", "import resnet_tf, tensorflow"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        "import tensorflow, resnet_tf",
+        # Every kind of graph is loaded above after the package and Keras, which imports TensorFlow, in this order.
+        pytest.param("import resnet_tf, tensorflow", marks=pytest.mark.slow),
+    ],
+)
 def test_the_layers_are_registered_in_either_order_of_imports(tmp_path, before):
     np.save(tmp_path / "images.npy", drawn.images(32, 32))
     model = build("a")

@@ -1,7 +1,8 @@
 """Notebooks run top to bottom, and the repository has what they showed.
 
 After a change `python tests/test_notebooks.py notebooks/NAME.ipynb ...` runs them and writes their outputs into them.
-Those that train for over a minute are run by `pytest -m slow`; that the names they use are there is seen of all.
+Those that train for over a minute are run by `pytest -m slow`, and 03, of which tests of geometry, augmentation, draws
+and galleries assert all that it says of itself; that the names they use are there is seen of all.
 """
 
 import ast
@@ -17,7 +18,10 @@ from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((pathlib.Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 _LARGEST = 600_000  # bytes
-_SLOW = {"04_reading_and_comparing_runs", "05_distillation_and_mixup", "07_transfer", "08_your_photos"}
+_SLOW = {
+    "03_what_the_network_sees", "04_reading_and_comparing_runs", "05_distillation_and_mixup", "07_transfer",
+    "08_your_photos",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from resnet_tf import config as configuration
 from resnet_tf import evaluate, export, train
 from resnet_tf.data import Source, Split, colour, resident
 from resnet_tf.errors import InputError
-from resnet_tf.models import fusible
 from resnet_tf.runs import checkpoint, describe, devices, network, record, run_data
 from resnet_tf.sweeps import sweep
 from resnet_tf.training import distillation, loop, losses, optimizer, precise_bn, schedule, supply
@@ -312,15 +311,14 @@ def test_accumulated_parts_give_the_gradient_of_replicas():
 
 
 @pytest.mark.parametrize("bn", [pytest.param("local", marks=pytest.mark.slow), "sync"])
-def test_programs_of_several_gpus_compute_what_cpus_compute(bn, monkeypatch):
+def test_programs_of_several_gpus_compute_what_cpus_compute(bn, monkeypatch, as_on_gpus):
     """A program of XLA's on each, here of the CPU, which has no collectives of XLA's: each replica sums with itself.
 
     So replicas part, each by its own images, and each is beside its own.
     """
     monkeypatch.setattr(tf.distribute.ReplicaContext, "all_reduce", lambda _, operation, value: twice(value))
     plain = make_engine(2, bn, ema=0.5, clip=2.0)
-    monkeypatch.setattr(devices, "on_gpu", lambda _: True)
-    monkeypatch.setattr(fusible, "on_gpu", lambda: True)
+    as_on_gpus()
     programs = make_engine(2, bn, ema=0.5, clip=2.0)
     start = plain.state.get_all()
     programs.state.set_all(start)

@@ -6,7 +6,7 @@ import pathlib
 import statistics
 
 import pytest
-from test_compare import check_page, make_run, read_csv, run_command
+from compared import check_page, make_run, read_csv, run_command
 
 from resnet_tf import compare
 from resnet_tf.errors import InputError

@@ -6,8 +6,8 @@ import tensorflow as tf
 
 import resnet_tf
 from resnet_tf import train
-from resnet_tf.models import fusible, repeated
-from resnet_tf.runs import checkpoint, devices
+from resnet_tf.models import repeated
+from resnet_tf.runs import checkpoint
 
 
 @pytest.mark.parametrize(
@@ -61,10 +61,9 @@ def test_networks_without_enough_equal_blocks_stay_as_they_are():
 
 
 @pytest.mark.slow  # compiles two programs
-def test_a_training_with_loops_is_that_without(tmp_path, monkeypatch):
+def test_a_training_with_loops_is_that_without(tmp_path, monkeypatch, as_on_gpus):
     """As on a GPU, where loops are used, compiled by XLA for the CPU."""
-    monkeypatch.setattr(devices, "on_gpu", lambda _: True)
-    monkeypatch.setattr(fusible, "on_gpu", lambda: True)
+    as_on_gpus()
     flags = [
         "--dataset=synthetic", "--image_size=8", "--model=cifar_resnet20_v1", "--batch_size=8", "--train_steps=3",
         "--precise_bn=2",

@@ -11,8 +11,8 @@ import shutil
 import numpy as np
 import pytest
 from browser import browser
+from compared import Page
 from PIL import Image
-from test_compare import Page
 
 from resnet_tf import compare, evaluate, export, relabel, train
 from resnet_tf.data import sources
