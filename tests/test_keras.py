@@ -49,6 +49,7 @@ KINDS = {
     "blur": ("model", "resnetblur18", {}),
     "tiered": ("model", "resnet10t", {}),
     "mixed": ("model", "test_resnet", {}),
+    "page": ("model", "cifar_resnet9_celu", {}),
 }
 # The kinds of the table that only deep networks have, of the same layers: for releases.
 DEEP = {
@@ -68,7 +69,8 @@ DEEP = {
     "v2_18d": ("model", "resnetv2_18d", {}),
     "senet": ("model", "senet154", {}),
 }
-EXPORTED = ("a", "v2", "v1d", "v2_18", "named")  # zero channels, padding with minus infinity, pools in shortcuts
+# Zero channels, padding with minus infinity, pools in shortcuts, CELU.
+EXPORTED = ("a", "v2", "v1d", "v2_18", "named", "page")
 LOAD = """
 import pathlib, sys
 folder = pathlib.Path(sys.argv[1])

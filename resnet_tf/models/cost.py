@@ -135,6 +135,9 @@ class _Counter(Layers):
     def relu(self, x, *, name, of_sum=False):
         return x
 
+    def activate(self, x, row, *, name, of_sum=False):
+        return x
+
     def add(self, x, y, *, name):
         if x.shape != y.shape:
             raise ValueError(f"{name}: {x.shape} and {y.shape}")
@@ -142,6 +145,9 @@ class _Counter(Layers):
 
     def max_pool(self, x, *, name, activated):
         return self.average_pool(x, 2, name=name)
+
+    def max_pool_2x2(self, x, *, name):
+        return self.average_pool(x, 2, padding="valid", name=name)
 
     def max_pool_of_stride_1(self, x, *, name):
         return x
@@ -174,9 +180,12 @@ class _Counter(Layers):
     def global_pool(self, x, kind="avg", *, name):
         return _Tensor(x.shape[-1:])
 
-    def dense(self, x, units, *, name):
+    def scale(self, x, factor, *, name):
+        return x
+
+    def dense(self, x, units, deviation=None, bias=True, *, name):
         weights = x.shape[-1] * units
-        self._count(weights + units, weights, units)
+        self._count(weights + bias * units, weights, units)
         return _Tensor((*x.shape[:-1], units))
 
     def _count(self, parameters, macs, activations):

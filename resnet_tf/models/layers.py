@@ -69,41 +69,6 @@ class HeNormal(keras.initializers.Initializer):
 
 
 @keras.saving.register_keras_serializable("resnet_tf")
-class PaddedIdentity(keras.layers.Layer):
-    """Shortcut A (He et al. 2015): every `stride`-th pixel, with zeros in the new channels. It has no parameters.
-
-    The zero channels follow the others, as in fb.resnet.torch; `padding` converts weights of code that pads both sides.
-
-    Args:
-        filters: channels of the output, at least as many as the input has.
-        stride: stride in pixels along both axes.
-    """
-
-    def __init__(self, filters, stride, **kwargs):
-        super().__init__(**kwargs)
-        self.filters = filters
-        self.stride = stride
-
-    def call(self, inputs):
-        """Map [batch, height, width, channels] to [batch, ceil(height / stride), ceil(width / stride), filters]."""
-        # A 1x1 pool takes every stride-th pixel; on a CPU it is four times as fast as a strided slice.
-        outputs = inputs
-        if self.stride > 1:
-            outputs = keras.ops.average_pool(inputs, 1, self.stride, data_format=FORMAT)
-        return keras.ops.pad(outputs, [[0, 0]] * 3 + [[0, self.filters - inputs.shape[-1]]])
-
-    def compute_output_shape(self, input_shape):
-        """Return the static shape of the output; sides that are None stay None."""
-        batch, *size, _ = input_shape
-        size = [None if side is None else -(-side // self.stride) for side in size]
-        return (batch, *size, self.filters)
-
-    def get_config(self):
-        """Arguments of the constructor."""
-        return {**super().get_config(), "filters": self.filters, "stride": self.stride}
-
-
-@keras.saving.register_keras_serializable("resnet_tf")
 class BatchNormalization(keras.layers.BatchNormalization):
     """Keras' layer on TensorFlow's fused kernel, for channels last.
 
@@ -142,11 +107,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable("resnet_tf")
 class MaxPool(keras.layers.MaxPooling2D):
-    """Keras' layer, 3x3 with stride 2; see `fusible.max_pool`."""
+    """Keras' layer, 3x3 or 2x2 with stride 2; see `fusible.max_pool` and `fusible.max_pool_2x2`."""
 
     def call(self, inputs, training=None):
         """Return the maximum of each window of images [batch, height, width, channels]."""
-        return fusible.max_pool(inputs) if training and fusible.wanted() else super().call(inputs)
+        if not (training and fusible.wanted()):
+            return super().call(inputs)
+        return fusible.max_pool(inputs) if self.pool_size[0] == 3 else fusible.max_pool_2x2(inputs)
 
 
 @keras.saving.register_keras_serializable("resnet_tf")
@@ -221,7 +188,7 @@ class Layers:
 
     def pad_identity(self, x, filters, stride, *, name):
         """Add shortcut A."""
-        return PaddedIdentity(filters, stride, dtype=self.dtype, name=name)(x)
+        return variants.PaddedIdentity(filters, stride, dtype=self.dtype, name=name)(x)
 
     def norm(self, x, zero=False, *, kind="bn", name):
         """Add the normalisation of an `Architecture.norm`; `zero`: gamma starts at zero."""
@@ -249,7 +216,13 @@ class Layers:
         x = self.norm(x, kind=row.norm, name=name)
         if row.norm == "evos":  # activated already; the layer marks the place
             return keras.layers.Activation("linear", dtype=self.dtype, name=relu)(x)
-        return self.relu(x, name=relu)
+        return self.activate(x, row, name=relu)
+
+    def activate(self, x, row, *, name, of_sum=False):
+        """Add the activation of a row; `of_sum` is as in `relu`."""
+        if row.activation == "relu":
+            return self.relu(x, name=name, of_sum=of_sum)
+        return variants.celu(x, dtype=self.dtype, name=name)
 
     def add(self, x, y, *, name):
         """Add the two paths of a block."""
@@ -268,6 +241,10 @@ class Layers:
         else:
             x = variants.MinusInfinityPadding(1, dtype=self.dtype, name=f"{name}_pad")(x)
         return MaxPool(3, 2, padding="valid", data_format=FORMAT, dtype=self.dtype, name=name)(x)
+
+    def max_pool_2x2(self, x, *, name):
+        """Add a 2x2 max pool of stride 2 without padding, so without a pixel at an odd edge."""
+        return MaxPool(2, 2, padding="valid", data_format=FORMAT, dtype=self.dtype, name=name)(x)
 
     def max_pool_of_stride_1(self, x, *, name):
         """Add a 3x3 max pool that keeps the resolution; Keras' "same" pads with minus infinity."""
@@ -327,13 +304,17 @@ class Layers:
         """Add dropout of features in training."""
         return keras.layers.Dropout(rate, dtype=self.dtype, name=name)(x)
 
-    def dense(self, x, units, deviation=None, *, name):
+    def dense(self, x, units, deviation=None, bias=True, *, name):
         """Add a dense layer in the precision of variables, with a normal initializer if `deviation` is given."""
         initializer = self.initializer_of(name, True)
         if deviation:
             initializer = keras.initializers.RandomNormal(stddev=deviation, seed=initializer.seed)
         dtype = keras.dtype_policies.get(self.dtype).variable_dtype
-        return keras.layers.Dense(units, kernel_initializer=initializer, dtype=dtype, name=name)(x)
+        return keras.layers.Dense(units, use_bias=bias, kernel_initializer=initializer, dtype=dtype, name=name)(x)
+
+    def scale(self, x, factor, *, name):
+        """Multiply by a number."""
+        return keras.layers.Rescaling(factor, dtype=self.dtype, name=name)(x)
 
     # --- Combinations of layers --------------------------------------------------------------------------------------
 
@@ -406,11 +387,14 @@ class Layers:
         """Build the BN-ReLU of a v2, the global pool unless `pooling` is None, and logits unless `classes` is 0."""
         if row.preactivation:
             x = self.norm_relu(x, row, name="head_bn", relu="head_relu")
+        of_max = bool(classes) and row.head == "max"
         if pooling:
-            x = self.global_pool(x, pooling, name="pool")
+            x = self.global_pool(x, "max" if of_max else pooling, name="pool")
+        if of_max:  # before the dense layer, so that it is the last one as in all networks
+            x = self.scale(x, 1 / 8, name="pool_scale")
         if dropout:
             x = self.dropout(x, dropout, name="dropout")
-        return self.dense(x, classes, name="logits") if classes else x
+        return self.dense(x, classes, bias=not of_max, name="logits") if classes else x
 
     def initializer_of(self, name, dense=False):
         """Return the initializer of the kernel of a layer.

@@ -313,6 +313,8 @@ def _torch_layer(layer, row):
     if layer in _STEM_POOL:
         return _STEM_POOL[layer]
     match = _LAYER.fullmatch(layer)
+    if entry := re.fullmatch(r"stage(\d)_(conv|bn)", layer):
+        return f"layer{entry[1]}.{entry[2]}"
     if not match:
         kind, index = re.fullmatch(r"stem_(conv|bn)(\d?)", layer).groups()
         if not index:
