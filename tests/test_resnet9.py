@@ -1,4 +1,4 @@
-"""ResNet-9 of Page 2018: the graph beside plain operations, its cost by hand, and what it has not in common with He's."""
+"""ResNet-9 of Page 2018: its graph beside plain operations, its cost by hand, and what it refuses."""
 
 import drawn
 import keras

@@ -86,8 +86,8 @@ class Architecture:
             2x2 max pool before its blocks, of which it may have none.
         last_relu: where the last ReLU of a block of v1 is: after the "sum", or in the "branch" before it.
         activation: "relu" or "celu" (Barron 2017, arXiv 1704.07483, with alpha 0.3).
-        head: "avg", the mean over height and width, and logits with bias; or "max", an eighth of the maximum, and logits
-            without.
+        head: "avg", the mean over height and width, and logits with bias; or "max", an eighth of the maximum, and
+            logits without.
         input_size: height and width of the paper's images in pixels.
         classes: number of classes in the paper's data set.
     """

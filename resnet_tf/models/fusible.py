@@ -125,8 +125,8 @@ def relu_of_sum(x: tf.Tensor) -> tf.Tensor:
 def max_pool_2x2(x: tf.Tensor) -> tf.Tensor:
     """Compute a 2x2 max pool of stride 2 without padding, with elementwise operations in both directions.
 
-    The values are those of `tf.nn.max_pool2d`, and the gradient goes to the first of equal maxima, as there; XLA compiles
-    the gradient of that operation to a scatter, as `max_pool` says.
+    The values are those of `tf.nn.max_pool2d`, and the gradient goes to the first of equal maxima, as there. XLA
+    compiles the gradient of that operation to a scatter, as `max_pool` says.
 
     Args:
         x: [batch, height, width, channels], with height and width known and at least 2.
