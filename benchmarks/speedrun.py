@@ -106,6 +106,7 @@ class Race:
         normalization = task.normalization(train)
         with strategy.scope():
             model = task.build(self.classes, strategy.num_replicas_in_sync)
+            network.whiten(model, config, train, normalization)
             recipe = Recipe(
                 optimizer=optimizer.from_config(config.optimizer, model), schedule=rates,
                 loss_scale=optimizer.loss_scale_of(config.device.precision), clip=config.optimizer.clip,
@@ -124,7 +125,7 @@ class Race:
         """Put the engine into the state before the first step of a training with `seed`."""
         own = dataclasses.replace(self.config, optimizer=dataclasses.replace(self.config.optimizer, seed=seed))
         model = network.build(own, self.classes)
-        weights = {f"model/{variable.path}": np.asarray(variable) for variable in model.variables}
+        weights = {f"model/{variable.path}": np.asarray(variable) for variable in model.trainable_variables}
         known = {name: value for name, value in weights.items() if name in self.initial}
         self.engine.state.set_all(self.initial | known)
         self.engine.state.reset_averages()

@@ -49,7 +49,7 @@ KINDS = {
     "blur": ("model", "resnetblur18", {}),
     "tiered": ("model", "resnet10t", {}),
     "mixed": ("model", "test_resnet", {}),
-    "page": ("model", "cifar_resnet9_celu", {}),
+    "page": ("model", "cifar_resnet9_whitened", {}),
 }
 # The kinds of the table that only deep networks have, of the same layers: for releases.
 DEEP = {

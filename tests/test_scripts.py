@@ -212,7 +212,8 @@ def test_a_race_of_a_grid_keeps_what_it_has(monkeypatch, capsys, tmp_path):
     (tmp_path / "grid.yaml").write_text(
         "flags: {dataset: digits, image_size: 16, model: cifar_resnet8_v1, batch_size: 64, train_steps: 2, pad: 1,"
         " log_every: 1}\n"
-        "rows:\n  - {name: slow}\n  - {name: fast, lr: 0.2}\n  - {name: broken, lr: 1.0e+30}\n  - {name: late, lr: 0.3}\n"
+        "rows:\n  - {name: slow}\n  - {name: fast, lr: 0.2}\n  - {name: broken, lr: 1.0e+30}\n"
+        "  - {name: late, lr: 0.3}\n"
         "grid:\n  seed: [0, 1]\n"
     )
     flags = [f"--grid={tmp_path / 'grid.yaml'}", f"--results={tmp_path / 'r.csv'}", f"--out={tmp_path / 'r.json'}"]

@@ -40,6 +40,7 @@ All other rows are in `family`, under the names of timm; `of_timm` translates ti
     cifar_resnet9           ResNet-9 of Page 2018 (How to train your ResNet, github.com/davidcpage/cifar10-fast): each
                             stage enters by a convolution and a max pool, and two of the three have one block
     cifar_resnet9_celu      the same with CELU, as in part 8 of that series (2019)
+    cifar_resnet9_whitened  the same with CELU and a whitened stem, as there
 
 Shortcuts where the shape changes: A is a strided identity followed by zero channels; B is a 1x1 projection; C has
 projections in every block. ImageNet nets use B by default, CIFAR nets use A (as in the paper).
@@ -88,6 +89,7 @@ class Architecture:
         activation: "relu" or "celu" (Barron 2017, arXiv 1704.07483, with alpha 0.3).
         head: "avg", the mean over height and width, and logits with bias; or "max", an eighth of the maximum, and
             logits without.
+        whitened: whether the stem is a fixed 3x3 that whitens patches, see `whitening`, and then a 1x1 for the 3x3.
         input_size: height and width of the paper's images in pixels.
         classes: number of classes in the paper's data set.
     """
@@ -117,6 +119,7 @@ class Architecture:
     last_relu: str = "sum"
     activation: str = "relu"
     head: str = "avg"
+    whitened: bool = False
     input_size: int = 224
     classes: int = 1000
 
@@ -161,7 +164,7 @@ _LATER = {
     name: Architecture.__dataclass_fields__[name].default
     for name in ("stem_width", "stem_pool", "bottlenecks", "groups", "base_width", "first_divisor", "shortcut_kernel",
                  "attention", "reduction", "antialias", "norm", "standardized", "entry", "last_relu", "activation",
-                 "head")
+                 "head", "whitened")
 }  # fmt: skip
 
 _IMAGENET_BLOCKS = {
@@ -314,8 +317,10 @@ def _table():
     for groups in (8, 16):
         wide = {**_CIFAR, "filters": (64, 128, 256), "shortcut": "B", "stem_width": 64}
         rows[f"cifar_resnext29_{groups}x64d"] = Architecture((3, 3, 3), bottleneck=True, groups=groups, **wide)
-    for letters, fields in (("", {}), ("_celu", {"activation": "celu"})):
-        rows[f"cifar_resnet9{letters}"] = Architecture((1, 0, 1), **_PAGE, **fields)
+    page = Architecture((1, 0, 1), **_PAGE)
+    rows["cifar_resnet9"] = page
+    rows["cifar_resnet9_celu"] = dataclasses.replace(page, activation="celu")
+    rows["cifar_resnet9_whitened"] = dataclasses.replace(page, activation="celu", whitened=True)
     return rows | _NAMED
 
 

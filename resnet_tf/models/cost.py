@@ -10,6 +10,7 @@ import math
 import keras
 
 from resnet_tf.errors import InputError
+from resnet_tf.models import whitening
 from resnet_tf.models.layers import Layers
 from resnet_tf.models.variants import EvoNorm
 
@@ -122,6 +123,13 @@ class _Counter(Layers):
         weights = kernel * kernel * channels // groups * filters
         self._count(weights, weights * pixels, filters * pixels)
         return _Tensor((-(-height // stride), -(-width // stride), filters))
+
+    def whiten(self, x):
+        weights = self.tally["parameters"]
+        x = self.conv(x, whitening.SIDE**2 * x.shape[-1], whitening.SIDE, name=whitening.LAYER)
+        self.tally["statistics"] += self.tally["parameters"] - weights  # which are not trained
+        self.tally["parameters"] = weights
+        return x
 
     def norm(self, x, zero=False, *, kind="bn", name):
         self._count((3 if kind == "evos" else 2) * x.shape[-1], 0, 0)

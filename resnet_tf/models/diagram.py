@@ -44,6 +44,8 @@ def boxes(name: str) -> list[Box]:
         f"{kernel}x{kernel}, {filters}" + (f", /{stride}" if stride > 1 else "")
         for filters, kernel, stride in stem_plan(row)
     ]
+    if row.whitened:
+        stem.insert(0, f"3x3, {9 * 3}, whitening")
     result = [Box(f"images {size}x{size}x3"), Box("\n".join(stem))]
     if row.stem != "3x3":
         result.append(Box(_stem_pool(row)))

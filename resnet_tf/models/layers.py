@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_tf.errors import InputError
-from resnet_tf.models import fusible, variants
+from resnet_tf.models import fusible, variants, whitening
 
 # He et al. 2015. Keras' momentum is one minus PyTorch's.
 BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
@@ -36,7 +36,8 @@ _STEMS = {
 
 def stem_plan(row) -> list[tuple[int, int, int]]:
     """Return the convolutions before the first stage of an `Architecture` as [(filters, kernel, stride), ...]."""
-    return [(eighths * row.stem_channels // 8, kernel, stride) for eighths, kernel, stride in _STEMS[row.stem]]
+    plan = [(eighths * row.stem_channels // 8, kernel, stride) for eighths, kernel, stride in _STEMS[row.stem]]
+    return [(filters, 1, stride) for filters, _, stride in plan] if row.whitened else plan
 
 
 @keras.saving.register_keras_serializable("resnet_tf")
@@ -181,6 +182,15 @@ class Layers:
             dtype=self.dtype,
             name=name,
         )(x)
+
+    def whiten(self, x):
+        """Add the fixed convolution of a whitened stem: an orthogonal one until `whitening.fit` sets it from images."""
+        seed = self.initializer_of(whitening.LAYER).seed
+        return keras.layers.Conv2D(
+            whitening.SIDE**2 * x.shape[-1], whitening.SIDE, padding="same", data_format=FORMAT, use_bias=False,
+            kernel_initializer=keras.initializers.Orthogonal(seed=seed), trainable=False, dtype=self.dtype,
+            name=whitening.LAYER,
+        )(x)  # fmt: skip
 
     def pad(self, x, pixels, *, name):
         """Add a border of zeros to each image."""
@@ -364,6 +374,7 @@ class Layers:
     def stem(self, x, row):
         """Build everything before the first stage. In a v2 the last BN-ReLU is part of the first block instead."""
         plan = stem_plan(row)
+        x = self.whiten(x) if row.whitened else x
         for index, (filters, kernel, stride) in enumerate(plan, start=1):
             suffix = index if len(plan) > 1 else ""
             x = self.conv(x, filters, kernel, stride, standardized=row.standardized, name=f"stem_conv{suffix}")
