@@ -137,7 +137,7 @@ def celu(x, *, dtype, name):
     It is written as Keras' layers, so that files of Keras need nothing else: the ELU between two factors.
     """
     x = keras.layers.Rescaling(1 / CELU_ALPHA, dtype=dtype, name=f"{name}_in")(x)
-    x = keras.layers.ELU(dtype=dtype, name=f"{name}_elu")(x)
+    x = keras.layers.Activation("elu", dtype=dtype, name=f"{name}_elu")(x)
     return keras.layers.Rescaling(CELU_ALPHA, dtype=dtype, name=name)(x)
 
 
