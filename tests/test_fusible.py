@@ -100,7 +100,8 @@ def test_what_is_fusible_is_for_programs_of_a_gpu_alone(monkeypatch, rng):
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 9), (7, 10), (3, 4)])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_pool_by_taps_is_the_max_pool_and_its_gradient(size, compiled, rng):
+@pytest.mark.parametrize("side", [2, 3])
+def test_pool_by_taps_is_the_max_pool_and_its_gradient(side, size, compiled, rng):
     # Few distinct values, so that most windows have several maxima: the first of them has the gradient.
     x = tf.constant(rng.integers(-2, 3, (2, *size, 5)), tf.float32)
 
@@ -111,7 +112,8 @@ def test_pool_by_taps_is_the_max_pool_and_its_gradient(size, compiled, rng):
             loss = tf.reduce_sum(y * tf.reshape(tf.range(tf.size(y), dtype=tf.float32), y.shape))
         return y, tape.gradient(loss, x)
 
-    ours = tf.function(lambda: both(fusible.max_pool), jit_compile=compiled)()
-    theirs = both(lambda x: tf.nn.max_pool2d(x, 3, 2, "VALID"))
+    pool = {2: fusible.max_pool_2x2, 3: fusible.max_pool}[side]
+    ours = tf.function(lambda: both(pool), jit_compile=compiled)()
+    theirs = both(lambda x: tf.nn.max_pool2d(x, side, 2, "VALID"))
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(a, b)

@@ -47,6 +47,7 @@ KINDS = {
     "blur": ("model", "resnetblur18", {}),
     "tiered": ("model", "resnet10t", {}),
     "mixed": ("model", "test_resnet", {}),
+    "page": ("model", "cifar_resnet9_whitened", {}),
 }
 # The kinds of the table that only deep networks have, of the same layers, and two of which other networks above have
 # each part, C's shortcuts and a deep stem: for releases.
@@ -69,7 +70,8 @@ DEEP = {
     "v2_18d": ("model", "resnetv2_18d", {}),
     "senet": ("model", "senet154", {}),
 }
-EXPORTED = ("a", "v2", "v1d", "v2_18", "named")  # zero channels, padding with minus infinity, pools in shortcuts
+# Zero channels, padding with minus infinity, pools in shortcuts, CELU.
+EXPORTED = ("a", "v2", "v1d", "v2_18", "named", "page")
 LOAD = """
 import pathlib, sys
 folder = pathlib.Path(sys.argv[1])

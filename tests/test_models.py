@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import resnet_tf
 from resnet_tf.errors import InputError
-from resnet_tf.models import blocks, find, layers
+from resnet_tf.models import blocks, find, layers, variants
 
 
 def trainable(model):
@@ -74,7 +74,7 @@ def test_plain_net_has_no_second_path():
 
 
 def test_shortcut_a_has_no_parameters_and_keeps_pixels():
-    layer = layers.PaddedIdentity(filters=5, stride=2)
+    layer = variants.PaddedIdentity(filters=5, stride=2)
     for size in (6, 7):
         images = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
         outputs = layer(images).numpy()

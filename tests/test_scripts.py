@@ -6,8 +6,12 @@ import json
 import pathlib
 import sys
 
+import numpy as np
 import pytest
+import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+from resnet_tf.training import supply
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -174,9 +178,11 @@ def test_a_race_repeats_a_seed_and_compiles_once(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("sys.argv", [
         "speedrun.py", "--runs=2", "--target=0", f"--out={tmp_path / 'race.json'}", "--dataset=digits", "--seed=3",
         "--image_size=16", "--model=cifar_resnet8_v1", "--batch_size=64", "--train_steps=6", "--pad=1",
+        "--mirroring=alternate",
     ])  # fmt: skip
-    _, config = speedrun.parsed()
-    race, found = speedrun.Race(config), []
+    _, (setting,) = speedrun.parsed()
+    assert setting.seeds == [3, 4]
+    race, found = speedrun.Race(setting.config), []
     for seed in (3, 4, 3):
         race.restart(seed)
         race.run(race.total)
@@ -189,15 +195,75 @@ def test_a_race_repeats_a_seed_and_compiles_once(monkeypatch, capsys, tmp_path):
 
     assert equal(found[0], found[2]) and not equal(found[0], found[1])
     assert len(equal(found[0], found[2])) == sum(name.endswith("kernel") for name in found[0])
-    # The random views are of the seed too, not only the weights and the order.
-    batches = []
+    # Order, mirroring and random views are those of `train` with the same seed.
     for seed in (3, 4):
         race.supply.seed = seed
         part = race.supply.take(0, 1)
-        batches.append(race.supply.batch(0, part.data[0], 0, race.engine.step).keys.numpy())
-    assert not set(batches[0]) & set(batches[1])
-    result = speedrun.summary(race, 0.0, [1.0, 2.0, 3.0], [(0.5, 0.6)] * 3, 9.0)
-    assert result["seconds"] == 2.0 and result["share_at_target_top1"] == 1 and result["top1_mirrored"] == 0.6
+        ours = race.supply.batch(0, part.data[0], 0, tf.constant(0, tf.int64))
+        images, labels = map(np.asarray, race.supply._data[0])
+        plain = supply.Resident(race.engine, images, labels, 64, seed, race.total, alternate=True)
+        theirs = plain.batch(0, plain.take(0, 1).data[0], 0, tf.constant(0, tf.int64))
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_race_of_a_grid_keeps_what_it_has(monkeypatch, capsys, tmp_path):
+    speedrun = script("speedrun")
+    (tmp_path / "grid.yaml").write_text(
+        "flags: {dataset: digits, image_size: 16, model: cifar_resnet8_v1, batch_size: 64, train_steps: 2, pad: 1,"
+        " log_every: 1}\n"
+        "rows:\n  - {name: slow}\n  - {name: fast, lr: 0.2}\n  - {name: broken, lr: 1.0e+30}\n"
+        "  - {name: late, lr: 0.3}\n"
+        "grid:\n  seed: [0, 1]\n"
+    )
+    flags = [f"--grid={tmp_path / 'grid.yaml'}", f"--results={tmp_path / 'r.csv'}", f"--out={tmp_path / 'r.json'}"]
+    monkeypatch.setattr("sys.argv", ["speedrun.py", *flags, "--only=fast,broken,slow", "--momentum=0.5"])
+    arguments, settings = speedrun.parsed()
+    assert [setting.name for setting in settings] == ["fast", "broken", "slow"] and settings[0].seeds == [0, 1]
+    assert settings[0].config.optimizer.momentum == 0.5
+    trainings, done = speedrun.Trainings(settings, arguments), []
+
+    def stopped(self, steps):  # as by SIGTERM, in the second training of the last setting
+        done.append(steps)
+        if len(done) == 8:
+            raise KeyboardInterrupt
+        return run(self, steps)
+
+    run = speedrun.Race.run
+    monkeypatch.setattr(speedrun.Race, "run", stopped)
+    trainings.run()
+    with open(tmp_path / "r.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["name"], row["seed"], row["split"]) for row in rows] == [
+        ("fast", "0", "test"), ("fast", "1", "test"), ("slow", "0", "test")
+    ]  # fmt: skip
+    found = json.loads((tmp_path / "r.json").read_text())["settings"]
+    assert [one["runs"] for one in found] == [2, 0, 1] and "not finite" in found[1]["error"]
+    assert found[0]["seconds"] == pytest.approx(sum(found[0]["each_seconds"]) / 2, abs=1e-3)
+    table = trainings.table().splitlines()
+    assert len(table) == 5 and "| broken | 0 |" in table[-1]
+    arguments.minutes = 0.0
+    late = speedrun.Trainings(settings[:1], arguments)
+    late.run()
+    assert late.settings[0].error == "--minutes=0 are over" and len(done) == 8
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--only=a"], "--only: names rows of a --grid"),
+        (["--grid=flags/grids/cifar10_depth.yaml", "--data_dir=x", "--only=a"], "--only: a is no row of"),
+        (["--runs=0"], "--runs: at least 1"),
+        (["--epochs=1"], "epochs"),
+    ],
+)
+def test_a_race_names_the_wrong_flag(flags, said, monkeypatch, capsys):
+    speedrun = script("speedrun")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", ["speedrun.py", *flags])
+    with pytest.raises(SystemExit):
+        speedrun.parsed()
+    assert said in capsys.readouterr().err
 
 
 def test_a_race_of_streamed_images_is_refused(monkeypatch, tmp_path):

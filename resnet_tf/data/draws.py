@@ -37,11 +37,11 @@ def keys(seed: int, epoch, example) -> tf.Tensor:
     """Return the key of each view, int64 [n]; another seed, epoch or example gives an unrelated key.
 
     Args:
-        seed: seed of the run, taken modulo 2^64.
+        seed: seed of the run, taken modulo 2^64; an int64 scalar tensor where one program serves many seeds.
         epoch: int64 [n], or a scalar.
         example: int64 [n], or a scalar.
     """
-    state = _mix(_constant(seed), 1)
+    state = _mix(tf.bitcast(seed, tf.uint64) if tf.is_tensor(seed) else _constant(seed), 1)
     for part in (epoch, example):
         state = _mix(state, tf.bitcast(tf.convert_to_tensor(part, tf.int64), tf.uint64) + _constant(1))
     return tf.bitcast(state, tf.int64)
@@ -72,7 +72,7 @@ def alternating(seed: int, epoch: tf.Tensor, example: tf.Tensor) -> tf.Tensor:
     section 3.6).
 
     Args:
-        seed: seed of the run.
+        seed: as for `keys`.
         epoch: int64 [n], from 0.
         example: int64 [n].
 

@@ -21,8 +21,11 @@ def of_head(name: str) -> bool:
 
 
 def classes_of(arrays: dict[str, np.ndarray]) -> int | None:
-    """Return the number of classes of the head in {name: array}, by its bias; None if that is not clear."""
-    sizes = {len(array) for name, array in arrays.items() if of_head(name) and array.ndim == 1}
+    """Return the number of classes of the head in {name: array}, by its bias if it has one; None if unclear."""
+    head = {name: array for name, array in arrays.items() if of_head(name)}
+    sizes = {len(array) for array in head.values() if array.ndim == 1}
+    if not sizes:  # PyTorch has a weight of [classes, features], Keras a kernel of [features, classes]
+        sizes = {array.shape[0 if name.endswith("weight") else -1] for name, array in head.items()}
     return sizes.pop() if len(sizes) == 1 else None
 
 

@@ -37,6 +37,10 @@ All other rows are in `family`, under the names of timm; `of_timm` translates ti
     cifar_wrnD_K            Wide ResNets of CIFAR: v2 of depth D, K times as wide (arXiv 1605.07146)
     cifar_resnext29_GxWd    ResNeXt of CIFAR (arXiv 1611.05431)
     cifar_seresnetN_v1      cifar_resnetN_v1 with squeeze and excitation
+    cifar_resnet9           ResNet-9 of Page 2018 (How to train your ResNet, github.com/davidcpage/cifar10-fast): each
+                            stage enters by a convolution and a max pool, and two of the three have one block
+    cifar_resnet9_celu      the same with CELU, as in part 8 of that series (2019)
+    cifar_resnet9_whitened  the same with CELU and a whitened stem, as there
 
 Shortcuts where the shape changes: A is a strided identity followed by zero channels; B is a 1x1 projection; C has
 projections in every block. ImageNet nets use B by default, CIFAR nets use A (as in the paper).
@@ -79,6 +83,13 @@ class Architecture:
             "blur" (3x3 binomial).
         norm: "bn", "gn" (32 groups) or "evos" (EvoNorm-S0, which is also the activation).
         standardized: whether kernels are standardised (Qiao et al. 2019, arXiv 1903.10520).
+        entry: what halves the resolution of a stage: "block", its first block; or "conv", a 3x3 with BN and ReLU and a
+            2x2 max pool before its blocks, of which it may have none.
+        last_relu: where the last ReLU of a block of v1 is: after the "sum", or in the "branch" before it.
+        activation: "relu" or "celu" (Barron 2017, arXiv 1704.07483, with alpha 0.3).
+        head: "avg", the mean over height and width, and logits with bias; or "max", an eighth of the maximum, and
+            logits without.
+        whitened: whether the stem is a fixed 3x3 that whitens patches, see `whitening`, and then a 1x1 for the 3x3.
         input_size: height and width of the paper's images in pixels.
         classes: number of classes in the paper's data set.
     """
@@ -104,6 +115,11 @@ class Architecture:
     antialias: str = "none"
     norm: str = "bn"
     standardized: bool = False
+    entry: str = "block"
+    last_relu: str = "sum"
+    activation: str = "relu"
+    head: str = "avg"
+    whitened: bool = False
     input_size: int = 224
     classes: int = 1000
 
@@ -147,7 +163,8 @@ class Architecture:
 _LATER = {
     name: Architecture.__dataclass_fields__[name].default
     for name in ("stem_width", "stem_pool", "bottlenecks", "groups", "base_width", "first_divisor", "shortcut_kernel",
-                 "attention", "reduction", "antialias", "norm", "standardized")
+                 "attention", "reduction", "antialias", "norm", "standardized", "entry", "last_relu", "activation",
+                 "head", "whitened")
 }  # fmt: skip
 
 _IMAGENET_BLOCKS = {
@@ -274,6 +291,8 @@ _NAMED = (
 )  # fmt: skip
 
 _CIFAR = {"filters": (16, 32, 64), "stem": "3x3", "shortcut": "A", "input_size": 32, "classes": 10}
+_PAGE = {**_CIFAR, "filters": (128, 256, 512), "stem_width": 64, "shortcut": "B", "entry": "conv",
+         "last_relu": "branch", "head": "max"}  # fmt: skip
 _CIFAR_BASIC_DEPTHS = (20, 32, 44, 56, 110)
 _CIFAR_BOTTLENECK_DEPTHS = (164, 1001)  # v2, 9n+2; the papers have no basic net of these depths
 
@@ -298,6 +317,10 @@ def _table():
     for groups in (8, 16):
         wide = {**_CIFAR, "filters": (64, 128, 256), "shortcut": "B", "stem_width": 64}
         rows[f"cifar_resnext29_{groups}x64d"] = Architecture((3, 3, 3), bottleneck=True, groups=groups, **wide)
+    page = Architecture((1, 0, 1), **_PAGE)
+    rows["cifar_resnet9"] = page
+    rows["cifar_resnet9_celu"] = dataclasses.replace(page, activation="celu")
+    rows["cifar_resnet9_whitened"] = dataclasses.replace(page, activation="celu", whitened=True)
     return rows | _NAMED
 
 

@@ -70,6 +70,8 @@ def convolutions(row: Architecture, filters: int, sampling: Sampling) -> list[Co
 def postactivation(layers, x, row: Architecture, filters: int, sampling: Sampling, name: str, drop=None):
     """Build a block of convolution, BN, ReLU, with the last ReLU after the addition (He et al. 2015, figs. 2 and 5).
 
+    A row may have the last ReLU in the branch instead.
+
     `zero_gamma` starts the last BN of the branch at zero (Bag of Tricks, section 3.1). `drop` is a function that adds
     stochastic depth to the branch.
     """
@@ -80,8 +82,8 @@ def postactivation(layers, x, row: Architecture, filters: int, sampling: Samplin
         y = _convolve(layers, y, row, part, name=f"{name}_conv{index}")
         zero = last and layers.zero_gamma and row.shortcut != "none"
         y = layers.norm(y, zero, kind=row.norm, name=f"{name}_bn{index}")
-        if not last:
-            y = layers.relu(y, name=f"{name}_relu{index}")
+        if not last or row.last_relu == "branch":
+            y = layers.activate(y, row, name=f"{name}_relu{index}")
         if part.antialiased:
             y = layers.antialias(y, row.antialias, name=f"{name}_pool")
     y = layers.attention(y, row, name=name)
@@ -89,7 +91,16 @@ def postactivation(layers, x, row: Architecture, filters: int, sampling: Samplin
         y = drop(y, name=f"{name}_drop") if drop else y
         shortcut = layers.shortcut(x, row, plan[-1].filters, sampling, name=f"{name}_shortcut")
         y = layers.add(shortcut, y, name=f"{name}_add")
-    return layers.relu(y, name=f"{name}_relu", of_sum=row.shortcut != "none")
+    if row.last_relu == "branch":
+        return y
+    return layers.activate(y, row, name=f"{name}_relu", of_sum=row.shortcut != "none")
+
+
+def entry(layers, x, row: Architecture, filters: int, name: str):
+    """Build what a stage begins with if `row.entry` is "conv": a 3x3, BN, the activation and a 2x2 max pool."""
+    x = layers.conv(x, filters, 3, name=f"{name}_conv")
+    x = layers.norm_relu(x, row, name=f"{name}_bn", relu=f"{name}_relu")
+    return layers.max_pool_2x2(x, name=f"{name}_pool")
 
 
 def preactivation(layers, x, row: Architecture, filters: int, sampling: Sampling, name: str, drop=None):

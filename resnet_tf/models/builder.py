@@ -110,6 +110,8 @@ def _check_branches(name, row, zero_gamma, drop_path):
         raise InputError(f"drop_path={drop_path}: not between 0 and 1; use None for no dropping")
     if drop_path and row.shortcut == "none":
         raise InputError(f"--drop_path={drop_path:g}: {name} is a plain net, without shortcuts")
+    if zero_gamma and row.last_relu == "branch":
+        raise InputError(f"--zero_gamma: the branches of {name} end in an activation, which passes no gradient at zero")
     if zero_gamma and row.standardized:
         raise InputError(f"--zero_gamma: the kernels of {name} are standardised, so that none can start at zero")
 
@@ -188,7 +190,7 @@ def create_backbone(
     allowed = [last >> halvings for halvings in range(3) if last >> halvings >= 2**first]
     if output_stride is not None and output_stride not in allowed:
         raise InputError(f"output_stride={output_stride}: {name} has {', '.join(map(str, allowed))}")
-    if output_stride is not None and (row.antialias != "none" or row.shortcut_kernel > 1):
+    if output_stride is not None and (row.antialias != "none" or row.shortcut_kernel > 1 or row.entry == "conv"):
         raise InputError(f"output_stride={output_stride}: the strides of {name} cannot become dilations")
     _check_branches(name, row, zero_gamma, drop_path)
     layers = Layers(dtype, sync_bn, zero_gamma, initializer, seed, drop_path)
@@ -206,13 +208,13 @@ def create_backbone(
 
 
 def levels_of(name: str) -> list[int]:
-    """Return the levels that `create_backbone` offers, in rising order: 2 to 5, or 0 to 2 for a CIFAR net.
+    """Return the levels that `create_backbone` offers, in rising order: 2 to 5, or 0 to 2 for most CIFAR nets.
 
     >>> levels_of("resnet50_v1b")
     [2, 3, 4, 5]
     """
     row = find(name)
-    first = 0 if row.stem == "3x3" else 2
+    first = (row.entry == "conv") if row.stem == "3x3" else 2
     return list(range(first, first + len(row.blocks)))
 
 
@@ -241,6 +243,8 @@ def grow_stage(
     With the `keys` of images, their branches are dropped as `layers.drop_path` says.
     """
     row, before, total = row.of_stage(stage), sum(row.blocks[: stage - 1]), sum(row.blocks)
+    if row.entry == "conv":
+        x, first = blocks.entry(layers, x, row, row.filters[stage - 1], f"stage{stage}"), blocks.Sampling()
     block = blocks.preactivation if row.preactivation else blocks.postactivation
     for index in range(1, row.blocks[stage - 1] + 1):
         sampling = first if index == 1 else blocks.Sampling(dilation=dilation)
@@ -255,7 +259,7 @@ def grow_stage(
 def _trunk(name, row, layers, input_shape, output_stride=None):
     shape = tuple(input_shape or (row.input_size, row.input_size, 3))
     # Every layer accepts a single pixel, but an image smaller than the total stride is surely a mistake.
-    smallest = 2 ** (len(row.blocks) - 1) * (1 if row.stem == "3x3" else 4)
+    smallest = 2 ** levels_of(name)[-1]
     if len(shape) != 3 or any(side is not None and side < smallest for side in shape[:2]):
         raise InputError(f"input_shape={shape}: {name} needs (height, width, channels) of at least {smallest} pixels")
     images = keras.Input(shape, dtype="float32", name="images")
@@ -275,6 +279,8 @@ def row_of(name: str, shortcut: str | None = None, graph: str | None = None) -> 
         return row
     if row.shortcut == "none":
         raise InputError(f"--shortcut={shortcut}: {name} is a plain net, without shortcuts")
+    if row.entry == "conv":
+        raise InputError(f"--shortcut={shortcut}: the shapes of {name} change outside its blocks")
     if shortcut not in ("A", "B", "C"):
         raise InputError(f"--shortcut={shortcut}: not A, B or C")
     if shortcut == "A" and row.bottleneck:

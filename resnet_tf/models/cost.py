@@ -10,6 +10,7 @@ import math
 import keras
 
 from resnet_tf.errors import InputError
+from resnet_tf.models import whitening
 from resnet_tf.models.layers import Layers
 from resnet_tf.models.variants import EvoNorm
 
@@ -123,6 +124,13 @@ class _Counter(Layers):
         self._count(weights, weights * pixels, filters * pixels)
         return _Tensor((-(-height // stride), -(-width // stride), filters))
 
+    def whiten(self, x):
+        weights = self.tally["parameters"]
+        x = self.conv(x, whitening.SIDE**2 * x.shape[-1], whitening.SIDE, name=whitening.LAYER)
+        self.tally["statistics"] += self.tally["parameters"] - weights  # which are not trained
+        self.tally["parameters"] = weights
+        return x
+
     def norm(self, x, zero=False, *, kind="bn", name):
         self._count((3 if kind == "evos" else 2) * x.shape[-1], 0, 0)
         self.tally["statistics"] += 2 * x.shape[-1] if kind == "bn" else 0
@@ -135,6 +143,9 @@ class _Counter(Layers):
     def relu(self, x, *, name, of_sum=False):
         return x
 
+    def activate(self, x, row, *, name, of_sum=False):
+        return x
+
     def add(self, x, y, *, name):
         if x.shape != y.shape:
             raise ValueError(f"{name}: {x.shape} and {y.shape}")
@@ -142,6 +153,9 @@ class _Counter(Layers):
 
     def max_pool(self, x, *, name, activated):
         return self.average_pool(x, 2, name=name)
+
+    def max_pool_2x2(self, x, *, name):
+        return self.average_pool(x, 2, padding="valid", name=name)
 
     def max_pool_of_stride_1(self, x, *, name):
         return x
@@ -174,9 +188,12 @@ class _Counter(Layers):
     def global_pool(self, x, kind="avg", *, name):
         return _Tensor(x.shape[-1:])
 
-    def dense(self, x, units, *, name):
+    def scale(self, x, factor, *, name):
+        return x
+
+    def dense(self, x, units, deviation=None, bias=True, *, name):
         weights = x.shape[-1] * units
-        self._count(weights + units, weights, units)
+        self._count(weights + bias * units, weights, units)
         return _Tensor((*x.shape[:-1], units))
 
     def _count(self, parameters, macs, activations):

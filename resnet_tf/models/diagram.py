@@ -44,6 +44,8 @@ def boxes(name: str) -> list[Box]:
         f"{kernel}x{kernel}, {filters}" + (f", /{stride}" if stride > 1 else "")
         for filters, kernel, stride in stem_plan(row)
     ]
+    if row.whitened:
+        stem.insert(0, f"3x3, {9 * 3}, whitening")
     result = [Box(f"images {size}x{size}x3"), Box("\n".join(stem))]
     if row.stem != "3x3":
         result.append(Box(_stem_pool(row)))
@@ -52,10 +54,13 @@ def boxes(name: str) -> list[Box]:
         result[-1] = Box(f"{result[-1].text}\n{_NORM[row.norm]}")
     width = row.stem_channels
     for stage, (count, filters) in enumerate(zip(row.blocks, row.filters, strict=True), start=1):
-        for first, times in ((True, 1), (False, count - 1)):
-            if not times:
+        if row.entry == "conv":
+            result.append(Box(f"3x3, {filters}\nmax pool 2x2, /2", stage))
+            width = filters
+        for first, times in ((True, min(count, 1)), (False, count - 1)):
+            if times < 1:
                 continue
-            sampling = blocks.Sampling(2 if first and stage > 1 else 1)
+            sampling = blocks.Sampling(2 if first and stage > 1 and row.entry == "block" else 1)
             plan = blocks.convolutions(row.of_stage(stage), filters, sampling)
             lines = [line for part in plan for line in _lines(part, row)]
             if row.attention != "none":
@@ -71,7 +76,8 @@ def boxes(name: str) -> list[Box]:
                 lines.insert(0, _NORM[row.norm])
             result.append(Box("\n".join(lines) + (f"\nx {times}" if times > 1 else ""), stage, shortcut))
     last = f"{_NORM[row.norm]}\n" if row.preactivation else ""
-    result.append(Box(f"{last}average pool\ndense, {row.classes}"))
+    pool = {"avg": "average pool", "max": "max pool, x 1/8"}[row.head]
+    result.append(Box(f"{last}{pool}\ndense, {row.classes}"))
     return result
 
 

@@ -122,6 +122,39 @@ def relu_of_sum(x: tf.Tensor) -> tf.Tensor:
 
 
 @tf.custom_gradient
+def max_pool_2x2(x: tf.Tensor) -> tf.Tensor:
+    """Compute a 2x2 max pool of stride 2 without padding, with elementwise operations in both directions.
+
+    The values are those of `tf.nn.max_pool2d`, and the gradient goes to the first of equal maxima, as there. XLA
+    compiles the gradient of that operation to a scatter, as `max_pool` says.
+
+    Args:
+        x: [batch, height, width, channels], with height and width known and at least 2.
+
+    Returns:
+        [batch, height // 2, width // 2, channels].
+    """
+    height, width, channels = x.shape[1:]
+    rows, columns = height // 2, width // 2
+    taps = [x[:, i : 2 * rows : 2, j : 2 * columns : 2] for i in range(2) for j in range(2)]
+    largest = functools.reduce(tf.maximum, taps)
+    first = tf.fill(tf.shape(largest), tf.constant(3, tf.uint8))
+    for tap in reversed(range(3)):
+        first = tf.where(taps[tap] == largest, tf.constant(tap, tf.uint8), first)
+    largest, first = optimization_barrier(largest, first)
+
+    def gradient(upstream):
+        taps = np.arange(4, dtype=np.uint8).reshape(1, 1, 2, 1, 2, 1)
+        windows = (tf.reshape(values, [-1, rows, 1, columns, 1, channels]) for values in (upstream, first))
+        upstream, chosen = windows
+        inner = tf.where(chosen == taps, upstream, tf.zeros([], upstream.dtype))
+        inner = tf.reshape(inner, [-1, 2 * rows, 2 * columns, channels])
+        return tf.pad(inner, [[0, 0], [0, height % 2], [0, width % 2], [0, 0]])
+
+    return largest, gradient
+
+
+@tf.custom_gradient
 def max_pool(x: tf.Tensor) -> tf.Tensor:
     """Compute a 3x3 max pool of stride 2 without padding, with elementwise operations in both directions.
 

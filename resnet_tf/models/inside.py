@@ -6,8 +6,9 @@ import dataclasses
 import keras
 
 from resnet_tf.models.architectures import Architecture, find
-from resnet_tf.models.layers import PaddedIdentity, close
+from resnet_tf.models.layers import close
 from resnet_tf.models.naming import network_of, renamed
+from resnet_tf.models.variants import PaddedIdentity
 
 
 def row_of(model: keras.Model) -> Architecture:
@@ -19,7 +20,7 @@ def row_of(model: keras.Model) -> Architecture:
     """
     row = find(network_of(model))
     layers = {layer.name: layer for layer in model.layers}
-    if row.shortcut != "none":
+    if row.shortcut != "none" and row.entry == "block":
         projections = sum(name.endswith("_shortcut_conv") for name in layers)
         padded = any(isinstance(layer, PaddedIdentity) for layer in layers.values())
         # An exported network pads by operations without a class of their own. B has a projection in any network, and
@@ -80,8 +81,11 @@ def stage_ends(model: keras.Model) -> dict:
     As in `create_backbone`, the last stage of a v2 is activated and the others are sums without activation.
     """
     row = find(network_of(model))
-    ending = "add" if row.preactivation else "relu"
-    names = [f"stage{stage}_block{count}_{ending}" for stage, count in enumerate(row.blocks, start=1)]
+    ending = "add" if row.preactivation or row.last_relu == "branch" else "relu"
+    names = [
+        f"stage{stage}_block{count}_{ending}" if count else f"stage{stage}_pool"
+        for stage, count in enumerate(row.blocks, start=1)
+    ]
     if row.preactivation:
         names[-1] = "head_relu"
     return {f"stage{stage}": model.get_layer(name).output for stage, name in enumerate(names, start=1)}

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from resnet_tf.errors import InputError
-from resnet_tf.models import fusible, variants
+from resnet_tf.models import fusible, variants, whitening
 
 # He et al. 2015. Keras' momentum is one minus PyTorch's.
 BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
@@ -36,7 +36,8 @@ _STEMS = {
 
 def stem_plan(row) -> list[tuple[int, int, int]]:
     """Return the convolutions before the first stage of an `Architecture` as [(filters, kernel, stride), ...]."""
-    return [(eighths * row.stem_channels // 8, kernel, stride) for eighths, kernel, stride in _STEMS[row.stem]]
+    plan = [(eighths * row.stem_channels // 8, kernel, stride) for eighths, kernel, stride in _STEMS[row.stem]]
+    return [(filters, 1, stride) for filters, _, stride in plan] if row.whitened else plan
 
 
 @keras.saving.register_keras_serializable("resnet_tf")
@@ -66,41 +67,6 @@ class HeNormal(keras.initializers.Initializer):
     def get_config(self):
         """Arguments of the constructor."""
         return {"scale": self.scale, "fan": self.fan, "seed": self.seed}
-
-
-@keras.saving.register_keras_serializable("resnet_tf")
-class PaddedIdentity(keras.layers.Layer):
-    """Shortcut A (He et al. 2015): every `stride`-th pixel, with zeros in the new channels. It has no parameters.
-
-    The zero channels follow the others, as in fb.resnet.torch; `padding` converts weights of code that pads both sides.
-
-    Args:
-        filters: channels of the output, at least as many as the input has.
-        stride: stride in pixels along both axes.
-    """
-
-    def __init__(self, filters, stride, **kwargs):
-        super().__init__(**kwargs)
-        self.filters = filters
-        self.stride = stride
-
-    def call(self, inputs):
-        """Map [batch, height, width, channels] to [batch, ceil(height / stride), ceil(width / stride), filters]."""
-        # A 1x1 pool takes every stride-th pixel; on a CPU it is four times as fast as a strided slice.
-        outputs = inputs
-        if self.stride > 1:
-            outputs = keras.ops.average_pool(inputs, 1, self.stride, data_format=FORMAT)
-        return keras.ops.pad(outputs, [[0, 0]] * 3 + [[0, self.filters - inputs.shape[-1]]])
-
-    def compute_output_shape(self, input_shape):
-        """Return the static shape of the output; sides that are None stay None."""
-        batch, *size, _ = input_shape
-        size = [None if side is None else -(-side // self.stride) for side in size]
-        return (batch, *size, self.filters)
-
-    def get_config(self):
-        """Arguments of the constructor."""
-        return {**super().get_config(), "filters": self.filters, "stride": self.stride}
 
 
 @keras.saving.register_keras_serializable("resnet_tf")
@@ -142,11 +108,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable("resnet_tf")
 class MaxPool(keras.layers.MaxPooling2D):
-    """Keras' layer, 3x3 with stride 2; see `fusible.max_pool`."""
+    """Keras' layer, 3x3 or 2x2 with stride 2; see `fusible.max_pool` and `fusible.max_pool_2x2`."""
 
     def call(self, inputs, training=None):
         """Return the maximum of each window of images [batch, height, width, channels]."""
-        return fusible.max_pool(inputs) if training and fusible.wanted() else super().call(inputs)
+        if not (training and fusible.wanted()):
+            return super().call(inputs)
+        return fusible.max_pool(inputs) if self.pool_size[0] == 3 else fusible.max_pool_2x2(inputs)
 
 
 @keras.saving.register_keras_serializable("resnet_tf")
@@ -215,13 +183,22 @@ class Layers:
             name=name,
         )(x)
 
+    def whiten(self, x):
+        """Add the fixed convolution of a whitened stem: an orthogonal one until `whitening.fit` sets it from images."""
+        seed = self.initializer_of(whitening.LAYER).seed
+        return keras.layers.Conv2D(
+            whitening.SIDE**2 * x.shape[-1], whitening.SIDE, padding="same", data_format=FORMAT, use_bias=False,
+            kernel_initializer=keras.initializers.Orthogonal(seed=seed), trainable=False, dtype=self.dtype,
+            name=whitening.LAYER,
+        )(x)  # fmt: skip
+
     def pad(self, x, pixels, *, name):
         """Add a border of zeros to each image."""
         return keras.layers.ZeroPadding2D(pixels, data_format=FORMAT, dtype=self.dtype, name=name)(x)
 
     def pad_identity(self, x, filters, stride, *, name):
         """Add shortcut A."""
-        return PaddedIdentity(filters, stride, dtype=self.dtype, name=name)(x)
+        return variants.PaddedIdentity(filters, stride, dtype=self.dtype, name=name)(x)
 
     def norm(self, x, zero=False, *, kind="bn", name):
         """Add the normalisation of an `Architecture.norm`; `zero`: gamma starts at zero."""
@@ -249,7 +226,13 @@ class Layers:
         x = self.norm(x, kind=row.norm, name=name)
         if row.norm == "evos":  # activated already; the layer marks the place
             return keras.layers.Activation("linear", dtype=self.dtype, name=relu)(x)
-        return self.relu(x, name=relu)
+        return self.activate(x, row, name=relu)
+
+    def activate(self, x, row, *, name, of_sum=False):
+        """Add the activation of a row; `of_sum` is as in `relu`."""
+        if row.activation == "relu":
+            return self.relu(x, name=name, of_sum=of_sum)
+        return variants.celu(x, dtype=self.dtype, name=name)
 
     def add(self, x, y, *, name):
         """Add the two paths of a block."""
@@ -268,6 +251,10 @@ class Layers:
         else:
             x = variants.MinusInfinityPadding(1, dtype=self.dtype, name=f"{name}_pad")(x)
         return MaxPool(3, 2, padding="valid", data_format=FORMAT, dtype=self.dtype, name=name)(x)
+
+    def max_pool_2x2(self, x, *, name):
+        """Add a 2x2 max pool of stride 2 without padding, so without a pixel at an odd edge."""
+        return MaxPool(2, 2, padding="valid", data_format=FORMAT, dtype=self.dtype, name=name)(x)
 
     def max_pool_of_stride_1(self, x, *, name):
         """Add a 3x3 max pool that keeps the resolution; Keras' "same" pads with minus infinity."""
@@ -327,13 +314,17 @@ class Layers:
         """Add dropout of features in training."""
         return keras.layers.Dropout(rate, dtype=self.dtype, name=name)(x)
 
-    def dense(self, x, units, deviation=None, *, name):
+    def dense(self, x, units, deviation=None, bias=True, *, name):
         """Add a dense layer in the precision of variables, with a normal initializer if `deviation` is given."""
         initializer = self.initializer_of(name, True)
         if deviation:
             initializer = keras.initializers.RandomNormal(stddev=deviation, seed=initializer.seed)
         dtype = keras.dtype_policies.get(self.dtype).variable_dtype
-        return keras.layers.Dense(units, kernel_initializer=initializer, dtype=dtype, name=name)(x)
+        return keras.layers.Dense(units, use_bias=bias, kernel_initializer=initializer, dtype=dtype, name=name)(x)
+
+    def scale(self, x, factor, *, name):
+        """Multiply by a number."""
+        return keras.layers.Rescaling(factor, dtype=self.dtype, name=name)(x)
 
     # --- Combinations of layers --------------------------------------------------------------------------------------
 
@@ -383,6 +374,7 @@ class Layers:
     def stem(self, x, row):
         """Build everything before the first stage. In a v2 the last BN-ReLU is part of the first block instead."""
         plan = stem_plan(row)
+        x = self.whiten(x) if row.whitened else x
         for index, (filters, kernel, stride) in enumerate(plan, start=1):
             suffix = index if len(plan) > 1 else ""
             x = self.conv(x, filters, kernel, stride, standardized=row.standardized, name=f"stem_conv{suffix}")
@@ -406,11 +398,14 @@ class Layers:
         """Build the BN-ReLU of a v2, the global pool unless `pooling` is None, and logits unless `classes` is 0."""
         if row.preactivation:
             x = self.norm_relu(x, row, name="head_bn", relu="head_relu")
+        of_max = bool(classes) and row.head == "max"
         if pooling:
-            x = self.global_pool(x, pooling, name="pool")
+            x = self.global_pool(x, "max" if of_max else pooling, name="pool")
+        if of_max:  # before the dense layer, so that it is the last one as in all networks
+            x = self.scale(x, 1 / 8, name="pool_scale")
         if dropout:
             x = self.dropout(x, dropout, name="dropout")
-        return self.dense(x, classes, name="logits") if classes else x
+        return self.dense(x, classes, bias=not of_max, name="logits") if classes else x
 
     def initializer_of(self, name, dense=False):
         """Return the initializer of the kernel of a layer.

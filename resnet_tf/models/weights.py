@@ -30,7 +30,7 @@ _KERAS_BN_EPSILON = 1.001e-5  # keras.applications; here it is 1e-5
 _LAYER = re.compile(r"stage(\d+)_block(\d+)_(conv|bn|shortcut_conv|shortcut_bn|se_conv|eca_conv)(\d*)")
 # Layers of blocks and stems that have another name in timm than the rules give.
 _ATTENTION = {"se_conv": "se.fc", "eca_conv": "se.conv"}
-_STEM_POOL = {"stem_pool_conv": "maxpool.0", "stem_pool_bn": "maxpool.1"}
+_STEM = {"stem_whiten": "whiten", "stem_pool_conv": "maxpool.0", "stem_pool_bn": "maxpool.1"}
 
 
 def open_source(name: str, source: str | pathlib.Path | Opened, ema: bool = True) -> Opened:
@@ -310,9 +310,11 @@ def source_names(model_name: str, path: str, arrays: dict[str, np.ndarray]) -> l
 def _torch_layer(layer, row):
     if layer == "logits":
         return "fc"
-    if layer in _STEM_POOL:
-        return _STEM_POOL[layer]
+    if layer in _STEM:
+        return _STEM[layer]
     match = _LAYER.fullmatch(layer)
+    if entry := re.fullmatch(r"stage(\d)_(conv|bn)", layer):
+        return f"layer{entry[1]}.{entry[2]}"
     if not match:
         kind, index = re.fullmatch(r"stem_(conv|bn)(\d?)", layer).groups()
         if not index:

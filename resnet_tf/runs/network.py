@@ -12,11 +12,12 @@ import yaml
 from resnet_tf import config as configuration
 from resnet_tf.data import colour
 from resnet_tf.errors import InputError
-from resnet_tf.models import create_model, fetching, find, hub, inside, preprocessing, published, zoo
+from resnet_tf.models import create_model, fetching, find, hub, inside, preprocessing, published, whitening, zoo
 from resnet_tf.models.layers import BatchNormalization
-from resnet_tf.runs import checkpoint, record, versions
+from resnet_tf.runs import checkpoint, record, run_data, versions
 
 _log = logging.getLogger(__name__)
+_WHITENING_EXAMPLES = 4096  # images from which a whitened stem is computed
 MANIFEST_ASSET = "run.yaml"  # in assets.extra of an exported model: flags, classes and normalisation
 
 
@@ -35,6 +36,22 @@ def build(config, classes: int, replicas: int = 1, any_size: bool = False) -> ke
     model = create(config.model, classes, size, config.device.precision, replicas, config.optimizer.seed)
     freeze(model, config.model)
     return model
+
+
+def whiten(model: keras.Model, config, split, normalization) -> None:
+    """Set the fixed convolution of a whitened network from training images; other networks stay as they are.
+
+    Args:
+        model: a network of `create_model`.
+        config: a `TrainConfig`.
+        split: the training split, a `Split` or an `Examples`.
+        normalization: the `colour.Normalization` of the training.
+    """
+    if whitening.is_whitened(model):
+        data = config.data
+        size = configuration.evaluation_size(data)
+        images = run_data.sample(split, _WHITENING_EXAMPLES, size, data.resize, data.interpolation)
+        whitening.fit(model, np.asarray(normalization(images), np.float32))
 
 
 def create(model, classes: int, size: int | None, precision: str, replicas: int = 1, seed: int = 0) -> keras.Model:

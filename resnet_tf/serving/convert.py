@@ -13,7 +13,7 @@ import tensorflow as tf
 from resnet_tf.data.colour import Normalization
 from resnet_tf.errors import InputError
 from resnet_tf.models import naming, variants
-from resnet_tf.models.layers import FORMAT, KERAS, PaddedIdentity
+from resnet_tf.models.layers import FORMAT, KERAS
 from resnet_tf.serving import quantize
 
 _OPSET = 17  # ONNX operator set
@@ -176,7 +176,7 @@ def keras_file(
 
 def _plain(layer):
     """Return a layer of Keras' own with the same result as a layer of this package."""
-    if isinstance(layer, PaddedIdentity):
+    if isinstance(layer, variants.PaddedIdentity):
         pool = keras.layers.AveragePooling2D(1, layer.stride, data_format=FORMAT, name=f"{layer.name}_pool")
         return lambda x: keras.ops.pad(pool(x), [[0, 0]] * 3 + [[0, layer.filters - x.shape[-1]]])
     if isinstance(layer, variants.EvoNorm):

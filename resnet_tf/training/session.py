@@ -240,6 +240,8 @@ def _build(task, context, source, normalization, rates):
     config = task.config
     with context.strategy.scope():
         model = task.build(len(source.classes), context.strategy.num_replicas_in_sync)
+        if config.task == configuration.CLASSIFICATION and not context.is_resumed:
+            network.whiten(model, config, source.splits["train"], normalization)
         recipe = Recipe(
             optimizer=optimizer.from_config(config.optimizer, model),
             schedule=rates,

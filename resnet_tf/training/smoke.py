@@ -14,7 +14,7 @@ _BATCH = 8
 _SIZE = 32
 # (pattern, replacement) of names: the smallest network of each kind.
 _SMALLEST = (
-    (r"^(cifar_(?:resnet|plain|seresnet))\d+", r"\g<1>8"),
+    (r"^(cifar_(?:resnet|plain|seresnet))(?!9(?:_\w+)?$)\d+", r"\g<1>8"),
     (r"^cifar_wrn\d+_\d+", "cifar_wrn10_2"),
     (r"^(resnet|plain)\d+(?=_v|$)", r"\g<1>18"),
     (r"^seresnet\d+$", "seresnet18"),
