@@ -58,27 +58,6 @@ COLUMNS = (
 _RUNS = 20
 
 
-class Reseeded(supply.Resident):
-    """A set on the device whose seed may change between trainings without another compilation.
-
-    Attributes:
-        seed: of the training to come.
-    """
-
-    seed = 0
-
-    def take(self, step, count):
-        """Return the data of at most `count` steps, and the seed; see `supply.Resident`."""
-        self._seed = self.seed
-        part = super().take(step, count)
-        return part._replace(data=[(*data, tf.constant(self.seed, tf.int64)) for data in part.data])
-
-    def batch(self, replica, data, index, step):
-        """Return a replica's part of a batch, whose random views are of the seed."""
-        *data, self._seed = data
-        return super().batch(replica, data, index, step)
-
-
 class Race:
     """Trainings of one configuration, one after another, by one compiled program."""
 
@@ -114,7 +93,7 @@ class Race:
                 **task.recipe(source, normalization),
             )  # fmt: skip
             self.engine = Engine(strategy, model, normalization, recipe)
-        self.supply = Reseeded(
+        self.supply = supply.Resident(
             self.engine, train.images, train.labels, size, 0, self.total, run_data.alternates(config)
         )
         self.initial = self.engine.state.get_all()

@@ -51,6 +51,25 @@ def run_steps(engine, images, labels, steps):
     return engine.run(supply, engine.step, engine.step + steps).numpy()
 
 
+def test_the_seed_is_data_of_the_compiled_program():
+    """So trainings that differ by it are compiled once, where XLA keeps its programs."""
+    engine, images, labels = make_engine(1)
+    graphs, keys = [], []
+    for seed in (0, 1):
+        supply = Resident(engine, images, labels, BATCH, seed=seed, capacity=2)
+        ((*data,),) = supply.take(0, 2).data
+
+        @tf.function(autograph=False)
+        def batch(data, supply=supply):
+            return supply.batch(0, data, 0, tf.constant(0, tf.int64))
+
+        taken = batch.get_concrete_function(tuple(data))
+        graphs.append(str(taken.graph.as_graph_def()))
+        keys.append(taken(*data)[2].numpy())
+    assert graphs[0] == graphs[1]
+    assert not np.array_equal(*keys)
+
+
 @pytest.fixture(scope="module")
 def one_and_two():
     results = []

@@ -74,6 +74,8 @@ class Resident:
 
     Attributes:
         capacity: most steps in one call.
+        seed: of the order and of random changes. The compiled program takes it as data, so that trainings which differ
+            by it have one program, which XLA can keep for the next (docs/performance.md).
     """
 
     def __init__(self, engine, images, labels, batch_size, seed, capacity, alternate=False):
@@ -89,7 +91,7 @@ class Resident:
             alternate: whether to mirror each image in every other epoch; see `draws.alternating`.
         """
         self.capacity, self._alternate = capacity, alternate
-        self._engine, self._count, self._batch_size, self._seed = engine, len(labels), batch_size, seed
+        self._engine, self._count, self._batch_size, self.seed = engine, len(labels), batch_size, seed
         self._data = engine.place(images, labels)
         self._order = np.zeros((capacity, batch_size), np.int32)
 
@@ -99,9 +101,12 @@ class Resident:
     def take(self, step: int, count: int) -> Part:
         """Return the data of at most `count` steps from `step` on."""
         count = min(count, self.capacity)
-        self._order[:count] = resident.order(self._count, self._batch_size, step, count, self._seed)
-        order = tf.constant(self._order)
-        return Part([(*data, order) for data in self._data], 0, count)
+        self._order[:count] = resident.order(self._count, self._batch_size, step, count, self.seed)
+        drawn = tf.constant(self._order), self._seed()
+        return Part([(*data, *drawn) for data in self._data], 0, count)
+
+    def _seed(self):
+        return tf.constant(np.array(self.seed % 2**64, np.uint64).view(np.int64))
 
     def prepare(self, data):
         """Return the data of a call as `batch` takes them; called once in each call, in the compiled program."""
@@ -116,23 +121,23 @@ class Resident:
             index: of the batch in the call, an int32 scalar.
             step: of the run, an int64 scalar.
         """
-        images, labels, order = data
+        images, labels, order, seed = data
         size = self._batch_size // self._engine.replicas
         first = (self._engine.first_replica + replica) * size
         indices = order[index][first : first + size]
         positions = step * self._batch_size + tf.range(first, first + size, dtype=tf.int64)
         epochs, examples = positions // images.shape[0], tf.cast(indices, tf.int64)
-        pixels, keys = tf.gather(images, indices), draws.keys(self._seed, epochs, examples)
+        pixels, keys = tf.gather(images, indices), draws.keys(seed, epochs, examples)
         if self._alternate:
-            mirrored = draws.alternating(self._seed, epochs, examples) < 0.5
+            mirrored = draws.alternating(seed, epochs, examples) < 0.5
             pixels = tf.where(mirrored[:, None, None, None], tf.reverse(pixels, [2]), pixels)
         return Batch(pixels, tf.gather(labels, indices), keys)
 
     def peek(self, step: int, count: int) -> Iterator[list[Batch]]:
         """Yield the batches of some steps without training on them: lists of `Batch` over this machine's replicas."""
         for row in range(step, step + count):
-            order = tf.constant(resident.order(self._count, self._batch_size, row, 1, self._seed))
-            yield [self.batch(replica, (*data, order), 0, row) for replica, data in enumerate(self._data)]
+            drawn = tf.constant(resident.order(self._count, self._batch_size, row, 1, self.seed)), self._seed()
+            yield [self.batch(replica, (*data, *drawn), 0, row) for replica, data in enumerate(self._data)]
 
 
 class Streamed:
