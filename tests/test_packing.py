@@ -34,12 +34,13 @@ def draw(shapes, seed):
         ("sgd", (1.0, 0.5, 1.0, 0.5, 0.1), set(SHAPES)),
     ],
 )
-def test_packed_update_equals_one_by_one(name, scales, left):
+@pytest.mark.parametrize("by_shape", [False, True])
+def test_packed_update_equals_one_by_one(name, scales, left, by_shape):
     plain = MAKE[name](scales)
     weights, statistics = draw(SHAPES, 0), draw({"mean": (4,), "variance": (4,)}, 1)
     slots = {slot: draw(SHAPES, seed) for seed, slot in enumerate(plain.slots, start=2)}
     gradients = list(draw(SHAPES, 9).values())
-    packing = Packing(weights, statistics, plain)
+    packing = Packing(weights, statistics, plain, by_shape)
     state = {
         "weights": weights,
         "statistics": statistics,
@@ -73,3 +74,19 @@ def test_packed_update_equals_one_by_one(name, scales, left):
     ]:
         for value, want in zip(tensors.values(), wanted, strict=True):
             np.testing.assert_allclose(value, want, rtol=1e-6)  # one rounding, of vectorised arithmetic
+
+
+@pytest.mark.parametrize("by_shape", [False, True])
+def test_unpacking_undoes_packing(by_shape):
+    """Kernels of one shape among others, which by shape are one stack; the vector is in cuDNN's order of axes."""
+    shapes = {"a": (3, 3, 2, 4), "bias": (4,), "b": (3, 3, 4, 2), "c": (3, 3, 2, 4), "dense": (4, 2)}
+    weights = draw(shapes, 0)
+    packing = Packing(weights, {}, optimizer.SGD(0.9, True, 0.1, (True,) * 5, ()), by_shape)
+    state = {"weights": weights, "statistics": {}, "averages": {}, "slots": {}, "scalars": {}}
+    packed = packing.pack(state)
+    (vector,) = packed["weights"].values()
+    order = "a c bias b dense" if by_shape else "a bias b c dense"
+    expected = [np.moveaxis(weights[one].numpy(), -1, 0) if one in "abc" else weights[one] for one in order.split()]
+    np.testing.assert_array_equal(vector, np.concatenate([np.ravel(one) for one in expected]))
+    for name, value in packing.unpack(packed)["weights"].items():
+        np.testing.assert_array_equal(value, weights[name])

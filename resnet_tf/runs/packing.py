@@ -17,10 +17,12 @@ class Packing:
         optimizer: optimizer of a packed state.
     """
 
-    def __init__(self, weights, statistics, optimizer):
+    def __init__(self, weights, statistics, optimizer, by_shape=False):
         """Choose the tensors to pack: not weights with learning rates of their own or `Muon`'s matrices; only float32.
 
-        `weights` and `statistics` are {path: variable}, in order; `optimizer` is that of the weights.
+        `weights` and `statistics` are {path: variable}, in order; `optimizer` is that of the weights. With `by_shape`,
+        tensors of one shape are packed and unpacked together, which takes a tenth of the operations where there are
+        thousands of them. What that costs in a step was not measured on a GPU, so few networks have it.
         """
         decays = dict(zip(weights, optimizer.decay, strict=True))
         variables = weights | statistics
@@ -33,8 +35,8 @@ class Packing:
             "decayed": [path for path in free if decays[path] and optimizer.elementwise],
             "statistics": [path for path in statistics if path in self._shapes],
         }
-        self._packs = {name: paths for name, paths in packs.items() if paths}
-        self._packed = {path for paths in self._packs.values() for path in paths}
+        self._packs = {name: self._runs(paths, by_shape) for name, paths in packs.items() if paths}
+        self._packed = {path for runs in self._packs.values() for run in runs for path in run}
         self._weights, self._statistics = list(weights), list(statistics)
         left = [decays[path] for path in weights if path not in self._packed]
         decay = (*left, *(name == "decayed" for name in self._packs if name != "statistics"))
@@ -63,33 +65,55 @@ class Packing:
         )
         return sums | {"gradients": list(gradients.values()), "statistics": list(statistics.values())}
 
+    def _runs(self, paths, by_shape):
+        """Return lists of paths of one shape each, in the order in which a vector has them."""
+        if not by_shape:
+            return [[path] for path in paths]
+        runs = {}
+        for path in paths:
+            runs.setdefault(tuple(self._shapes[path]), []).append(path)
+        return list(runs.values())
+
     def _pack(self, values):
         packed = {path: value for path, value in values.items() if path not in self._packed}
-        for name, paths in self._packs.items():
-            if paths[0] in values:
-                packed[name] = tf.concat([_flat(values[path]) for path in paths], axis=0)
+        for name, runs in self._packs.items():
+            if runs[0][0] in values:
+                packed[name] = tf.concat([_flat([values[path] for path in run]) for run in runs], axis=0)
         return packed
 
     def _unpack(self, packed):
         values = dict(packed)
-        for name, paths in self._packs.items():
+        for name, runs in self._packs.items():
             if name in values:
-                shapes = [self._shapes[path] for path in paths]
-                parts = tf.split(values.pop(name), [shape.num_elements() for shape in shapes])
-                values |= {path: _shaped(part, shape)
-                           for path, part, shape in zip(paths, parts, shapes, strict=True)}  # fmt: skip
+                shapes = [self._shapes[run[0]] for run in runs]
+                sizes = [len(run) * shape.num_elements() for run, shape in zip(runs, shapes, strict=True)]
+                for run, part, shape in zip(runs, tf.split(values.pop(name), sizes), shapes, strict=True):
+                    values |= dict(zip(run, _shaped(part, len(run), shape), strict=True))
         return {path: values[path] for path in (*self._weights, *self._statistics) if path in values}
 
 
-def _flat(tensor):
-    # Convolution kernels keep cuDNN's order of axes, so that neither they nor their gradients are transposed.
-    return tf.reshape(tf.transpose(tensor, [3, 0, 1, 2]) if tensor.shape.rank == 4 else tensor, [-1])
+# Convolution kernels keep cuDNN's order of axes, so that neither they nor their gradients are transposed.
 
 
-def _shaped(part, shape):
-    if len(shape) != 4:
-        return tf.reshape(part, shape)
-    return tf.transpose(tf.reshape(part, [shape[3], *shape[:3]]), [1, 2, 3, 0])
+def _flat(tensors):
+    """Return tensors of one shape as a vector."""
+    values = tf.stack(tensors) if len(tensors) > 1 else tensors[0]
+    if tensors[0].shape.rank == 4:
+        first = values.shape.rank - 4  # axis of the kernel
+        values = tf.transpose(values, [*range(first), first + 3, first, first + 1, first + 2])
+    return tf.reshape(values, [-1])
+
+
+def _shaped(part, count, shape):
+    """Return the `count` tensors of a shape that `_flat` made a vector of."""
+    many = [count] if count > 1 else []
+    if len(shape) == 4:
+        first = len(many)
+        part = tf.reshape(part, [*many, shape[3], *shape[:3]])
+        part = tf.transpose(part, [*range(first), first + 1, first + 2, first + 3, first])
+    else:
+        part = tf.reshape(part, [*many, *shape])
+    return tf.unstack(part) if many else [part]
 
 
 def flattened(structure) -> tf.Tensor:

@@ -63,7 +63,8 @@ class Engine(Runner):
         self._gradients = step.accumulated if recipe.accumulate > 1 else step.forward_backward
         self._supply = self._call = None
         if self.on_gpu:
-            self._packing = Packing(self.state.weights, self.state.statistics, recipe.optimizer)
+            deep = self.network is not self.model  # it has loops
+            self._packing = Packing(self.state.weights, self.state.statistics, recipe.optimizer, by_shape=deep)
             self._packed_recipe = dataclasses.replace(self.recipe, optimizer=self._packing.optimizer)
             if self.replicas > 1:
                 self._program = tf.function(self._program, jit_compile=True, autograph=False)
