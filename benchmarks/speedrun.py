@@ -273,6 +273,7 @@ def parsed() -> tuple[argparse.Namespace, list[Setting]]:
     parser.add_argument("--grid", help="file of rows of flags; see `resnet_tf.sweep`")
     parser.add_argument("--only", help="names of rows of the grid, with commas between them; unset: all")
     parser.add_argument("--runs", type=int, help=f"trainings of each setting; unset: the grid's seeds, or {_RUNS}")
+    parser.add_argument("--seed", type=int, help="of the first training; unset: the grid's seeds, or 0")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="no training begins after these")
     parser.add_argument("--target", type=float, default=0.94, help="accuracy to reach")
     parser.add_argument("--results", help="CSV file to append a row of each training to")
@@ -291,10 +292,10 @@ def parsed() -> tuple[argparse.Namespace, list[Setting]]:
 def _of_flags(arguments, rest):
     values = absl_flags.FlagValues()
     configuration.define_flags(configuration.TrainConfig, values)
-    if unknown := values(["speedrun", *rest])[1:]:
+    first = arguments.seed or 0
+    if unknown := values(["speedrun", *rest, f"--seed={first}"])[1:]:
         raise InputError(f"unexpected argument '{unknown[0]}'")
     config = configuration.read_flags(configuration.TrainConfig, values)
-    first = config.optimizer.seed
     return [Setting("", config, list(range(first, first + (arguments.runs or _RUNS))))]
 
 
@@ -305,8 +306,11 @@ def _of_grid(arguments, rest):
         setting = found.setdefault(training.group, Setting(training.group, training.config, []))
         setting.seeds.append(training.config.optimizer.seed)
     for setting in found.values():
-        if arguments.runs:
-            setting.seeds = list(range(setting.seeds[0], setting.seeds[0] + arguments.runs))
+        first = setting.seeds[0] if arguments.seed is None else arguments.seed
+        if arguments.runs or arguments.seed is not None:
+            setting.seeds = list(range(first, first + (arguments.runs or len(setting.seeds))))
+        numbers = dataclasses.replace(setting.config.optimizer, seed=first)
+        setting.config = dataclasses.replace(setting.config, optimizer=numbers)
     names = arguments.only.split(",") if arguments.only else list(found)
     if unknown := [name for name in names if name not in found]:
         raise InputError(f"--only: {unknown[0]} is no row of {arguments.grid}; there are {', '.join(found)}")

@@ -31,6 +31,12 @@ def test_keys_are_all_different():
     assert len(set(np.concatenate(found).tolist())) == 50_000
 
 
+@pytest.mark.parametrize("seed", [0, 7, 2**63 - 1])
+def test_a_seed_gives_the_same_keys_as_a_tensor(seed):
+    """Trainings whose set is on the device take it as data of their program."""
+    np.testing.assert_array_equal(some_keys(9, tf.constant(seed, tf.int64)), some_keys(9, seed))
+
+
 def test_numbers_are_uniform_and_independent():
     numbers = draws.uniform(some_keys(), draws.Stream.GEOMETRY, 4).numpy()
     assert numbers.min() >= 0 and numbers.max() < 1

@@ -221,6 +221,8 @@ def test_a_race_of_a_grid_keeps_what_it_has(monkeypatch, capsys, tmp_path):
     arguments, settings = speedrun.parsed()
     assert [setting.name for setting in settings] == ["fast", "broken", "slow"] and settings[0].seeds == [0, 1]
     assert settings[0].config.optimizer.momentum == 0.5
+    monkeypatch.setattr("sys.argv", ["speedrun.py", *flags, "--only=fast", "--seed=7", "--runs=3"])
+    assert [setting.seeds for setting in speedrun.parsed()[1]] == [[7, 8, 9]]
     trainings, done = speedrun.Trainings(settings, arguments), []
 
     def stopped(self, steps):  # as by SIGTERM, in the second training of the last setting
