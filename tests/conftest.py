@@ -33,7 +33,7 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     # Python looks through all that lives anew with each quarter more. Of few objects, that are left after the freeze, a
-    # graph is a quarter already: without this a twentieth of the time.
+    # graph is a quarter already: without this a twentieth of the time of two files.
     gc.set_threshold(10_000, 10, 10)
 
 

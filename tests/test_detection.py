@@ -1,7 +1,7 @@
 """Detection: boxes as tensors, the networks, training, the score, and what is served."""
 
 import csv
-import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -354,16 +354,21 @@ def test_a_run_is_recorded(trained):
     assert f"{100 * last['ap50']:.2f}" in text and "faster_rcnn c4 cifar_resnet8_v1" in text
 
 
-def test_resume_equals_unbroken_to_the_bit(trained, tmp_path):
-    """The anchors and boxes that are drawn too, which follow from the keys of the examples.
+def test_resume_equals_unbroken_to_the_bit(trained, tmp_path, monkeypatch):
+    """The anchors and boxes that are drawn too, which follow from the keys of the examples."""
+    flags = [*SMALL, f"--out={tmp_path}/run"]
+    write = checkpoint.save
 
-    The run goes on from its half, as if it had been killed when its last checkpoint was not yet written.
-    """
-    shutil.copytree(trained / "run", tmp_path / "run")
-    for name in ("checkpoints/step-00000008.npz", "evaluation.json"):
-        (tmp_path / "run" / name).unlink()
-    assert checkpoint.steps(tmp_path / "run" / "checkpoints") == [4]
-    assert detect.main([*SMALL, f"--out={tmp_path}/run"]) == 0
+    def stop_after(folder, step, arrays):
+        path = write(folder, step, arrays)
+        if step == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return path
+
+    monkeypatch.setattr(checkpoint, "save", stop_after)
+    assert detect.main(flags) == 75
+    monkeypatch.undo()
+    assert detect.main(flags) == 0
     ours, theirs = state_of(tmp_path / "run"), state_of(trained / "run")
     for name, value in theirs.items():
         if not name.startswith("window/"):

@@ -2,7 +2,7 @@
 
 After a change `python tests/test_notebooks.py notebooks/NAME.ipynb ...` runs them and writes their outputs into them.
 Those that train for over a minute are run by `pytest -m slow`, and 03, of which tests of geometry, augmentation, draws
-and galleries assert all that it says of itself; that the names they use are there is seen of all.
+and galleries assert the subjects; that the names they use are there is seen of all.
 """
 
 import ast
