@@ -214,7 +214,7 @@ def levels_of(name: str) -> list[int]:
     [2, 3, 4, 5]
     """
     row = find(name)
-    first = (row.entry == "conv") if row.stem == "3x3" else 2
+    first = 2 if row.stem != "3x3" else 1 if row.entry == "conv" else 0
     return list(range(first, first + len(row.blocks)))
 
 

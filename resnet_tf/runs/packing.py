@@ -92,12 +92,10 @@ class Packing:
         return {path: values[path] for path in (*self._weights, *self._statistics) if path in values}
 
 
-# Convolution kernels keep cuDNN's order of axes, so that neither they nor their gradients are transposed.
-
-
 def _flat(tensors):
     """Return tensors of one shape as a vector."""
     values = tf.stack(tensors) if len(tensors) > 1 else tensors[0]
+    # Convolution kernels keep cuDNN's order of axes, so that neither they nor their gradients are transposed.
     if tensors[0].shape.rank == 4:
         first = values.shape.rank - 4  # axis of the kernel
         values = tf.transpose(values, [*range(first), first + 3, first, first + 1, first + 2])

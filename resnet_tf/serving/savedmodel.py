@@ -191,9 +191,8 @@ def _signatures(served, classes, size, resize, ten_crop, exif, interpolation):
 
     def named(answer):
         # Names are on the host; nothing but the indices travels there from a GPU (docs/performance.md).
-        return {"classes": tf.gather(names, answer["indices"])} | {
-            key: answer[key] for key in ("scores", "probabilities")
-        }
+        classes = tf.gather(names, answer["indices"])
+        return {"classes": classes, "scores": answer["scores"], "probabilities": answer["probabilities"]}
 
     def center(data):
         return images.resize_center(images.decode_tensor(treated(data)), size, resize, interpolation)
