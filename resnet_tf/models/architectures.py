@@ -16,11 +16,13 @@ Details of v2:
   activation; `graph="timm"` builds that graph, for timm's weights.
 - The BN-ReLU of the stem comes after its max pool, as in timm and TF-slim. fb.resnet.torch has it before the pool,
   which is the same function unless a gamma is negative.
-- Bottlenecks for CIFAR (164 and 1001 layers) have the stride in the first 1x1, as in the authors' code
-  (KaimingHe/resnet-1k-layers). Bottlenecks for ImageNet have it in the 3x3, as in fb.resnet.torch.
+- Bottlenecks for CIFAR have the stride in the first 1x1, as in the authors' code (KaimingHe/resnet-1k-layers).
+  Bottlenecks for ImageNet have it in the 3x3, as in fb.resnet.torch.
 - GluonCV's v2 is a different graph: it has a BN on the images and a BN-ReLU before the stem's pool.
 
 Basic blocks (18 and 34 layers) have no 1x1, so their v1 and v1b are the same graph.
+
+The nets of 164 and 1001 layers for CIFAR have bottlenecks, in v1 as in v2 (He et al. 2016, table 2 compares them).
 
 All other rows are in `family`, under the names of timm; `of_timm` translates timm's names of the rows above:
 
@@ -294,7 +296,7 @@ _CIFAR = {"filters": (16, 32, 64), "stem": "3x3", "shortcut": "A", "input_size":
 _PAGE = {**_CIFAR, "filters": (128, 256, 512), "stem_width": 64, "shortcut": "B", "entry": "conv",
          "last_relu": "branch", "head": "max"}  # fmt: skip
 _CIFAR_BASIC_DEPTHS = (20, 32, 44, 56, 110)
-_CIFAR_BOTTLENECK_DEPTHS = (164, 1001)  # v2, 9n+2; the papers have no basic net of these depths
+_CIFAR_BOTTLENECK_DEPTHS = (164, 1001)  # 9n+2; the papers have no basic net of these depths
 
 
 def _table():
@@ -306,7 +308,7 @@ def _table():
             rows[f"resnet{depth}_{letter}"] = Architecture(blocks, bottleneck=depth not in (18, 34), **fields)
     for depth in _CIFAR_BASIC_DEPTHS:
         rows[f"cifar_plain{depth}"] = _cifar("plain", depth)
-    for depth in (*_CIFAR_BASIC_DEPTHS, 1202):
+    for depth in (*_CIFAR_BASIC_DEPTHS, *_CIFAR_BOTTLENECK_DEPTHS, 1202):
         rows[f"cifar_resnet{depth}_v1"] = _cifar("v1", depth)
     for depth in (*_CIFAR_BASIC_DEPTHS, *_CIFAR_BOTTLENECK_DEPTHS):
         rows[f"cifar_resnet{depth}_v2"] = _cifar("v2", depth)
@@ -326,7 +328,7 @@ def _table():
 
 def _cifar(kind, depth):
     """Return the row of a CIFAR net, or None if there is no net of that depth."""
-    bottleneck = kind == "v2" and depth in _CIFAR_BOTTLENECK_DEPTHS
+    bottleneck = kind != "plain" and depth in _CIFAR_BOTTLENECK_DEPTHS
     layers = 9 if bottleneck else 6
     if depth <= 2 or (depth - 2) % layers:
         return None
