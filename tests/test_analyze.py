@@ -342,6 +342,13 @@ def test_an_image_in_a_picture(kind, runs, digit, tmp_path, last_json):
         (["responses", "RUN", "."], "not a run"),
         (["responses", "EMPTY"], "no checkpoint"),
         (["responses", "RUN", "--data_dir=x"], "--data_dir is not used by --dataset=digits"),
+        (["responses", "cifar_resnet20_v1:cifar10"], "--dataset=cifar10 needs --data_dir"),
+        (["responses", "cifar_resnet20_v1:cifar10", "--data_dir=/no/data"], "/no/data"),
+        (["responses", "resnet50_v1:cifar10", "--data_dir=x"], "weights=cifar10: none for resnet50_v1"),
+        (
+            ["responses", "cifar_resnet20_v1:cifar10", "--data_dir=x", "--weights=best"],
+            "--weights=best: cifar_resnet20",
+        ),
         (["gradients"], "no networks"),
         (["gradients", "cifar_resnet8_v1", "resnet9"], "resnet9"),
         (["gradients", "cifar_plain8", "resnet9", "--zero_gamma=false"], "resnet9"),

@@ -14,7 +14,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import resnet_tf
-from resnet_tf import InputError, list_networks
+from resnet_tf import InputError, analyze, list_networks
+from resnet_tf.evaluation import responses
 from resnet_tf.models import zoo
 from resnet_tf.runs import restore
 
@@ -193,6 +194,21 @@ def test_a_training_starts_from_it_with_its_head_and_can_be_taught_by_it(drawn, 
     for ours, variable in zip(fitted.model.weights, theirs.weights, strict=True):
         if "moving" not in variable.path:
             np.testing.assert_allclose(ours, variable, rtol=0, atol=1e-4)  # one step of 1e-6
+
+
+def test_layer_responses_of_weights_beside_those_of_a_run(drawn, tmp_path, last_json):
+    """The run has the same kernels, of which the package has float16."""
+    folder, data, _, _ = drawn
+    subjects = [f"{NET}:cifar10", str(folder / "seed0")]
+    assert analyze.main(["responses", *subjects, f"--data_dir={data}", f"--out={tmp_path}/r.png"]) == 0
+    assert last_json()["runs"] == [f"{NET} ({subject})" for subject in subjects]
+    with (tmp_path / "r.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    ours, theirs = ([float(row["std"]) for row in rows if row["run"] == subject] for subject in subjects)
+    assert len(ours) == 7 and all(value > 0 for value in ours)
+    np.testing.assert_allclose(ours, theirs, rtol=2e-3)
+    few = responses.of_zoo(NET, str(data), 8)
+    assert list(few) == [row["layer"] for row in rows[:7]] and few != responses.of_zoo(NET, str(data))
 
 
 def test_predictions_are_named_by_the_classes_of_the_weights():

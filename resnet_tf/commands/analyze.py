@@ -1,6 +1,7 @@
 """Analyse networks: draw layer responses, gradients, feature maps or class activation maps, or list label errors.
 
 `python -m resnet_tf.analyze responses runs/A runs/B --out=responses.png`
+`python -m resnet_tf.analyze responses cifar_resnet20_v1:cifar10 --data_dir=DIR --out=responses.png`
 `python -m resnet_tf.analyze gradients cifar_plain56 cifar_resnet56_v1 --out=gradients.png`
 `python -m resnet_tf.analyze activations photo.jpg --run=runs/A --out=activations.png`
 `python -m resnet_tf.analyze grad_cam photo.jpg other.jpg --run=runs/A --out=grad_cam.png`
@@ -27,7 +28,8 @@ main = command.entry(
     "probable label errors of runs that held out other images each.",
     config.AnalyzeConfig,
     _run,
-    positional="responses RUN... | gradients NETWORK... | activations FILE | grad_cam FILE... | label_errors RUN...",
+    positional="responses RUN|NETWORK:cifar10... | gradients NETWORK... | activations FILE | grad_cam FILE... | "
+    "label_errors RUN...",
 )
 
 if __name__ == "__main__":

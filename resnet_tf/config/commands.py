@@ -355,7 +355,7 @@ class AnalyzeConfig:
     run: str = setting("", "Run folder.", used_with={KIND: ("activations", "grad_cam")})
     weights: str = weights_setting({KIND: ("responses", "activations", "grad_cam", "label_errors")})
     data_dir: str = setting(
-        "", "Folder of the data. Unset, for responses and label_errors: the one recorded in training.",
+        "", "Folder of the data. Unset, for responses and label_errors of runs: the one recorded in training.",
         used_with={KIND: ("responses", "gradients", "label_errors")},
     )  # fmt: skip
     examples: int = setting(

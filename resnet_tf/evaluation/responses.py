@@ -19,45 +19,49 @@ from resnet_tf.data import batches, colour, geometry, resident, sources
 from resnet_tf.data.splits import Split
 from resnet_tf.errors import InputError
 from resnet_tf.evaluation import charts, pictures
-from resnet_tf.models import create_model, find, inside
-from resnet_tf.runs import checkpoint, restore, run_data
+from resnet_tf.models import create_model, find, inside, zoo
+from resnet_tf.runs import checkpoint, network, restore, run_data
 from resnet_tf.training import losses
 
 _EXAMPLES = 1024  # default number of examples of a split that is not in memory
 _RESPONSE_COLUMNS = ("run", "model", "layer_number", "layer", "std", "rank")
+_OF_ZOO = f":{zoo.NAME}"  # behind the name of a network
 KEPT = "responses.csv"  # file in the folder of a run, used if its checkpoints are gone
 _GRADIENT_COLUMNS = ("model", "zero_gamma", "layer", "variable", "gradient_norm")
 
 
-def analyse_responses(settings: configuration.AnalyzeConfig, folders: list) -> dict:
-    """Draw the layer responses of runs to --out and write them to --csv.
+def analyse_responses(settings: configuration.AnalyzeConfig, subjects: list) -> dict:
+    """Draw the layer responses of trained networks to --out and write them to --csv.
 
     Args:
         settings: a `config.AnalyzeConfig`.
-        folders: folders of runs. Each run sees its own test images; runs of different data sets may be drawn together.
+        subjects: folders of runs, and NETWORK:cifar10 for weights that come with the package. Each sees the test images
+            of its own data, so that networks of different data sets may be drawn together.
 
     Returns:
-        {"out", "csv", "runs": names in the picture, "layers": [number of layers of each run]}.
+        {"out", "csv", "runs": names in the picture, "layers": [number of layers of each]}.
 
     Raises:
-        InputError: no run is named, or a run, its checkpoint or its data are missing.
+        InputError: nothing is named, or a run, its checkpoint or its data are missing, or there are no such weights.
     """
     out = pictures.check(settings.out, "analyze")
     table = pictures.check_table(settings.csv, out)
-    folders = list(dict.fromkeys(pathlib.Path(folder) for folder in folders))
-    if not folders:
+    # A slash at the end of a folder says nothing.
+    named = (str(subject) if _is_of_zoo(subject) else str(pathlib.Path(subject)) for subject in subjects)
+    subjects = list(dict.fromkeys(named))
+    if not subjects:
         raise InputError("no runs were named: analyze responses RUN... --out=FILE")
-    configs = [restore.load(folder, settings.weights)[0].config for folder in folders]  # fails early
+    known = [_known(subject, settings) for subject in subjects]  # fails early
     deviations, rows, plain = {}, [], []
-    for folder, label, config in zip(folders, _labels(folders, configs), configs, strict=True):
-        layers = of_run(folder, settings.examples, settings.data_dir, settings.weights)
+    for subject, label, (model, _) in zip(subjects, _labels(subjects, known), known, strict=True):
+        layers = _of(subject, settings)
         deviations[label] = layers
         ranks = {layer: rank for rank, layer in enumerate(sorted(layers, key=layers.get, reverse=True), start=1)}
         rows += [
-            (folder, config.model.model, number, layer, f"{std:.6g}", ranks[layer])
+            (subject, model, number, layer, f"{std:.6g}", ranks[layer])
             for number, (layer, std) in enumerate(layers.items(), start=1)
         ]
-        if find(config.model.model).shortcut == "none":
+        if find(model).shortcut == "none":
             plain.append(label)
     pictures.write(out, draw_responses(deviations, plain))
     pictures.write_table(table, _RESPONSE_COLUMNS, rows)
@@ -65,14 +69,62 @@ def analyse_responses(settings: configuration.AnalyzeConfig, folders: list) -> d
     return {"out": str(out), "csv": str(table), "runs": list(deviations), "layers": counts}
 
 
-def _labels(folders, configs):
-    """Return names of networks, with the data set if there are several, and with the folder if names are equal."""
-    names = [config.model.model for config in configs]
-    if len({config.data.dataset for config in configs}) > 1:
-        names = [f"{name}, {config.data.dataset}" for name, config in zip(names, configs, strict=True)]
+def _is_of_zoo(subject):
+    return str(subject).endswith(_OF_ZOO) and not pathlib.Path(subject).exists()
+
+
+def _known(subject, settings):
+    """Return the names of the network and of the data set of a subject, before anything is computed."""
+    if _is_of_zoo(subject):
+        if settings.weights:
+            raise InputError(f"--weights={settings.weights}: {subject} has one set of weights")
+        name = subject.removesuffix(_OF_ZOO)
+        return name, _data_of_zoo(name, settings.data_dir)[1].dataset
+    config = restore.load(subject, settings.weights)[0].config
+    return config.model.model, config.data.dataset
+
+
+def _labels(subjects, known):
+    """Return names of networks, with the data set if there are several, and with the subject if names are equal."""
+    names = [model for model, _ in known]
+    if len({dataset for _, dataset in known}) > 1:
+        names = [f"{name}, {dataset}" for name, dataset in known]
     return [
-        f"{name} ({folder})" if names.count(name) > 1 else name for name, folder in zip(names, folders, strict=True)
+        f"{name} ({subject})" if names.count(name) > 1 else name for name, subject in zip(names, subjects, strict=True)
     ]
+
+
+def _of(subject, settings):
+    if _is_of_zoo(subject):
+        return of_zoo(subject.removesuffix(_OF_ZOO), settings.data_dir, settings.examples)
+    return of_run(subject, settings.examples, settings.data_dir, settings.weights)
+
+
+def _data_of_zoo(name, data_dir):
+    """Return how weights of the zoo were trained, and the settings of the data."""
+    training = zoo.read(zoo.path_of(name))
+    data = configuration.DataConfig(dataset=training.dataset, data_dir=data_dir, image_size=training.size)
+    configuration.check_data(data)
+    return training, data
+
+
+def of_zoo(name: str, data_dir: str, examples: int = 0) -> dict[str, float]:
+    """Return the layer responses of a network of `zoo` to the test images of its data set; see `responses`.
+
+        of_zoo("cifar_resnet20_v1", "cifar-10-python.tar.gz")
+
+    Args:
+        name: name of the network.
+        data_dir: folder or archive of the data set.
+        examples: number of test images, spread evenly over the split; 0 for all.
+
+    Raises:
+        InputError: there are no such weights, or the data are missing.
+    """
+    training, data = _data_of_zoo(name, data_dir)
+    split = sources.load(data.dataset, data.data_dir, image_size=data.image_size).splits["test"]
+    model = create_model(name, weights=zoo.NAME)
+    return _of_split(model, network.normalization_as(training), data, split, examples)
 
 
 def of_run(folder: str | pathlib.Path, examples: int = 0, data_dir: str = "", weights: str = "") -> dict[str, float]:
@@ -91,11 +143,15 @@ def of_run(folder: str | pathlib.Path, examples: int = 0, data_dir: str = "", we
     run, values, normalization = restore.load(folder, weights)
     config, source = run_data.of_run(run, data_dir)
     split = source.splits[run_data.scored(source.splits)]
+    model = restore.build_model(run, values, weights, precision="float32")
+    return _of_split(model, normalization, config.data, split, examples)
+
+
+def _of_split(model, normalization, data, split, examples):
     count = min(len(split), examples or (len(split) if isinstance(split, Split) else _EXAMPLES))
     split = split.take(np.arange(count) * len(split) // count)
-    model = restore.build_model(run, values, weights, precision="float32")
     with run_data.named_errors(split):
-        return responses(model, (normalization(pixels) for pixels in _views(config.data, split)))
+        return responses(model, (normalization(pixels) for pixels in _views(data, split)))
 
 
 def of_run_or_kept(folder: str | pathlib.Path, data_dir: str = "") -> dict[str, float] | None:
@@ -157,13 +213,13 @@ def responses(model: keras.Model, images: Iterable) -> dict[str, float]:
         {name of the convolution: standard deviation} in the order of layers.
     """
     layers = inside.responses(model)
-    network = inside.with_outputs(model, list(layers.values()))
+    measured = inside.with_outputs(model, list(layers.values()))
 
     # A compiled function frees the output of a layer as soon as its sums and the next layer are computed.
     @tf.function
     def sums(batch):
         rows = []
-        for output in network(batch, training=False):
+        for output in measured(batch, training=False):
             values = tf.cast(output, tf.float64)
             moments = tf.reduce_sum(values), tf.reduce_sum(tf.square(values))
             rows.append([tf.cast(tf.size(output, tf.int64), tf.float64), *moments])
