@@ -15,6 +15,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import tensorflow as tf
 
+from resnet_tf.evaluation import logits
 from resnet_tf.models import fusible
 from resnet_tf.runs import devices
 
@@ -46,11 +47,21 @@ def real_data():
     return pathlib.Path(folder)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def few_images_at_once():
+    """Evaluation fills its last batch up, by default one of 500 images: most tests have fewer than 20."""
+    with pytest.MonkeyPatch.context() as patch:
+        # The 256 test images of the synthetic set are several batches, of which the last one is filled up.
+        patch.setattr(logits, "_SMALL_IMAGE_BATCH", 60)
+        yield
+
+
 @pytest.fixture(scope="module")
 def graphs_as_they_are():
-    """No rewriting of graphs, which the few steps of a test do not repay: a third of the time of a small training.
+    """No rewriting of graphs, which a few steps or images do not repay: a third of the time of a small training or set.
 
-    For modules of which the loop is not the subject; its own and those of faults train as everybody does.
+    For modules of which neither the loop nor what graphs compute is the subject. The loop's own and those of faults
+    train as everybody does; those of views compare graphs as everybody has them.
     """
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     yield

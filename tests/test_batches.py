@@ -206,7 +206,7 @@ def test_resumed_stream_equals_the_unbroken_bit_for_bit(unbroken, tmp_path):
 
 
 def test_streams_on_two_replicas_train_as_on_one(unbroken, tmp_path):
-    flags = [*STREAMED, "--train_steps=8", "--checkpoint_every=4", "--replicas=2", "--bn=sync", f"--out={tmp_path}/run"]
+    flags = [*STREAMED, "--train_steps=4", "--checkpoint_every=4", "--replicas=2", "--bn=sync", f"--out={tmp_path}/run"]
     assert train.main(flags) == 0
     one, two = (checkpoint.load(path / "checkpoints" / "step-00000004.npz") for path in (unbroken, tmp_path / "run"))
     for name in one:
@@ -426,7 +426,8 @@ def test_groups_of_batches_change_nothing(unbroken, tmp_path, monkeypatch):
     [
         pytest.param(STREAMED, marks=pytest.mark.slow),  # the step of the others, without changes of images in it
         (*STREAMED, "--image_size=65", "--hold_images", "--batch_size=8"),  # 65: less would average 96 x 128 pixels
-        ("--dataset=synthetic", "--image_size=16", "--batch_size=32", "--pad=2"),
+        # The step of the others, with the views that test_programs_of_several_gpus in tests/test_recipes.py compiles.
+        pytest.param(("--dataset=synthetic", "--image_size=16", "--batch_size=32", "--pad=2"), marks=pytest.mark.slow),
     ],
     ids=["streamed", "held", "small"],
 )

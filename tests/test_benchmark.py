@@ -20,6 +20,8 @@ from resnet_tf import benchmark, config
 from resnet_tf.bench import measure, peers, training
 from resnet_tf.models.layers import KERAS
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 ROOT = pathlib.Path(__file__).parents[1]
 STUB = """#!{python}
 import json, os, sys

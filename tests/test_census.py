@@ -7,9 +7,13 @@ import pytest
 from files import unpack
 from test_segmentation_data import camvid, encoded, in_graph, pair
 
+from resnet_tf import config
 from resnet_tf.data import census, masks, segmentation
 from resnet_tf.errors import InputError
+from resnet_tf.tasks.segmentation import Segmentation
 from resnet_tf.transfer import segment
+
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 
 TWO = ("ground", "thing")
 
@@ -139,5 +143,6 @@ def test_training_is_refused_before_it_leaves_anything(tmp_path, capsys):
         assert expected in capsys.readouterr().err.strip().splitlines()[-1]
         assert not (tmp_path / "run").exists()
     assert segment.main([*flags, "--mask_values=0,255"]) == 0
-    smoke = ("--mask_values=0,255", "--smoke", f"--out={tmp_path}/smoke")  # on the synthetic set
-    assert segment.main([*SMALL, *smoke]) == 0
+    settings = {"dataset": "voc", "classes": TWO, "mask_values": (0, 255), "train_steps": 1, "smoke": True}
+    shrunk = Segmentation.shrink(config.from_settings(config.SegmentConfig, settings, "test"))
+    assert (shrunk.data.dataset, shrunk.data.mask_values) == ("synthetic", ())  # whose masks hold indices

@@ -26,7 +26,14 @@ def test_no_flags_are_the_flags_of_its_recipe(monkeypatch):
     assert settings_of(["--seed=3"], monkeypatch).optimizer.seed == 3
 
 
-@pytest.mark.parametrize("flags", [[], [f"--flagfile={RECIPE.parent}/imagenette_r50d.cfg"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],
+        # Of one recipe more nothing but the training differs, which tests/test_seeing.py has of each.
+        pytest.param([f"--flagfile={RECIPE.parent}/imagenette_r50d.cfg"], marks=pytest.mark.slow),
+    ],
+)
 def test_smoke_goes_the_whole_way(flags, tmp_path, monkeypatch, capsys, last_json):
     """In a folder of its own; images are held in memory by the first recipe, and streamed by the second."""
     monkeypatch.chdir(tmp_path)

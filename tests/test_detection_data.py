@@ -16,6 +16,8 @@ from resnet_tf.data import annotated_views, batches, boxes, detection, geometry
 from resnet_tf.errors import InputError
 from resnet_tf.runs import run_data
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 KIT = "VOCdevkit/VOC2007"
 SIDES = (37, 53)  # height and width
 

@@ -138,7 +138,11 @@ def test_a_callback_ends_a_training(tmp_path):
     assert resnet_tf.fit(source, out=tmp_path / "run", **flags | {"train_steps": 22, "extend": True})["steps"] == 22
 
 
-@pytest.mark.parametrize("schedule, is_exact", [("steps", True), ("cosine", False)])
+@pytest.mark.parametrize(
+    "schedule, is_exact",
+    # What is said of each schedule is in tests/test_optimizer.py.
+    [("steps", True), pytest.param("cosine", False, marks=pytest.mark.slow)],
+)
 def test_a_lengthened_run_is_the_longer_one_where_the_schedule_allows(tmp_path, last_json, capsys, schedule, is_exact):
     flags = [*SMALL, f"--schedule={schedule}", "--checkpoint_every=4"]
     assert train.main([*flags, "--train_steps=12", f"--out={tmp_path}/long"]) == 0

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import tarfile
 
 import files
@@ -269,10 +270,10 @@ def test_files_are_named_by_every_source_and_view(streamed, tmp_path):
     assert train.main([*small, "--dataset=folder", f"--data_dir={streamed}/data", f"--out={held}"]) == 0
     assert list(answers.read(held / answers.FILE)["name"]) == expected
     views = ["--views=ten_crop"], ["--views=multi_scale", "--scales=24,28"], ["--views=center"]
-    for run, flags in ((streamed / "run", views[0]), (streamed / "run", views[1]), (held, views[2])):
+    copy = shutil.copytree(streamed / "run", tmp_path / "run")  # evaluation leaves its answers in it
+    for run, flags in ((copy, views[0]), (copy, views[1]), (held, views[2])):
         assert evaluate.main([f"--run={run}", *flags, f"--examples={tmp_path}/e.csv"]) == 0
         assert [row["name"] for row in table_of(tmp_path / "e.csv")] == expected
-    evaluate.main([f"--run={streamed}/run"])  # as it was
     assert prepare.main([f"--data_dir={streamed}/data", "--dataset=folder", f"--out={tmp_path}/set"]) == 0
     splits = [using("records", str(tmp_path / "set")).splits["test"] for using in (sources.load, sources.index)]
     assert splits[0].names == splits[1].names and splits[0].take([2, 0]).names == [splits[0].names[n] for n in (2, 0)]
@@ -448,7 +449,7 @@ def scales_by_hand(pixels, scales):
 
 def test_views_of_real_images_score_as_a_plain_reference(real_data):
     with tarfile.open(real_data / "imagenet_samples100.tar") as tar:
-        files = sorted((member for member in tar if member.isfile()), key=lambda member: member.name)[:25]
+        files = sorted((member for member in tar if member.isfile()), key=lambda member: member.name)[:12]
         encoded = [tar.extractfile(member).read() for member in files]
     pixels = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded]
     strategy = devices.make_strategy(1)

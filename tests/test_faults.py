@@ -38,8 +38,8 @@ def rows_of(folder):
     return [{key: row[key] for key in keys} for row in record.read_metrics(folder / "metrics.csv")]
 
 
-def assert_same_end(one, two):
-    first, second = (checkpoint.load(folder / "checkpoints" / f"step-{STEPS:08d}.npz") for folder in (one, two))
+def assert_same_end(one, two, steps=STEPS):
+    first, second = (checkpoint.load(folder / "checkpoints" / f"step-{steps:08d}.npz") for folder in (one, two))
     assert first.keys() == second.keys()
     for name in first:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
@@ -77,8 +77,9 @@ def test_stopped_and_killed_runs_end_as_the_unbroken_one(start, tmp_path):
 
 @pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.slow)])  # the first keeps the run's folder
 def test_two_machines_train_as_one_and_survive_the_death_of_either(killed, start, tmp_path):
-    flags = [*FLAGS, "--bn=sync", "--checkpoint_every=20", "--optimizer=sgd", "--warmup_epochs=0", "--schedule=steps"]
-    flags += ["--log_every=2", "--deterministic"]
+    steps = 48  # each of which waits for the other machine
+    flags = [*FLAGS, "--bn=sync", "--checkpoint_every=8", "--optimizer=sgd", "--warmup_epochs=0", "--schedule=steps"]
+    flags += ["--log_every=2", "--deterministic", f"--train_steps={steps}", "--eval_every=32"]
     one, whole, broken = tmp_path / "one", tmp_path / "whole", tmp_path / "broken"
     workers = start_cluster(start, whole, *flags)
     assert train.main([*flags, "--train_steps=4", f"--out={one}"]) == 0
@@ -100,11 +101,11 @@ def test_two_machines_train_as_one_and_survive_the_death_of_either(killed, start
             workers[victim].communicate()
             continue
         said = [ends(worker, 75).strip().splitlines()[-1] for worker in workers]  # both stop, at the same step
-        assert said[1].startswith(f"stopped: SIGTERM at step {checkpoint.steps(kept)[-1]} of {STEPS}, saved in")
+        assert said[1].startswith(f"stopped: SIGTERM at step {checkpoint.steps(kept)[-1]} of {steps}, saved in")
         assert said[0] == said[1].replace("SIGTERM", "a signal to another machine")
     for worker in start_cluster(start, broken, *flags):
         ends(worker, 0)
-    assert_same_end(whole, broken)
+    assert_same_end(whole, broken, steps)
 
 
 def test_data_server_decodes_and_may_be_replaced(start, tmp_path, rng):

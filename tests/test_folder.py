@@ -10,6 +10,8 @@ from files import contents, pack, picture, pixels_of, refused, unpack
 from resnet_tf.data import decode, load, resize_center, sources
 from resnet_tf.data.sources import index
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 
 @pytest.fixture
 def tree():

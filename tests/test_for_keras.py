@@ -13,6 +13,8 @@ from resnet_tf import data
 from resnet_tf.data import Augmentation, colour, geometry
 from resnet_tf.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 VIEW = data.View("random_resized_crop", 16)
 
 

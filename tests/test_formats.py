@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from resnet_tf import export, predict, prepare, train
-from resnet_tf.data import batches, formats, geometry, images, index, load
+from resnet_tf.data import batches, formats, geometry, images, index, load, verify
 from resnet_tf.errors import InputError
+from resnet_tf.runs import run_data
 
 pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
 
@@ -196,17 +197,16 @@ def test_prepared_sets_of_every_format(everything, side, tmp_path, last_json):
         assert difference == 0 if side == 0 else difference < 60  # noise, of which JPEG loses colours
 
 
-def test_a_bad_tiff_of_a_run_is_named(everything, tmp_path, capsys):
-    root = unpack(tmp_path, {})
+def test_a_bad_tiff_of_a_run_is_named(everything, tmp_path):
+    """By what names it for `train`, with which tests/test_batches.py meets a bad PNG."""
     files = {path.relative_to(everything[0]).as_posix(): path.read_bytes() for path in everything[0].rglob("*.*")}
-    unpack(root, files | {"train/b/3.tif": files["train/b/3.tif"][:200]})
-    flags = ["--dataset=folder", f"--data_dir={root}", "--view=resize_crop", "--scale=20", "--image_size=16"]
-    flags += ["--model=cifar_resnet8_v1", "--batch_size=10", "--train_steps=2", "--normalization=imagenet"]
-    assert train.main([*flags, f"--out={tmp_path}/run"]) == 1
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(f"error: {root}: train/b/3.tif: damaged or truncated image")
-    assert train.main([*flags, f"--out={tmp_path}/run2", "--skip_bad_images=1"]) == 0
-    assert "3.tif" in (tmp_path / "run2/skipped.csv").read_text()
+    root = unpack(tmp_path, files | {"train/b/3.tif": files["train/b/3.tif"][:200]})
+    split = index("folder", str(root)).splits["train"]
+    name = f"{root}: train/b/3.tif"
+    with pytest.raises(InputError, match=f"^{name}: damaged or truncated image"), run_data.named_errors(split):
+        list(batches.training(split, geometry.View("resize_crop", 16, scale=(20,)), batch=10, threads=2).take(2))
+    left, bad = verify.verify(split, 1)
+    assert [bad_name for bad_name, _ in bad] == [name] and len(left) == len(split) - 1
 
 
 def test_exports_take_webp_and_predict_takes_all(everything, tmp_path, capsys, caplog):

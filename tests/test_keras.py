@@ -28,13 +28,11 @@ KINDS = {
     "b": ("model", "cifar_resnet8_v1", {"shortcut": "B", "initializer": "xavier", "zero_gamma": True}),
     "c": ("model", "cifar_resnet8_v1", {"shortcut": "C", "dropout": 0.5}),
     "v2": ("model", "cifar_resnet8_v2", {}),
-    "v2_timm": ("model", "cifar_resnet8_v2", {"graph": "timm"}),
     "any_size": ("model", "cifar_resnet8_v1", {"input_shape": (None, None, 3), "num_classes": 0}),
     "sync_bn": ("model", "cifar_resnet8_v1", {"sync_bn": True}),
     "bfloat16": ("model", "cifar_resnet8_v1", {"dtype": "mixed_bfloat16"}),
     "float16": ("model", "cifar_resnet8_v2", {"dtype": "mixed_float16"}),
     "cifar_backbone": ("backbone", "cifar_resnet8_v2", {"levels": (0, 2)}),
-    "plain18": ("model", "plain18", {}),
     "v1d": ("model", "resnet18_v1d", {}),
     "v2_18": ("model", "resnet18_v2", {}),
     "named": ("model", "cifar_resnet8_v2", {"name": "student", "graph": "timm"}),
@@ -49,9 +47,11 @@ KINDS = {
     "mixed": ("model", "test_resnet", {}),
     "page": ("model", "cifar_resnet9_whitened", {}),
 }
-# The kinds of the table that only deep networks have, of the same layers, and two of which other networks above have
-# each part, C's shortcuts and a deep stem: for releases.
+# The kinds of the table that only deep networks have, of the same layers, and some of which other networks above have
+# each part: C's shortcuts, a deep stem, no shortcuts, and timm's graph. For releases.
 DEEP = {
+    "plain18": ("model", "plain18", {}),
+    "v2_timm": ("model", "cifar_resnet8_v2", {"graph": "timm"}),
     "v1_c": ("model", "resnet18_v1", {"shortcut": "C"}),
     "v1c_18": ("model", "resnet18_v1c", {}),
     "v1_50": ("model", "resnet50_v1", {}),

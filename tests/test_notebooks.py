@@ -1,8 +1,9 @@
 """Notebooks run top to bottom, and the repository has what they showed.
 
 After a change `python tests/test_notebooks.py notebooks/NAME.ipynb ...` runs them and writes their outputs into them.
-Those that train for over a minute are run by `pytest -m slow`, and 03, of which tests of geometry, augmentation, draws
-and galleries assert the subjects; that the names they use are there is seen of all.
+Those that train for over a minute are run by `pytest -m slow`, and those of which other tests assert the subjects:
+03 (geometry, augmentation, draws and galleries), 06 (export, compiled, predict) and 09 (for_keras); that the names they
+use are there is seen of all.
 """
 
 import ast
@@ -19,8 +20,8 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((pathlib.Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 _LARGEST = 600_000  # bytes
 _SLOW = {
-    "03_what_the_network_sees", "04_reading_and_comparing_runs", "05_distillation_and_mixup", "07_transfer",
-    "08_your_photos",
+    "03_what_the_network_sees", "04_reading_and_comparing_runs", "05_distillation_and_mixup", "06_export_and_use",
+    "07_transfer", "08_your_photos", "09_keras_fit",
 }  # fmt: skip
 
 

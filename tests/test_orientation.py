@@ -102,7 +102,7 @@ def test_damaged_exif_is_none_and_never_an_error(form):
         for value in (0, 255):
             damaged = data[:at] + bytes([value]) + data[at + 1 :]
             assert 1 <= orientation.of(tf.constant(damaged)) <= 8
-    for length in range(0, len(data), 5):
+    for length in range(0, len(data), max(5, len(data) // 200)):
         cut = tf.constant(data[:length])
         assert orientation.of(cut) in (1, 6)
         orientation.ignored(cut)

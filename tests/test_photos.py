@@ -12,6 +12,8 @@ from resnet_tf.data import sources, splits
 from resnet_tf.data.sources import index
 from resnet_tf.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 
 def counts(source):
     return {name: len(split) for name, split in source.splits.items()}

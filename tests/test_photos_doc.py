@@ -136,6 +136,8 @@ def test_bad_folders_are_refused_in_a_line(tmp_path, monkeypatch, capsys, names,
     assert said in line and not (tmp_path / "run").exists()
 
 
+# What a split says of such a class is in tests/test_photos.py, and what trains without bad images in test_batches.py.
+@pytest.mark.slow
 def test_a_class_with_one_image_and_an_unreadable_picture(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(facts, "_can_download", lambda name: False)
     images = {f"{name}.png": picture(seed, size=(40, 40)) for seed, name in enumerate(

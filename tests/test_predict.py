@@ -128,24 +128,31 @@ def test_frozen_model_answers_as_it_is(model, served, photos):
 
 
 def encoded(form, suffix, folder):
-    """A file of one colour, which every format stores without visible loss."""
+    """A file of one colour, which every format stores without visible loss; None where none can be written here."""
     if form == "HEIF":
-        pytest.importorskip("pillow_heif").register_heif_opener()
+        if importlib.util.find_spec("pillow_heif") is None:
+            return None
+        importlib.import_module("pillow_heif").register_heif_opener()
     elif form == "AVIF" and not features.check("avif"):
-        pytest.skip("this Pillow writes no AVIF")
+        return None
     path = folder / f"photo{suffix}"
     Image.new("RGB", (40, 24), (200, 120, 40)).save(path, form)
     return path
 
 
-@pytest.mark.parametrize("form, suffix", [("WEBP", ".webp"), ("TIFF", ".tif"), ("HEIF", ".heic"), ("AVIF", ".avif")])
-def test_every_kind_of_model_takes_every_format(form, suffix, kinds, tmp_path, capsys):
+def test_every_kind_of_model_takes_every_format(kinds, tmp_path, capsys):
     """Within 2e-2 of the PNG: lossy formats move a colour by a level or two, of which this network feels little."""
-    files = [encoded("PNG", ".png", tmp_path), encoded(form, suffix, tmp_path)]
+    suffixes = {"PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "HEIF": ".heic", "AVIF": ".avif"}
+    written = {form: encoded(form, suffix, tmp_path) for form, suffix in suffixes.items()}
+    files = {form: path for form, path in written.items() if path}
     for kind in kinds:
-        out, _ = answered([f"--model={kind}", "--top_k=5", "--format=jsonl", *files], capsys)
-        one, other = ({p["class"]: p["probability"] for p in json.loads(line)["predictions"]} for line in out[:2])
-        assert one == pytest.approx(other, abs=2e-2), kind
+        out, _ = answered([f"--model={kind}", "--top_k=5", "--format=jsonl", *files.values()], capsys)
+        *lines, _ = map(json.loads, out)
+        png, *others = ({p["class"]: p["probability"] for p in line["predictions"]} for line in lines)
+        for form, other in zip(list(files)[1:], others, strict=True):
+            assert png == pytest.approx(other, abs=2e-2), (form, kind)
+    if len(files) < len(suffixes):
+        pytest.skip(f"no {', '.join(suffixes.keys() - files.keys())} can be written here; the others are right")
 
 
 def test_a_run_answers_as_its_export(model, served, photos, capsys):

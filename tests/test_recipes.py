@@ -317,9 +317,10 @@ def test_programs_of_several_gpus_compute_what_cpus_compute(bn, monkeypatch, as_
     So replicas part, each by its own images, and each is beside its own.
     """
     monkeypatch.setattr(tf.distribute.ReplicaContext, "all_reduce", lambda _, operation, value: twice(value))
-    plain = make_engine(2, bn, ema=0.5, clip=2.0)
+    recipe = {"ema": 0.5, "clip": 2.0, "pad_crop": resident.PadCrop(2, True)}
+    plain = make_engine(2, bn, **recipe)
     as_on_gpus()
-    programs = make_engine(2, bn, ema=0.5, clip=2.0)
+    programs = make_engine(2, bn, **recipe)
     start = plain.state.get_all()
     programs.state.set_all(start)
     for steps in (2, 1):  # the second call starts from what the first put back

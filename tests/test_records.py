@@ -18,6 +18,8 @@ from resnet_tf.data import decode, load, prepare, records, verify
 from resnet_tf.data.sources import index
 from resnet_tf.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 NAMES = ("cat", "dog", "eel")
 IMAGES = [picture(seed, "JPEG", (12, 10)) for seed in range(12)]
 

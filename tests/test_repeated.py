@@ -9,6 +9,8 @@ from resnet_tf import train
 from resnet_tf.models import repeated
 from resnet_tf.runs import checkpoint
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 
 @pytest.mark.parametrize(
     "name, shortcut, turn, loops",

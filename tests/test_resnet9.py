@@ -13,6 +13,8 @@ from resnet_tf.errors import InputError
 from resnet_tf.models import architectures, builder, cost_by_name, diagram, inside, weights, whitening
 from resnet_tf.runs import checkpoint
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 NAMES = ("cifar_resnet9", "cifar_resnet9_celu", "cifar_resnet9_whitened")
 # (input channels, filters, side in pixels) of the eight convolutions: dawn.py of davidcpage/cifar10-fast.
 CONVOLUTIONS = (

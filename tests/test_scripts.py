@@ -13,6 +13,8 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from resnet_tf.training import supply
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 

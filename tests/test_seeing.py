@@ -111,7 +111,7 @@ NEIGHBOURS = {
     "imagenet_r50_baseline", "imagenet_r50_efficient", "imagenet_r101", "imagenet_r101_v2", "imagenet_resnetrs50",
     "imagenet_resnext50", "imagenet_seresnet50", "imagenette_r50d", "imagenette_short", "imagenette_long",
     "cifar10_wrn28_10", "voc0712_r101", "voc_faster_rcnn_r101",
-    "imagenet_r50d",  # imagenet_r50d_distil without a teacher
+    "imagenet_r50d", "imagenet_r18", "imagenet_r34_a",  # imagenet_r50d_distil without what it adds
     "imagenet_r50_a3",  # tests/test_batches.py trains with its parts: loss, optimizer, mixing, RandAugment
     "voc_faster_rcnn_r50", "photos",  # tests/test_detection.py and test_choices.py train as these do
 }  # fmt: skip

@@ -14,6 +14,8 @@ from resnet_tf.errors import InputError
 from resnet_tf.runs import run_data
 from resnet_tf.tasks import segmentation_metrics as metrics
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 SIDES = (37, 53)  # height and width
 
 

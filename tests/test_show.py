@@ -10,6 +10,8 @@ from PIL import Image
 from resnet_tf import config, show
 from resnet_tf.evaluation import gallery
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 VIEWS = {
     "random_resized_crop": ["--image_size=48"],
     "scale_jitter": ["--image_size=48", "--scale=60,110"],

@@ -14,6 +14,8 @@ from resnet_tf.data.sources import index
 from resnet_tf.data.splits import arranged, listed
 from resnet_tf.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 
 @pytest.mark.parametrize(
     "images, labels",

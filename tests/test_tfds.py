@@ -12,6 +12,8 @@ from files import contents, picture, refused, unpack
 from resnet_tf.data import boxes, decode, load
 from resnet_tf.data.sources import index
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 NAMES = ["cat", "dog", "eel"]
 PICTURES = [picture(seed, "JPEG", (12, 10)) for seed in range(12)]
 

@@ -202,12 +202,12 @@ def test_a_run_goes_to_the_hub_with_its_views(bicubic, tmp_path, monkeypatch):
 
 
 def test_a_training_from_a_folder_of_the_hub_warns_once(bicubic, tmp_path, caplog):
-    model = resnet_tf.create_model("resnet18_v1b", num_classes=2)
+    model = resnet_tf.create_model("test_resnet", num_classes=2)
     weights.save(model, tmp_path / "model.safetensors")
     expected = preprocessing.of_published("resnet18d.ra4_e3600_r224_in1k")
     (tmp_path / "config.json").write_text(json.dumps(hub_folder.describe(model, expected, ("a", "b"))))
     flags = ["--dataset=folder", "--view=random_resized_crop", f"--data_dir={bicubic}/data", "--image_size=32",
-             "--model=resnet18_v1b", f"--init_from={tmp_path}", "--batch_size=2", f"--out={tmp_path}/run"]  # fmt: skip
+             "--model=test_resnet", f"--init_from={tmp_path}", "--batch_size=2", f"--out={tmp_path}/run"]  # fmt: skip
     assert train.main([*flags, "--train_steps=1"]) == 0
     (line,) = [record.getMessage() for record in caplog.records if "other images" in record.getMessage()]
     assert "--normalization=inception" in line and "--interpolation=bicubic" in line

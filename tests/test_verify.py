@@ -13,6 +13,8 @@ from resnet_tf.data import decode, sources, verify
 from resnet_tf.data.examples import Examples, Memory
 from resnet_tf.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 
 def png_of(width, height):
     """A PNG that claims to be of that size."""

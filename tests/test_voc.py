@@ -16,6 +16,8 @@ from resnet_tf.data.sources import index
 from resnet_tf.errors import InputError
 from resnet_tf.runs import run_data
 
+pytestmark = pytest.mark.usefixtures("graphs_as_they_are")
+
 
 def annotation(objects, width=10, height=12):
     """XML of (class, xmin, ymin, xmax, ymax[, difficult])."""
