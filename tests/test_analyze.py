@@ -123,6 +123,30 @@ def test_responses_are_the_deviations_of_the_layers(name, options, ends, rng):
             assert found[f"stage{stage}_block2_conv{conv}"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "name, rectified", [("cifar_resnet14_v1", 7), ("cifar_plain14", 13), ("cifar_resnet14_v2", 7), ("resnet50_v1b", 16)]
+)
+def test_layers_that_a_relu_reads(name, rectified):
+    assert len(inside.rectified(create_model(name))) == rectified
+
+
+def test_dead_channels_are_counted(rng):
+    model = create_model("cifar_resnet8_v1", input_shape=(SIZE, SIZE, 3))
+    images = rng.normal(size=(6, SIZE, SIZE, 3)).astype(np.float32)
+    largest = cut(model, "stage2_block1_bn1", images).max(axis=(1, 2))  # [image, channel]
+    first, second, third = np.argsort(largest.max(axis=0))[-3:]  # channels
+    before = responses.measure(model, [images])["stage2_block1_conv1"]
+    assert before[1:] == (32, (largest.max(axis=0) <= 0).sum())
+    beta = np.zeros(32, np.float32)
+    beta[[first, second]] = -1e3
+    beta[third] = -np.sort(largest[:, third])[-2:].mean()  # above 0 in one image alone
+    model.get_layer("stage2_block1_bn1").beta.assign(beta)
+    images = images[np.argsort(largest[:, third])]  # which is in the second batch
+    found = responses.measure(model, [images[:4], images[4:]])
+    assert found["stage2_block1_conv1"].dead == before.dead + 2
+    assert found["stage2_block1_conv2"][1:] == (32, None)
+
+
 # --- Gradients -------------------------------------------------------------------------------------------------------
 
 
@@ -276,7 +300,7 @@ def test_responses_of_runs_in_a_picture_and_a_table(runs, test_split, tmp_path, 
     result = last_json()
     assert result == {
         "kind": "responses", "out": str(out), "csv": f"{tmp_path}/responses.csv",
-        "runs": ["cifar_resnet8_v1", "cifar_plain8"], "layers": [7, 7],
+        "runs": ["cifar_resnet8_v1", "cifar_plain8"], "layers": [7, 7], "dead": [0, 0],
     }  # fmt: skip
     assert np.asarray(Image.open(out).convert("RGB")).std() > 10
     with open(result["csv"], newline="") as file:
@@ -287,6 +311,12 @@ def test_responses_of_runs_in_a_picture_and_a_table(runs, test_split, tmp_path, 
     deviations = [float(row["std"]) for row in found]
     expected = cut(model, "stage2_block1_bn1", normalization(test_split.images)).std(dtype=np.float64)
     assert found[3]["layer"] == "stage2_block1_conv1" and deviations[3] == pytest.approx(expected, rel=1e-5)
+    assert [row["channels"] for row in found] == ["16"] * 3 + ["32"] * 2 + ["64"] * 2
+    of_block = {row["model"]: row["dead"] for row in rows if row["layer"] == "stage3_block1_conv2"}
+    assert of_block == {
+        "cifar_resnet8_v1": "",
+        "cifar_plain8": "0",
+    }  # a shortcut is added to the one, a ReLU reads the other
     assert [int(row["rank"]) for row in found] == [1 + sorted(deviations, reverse=True).index(v) for v in deviations]
     few = responses.of_run(runs[1], examples=36)["stage2_block1_conv1"]
     every_tenth = cut(model, "stage2_block1_bn1", normalization(test_split.images[::10]))

@@ -176,7 +176,9 @@ def test_plateau_falls_after_patience_and_never_without_reason():
     assert falls == [0, 0, 0, 0, 1, 1, 1, 1, 2] and state["best_error"] == 0.7
     plan = plan_of(lr=0.1, schedule="plateau", lr_factor=0.5)
     assert rate(plan, 7, state) == pytest.approx(0.025)
-    kept = plan.advance({name: tf.constant(value) for name, value in state.items()}, tf.constant(0.1))
+    kept = plan.advance(
+        tf.constant(0, tf.int64), {name: tf.constant(value) for name, value in state.items()}, tf.constant(0.1)
+    )
     assert {name: float(value) for name, value in kept.items()} == pytest.approx(state)
 
 
@@ -256,19 +258,18 @@ def test_epochs_are_turned_into_steps():
     assert plan.boundaries == (15,)
 
 
-def test_warm_up_ends_once_and_for_all():
-    plan = schedule.Schedule(0.1, boundaries=(200,), warmup_lr=0.01, warmup_until_error=0.8)
-    state = plan.initial_state()
-    rates = []
-    for step in range(300):
+def test_warm_up_lasts_until_an_epoch_has_a_low_error():
+    plan = schedule.Schedule(0.1, boundaries=(80,), warmup_lr=0.01, warmup_until_error=0.8, epoch=20)
+    state, rates = plan.initial_state(), []
+    for step in range(100):
         rates.append(rate(plan, step, state))
-        # The error falls below 80% at step 100, then comes back: the warm-up must not.
-        error = 0.9 if step < 100 or step > 250 else 0.5
-        state = {name: float(value) for name, value in plan.advance(state, error).items()}
-    assert rates[100] == pytest.approx(0.01)
-    ended = next(step for step, value in enumerate(rates) if value > 0.05)
-    assert 100 < ended < 130  # a running mean over 50 steps follows within half its length
-    assert set(np.round(rates[ended:200], 6)) == {0.1} and set(np.round(rates[200:], 6)) == {0.01}
+        # The first epoch has a mean of 0.81, though its end is low; the second one of 0.79, and all later ones of 0.9.
+        error = (0.9 if step < 18 else 0.0) if step < 20 else 0.79 if step < 40 else 0.9
+        new = plan.advance(tf.constant(step, tf.int64), state, tf.constant(error))
+        state = {name: float(value) for name, value in new.items()}
+    # It ends with the second epoch and does not come back.
+    assert rates == pytest.approx([0.01] * 40 + [0.1] * 40 + [0.01] * 20)
+    assert state["error"] == 0.0  # an epoch ended with the last step
 
 
 def test_loss_scale_halves_skips_and_grows():

@@ -195,7 +195,7 @@ def test_run_folder_explains_itself(unbroken):
     rows = train_rows(folder)
     assert [row["step"] for row in rows if row["split"] == "train"] == [6, 12, 18, 24]
     assert [row["step"] for row in rows if row["split"] == "test"] == [12, 24]
-    # The running error starts at 1 and needs more than 24 steps to pass 85%: still the rate of the warm-up.
+    # No epoch of these has an error below 85%: still the rate of the warm-up.
     assert [row["lr"] for row in rows if row["step"] == 24 and row["lr"]] == pytest.approx([0.01])
     assert checkpoint.steps(folder / "checkpoints") == [16, 24]
     assert list(folder.glob("events/*/events*"))

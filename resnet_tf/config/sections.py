@@ -312,7 +312,7 @@ class ScheduleConfig:
         0.0, "Learning rate until the training error is below --warmup_until_error (ResNet-110: 0.01).", low=0.0
     )
     warmup_until_error: float = setting(
-        0.0, "Top-1 error that ends the warm-up, a running mean over some 50 steps (0.8).", low=0.0, high=1.0
+        0.0, "Top-1 training error, the mean of an epoch, that ends the warm-up (0.8).", low=0.0, high=1.0
     )
 
 

@@ -8,6 +8,7 @@ import csv
 import math
 import pathlib
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -24,10 +25,25 @@ from resnet_tf.runs import checkpoint, network, restore, run_data
 from resnet_tf.training import losses
 
 _EXAMPLES = 1024  # default number of examples of a split that is not in memory
-_RESPONSE_COLUMNS = ("run", "model", "layer_number", "layer", "std", "rank")
+_RESPONSE_COLUMNS = ("run", "model", "layer_number", "layer", "std", "rank", "channels", "dead")
 _OF_ZOO = f":{zoo.NAME}"  # behind the name of a network
 KEPT = "responses.csv"  # file in the folder of a run, used if its checkpoints are gone
 _GRADIENT_COLUMNS = ("model", "zero_gamma", "layer", "variable", "gradient_norm")
+
+
+class Response(NamedTuple):
+    """What a layer answers to images.
+
+    Attributes:
+        std: standard deviation over all examples, positions and channels together.
+        channels: number of channels.
+        dead: number of channels that are above 0 nowhere in any image, so that the ReLU behind them passes nothing;
+            None where something else than a ReLU reads the response, see `inside.rectified`.
+    """
+
+    std: float
+    channels: int
+    dead: int | None
 
 
 def analyse_responses(settings: configuration.AnalyzeConfig, subjects: list) -> dict:
@@ -39,7 +55,8 @@ def analyse_responses(settings: configuration.AnalyzeConfig, subjects: list) -> 
             of its own data, so that networks of different data sets may be drawn together.
 
     Returns:
-        {"out", "csv", "runs": names in the picture, "layers": [number of layers of each]}.
+        {"out", "csv", "runs": names in the picture, "layers": [number of layers of each], "dead": [number of dead
+        channels of each, see `Response`]}.
 
     Raises:
         InputError: nothing is named, or a run, its checkpoint or its data are missing, or there are no such weights.
@@ -52,21 +69,22 @@ def analyse_responses(settings: configuration.AnalyzeConfig, subjects: list) -> 
     if not subjects:
         raise InputError("no runs were named: analyze responses RUN... --out=FILE")
     known = [_known(subject, settings) for subject in subjects]  # fails early
-    deviations, rows, plain = {}, [], []
+    deviations, dead, rows, plain = {}, [], [], []
     for subject, label, (model, _) in zip(subjects, _labels(subjects, known), known, strict=True):
         layers = _of(subject, settings)
-        deviations[label] = layers
-        ranks = {layer: rank for rank, layer in enumerate(sorted(layers, key=layers.get, reverse=True), start=1)}
+        deviations[label] = stds = _stds(layers)
+        dead.append(sum(one.dead or 0 for one in layers.values()))
+        ranks = {layer: rank for rank, layer in enumerate(sorted(stds, key=stds.get, reverse=True), start=1)}
         rows += [
-            (subject, model, number, layer, f"{std:.6g}", ranks[layer])
-            for number, (layer, std) in enumerate(layers.items(), start=1)
+            (subject, model, number, layer, f"{one.std:.6g}", ranks[layer], one.channels, one.dead)
+            for number, (layer, one) in enumerate(layers.items(), start=1)
         ]
         if find(model).shortcut == "none":
             plain.append(label)
     pictures.write(out, draw_responses(deviations, plain))
     pictures.write_table(table, _RESPONSE_COLUMNS, rows)
     counts = [len(layers) for layers in deviations.values()]
-    return {"out": str(out), "csv": str(table), "runs": list(deviations), "layers": counts}
+    return {"out": str(out), "csv": str(table), "runs": list(deviations), "layers": counts, "dead": dead}
 
 
 def _is_of_zoo(subject):
@@ -96,8 +114,12 @@ def _labels(subjects, known):
 
 def _of(subject, settings):
     if _is_of_zoo(subject):
-        return of_zoo(subject.removesuffix(_OF_ZOO), settings.data_dir, settings.examples)
-    return of_run(subject, settings.examples, settings.data_dir, settings.weights)
+        return _of_zoo(subject.removesuffix(_OF_ZOO), settings.data_dir, settings.examples)
+    return _of_run(subject, settings.examples, settings.data_dir, settings.weights)
+
+
+def _stds(layers):
+    return {layer: one.std for layer, one in layers.items()}
 
 
 def _data_of_zoo(name, data_dir):
@@ -121,6 +143,10 @@ def of_zoo(name: str, data_dir: str, examples: int = 0) -> dict[str, float]:
     Raises:
         InputError: there are no such weights, or the data are missing.
     """
+    return _stds(_of_zoo(name, data_dir, examples))
+
+
+def _of_zoo(name, data_dir, examples):
     training, data = _data_of_zoo(name, data_dir)
     split = sources.load(data.dataset, data.data_dir, image_size=data.image_size).splits["test"]
     model = create_model(name, weights=zoo.NAME)
@@ -140,6 +166,10 @@ def of_run(folder: str | pathlib.Path, examples: int = 0, data_dir: str = "", we
     Raises:
         InputError: the run or its checkpoint is missing, or its data are missing or have other classes.
     """
+    return _stds(_of_run(folder, examples, data_dir, weights))
+
+
+def _of_run(folder, examples, data_dir, weights):
     run, values, normalization = restore.load(folder, weights)
     config, source = run_data.of_run(run, data_dir)
     split = source.splits[run_data.scored(source.splits)]
@@ -151,7 +181,7 @@ def _of_split(model, normalization, data, split, examples):
     count = min(len(split), examples or (len(split) if isinstance(split, Split) else _EXAMPLES))
     split = split.take(np.arange(count) * len(split) // count)
     with run_data.named_errors(split):
-        return responses(model, (normalization(pixels) for pixels in _views(data, split)))
+        return measure(model, (normalization(pixels) for pixels in _views(data, split)))
 
 
 def of_run_or_kept(folder: str | pathlib.Path, data_dir: str = "") -> dict[str, float] | None:
@@ -200,35 +230,53 @@ def _views(data, split):
 
 
 def responses(model: keras.Model, images: Iterable) -> dict[str, float]:
-    """Return the standard deviation of the response of each 3x3 layer (He et al. 2015, figure 7).
+    """Return the standard deviation of the response of each 3x3 layer (He et al. 2015, figure 7); see `measure`.
 
-    The deviation is over all examples, positions and channels together. One forward pass computes all layers; only
-    sums in float64 are kept of each batch.
+    Returns:
+        {name of the convolution: standard deviation} in the order of layers.
+    """
+    return _stds(measure(model, images))
+
+
+def measure(model: keras.Model, images: Iterable) -> dict[str, Response]:
+    """Return what each 3x3 layer answers to images.
+
+    One forward pass computes all layers; only sums in float64 and the largest values are kept of each batch.
 
     Args:
         model: a model of `create_model`; `inside.responses` defines its layers and their responses.
         images: batches of normalised images, float32 [n, height, width, 3].
 
     Returns:
-        {name of the convolution: standard deviation} in the order of layers.
+        {name of the convolution: `Response`} in the order of layers.
     """
     layers = inside.responses(model)
-    measured = inside.with_outputs(model, list(layers.values()))
+    measured, rectified = inside.with_outputs(model, list(layers.values())), set(inside.rectified(model))
 
-    # A compiled function frees the output of a layer as soon as its sums and the next layer are computed.
+    # A compiled function frees the output of a layer as soon as its numbers and the next layer are computed.
     @tf.function
-    def sums(batch):
-        rows = []
+    def numbers(batch):
+        rows, largest = [], []
         for output in measured(batch, training=False):
             values = tf.cast(output, tf.float64)
             moments = tf.reduce_sum(values), tf.reduce_sum(tf.square(values))
             rows.append([tf.cast(tf.size(output, tf.int64), tf.float64), *moments])
-        return tf.convert_to_tensor(rows)
+            largest.append(tf.reduce_max(output, axis=(0, 1, 2)))
+        return tf.convert_to_tensor(rows), tf.concat(largest, 0)
 
-    program = sums.get_concrete_function(tf.TensorSpec([None, *model.input_shape[1:]], tf.float32))
-    count, total, squares = np.sum([program(batch).numpy() for batch in images], axis=0).T
-    deviations = np.sqrt(squares / count - np.square(total / count))
-    return dict(zip(layers, deviations.tolist(), strict=True))
+    program = numbers.get_concrete_function(tf.TensorSpec([None, *model.input_shape[1:]], tf.float32))
+    sums, peaks = 0.0, -np.inf
+    for batch in images:
+        rows, largest = program(batch)
+        sums, peaks = sums + rows.numpy(), np.maximum(peaks, largest.numpy())
+    count, total, squares = sums.T
+    channels = [response.shape[-1] for response in layers.values()]
+    dead = [int((part <= 0).sum()) for part in np.split(peaks, np.cumsum(channels)[:-1])]
+    deviations = np.sqrt(squares / count - np.square(total / count)).tolist()
+    return {
+        name: Response(std, width, silent if name in rectified else None)
+        for name, std, width, silent in zip(layers, deviations, channels, dead, strict=True)
+    }
 
 
 def draw_responses(deviations: dict[str, dict[str, float]], plain: Iterable[str] = ()):

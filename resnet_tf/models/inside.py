@@ -60,17 +60,37 @@ def responses(model: keras.Model) -> dict:
     Returns:
         {name of the convolution: symbolic tensor [batch, height, width, channels]} in the order of layers.
     """
-    readers = collections.defaultdict(list)
-    for layer in model.layers:
-        for tensor in keras.tree.flatten(layer.input):
-            readers[id(tensor)].append(layer)
-    outputs = {}
+    readers, outputs = _readers(model), {}
     for layer in model.layers:
         if isinstance(layer, keras.layers.Conv2D) and layer.kernel_size == (3, 3):
             after = readers[id(layer.output)]
             is_normalised = len(after) == 1 and isinstance(after[0], keras.layers.BatchNormalization)
             outputs[layer.name] = (after[0] if is_normalised else layer).output
     return outputs
+
+
+def rectified(model: keras.Model) -> list[str]:
+    """Return the convolutions of `responses` whose response only a ReLU reads, in the order of layers.
+
+    A channel of these that is never above 0 is dead: it passes nothing on, and no gradient comes back through it. In a
+    residual post-activation network these are all but the last one of each basic block, to which the shortcut is added.
+    """
+    readers = _readers(model)
+
+    def is_read_by_relu(tensor):
+        after = readers[id(tensor)]
+        return bool(after) and all(isinstance(layer, keras.layers.ReLU) for layer in after)
+
+    return [name for name, response in responses(model).items() if is_read_by_relu(response)]
+
+
+def _readers(model):
+    """Return the layers that read each tensor: {id of the tensor: [layer, ...]}."""
+    readers = collections.defaultdict(list)
+    for layer in model.layers:
+        for tensor in keras.tree.flatten(layer.input):
+            readers[id(tensor)].append(layer)
+    return readers
 
 
 def stage_ends(model: keras.Model) -> dict:

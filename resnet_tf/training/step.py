@@ -123,7 +123,7 @@ def update(recipe: Recipe, state: dict, sums: dict) -> tuple[dict, tf.Tensor]:
     is_halted = (scalars["halted"] > 0) | is_broken
     old = {group: state[group] for group in ("weights", "statistics", "slots", "averages")}
     new_state = _where(is_finite & ~is_halted, lambda: _updated(recipe, state, sums, gradients, norm, lr), old)
-    new_scalars = {"step": scalars["step"] + 1} | recipe.schedule.advance(scalars, 1.0 - sums["top1"])
+    new_scalars = {"step": scalars["step"] + 1} | recipe.schedule.advance(scalars["step"], scalars, 1.0 - sums["top1"])
     if recipe.loss_scale:
         new_scalars |= recipe.loss_scale.advance(scalars, is_finite)
     counts = ~is_halted if recipe.loss_scale else ~is_halted & is_finite
