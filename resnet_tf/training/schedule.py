@@ -53,7 +53,7 @@ class Schedule:
 
     Linear warm-up (Goyal et al. 2017; Bag of Tricks, section 3.1): of its m steps the i-th, i from 1, has i / m of
     the learning rate. Warm-up of ResNet-110 (He et al. 2015): another learning rate until the training error is below
-    80%, about 400 steps.
+    80%, about 400 steps. It is that of whole epochs here; see `advance`.
 
     Attributes:
         lr: the highest learning rate.
