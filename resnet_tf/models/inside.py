@@ -72,6 +72,8 @@ def responses(model: keras.Model) -> dict:
 def rectified(model: keras.Model) -> list[str]:
     """Return the convolutions of `responses` whose response only a ReLU reads, in the order of layers.
 
+        rectified(resnet_tf.create_model("cifar_resnet8_v1"))[:2]  # ["stem_conv", "stage1_block1_conv1"]
+
     A channel of these that is never above 0 is dead: it passes nothing on, and no gradient comes back through it. In a
     residual post-activation network these are all but the last one of each basic block, to which the shortcut is added.
     """
