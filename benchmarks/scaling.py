@@ -136,8 +136,7 @@ python benchmarks/scale.py --gpus=1,2,4,8 --data_dir=imagenette192.tar --results
 
 That more GPUs also learn the same is what
 [flags/grids/imagenette_replicas.yaml](../flags/grids/imagenette_replicas.yaml) compares: the loss curve of a whole
-training on 1, 2, 4 and 8 GPUs with one global batch, beside what seeds differ by. It was not run with more than one
-GPU.
+training on 1, 2, 4 and 8 GPUs with one global batch, beside what seeds differ by. It was not run yet.
 
 ## Hours
 """.splitlines()

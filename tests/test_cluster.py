@@ -163,7 +163,6 @@ def test_a_machine_that_is_gone_ends_those_that_wait_for_it(monkeypatch):
 # --- Training --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow  # test_faults has two machines beside one process, test_training two replicas beside one
 def test_four_processes_and_four_replicas_train_as_one(start, tmp_path):
     processes = start_cluster(start, tmp_path / "processes", *FLAGS, count=4)
     for process in processes:

@@ -5,6 +5,7 @@
 """
 
 import csv
+import functools
 import math
 import pathlib
 from collections.abc import Iterable
@@ -64,14 +65,14 @@ def analyse_responses(settings: configuration.AnalyzeConfig, subjects: list) -> 
     out = pictures.check(settings.out, "analyze")
     table = pictures.check_table(settings.csv, out)
     # A slash at the end of a folder says nothing.
-    named = (str(subject) if _is_of_zoo(subject) else str(pathlib.Path(subject)) for subject in subjects)
-    subjects = list(dict.fromkeys(named))
+    subjects = list(dict.fromkeys(str(pathlib.Path(subject)) for subject in subjects))
     if not subjects:
         raise InputError("no runs were named: analyze responses RUN... --out=FILE")
     known = [_known(subject, settings) for subject in subjects]  # fails early
+    labels = _labels(subjects, [names for *names, _ in known])
     deviations, dead, rows, plain = {}, [], [], []
-    for subject, label, (model, _) in zip(subjects, _labels(subjects, known), known, strict=True):
-        layers = _of(subject, settings)
+    for subject, label, (model, _, measured) in zip(subjects, labels, known, strict=True):
+        layers = measured()
         deviations[label] = stds = _stds(layers)
         dead.append(sum(one.dead or 0 for one in layers.values()))
         ranks = {layer: rank for rank, layer in enumerate(sorted(stds, key=stds.get, reverse=True), start=1)}
@@ -87,19 +88,17 @@ def analyse_responses(settings: configuration.AnalyzeConfig, subjects: list) -> 
     return {"out": str(out), "csv": str(table), "runs": list(deviations), "layers": counts, "dead": dead}
 
 
-def _is_of_zoo(subject):
-    return str(subject).endswith(_OF_ZOO) and not pathlib.Path(subject).exists()
-
-
 def _known(subject, settings):
-    """Return the names of the network and of the data set of a subject, before anything is computed."""
-    if _is_of_zoo(subject):
+    """Return the names of the network and of the data set of a subject, and a function that measures it."""
+    if subject.endswith(_OF_ZOO) and not pathlib.Path(subject).exists():
         if settings.weights:
             raise InputError(f"--weights={settings.weights}: {subject} has one set of weights")
         name = subject.removesuffix(_OF_ZOO)
-        return name, _data_of_zoo(name, settings.data_dir)[1].dataset
+        dataset = _data_of_zoo(name, settings.data_dir)[1].dataset
+        return name, dataset, functools.partial(_of_zoo, name, settings.data_dir, settings.examples)
     config = restore.load(subject, settings.weights)[0].config
-    return config.model.model, config.data.dataset
+    measured = functools.partial(_of_run, subject, settings.examples, settings.data_dir, settings.weights)
+    return config.model.model, config.data.dataset, measured
 
 
 def _labels(subjects, known):
@@ -110,12 +109,6 @@ def _labels(subjects, known):
     return [
         f"{name} ({subject})" if names.count(name) > 1 else name for name, subject in zip(names, subjects, strict=True)
     ]
-
-
-def _of(subject, settings):
-    if _is_of_zoo(subject):
-        return _of_zoo(subject.removesuffix(_OF_ZOO), settings.data_dir, settings.examples)
-    return _of_run(subject, settings.examples, settings.data_dir, settings.weights)
 
 
 def _stds(layers):
